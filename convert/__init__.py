@@ -1,0 +1,1 @@
+"""A checkpoint in, a model folder out. Knows files, never inference."""

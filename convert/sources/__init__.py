@@ -1,0 +1,1 @@
+"""One module per layout weights come in."""

@@ -1,0 +1,3 @@
+from gptoss_mlx.cli import main
+
+main()

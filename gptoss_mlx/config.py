@@ -1,0 +1,139 @@
+"""The shape of a gpt-oss model: what a checkpoint's config says, checked.
+
+Knows both published spellings of ``config.json``; knows nothing of tensors or files. Field names are Hugging Face's.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gptoss_mlx.errors import CheckpointError
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """YaRN, as gpt-oss uses it: never truncated to whole dimensions."""
+
+    factor: float = 32.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    original_max_position_embeddings: int = 4096
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and constants of one model. Defaults are those both published models share."""
+
+    num_hidden_layers: int
+    num_local_experts: int
+    hidden_size: int = 2880
+    intermediate_size: int = 2880
+    num_attention_heads: int = 64
+    num_key_value_heads: int = 8
+    head_dim: int = 64
+    num_experts_per_tok: int = 4
+    vocab_size: int = 201088
+    sliding_window: int = 128
+    layer_types: tuple[str, ...] = ()
+    rope_theta: float = 150000.0
+    rope_scaling: RopeScaling = RopeScaling()
+    max_position_embeddings: int = 131072
+    swiglu_limit: float = 7.0
+    rms_norm_eps: float = 1e-5
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], where: str = "config.json") -> "ModelConfig":
+        """Read a ``config.json`` in Hugging Face's or ``original/``'s spelling.
+
+        Raises CheckpointError, naming ``where``, when a value is missing, of another architecture, or out of range.
+        """
+        if not isinstance(raw, dict):
+            raise CheckpointError(f"{where}: not a JSON object; get the file again from the model's page")
+        model_type = raw.get("model_type", "gpt_oss" if "num_experts" in raw else None)
+        if model_type != "gpt_oss":
+            raise CheckpointError(
+                f"{where}: model_type is {model_type!r}; only gpt-oss checkpoints ('gpt_oss') can be used"
+            )
+        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+        if rope.get("truncate"):
+            raise CheckpointError(f"{where}: rope 'truncate' is true; gpt-oss uses YaRN without truncation")
+
+        def get(*names: str, default: Any = None) -> Any:
+            for name in names:
+                if raw.get(name) is not None:
+                    return raw[name]
+            if default is None:
+                raise CheckpointError(f"{where}: no '{names[0]}'; get the file again from the model's page")
+            return default
+
+        try:
+            layers = int(get("num_hidden_layers"))
+            original_context = int(
+                rope.get("original_max_position_embeddings") or get("initial_context_length", default=4096)
+            )
+            scaling = RopeScaling(
+                factor=float(rope.get("factor") or get("rope_scaling_factor", default=32.0)),
+                beta_fast=float(rope.get("beta_fast") or get("rope_ntk_beta", default=32.0)),
+                beta_slow=float(rope.get("beta_slow") or get("rope_ntk_alpha", default=1.0)),
+                original_max_position_embeddings=original_context,
+            )
+            config = cls(
+                num_hidden_layers=layers,
+                num_local_experts=int(get("num_local_experts", "num_experts")),
+                hidden_size=int(get("hidden_size")),
+                intermediate_size=int(get("intermediate_size")),
+                num_attention_heads=int(get("num_attention_heads")),
+                num_key_value_heads=int(get("num_key_value_heads")),
+                head_dim=int(get("head_dim")),
+                num_experts_per_tok=int(get("num_experts_per_tok", "experts_per_token", default=4)),
+                vocab_size=int(get("vocab_size")),
+                sliding_window=int(get("sliding_window", default=128)),
+                layer_types=tuple(raw.get("layer_types") or (SLIDING if i % 2 == 0 else FULL for i in range(layers))),
+                rope_theta=float(rope.get("rope_theta") or get("rope_theta", default=150000.0)),
+                rope_scaling=scaling,
+                max_position_embeddings=int(
+                    get("max_position_embeddings", default=int(original_context * scaling.factor))
+                ),
+                swiglu_limit=float(get("swiglu_limit", default=7.0)),
+                rms_norm_eps=float(get("rms_norm_eps", default=1e-5)),
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{where}: a value has the wrong type ({error}); get the file again") from error
+        config._check(where)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config in Hugging Face's spelling, as a model folder keeps it."""
+        raw = asdict(self)
+        raw["layer_types"] = list(self.layer_types)
+        raw["rope_scaling"] |= {"rope_type": "yarn", "truncate": False}
+        return {"model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"], **raw}
+
+    def _check(self, where: str) -> None:
+        def need(condition: bool, problem: str) -> None:
+            if not condition:
+                raise CheckpointError(f"{where}: {problem}; get the file again from the model's page")
+
+        counts = {name: value for name, value in asdict(self).items() if type(value) is int}
+        for name, value in counts.items():
+            need(0 < value <= 1 << 24, f"{name} is {value}")
+        need(self.num_hidden_layers <= 1024, f"num_hidden_layers is {self.num_hidden_layers}")
+        need(self.num_attention_heads % self.num_key_value_heads == 0, "query heads are no multiple of key/value heads")
+        need(self.head_dim % 2 == 0, f"head_dim {self.head_dim} is odd")
+        need(self.num_experts_per_tok <= self.num_local_experts, "more experts per token than experts")
+        need(self.hidden_size % 32 == 0, f"hidden_size {self.hidden_size} is no multiple of 32")
+        need(self.intermediate_size % 32 == 0, f"intermediate_size {self.intermediate_size} is no multiple of 32")
+        need(len(self.layer_types) == self.num_hidden_layers, "layer_types does not have one entry per layer")
+        need(set(self.layer_types) <= {SLIDING, FULL}, f"unknown layer_types {sorted(set(self.layer_types))}")
+        scaling = self.rope_scaling
+        for name, number in {
+            "rope_theta": self.rope_theta - 1.0,
+            "rope factor": scaling.factor,
+            "rope beta_fast": scaling.beta_fast,
+            "rope beta_slow": scaling.beta_slow,
+            "swiglu_limit": self.swiglu_limit,
+            "rms_norm_eps": self.rms_norm_eps,
+        }.items():
+            need(math.isfinite(number) and number > 0, f"{name} is out of range")

@@ -1,0 +1,52 @@
+"""Every error a user can meet. Each carries one line that names the thing and the remedy, and an exit code.
+
+Knows nothing of where it is raised; the command line prints ``str(error)`` and exits with ``error.exit_code``.
+"""
+
+
+class GptOssError(Exception):
+    """Base of the errors below. ``str()`` is one line, fit to show to a user."""
+
+    exit_code = 1
+
+
+class UsageError(GptOssError):
+    """An option or argument has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class CheckpointError(GptOssError):
+    """A source checkpoint is missing something, damaged, or not gpt-oss."""
+
+    exit_code = 3
+
+
+class ModelFolderError(GptOssError):
+    """A converted model folder is damaged, incomplete, or from a newer version."""
+
+    exit_code = 3
+
+
+class ModelNotInstalledError(GptOssError):
+    """A model name stands for nothing on this machine yet."""
+
+    exit_code = 4
+
+
+class StorageError(GptOssError):
+    """Writing failed: the disk is full, the target exists, or a permission is missing."""
+
+    exit_code = 5
+
+
+class ContextLengthError(GptOssError):
+    """A prompt does not fit the model's context."""
+
+    exit_code = 6
+
+
+class HarmonyError(GptOssError):
+    """A conversation cannot be written in harmony: a message or function is malformed by its author."""
+
+    exit_code = 2

@@ -1,0 +1,1 @@
+"""OpenAI's harmony format, straight to and from token ids. Knows no model."""

@@ -1,0 +1,232 @@
+"""Random gpt-oss checkpoints in the true published layouts.
+
+Imports nothing of ours, so that oracles can use it. Every tensor's values depend on the seed and its own name only:
+the two layouts, and any sharding, hold the same weights.
+"""
+
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+SMALL = {
+    "num_hidden_layers": 4,
+    "hidden_size": 128,
+    "intermediate_size": 96,
+    "num_local_experts": 8,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 512,
+}
+WINDOW_64 = SMALL | {
+    "hidden_size": 160,
+    "intermediate_size": 128,
+    "num_local_experts": 16,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "sliding_window": 64,
+}
+TWO_LAYERS_OF_20B = {"num_hidden_layers": 2, "num_local_experts": 32}
+DEFAULTS = {
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "num_experts_per_tok": 4,
+    "vocab_size": 201088,
+    "sliding_window": 128,
+    "rope_theta": 150000.0,
+    "swiglu_limit": 7.0,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 131072,
+}
+DTYPES = {"BF16": 2, "F32": 4, "U8": 1}
+
+Tensor = tuple[str, str, np.ndarray]  # name, safetensors dtype, bits (uint16 for BF16)
+
+
+def hf_config(sizes: dict) -> dict:
+    """``config.json`` as in the Hugging Face repositories."""
+    full = DEFAULTS | sizes
+    layers = full["num_hidden_layers"]
+    return {
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "initial_context_length": 4096,
+        "experts_per_token": full["num_experts_per_tok"],
+        "eos_token_id": 200002,
+        "pad_token_id": 199999,
+        "tie_word_embeddings": False,
+        "quantization_config": {"quant_method": "mxfp4"},
+        "layer_types": ["sliding_attention" if i % 2 == 0 else "full_attention" for i in range(layers)],
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "original_max_position_embeddings": 4096,
+            "truncate": False,
+        },
+        **full,
+    }
+
+
+def original_config(sizes: dict) -> dict:
+    """``config.json`` as in the ``original/`` folders."""
+    full = DEFAULTS | sizes
+    same = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    same += ("head_dim", "vocab_size", "sliding_window", "rope_theta", "swiglu_limit")
+    return {name: full[name] for name in same} | {
+        "num_experts": full["num_local_experts"],
+        "experts_per_token": full["num_experts_per_tok"],
+        "initial_context_length": 4096,
+        "rope_scaling_factor": 32.0,
+        "rope_ntk_alpha": 1.0,
+        "rope_ntk_beta": 32.0,
+    }
+
+
+def to_bf16(values: np.ndarray) -> np.ndarray:
+    """float32 to bfloat16 bits, by truncation: these are random values, only reproducibility matters."""
+    return (np.ascontiguousarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def hf_tensors(sizes: dict, seed: int = 0) -> Iterator[Tensor]:
+    """Every tensor of a checkpoint under its Hugging Face name, one at a time."""
+    c = DEFAULTS | sizes
+    hidden, inter, experts = c["hidden_size"], c["intermediate_size"], c["num_local_experts"]
+    q, kv = c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"]
+
+    def normal(name: str, *shape: int, std: float, mean: float = 0.0) -> Tensor:
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        bits = np.empty(shape, np.uint16)
+        for row in range(0, shape[0], 8192):  # the head in float32 would be 2.3 GB
+            part = rng.standard_normal((min(8192, shape[0] - row), *shape[1:]), np.float32)
+            bits[row : row + 8192] = to_bf16(part * np.float32(std) + np.float32(mean))
+        return name, "BF16", bits
+
+    def codes(name: str, low: int, high: int, *shape: int) -> Tensor:
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        return name, "U8", rng.integers(low, high, shape, np.uint8, endpoint=True)
+
+    yield normal("model.embed_tokens.weight", c["vocab_size"], hidden, std=1.0)
+    for n in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{n}"
+        attn, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+        yield normal(f"{layer}.input_layernorm.weight", hidden, std=0.1, mean=1.0)
+        for proj, rows in (("q_proj", q), ("k_proj", kv), ("v_proj", kv)):
+            yield normal(f"{attn}.{proj}.weight", rows, hidden, std=hidden**-0.5)
+            yield normal(f"{attn}.{proj}.bias", rows, std=0.1)
+        yield normal(f"{attn}.o_proj.weight", hidden, q, std=q**-0.5)
+        yield normal(f"{attn}.o_proj.bias", hidden, std=0.1)
+        yield normal(f"{attn}.sinks", c["num_attention_heads"], std=1.0)
+        yield normal(f"{layer}.post_attention_layernorm.weight", hidden, std=0.1, mean=1.0)
+        yield normal(f"{mlp}.router.weight", experts, hidden, std=2 * hidden**-0.5)
+        yield normal(f"{mlp}.router.bias", experts, std=0.1)
+        for proj, rows, columns in (("gate_up_proj", 2 * inter, hidden), ("down_proj", hidden, inter)):
+            name = f"{mlp}.experts.{proj}"
+            # Scales that give the weights a deviation near columns ** -0.5, spread over four exponents.
+            middle = 127 + round(np.log2(columns**-0.5 / 2.9))
+            yield codes(f"{name}_blocks", 0, 255, experts, rows, columns // 32, 16)
+            yield codes(f"{name}_scales", middle - 2, middle + 1, experts, rows, columns // 32)
+            yield normal(f"{name}_bias", experts, rows, std=0.1)
+    yield normal("model.norm.weight", hidden, std=0.1, mean=1.0)
+    yield normal("lm_head.weight", c["vocab_size"], hidden, std=hidden**-0.5)
+
+
+ORIGINAL_NAMES = {
+    "model.embed_tokens.weight": "embedding.weight",
+    "lm_head.weight": "unembedding.weight",
+    "model.norm.weight": "norm.scale",
+    "input_layernorm.weight": "attn.norm.scale",
+    "self_attn.sinks": "attn.sinks",
+    "self_attn.o_proj.weight": "attn.out.weight",
+    "self_attn.o_proj.bias": "attn.out.bias",
+    "post_attention_layernorm.weight": "mlp.norm.scale",
+    "mlp.router.weight": "mlp.gate.weight",
+    "mlp.router.bias": "mlp.gate.bias",
+    "mlp.experts.gate_up_proj_blocks": "mlp.mlp1_weight.blocks",
+    "mlp.experts.gate_up_proj_scales": "mlp.mlp1_weight.scales",
+    "mlp.experts.gate_up_proj_bias": "mlp.mlp1_bias",
+    "mlp.experts.down_proj_blocks": "mlp.mlp2_weight.blocks",
+    "mlp.experts.down_proj_scales": "mlp.mlp2_weight.scales",
+    "mlp.experts.down_proj_bias": "mlp.mlp2_bias",
+}
+
+
+def original_tensors(sizes: dict, seed: int = 0) -> Iterator[Tensor]:
+    """The same tensors under ``original/`` names, with q, k and v stacked."""
+    stacks: dict[str, list[np.ndarray]] = {"weight": [], "bias": []}
+    for name, dtype, bits in hf_tensors(sizes, seed):
+        if not name.startswith("model.layers."):
+            yield ORIGINAL_NAMES[name], dtype, bits
+            continue
+        _, _, n, rest = name.split(".", 3)
+        if rest.startswith(("self_attn.q_", "self_attn.k_", "self_attn.v_")):
+            kind = rest.rsplit(".", 1)[1]
+            stacks[kind].append(bits)
+            if len(stacks[kind]) == 3:
+                yield f"block.{n}.attn.qkv.{kind}", dtype, np.concatenate(stacks[kind])
+                stacks[kind] = []
+            continue
+        yield f"block.{n}.{ORIGINAL_NAMES[rest]}", dtype, bits
+
+
+def write_safetensors(path: Path, tensors: list[Tensor]) -> None:
+    header, offset = {}, 0
+    for name, dtype, bits in tensors:
+        assert bits.itemsize == DTYPES[dtype], name
+        header[name] = {"dtype": dtype, "shape": list(bits.shape), "data_offsets": [offset, offset + bits.nbytes]}
+        offset += bits.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, _, bits in tensors:
+            file.write(np.ascontiguousarray(bits).tobytes())
+
+
+def write_checkpoint(folder: Path, sizes: dict, layout: str = "hf", shards: int = 1, seed: int = 0) -> Path:
+    """Write a checkpoint in layout ``hf`` or ``original``. With ``shards`` over 1, an index names each tensor's file.
+
+    Holds one shard in memory at a time when sharded.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    make, config = {"hf": (hf_tensors, hf_config), "original": (original_tensors, original_config)}[layout]
+    (folder / "config.json").write_text(json.dumps(config(sizes), indent=2))
+    if layout == "hf":
+        defaults = {"do_sample": True, "bos_token_id": 199998, "pad_token_id": 199999}
+        (folder / "generation_config.json").write_text(
+            json.dumps(defaults | {"eos_token_id": [200002, 199999, 200012]})
+        )
+    if shards == 1:
+        write_safetensors(folder / "model.safetensors", list(make(sizes, seed)))
+        return folder
+    layers = (DEFAULTS | sizes)["num_hidden_layers"]
+    total = 3 + layers * (19 if layout == "hf" else 15)
+    per_shard = -(-total // shards)
+    weight_map, batch, number, size = {}, [], 0, 0
+    for index, tensor in enumerate(make(sizes, seed), 1):
+        batch.append(tensor)
+        if index % per_shard == 0 or index == total:
+            number += 1
+            file = f"model-{number:05d}-of-{-(-total // per_shard):05d}.safetensors"
+            write_safetensors(folder / file, batch)
+            weight_map |= {name: file for name, _, _ in batch}
+            size += sum(bits.nbytes for _, _, bits in batch)
+            batch = []
+    index_file = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=2))
+    return folder

@@ -1,0 +1,74 @@
+"""Arrows in the house run down only, and start-up imports nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Each floor may import itself and what stands to its right.
+ALLOWED = {
+    "gptoss_mlx.errors": set(),
+    "metal_kernels": set(),
+    "gptoss_mlx.config": {"gptoss_mlx.errors"},
+    "gptoss_mlx.harmony": {"gptoss_mlx.errors"},
+    "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config"},
+    "convert": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.model_folder", "gptoss_mlx.harmony"},
+    "gptoss_mlx.model": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.model_folder", "metal_kernels"},
+}
+ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {"gptoss_mlx.model"}
+ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.harmony"}
+ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.tools"}
+ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
+ALLOWED["gptoss_mlx.tiny"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
+
+
+def floor_of(module: str) -> str | None:
+    fits = [floor for floor in ALLOWED if module == floor or module.startswith(floor + ".")]
+    return max(fits, key=len) if fits else None
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules() -> list[str]:
+    paths = [p for package in ("gptoss_mlx", "metal_kernels", "convert") for p in (ROOT / package).rglob("*.py")]
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
+
+
+@pytest.mark.parametrize("file", modules())
+def test_imports_run_downwards(file):
+    module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    own = floor_of(module)
+    if own is None:  # the package's own front door, the command line and the server stand above all
+        assert module == "gptoss_mlx" or module.startswith(("gptoss_mlx.cli", "gptoss_mlx.server")), module
+        return
+    ours = {
+        floor_of(name) or name for name in imports(ROOT / file) if name.startswith(("gptoss_mlx", "metal_", "conv"))
+    }
+    assert ours <= ALLOWED[own] | {own}, f"{file} imports {ours - ALLOWED[own] - {own}}"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from gptoss_mlx.cli import main\n"
+        "sys.argv = ['gptoss-mac', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "print(*sorted(set(sys.modules) & {'mlx', 'mlx.core', 'numpy', 'tiktoken', 'transformers', 'torch'}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+    assert done.stderr.strip() == ""
