@@ -1,0 +1,141 @@
+"""What a model folder's shards hold: names, shapes, dtypes and order. Knows no file contents.
+
+One shard for the embedding, one for each layer, one for the final norm and the head. In a shard the dense tensors come
+first, then the expert tensors; each tensor starts on a 16 KiB boundary (an Apple silicon page) and is followed by a
+filler up to the next, so each of the two groups is one stretch of whole pages that can be adopted as one buffer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.model_folder.safetensors import nbytes_of
+
+FORMAT = "gptoss-mac model folder"
+FORMAT_VERSION = 1
+ALIGNMENT = 16384
+DENSE_CHOICES = ("q8", "bf16")
+Q8_GROUP, Q8_BITS = 64, 8
+# Largest MXFP4 exponent byte: 6 * 2 ** (240 - 127) is far inside bfloat16's range, whatever sums over it. 255 is NaN.
+MAX_SCALE = 240
+
+MANIFEST, CONFIG, GENERATION = "manifest.json", "config.json", "generation_config.json"
+TOKENIZER, INDEX = "tokenizer.bin", "model.safetensors.index.json"
+FILLER = "filler."
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A tensor's shape and the dtypes it may have (a norm keeps the checkpoint's: BF16 or F32)."""
+
+    dtypes: tuple[str, ...]
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its dense tensors, then its expert tensors, each in file order."""
+
+    file: str
+    dense: dict[str, Spec]
+    experts: dict[str, Spec]
+
+    @property
+    def tensors(self) -> dict[str, Spec]:
+        return self.dense | self.experts
+
+
+def layer_file(layer: int) -> str:
+    return f"model-layer-{layer:03d}.safetensors"
+
+
+def is_expert(name: str) -> bool:
+    return ".experts." in name
+
+
+def align(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def is_quantized(columns: int, dense: str) -> bool:
+    """Whether a dense matrix of so many columns is stored as q8. Those that groups do not divide stay bf16."""
+    return dense == "q8" and columns % Q8_GROUP == 0
+
+
+def quantization(dense: str) -> dict[str, object]:
+    """How the folder's weights are stored, as the manifest says it."""
+    experts = {"mode": "mxfp4", "bits": 4, "group_size": 32}
+    if dense == "bf16":
+        return {"dense": "bf16", "experts": experts}
+    return {"dense": "q8", "mode": "affine", "bits": Q8_BITS, "group_size": Q8_GROUP, "experts": experts}
+
+
+def shards(config: ModelConfig, dense: str) -> list[Shard]:
+    """Every shard of a model folder in order: embedding, layers, head."""
+    hidden, vocab = config.hidden_size, config.vocab_size
+    layers = [
+        Shard(layer_file(n), _layer_dense(config, n, dense), _layer_experts(config, n))
+        for n in range(config.num_hidden_layers)
+    ]
+    embedding = Shard("model-embedding.safetensors", _matrix("embedding", vocab, hidden, dense), {})
+    head = Shard("model-head.safetensors", {"norm.weight": _norm(hidden)} | _matrix("head", vocab, hidden, dense), {})
+    return [embedding, *layers, head]
+
+
+def _bf16(*shape: int) -> Spec:
+    return Spec(("BF16",), shape)
+
+
+def _norm(hidden: int) -> Spec:
+    return Spec(("BF16", "F32"), (hidden,))
+
+
+def _matrix(name: str, rows: int, columns: int, dense: str) -> dict[str, Spec]:
+    if not is_quantized(columns, dense):
+        return {f"{name}.weight": _bf16(rows, columns)}
+    return {
+        f"{name}.weight": Spec(("U32",), (rows, columns * Q8_BITS // 32)),
+        f"{name}.scales": _bf16(rows, columns // Q8_GROUP),
+        f"{name}.biases": _bf16(rows, columns // Q8_GROUP),
+    }
+
+
+def _layer_dense(config: ModelConfig, n: int, dense: str) -> dict[str, Spec]:
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    q, qkv = heads * config.head_dim, (heads + 2 * config.num_key_value_heads) * config.head_dim
+    layer = f"layers.{n}"
+    return {
+        f"{layer}.attn_norm.weight": _norm(hidden),
+        **_matrix(f"{layer}.qkv", qkv, hidden, dense),
+        f"{layer}.qkv.bias": _bf16(qkv),
+        f"{layer}.sinks": _bf16(heads),
+        **_matrix(f"{layer}.o", hidden, q, dense),
+        f"{layer}.o.bias": _bf16(hidden),
+        f"{layer}.mlp_norm.weight": _norm(hidden),
+        f"{layer}.router.weight": _bf16(config.num_local_experts, hidden),
+        f"{layer}.router.bias": _bf16(config.num_local_experts),
+    }
+
+
+def _layer_experts(config: ModelConfig, n: int) -> dict[str, Spec]:
+    experts, hidden, inter = config.num_local_experts, config.hidden_size, config.intermediate_size
+    found: dict[str, Spec] = {}
+    for name, rows, columns in (("gate_up", 2 * inter, hidden), ("down", hidden, inter)):
+        stem = f"layers.{n}.experts.{name}"
+        found[f"{stem}.weight"] = Spec(("U32",), (experts, rows, columns // 8))
+        found[f"{stem}.scales"] = Spec(("U8",), (experts, rows, columns // 32))
+        found[f"{stem}.bias"] = _bf16(experts, rows)
+    return found
+
+
+def with_fillers(file: str, tensors: Mapping[str, tuple[str, Shape]]) -> dict[str, tuple[str, Shape]]:
+    """``{name: (dtype, shape)}`` of a shard, each followed by its filler. Filler names differ from shard to shard."""
+    padded: dict[str, tuple[str, Shape]] = {}
+    for number, (name, (dtype, shape)) in enumerate(tensors.items()):
+        padded[name] = (dtype, shape)
+        nbytes = nbytes_of(dtype, shape)
+        if gap := align(nbytes) - nbytes:
+            padded[f"{FILLER}{file.removesuffix('.safetensors')}.{number}"] = ("U8", (gap,))
+    return padded

@@ -1,0 +1,271 @@
+"""Opening a model folder: everything is checked against the config before any weight is handed out.
+
+``open`` reads headers, the small files and the expert scales; ``verify`` reads every byte and compares its hash. File
+names come from ``layout``, never from the index, so nothing a folder says can lead out of it.
+"""
+
+import hashlib
+import json
+import mmap
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.errors import CheckpointError, ModelFolderError
+from gptoss_mlx.model_folder import layout
+from gptoss_mlx.model_folder.safetensors import Tensor, read_header
+
+NUMPY_DTYPE = {"BF16": np.uint16, "F32": np.float32, "U32": np.uint32, "U8": np.uint8}
+REMEDY = "convert the model again"
+_MAX_JSON = 64 << 20
+_SCAN_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One group of tensors as bytes of one file; ``offset`` and ``nbytes`` are multiples of 16 KiB.
+
+    ``tensors`` maps a name to (offset in the stretch, safetensors dtype, shape).
+    """
+
+    file: Path
+    offset: int
+    nbytes: int
+    tensors: dict[str, tuple[int, str, tuple[int, ...]]]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFolder:
+    """A converted model on disk, checked. Weights are views of memory-mapped files: reading one pages it in."""
+
+    path: Path
+    config: ModelConfig
+    generation: dict[str, Any]
+    manifest: dict[str, Any]
+    _shards: dict[str, dict[str, Tensor]]  # file -> name -> where, fillers left out, in file order
+
+    @classmethod
+    def open(cls, path: str | Path) -> "ModelFolder":
+        """Check a folder and open it. Hashes are compared for the small files only; ``verify`` does the rest.
+
+        Raises ModelFolderError: one line with the file, what is wrong with it, and the remedy.
+        """
+        path = Path(path)
+        manifest = _read_manifest(path)
+        for name, digest in manifest["files"].items():
+            if _sha256(_plain_file(path / name)) != digest:
+                raise ModelFolderError(f"{path / name}: differs from what was converted; {REMEDY}")
+        try:
+            config = ModelConfig.from_dict(_read_json(path / layout.CONFIG), str(path / layout.CONFIG))
+        except CheckpointError as error:
+            raise ModelFolderError(str(error)) from error
+        generation = _read_json(path / layout.GENERATION)
+
+        shards = layout.shards(config, manifest["quantization"]["dense"])
+        found = {shard.file: _read_shard(path / shard.file, shard) for shard in shards}
+        names = {name: shard.file for shard in shards for name in shard.tensors}
+        if _read_json(path / layout.INDEX).get("weight_map") != names:
+            raise ModelFolderError(f"{path / layout.INDEX}: does not list the config's tensors; {REMEDY}")
+        if set(manifest["tensors"]) != set(names):
+            raise ModelFolderError(f"{path / layout.MANIFEST}: does not list the config's tensors; {REMEDY}")
+        for file, tensors in found.items():
+            _check_scales(path / file, tensors)
+        return cls(path, config, generation, manifest, found)
+
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """How weights are stored: ``dense`` is "q8" (then also mode, bits, group_size) or "bf16"; and ``experts``."""
+        return self.manifest["quantization"]
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """Harmony's compact tokenizer; None when the checkpoint had none that fits its vocabulary."""
+        return self.path / layout.TOKENIZER if layout.TOKENIZER in self.manifest["files"] else None
+
+    def names(self) -> list[str]:
+        """Every tensor, embedding first, head last. Fillers are left out."""
+        return [name for tensors in self._shards.values() for name in tensors]
+
+    def dtype(self, name: str) -> str:
+        """``BF16``, ``F32``, ``U32`` or ``U8``. Raises KeyError for a name that ``names`` does not list."""
+        return self._where[name][1].dtype
+
+    def array(self, name: str) -> np.ndarray:
+        """A tensor as a read-only view of the mapped file; BF16 comes as uint16. Raises KeyError as ``dtype`` does."""
+        file, tensor = self._where[name]
+        data = self._maps(file)[tensor.offset : tensor.offset + tensor.nbytes]
+        return data.view(NUMPY_DTYPE[tensor.dtype]).reshape(tensor.shape)
+
+    def stretches(self, layer: int) -> tuple[Stretch, Stretch]:
+        """A layer's dense tensors and its expert tensors."""
+        file = layout.layer_file(layer)
+        dense = {name: t for name, t in self._shards[file].items() if not layout.is_expert(name)}
+        experts = {name: t for name, t in self._shards[file].items() if layout.is_expert(name)}
+        return self._stretch(file, dense), self._stretch(file, experts)
+
+    def stretch_bytes(self, stretch: Stretch) -> np.ndarray:
+        """A stretch as a read-only uint8 view of the mapped file; its address is a multiple of the page size."""
+        return self._maps(stretch.file.name)[stretch.offset : stretch.offset + stretch.nbytes]
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Compare every tensor with its sha256. ``progress`` is called with (bytes read, bytes in all).
+
+        Raises ModelFolderError at the first that differs. The small files were compared by ``open``.
+        """
+        total, done = sum(tensor.nbytes for _, tensor in self._where.values()), 0
+        buffer = memoryview(bytearray(_SCAN_BYTES))
+        for name, (file, tensor) in self._where.items():
+            digest = hashlib.sha256()
+            with (self.path / file).open("rb", buffering=0) as source:
+                source.seek(tensor.offset)
+                for start in range(0, tensor.nbytes, _SCAN_BYTES):
+                    block = buffer[: min(_SCAN_BYTES, tensor.nbytes - start)]
+                    _read_into(source, block, self.path / file)
+                    digest.update(block)
+                    done += len(block)
+                    if progress:
+                        progress(done, total)
+            if digest.hexdigest() != self.manifest["tensors"][name]["sha256"]:
+                raise ModelFolderError(f"{self.path / file}: tensor '{name}' is damaged; {REMEDY}")
+
+    @cached_property
+    def _where(self) -> dict[str, tuple[str, Tensor]]:
+        return {name: (file, tensor) for file, tensors in self._shards.items() for name, tensor in tensors.items()}
+
+    @cached_property
+    def _mapped(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _maps(self, file: str) -> np.ndarray:
+        if file not in self._mapped:
+            with (self.path / file).open("rb") as opened:
+                mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            self._mapped[file] = np.frombuffer(mapped, np.uint8)
+        return self._mapped[file]
+
+    def _stretch(self, file: str, tensors: dict[str, Tensor]) -> Stretch:
+        start = min(tensor.offset for tensor in tensors.values())
+        end = layout.align(max(tensor.offset + tensor.nbytes for tensor in tensors.values()))
+        inside = {name: (tensor.offset - start, tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+        return Stretch(self.path / file, start, end - start, inside)
+
+
+def _plain_file(path: Path) -> Path:
+    if path.is_symlink():
+        raise ModelFolderError(f"{path}: is a symbolic link, a model folder holds plain files; {REMEDY}")
+    if not path.is_file():
+        raise ModelFolderError(f"{path}: missing; {REMEDY}")
+    return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if _plain_file(path).stat().st_size > _MAX_JSON:
+            raise ValueError("it is too large")
+        raw = json.loads(path.read_bytes())
+        if not isinstance(raw, dict):
+            raise ValueError("no JSON object")
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelFolderError(f"{path}: damaged ({error}); {REMEDY}") from error
+    return raw
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / layout.MANIFEST
+    if not folder.is_dir():
+        raise ModelFolderError(f"{folder}: no such folder; make one with `gptoss-mac convert`")
+    if not path.exists():
+        raise ModelFolderError(
+            f"{folder}: not a model folder, it has no {layout.MANIFEST}; make one with `gptoss-mac convert`"
+        )
+    manifest = _read_json(path)
+    version = manifest.get("format_version")
+    if manifest.get("format") != layout.FORMAT or type(version) is not int:
+        raise ModelFolderError(f"{path}: not a model folder's manifest; make one with `gptoss-mac convert`")
+    if version > layout.FORMAT_VERSION:
+        raise ModelFolderError(
+            f"{path}: format version {version} is newer than this program's {layout.FORMAT_VERSION}; update gptoss-mac"
+        )
+    if version != layout.FORMAT_VERSION:
+        raise ModelFolderError(f"{path}: format version {version} is unknown; {REMEDY}")
+
+    def need(condition: bool) -> None:
+        if not condition:
+            raise ModelFolderError(f"{path}: damaged; {REMEDY}")
+
+    quantization, files, tensors = (manifest.get(key) for key in ("quantization", "files", "tensors"))
+    need(isinstance(quantization, dict) and quantization.get("dense") in layout.DENSE_CHOICES)
+    need(quantization == layout.quantization(quantization["dense"]))  # type: ignore[index]
+    small = {layout.CONFIG, layout.GENERATION, layout.INDEX}
+    need(isinstance(files, dict) and small <= set(files) <= small | {layout.TOKENIZER})
+    need(isinstance(tensors, dict))
+    digests = [*files.values(), *(t.get("sha256") if isinstance(t, dict) else None for t in tensors.values())]  # type: ignore[union-attr]
+    need(all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in digests))
+    return manifest
+
+
+def _read_shard(path: Path, shard: layout.Shard) -> dict[str, Tensor]:
+    """The shard's tensors, each of the dtype, shape and place the layout gives it."""
+    header = read_header(_plain_file(path), ModelFolderError, REMEDY)
+    found = {name: tensor for name, tensor in header.items() if not name.startswith(layout.FILLER)}
+    specs = shard.tensors
+    if missing := specs.keys() - found.keys():
+        raise ModelFolderError(f"{path}: tensor '{min(missing)}' is missing; {REMEDY}")
+    if extra := found.keys() - specs.keys():
+        raise ModelFolderError(f"{path}: unknown tensor '{min(extra)}'; {REMEDY}")
+    for name, spec in specs.items():
+        tensor = found[name]
+        if tensor.dtype not in spec.dtypes or tensor.shape != spec.shape:
+            raise ModelFolderError(
+                f"{path}: tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, "
+                f"config.json needs {' or '.join(spec.dtypes)} {list(spec.shape)}; {REMEDY}"
+            )
+    expected = layout.align(min(tensor.offset for tensor in header.values()))
+    for name in specs:
+        if found[name].offset != expected:
+            raise ModelFolderError(f"{path}: tensor '{name}' is not at byte {expected:,}; {REMEDY}")
+        expected = layout.align(expected + found[name].nbytes)
+    if path.stat().st_size != expected:
+        raise ModelFolderError(f"{path}: does not end on a whole page; {REMEDY}")
+    return {name: found[name] for name in specs}
+
+
+def _check_scales(path: Path, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not (layout.is_expert(name) and name.endswith(".scales")):
+            continue
+        buffer = memoryview(bytearray(min(_SCAN_BYTES, tensor.nbytes)))
+        with path.open("rb", buffering=0) as file:
+            file.seek(tensor.offset)
+            for start in range(0, tensor.nbytes, len(buffer)):
+                block = buffer[: tensor.nbytes - start]
+                _read_into(file, block, path)
+                if (largest := int(np.frombuffer(block, np.uint8).max())) > layout.MAX_SCALE:
+                    raise ModelFolderError(
+                        f"{path}: tensor '{name}' has an MXFP4 scale of {largest}, "
+                        f"at most {layout.MAX_SCALE} is usable; {REMEDY}"
+                    )
+
+
+def _read_into(file: Any, block: memoryview, path: Path) -> None:
+    while block:
+        count = file.readinto(block)
+        if not count:
+            raise ModelFolderError(f"{path}: truncated while it was read; {REMEDY}")
+        block = block[count:]

@@ -1,0 +1,151 @@
+"""One safetensors file: its header, checked before a byte of data is touched. Knows nothing of models.
+
+The format is eight bytes of header length (little endian), a JSON header, then the data. ``data_offsets`` count from
+the start of the data, and the tensors tile the data without holes.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptoss_mlx.errors import GptOssError
+
+DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+
+# gpt-oss-120b has 687 tensors under 100 KB of header; the limits stop a hostile file, not a large model.
+MAX_HEADER_BYTES = 32 << 20
+MAX_TENSORS = 100_000
+MAX_DIMENSIONS = 8
+GIT_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where a tensor lies. ``offset`` counts from the start of the file, ``nbytes`` is dtype times shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+def nbytes_of(dtype: str, shape: Iterable[int]) -> int:
+    return DTYPE_BYTES[dtype] * math.prod(shape)
+
+
+def read_header(path: Path, error: type[GptOssError], remedy: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, in the order of their data.
+
+    Every span is known to lie inside the file, to have the size its dtype and shape demand, and to touch its neighbours
+    without overlap or hole. Anything else raises ``error`` with one line: the file, what is wrong, ``remedy``.
+    """
+
+    def fail(problem: str) -> GptOssError:
+        return error(f"{path}: {problem}; {remedy}")
+
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(len(GIT_LFS_POINTER))
+            if start == GIT_LFS_POINTER:
+                raise error(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in that folder")
+            if len(start) < 8:
+                raise fail(f"truncated at {size} bytes, no safetensors header")
+            length = int.from_bytes(start[:8], "little")
+            if length > MAX_HEADER_BYTES:
+                raise fail(f"a header of {length:,} bytes cannot be right, this is no safetensors file")
+            if 8 + length > size:
+                raise fail(f"truncated at {size:,} bytes, inside its header")
+            file.seek(8)
+            text = file.read(length)
+    except FileNotFoundError:
+        raise fail("missing") from None
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror})") from problem
+
+    try:
+        raw = json.loads(text, object_pairs_hook=_object_without_duplicates)
+    except (ValueError, RecursionError) as problem:
+        raise fail(f"its header is damaged ({problem})") from None
+    if not isinstance(raw, dict):
+        raise fail("its header is damaged (no JSON object)")
+    raw.pop("__metadata__", None)
+    if len(raw) > MAX_TENSORS:
+        raise fail(f"{len(raw):,} tensors cannot be right")
+
+    data, tensors = 8 + length, {}
+    for name, entry in raw.items():
+        tensor = _tensor(entry, data)
+        if isinstance(tensor, str):
+            raise fail(f"tensor '{name}' {tensor}")
+        tensors[name] = tensor
+    tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)))
+    _check_tiling(tensors, data, size, fail)
+    return tensors
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"'{name}' is there twice")
+        found[name] = value
+    return found
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 48
+
+
+def _tensor(entry: Any, data: int) -> Tensor | str:
+    """A header entry as a Tensor, or what is wrong with it."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        return "has a damaged header entry"
+    dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        return f"has the unknown dtype {dtype!r}"
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_count, shape)):
+        return f"has the impossible shape {shape!r}"
+    if not isinstance(span, list) or len(span) != 2 or not all(map(_is_count, span)) or span[0] > span[1]:
+        return f"has the impossible span {span!r}"
+    nbytes = nbytes_of(dtype, shape)
+    if nbytes != span[1] - span[0]:
+        return f"spans {span[1] - span[0]:,} bytes where {dtype} {shape} needs {nbytes:,}"
+    return Tensor(dtype, tuple(shape), data + span[0], nbytes)
+
+
+def _check_tiling(tensors: Mapping[str, Tensor], data: int, size: int, fail: Callable[[str], GptOssError]) -> None:
+    for name, tensor in tensors.items():
+        if (stop := tensor.offset + tensor.nbytes) > size:
+            raise fail(f"tensor '{name}' ends at byte {stop:,} of a file of {size:,}: it is truncated")
+    end, previous = data, ""
+    for name, tensor in tensors.items():
+        if tensor.offset < end:
+            raise fail(f"tensors '{previous}' and '{name}' overlap")
+        if tensor.offset > end:
+            raise fail(f"a hole of {tensor.offset - end:,} bytes before tensor '{name}'")
+        end, previous = tensor.offset + tensor.nbytes, name
+    if end != size:
+        raise fail(f"{size - end:,} bytes after the last tensor")
+
+
+def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], alignment: int) -> bytes:
+    """The start of a file that holds ``{name: (dtype, shape)}`` in this order, padded so that data starts aligned."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    offset = 0
+    for name, (dtype, shape) in tensors.items():
+        nbytes = nbytes_of(dtype, shape)
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
+        offset += nbytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % alignment)
+    return len(text).to_bytes(8, "little") + text

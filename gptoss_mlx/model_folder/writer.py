@@ -1,0 +1,186 @@
+"""Writing a model folder: shards as streams of bytes, then the small files, the manifest last.
+
+Everything is synced to disk on return. Where the folder stands, and under which name, is the caller's affair. Failures
+to write raise StorageError.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.errors import StorageError
+from gptoss_mlx.model_folder import layout
+from gptoss_mlx.model_folder.safetensors import header_bytes, nbytes_of
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class TensorStream:
+    """One tensor's bytes, in order. The filler after it is left zero."""
+
+    def __init__(self, fd: int, path: Path, name: str, offset: int, nbytes: int) -> None:
+        self.name, self.nbytes, self.written = name, nbytes, 0
+        self._fd, self._path, self._offset, self._hash = fd, path, offset, hashlib.sha256()
+
+    def write(self, data: Any) -> None:
+        """Append a C-contiguous buffer. Raises ValueError past the tensor's end, StorageError when the disk is full."""
+        block = memoryview(data).cast("B")
+        if self.written + len(block) > self.nbytes:
+            raise ValueError(f"{self.name}: more than {self.nbytes} bytes")
+        self._hash.update(block)
+        with storage_errors(self._path):
+            while block:
+                count = os.pwrite(self._fd, block, self._offset + self.written)
+                self.written += count
+                block = block[count:]
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+class ShardWriter:
+    """One shard. Tensors are written through ``streams``, side by side or one after another; leaving the context syncs.
+
+    ``dtypes`` chooses where the layout leaves a choice (norms). Afterwards ``digests`` has every tensor's sha256.
+    """
+
+    def __init__(self, folder: Path, shard: layout.Shard, dtypes: Mapping[str, str]) -> None:
+        self.path = folder / shard.file
+        self._tensors = {name: (dtypes.get(name, spec.dtypes[0]), spec.shape) for name, spec in shard.tensors.items()}
+        for name, (dtype, _) in self._tensors.items():
+            if dtype not in shard.tensors[name].dtypes:
+                raise ValueError(f"{name}: {dtype} is none of {shard.tensors[name].dtypes}")
+        self.streams: dict[str, TensorStream] = {}
+        self.digests: dict[str, str] = {}
+
+    def __enter__(self) -> "ShardWriter":
+        header = header_bytes(layout.with_fillers(self.path.name, self._tensors), layout.ALIGNMENT)
+        offset = len(header)
+        with storage_errors(self.path):
+            self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), 0o644)
+            try:
+                _write_all(self._fd, header)
+                for name, (dtype, shape) in self._tensors.items():
+                    nbytes = nbytes_of(dtype, shape)
+                    self.streams[name] = TensorStream(self._fd, self.path, name, offset, nbytes)
+                    offset = layout.align(offset + nbytes)
+                os.ftruncate(self._fd, offset)
+            except BaseException:
+                os.close(self._fd)
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with storage_errors(self.path):
+            try:
+                if kind is None:
+                    sync(self._fd)
+            finally:
+                os.close(self._fd)
+        if kind is None:
+            if short := [stream for stream in self.streams.values() if stream.written != stream.nbytes]:
+                raise ValueError(f"{short[0].name}: {short[0].written} of {short[0].nbytes} bytes written")
+            self.digests = {name: stream.sha256 for name, stream in self.streams.items()}
+
+
+def shard_nbytes(shard: layout.Shard) -> int:
+    """About what a shard takes on disk, for a check of free space: its tensors with fillers, and a page of header."""
+    sizes = (nbytes_of(spec.dtypes[-1], spec.shape) for spec in shard.tensors.values())
+    return layout.ALIGNMENT + sum(map(layout.align, sizes))
+
+
+def write_metadata(
+    folder: Path,
+    config: ModelConfig,
+    generation: Mapping[str, Any],
+    *,
+    dense: str,
+    digests: Mapping[str, str],
+    source: Mapping[str, Any],
+    tool: str,
+) -> None:
+    """Write what is not weights, once every shard (and the tokenizer, if any) is in place. The manifest comes last.
+
+    ``digests`` has the sha256 of every tensor, ``source`` says where they came from, ``tool`` what wrote them.
+    """
+    shards = layout.shards(config, dense)
+    weight_map = {name: shard.file for shard in shards for name in shard.tensors}
+    if weight_map.keys() != digests.keys():
+        raise ValueError(f"digests do not match the layout: {sorted(weight_map.keys() ^ digests.keys())[:3]}")
+    with storage_errors(folder):
+        total = sum((folder / shard.file).stat().st_size for shard in shards)
+        _write_json(folder / layout.CONFIG, config.to_dict())
+        _write_json(folder / layout.GENERATION, generation)
+        _write_json(folder / layout.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        small = [layout.CONFIG, layout.GENERATION, layout.INDEX, layout.TOKENIZER]
+        hashes = {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in small if (folder / name).exists()
+        }
+        manifest = {
+            "format": layout.FORMAT,
+            "format_version": layout.FORMAT_VERSION,
+            "tool": tool,
+            "quantization": layout.quantization(dense),
+            "source": source,
+            "files": hashes,
+            "tensors": {name: {"sha256": digests[name]} for name in weight_map},
+        }
+        _write_json(folder / layout.MANIFEST, manifest)
+        sync_folder(folder)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into the one line a user can act on."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "free some space and try again" if error.errno in _FULL else "choose another place"
+        raise StorageError(f"{error.filename or path}: cannot be written ({error.strerror}); {remedy}") from error
+
+
+def sync(fd: int) -> None:
+    """Wait until a file's bytes are on the medium; on macOS plain fsync stops at the drive's cache."""
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is None:
+        os.fsync(fd)
+        return
+    try:
+        fcntl.fcntl(fd, full_sync)
+    except OSError:  # network volumes do not know it
+        os.fsync(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    try:
+        _write_all(fd, json.dumps(value, indent=2).encode() + b"\n")
+        sync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    block = memoryview(data)
+    while block:
+        block = block[os.write(fd, block) :]
