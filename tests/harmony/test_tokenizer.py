@@ -1,0 +1,208 @@
+"""Ordinary text to ordinary tokens and back; tokenizer files that are whole, and those that are not."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
+from gptoss_mlx.harmony import TextDecoder, Tokenizer
+from gptoss_mlx.harmony.tokenizer import O200K_PATTERN
+from tests.support.tokenizers import MARKERS, small_tokenizer_json, tokenizer_json, write_json
+
+# Taken from openai/gpt-oss-120b's tokenizer.json:
+# sha256 0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3.
+PUBLISHED_DIGEST = "bdf2d01eb43265ee718fb75990270563dafdcbfa3bc7332989fc0e765c4ea2c6"
+
+
+def test_bundled_vocabulary_is_the_published_one(published):
+    assert published.digest == PUBLISHED_DIGEST
+    assert published.vocab_size == 200019
+    assert [published.special[f"<|{name}|>"] for name in ("endoftext", "return", "constrain", "channel")] == [
+        *(199999, 200002, 200003, 200005)
+    ]
+    assert [published.special[f"<|{name}|>"] for name in ("start", "end", "message", "call")] == [
+        *(200006, 200007, 200008, 200012)
+    ]
+
+
+def test_tokenizer_json_of_the_published_vocabulary_gives_the_same(published, tmp_path):
+    tokens = {published.token_bytes(id): id for id in range(199998)}
+    raw = tokenizer_json(tokens, published.special, O200K_PATTERN)
+    assert Tokenizer.from_file(write_json(tmp_path / "tokenizer.json", raw)).digest == PUBLISHED_DIGEST
+
+
+def test_no_text_encodes_to_a_marker(published, small):
+    for tokenizer in (published, small):
+        text = "".join(f"{marker} {marker.upper()}{marker[:-1]} " for marker in tokenizer.special)
+        ids = tokenizer.encode(text)
+        assert not set(ids) & set(tokenizer.special.values())
+        assert tokenizer.decode(ids) == text
+
+
+def test_ids_of_another_vocabulary_come_from_its_file(small):
+    assert small.encode("the cat") == [257, 32, 99, 97, 116]
+    assert (small.special["<|call|>"], small.special["<|start|>"]) == (260, 263)
+    assert small.vocab_size == 269
+
+
+def test_markers_decode_only_on_request(published):
+    ids = [published.special["<|start|>"], *published.encode("hi"), published.special["<|end|>"], 200_500, 999_999]
+    assert published.decode(ids) == "hi"
+    assert published.decode(ids, markers=True) == "<|start|>hi<|end|><|reserved_200500|><|reserved_999999|>"
+
+
+def test_broken_utf8_is_replaced_wherever_the_stream_is_cut(small):
+    rng = random.Random(1)
+    alphabet = ["é".encode(), "漢".encode(), "🙂".encode(), b"\xff", b"\x80", b"\xf0\x9f", b"\xed\xa0\x80", b"a"]
+    for _ in range(500):
+        data = b"".join(rng.choices(alphabet, k=rng.randrange(12)))
+        ids = [small.encode("a")[0] - 97 + byte for byte in data]
+        decoder = TextDecoder(small)
+        assert (
+            "".join(map(decoder.feed, ids)) + decoder.finish() == data.decode("utf-8", "replace") == small.decode(ids)
+        )
+        assert decoder.finish() == ""
+
+
+def test_half_a_surrogate_pair_is_replaced(published):
+    assert published.decode(published.encode("a\ud800b")) == "a\ufffdb"
+
+
+def test_a_million_blanks_do_not_bring_the_encoder_down(published):
+    """tiktoken's regex overflows its stack there and panics, which no `except Exception` catches."""
+    for text in (" " * 1_200_000 + "x", "x" + "\n\t" * 700_000, "\u3000" * 1_000_001):
+        assert published.decode(published.encode(text)) == text
+
+
+def test_compact_form_restores_the_vocabulary(published, small, tmp_path):
+    for tokenizer in (published, small):
+        tokenizer.save(tmp_path / "tokenizer")
+        again = Tokenizer.load(tmp_path / "tokenizer")
+        text = "The théorie, 漢字 🙂 12345\n\n  x"
+        assert again.encode(text) == tokenizer.encode(text)
+        assert (again.special, again.vocab_size, again.digest) == (
+            *(tokenizer.special, tokenizer.vocab_size, tokenizer.digest),
+        )
+        assert hashlib.sha256((tmp_path / "tokenizer").read_bytes()[:-32]).hexdigest() == tokenizer.digest
+
+
+def test_compact_form_opens_in_little_more_than_tiktoken_needs(published, tmp_path):
+    """Building tiktoken's encoder is the floor; a quotient holds on a busy machine where seconds do not."""
+    published.save(tmp_path / "tokenizer")
+    code = (
+        "import sys, time, tiktoken\n"
+        "from gptoss_mlx.harmony import Tokenizer\n"
+        "begun = time.process_time()\n"
+        "tokenizer = Tokenizer.load(sys.argv[1])\n"
+        "loaded = time.process_time()\n"
+        "ranks = tokenizer._bpe._mergeable_ranks\n"
+        "tiktoken.Encoding('', pat_str=tokenizer._pattern, mergeable_ranks=ranks, special_tokens={})\n"
+        "print((loaded - begun) / (time.process_time() - loaded))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "tokenizer")]
+    quotients = [float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(3)]
+    assert min(quotients) < 2.5, quotients
+
+
+def damaged_copies(whole: bytes):
+    rng = random.Random(2)
+    yield from (b"", b"\n", whole[:10], whole[:100], whole[:-1], whole[:-32], whole + b"\0", whole[1:], b"[]" * 50)
+    for _ in range(60):
+        at = rng.randrange(len(whole))
+        yield whole[:at] + bytes((whole[at] ^ 1 << rng.randrange(8),)) + whole[at + 1 :]
+
+
+def test_damaged_compact_form_is_one_line(small, tmp_path):
+    path = tmp_path / "tokenizer"
+    small.save(path)
+    for damaged in damaged_copies(path.read_bytes()):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelFolderError, match="convert") as caught:
+            Tokenizer.load(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_forged_compact_form_is_one_line(small, tmp_path):
+    """A right checksum over wrong contents."""
+    path = tmp_path / "tokenizer"
+    small.save(path)
+    magic, head, rest = path.read_bytes()[:-32].split(b"\n", 2)
+    values = json.loads(head)
+    forged = [
+        {**values, **change}
+        for change in (
+            *({"ids": ids} for ids in (-1, 0, 1, 255, 1 << 40, True, "9", None)),
+            *({"pattern": pattern} for pattern in ("(", 3, None, "\ud800")),
+            *({"special": special} for special in ([], {}, dict.fromkeys(MARKERS, 300), {**values["special"], "x": 5})),
+            {"special": {**values["special"], "<|end|>": 1 << 30}},
+        )
+    ]
+    for content in [b"{}", b"[1]", b"nonsense", b"[" * 100_000, *(json.dumps(head).encode() for head in forged)]:
+        whole = b"\n".join((magic, content, rest))
+        path.write_bytes(whole + hashlib.sha256(whole).digest())
+        with pytest.raises(ModelFolderError, match="damaged"):
+            Tokenizer.load(path)
+
+
+def test_newer_or_missing_compact_form_says_so(small, tmp_path):
+    path = tmp_path / "tokenizer"
+    with pytest.raises(ModelFolderError, match="cannot be read"):
+        Tokenizer.load(path)
+    small.save(path)
+    path.write_bytes(path.read_bytes().replace(b"tokenizer 1\n", b"tokenizer 2\n"))
+    with pytest.raises(ModelFolderError, match="another version"):
+        Tokenizer.load(path)
+    with pytest.raises(StorageError, match="cannot be written"):
+        small.save(tmp_path / "nowhere" / "tokenizer")
+
+
+def hostile_tokenizer_json():
+    def changed(change):
+        raw = small_tokenizer_json()
+        change(raw)
+        return raw
+
+    yield from ({}, [], None, 3, "text", {"model": None}, {"model": {}, "pre_tokenizer": {"pretokenizers": []}})
+    yield changed(lambda raw: raw["model"].update(type="Unigram"))
+    yield changed(lambda raw: raw["model"]["vocab"].pop("a"))
+    yield changed(lambda raw: raw["model"]["vocab"].update(漢=300))
+    yield changed(lambda raw: raw["model"]["vocab"].update(aa=0))
+    yield changed(lambda raw: raw["model"]["vocab"].update({"": 400}))
+    yield changed(lambda raw: raw["model"]["vocab"].update({"x" * 300: 400}))
+    yield from (changed(lambda raw, id=id: raw["model"]["vocab"].update(zz=id)) for id in (-1, 1 << 60, 1.5, "7", True))
+    yield changed(lambda raw: raw["model"].update(merges=["t he", "t h"]))
+    yield changed(lambda raw: raw["model"].update(merges=[["the", "th"], ["t", "h"]]))
+    yield changed(lambda raw: raw["model"].update(vocab=[1]))
+    yield changed(lambda raw: raw["added_tokens"].pop(0))
+    yield changed(lambda raw: raw["added_tokens"][0].update(id=5))
+    yield changed(lambda raw: raw["added_tokens"][0].update(id=raw["added_tokens"][1]["id"]))
+    yield changed(lambda raw: raw["added_tokens"][0].update(content=["<|call|>"]))
+    yield changed(lambda raw: raw.update(normalizer={"type": "NFC"}))
+    yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"].pop())
+    yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"][0].update(pattern={"String": " "}))
+    yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": "(?<"}))
+    yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"))
+    yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True))
+
+
+@pytest.mark.parametrize("raw", list(hostile_tokenizer_json()), ids=lambda raw: "")
+def test_hostile_tokenizer_json_is_one_line(raw, tmp_path):
+    path = write_json(tmp_path / "tokenizer.json", raw)
+    with pytest.raises(CheckpointError) as caught:
+        Tokenizer.from_file(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"])
+def test_tokenizer_json_that_is_no_json_is_one_line(content, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: no gpt-oss tokenizer"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Tokenizer.from_file(tmp_path / "missing.json")
