@@ -1,1 +1,50 @@
-"""One module per layout weights come in."""
+"""One module per layout weights come in. ``open_checkpoint`` finds out which one a folder has."""
+
+from pathlib import Path
+
+from convert.sources import huggingface, original
+from convert.sources.checkpoint import GENERATION, INDEX, TOKENIZER, Source, assign, read_headers, read_json
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.errors import CheckpointError
+
+LAYOUTS = {"Hugging Face": huggingface, "original": original}
+
+__all__ = ["Source", "open_checkpoint"]
+
+
+def open_checkpoint(path: Path) -> Source:
+    """Find and check the checkpoint in ``path``, or in its ``original/``. Reads config and headers, no weights.
+
+    Raises CheckpointError: one line naming the file and the remedy.
+    """
+    folder = _find(path)
+    config_file = folder / "config.json"
+    config = ModelConfig.from_dict(read_json(config_file), str(config_file))
+    headers = read_headers(folder)
+    layout = next((name for name, module in LAYOUTS.items() if module.EMBEDDING in headers), None)
+    if layout is None:
+        wanted = " nor ".join(f"'{module.EMBEDDING}' ({name} layout)" for name, module in LAYOUTS.items())
+        raise CheckpointError(f"{folder}: holds neither {wanted}; get the published checkpoint")
+    generation = read_json(folder / GENERATION) if (folder / GENERATION).exists() else None
+    tokenizers = [place / TOKENIZER for place in (folder, path) if (place / TOKENIZER).exists()]
+    return Source(
+        layout=layout,
+        folder=folder,
+        config=config,
+        generation=generation,
+        tokenizer_json=tokenizers[0] if tokenizers else None,
+        tensors=assign(folder, headers, LAYOUTS[layout].parts(config)),
+    )
+
+
+def _find(path: Path) -> Path:
+    if not path.is_dir():
+        problem = "is a file" if path.exists() else "no such folder"
+        raise CheckpointError(f"{path}: {problem}; name the folder that a checkpoint was downloaded to")
+    for folder in (path, path / "original"):
+        if (folder / INDEX).exists() or any(folder.glob("*.safetensors")):
+            return folder
+    raise CheckpointError(
+        f"{path}: no checkpoint here, looked for config.json and *.safetensors in it and in its original/; "
+        "get one with `hf download openai/gpt-oss-20b`"
+    )

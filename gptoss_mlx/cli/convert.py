@@ -1,11 +1,69 @@
 """``gptoss-mac convert``: a checkpoint in, a model folder out."""
 
+import shlex
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from convert import Report
 
-def convert(source: Annotated[Path, typer.Argument(help="A checkpoint folder.")]) -> None:
+
+class Dense(StrEnum):
+    q8 = "q8"
+    bf16 = "bf16"
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint folder, in Hugging Face's or original/ layout.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The model folder to make.", show_default="a folder under GPTOSS_MAC_HOME")
+    ] = None,
+    dense: Annotated[
+        Dense, typer.Option(help="Attention, embedding and head: 8 bits, or as published. Experts are never touched.")
+    ] = Dense.q8,
+) -> None:
     """Convert a published checkpoint into a model folder."""
-    raise typer.Exit(2)
+    from gptoss_mlx.home import model_name, models_dir
+
+    destination = out if out is not None else models_dir() / model_name(source)
+
+    from convert import convert as run
+    from gptoss_mlx.cli.progress import byte_progress
+
+    with byte_progress("Converting") as progress:
+        report = run(source, destination, dense=dense.value, progress=progress)
+    _show(report, named=out is None)
+
+
+def _show(report: "Report", named: bool) -> None:
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    config = report.config
+    tokenizer = {"checkpoint": "the checkpoint's", "bundled": "bundled, that of the published models", None: "none"}
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("Model folder", str(report.destination))
+    table.add_row("Source layout", report.layout)
+    table.add_row("Layers, experts", f"{config.num_hidden_layers}, {config.num_local_experts}")
+    table.add_row("Experts", "MXFP4, bit for bit")
+    table.add_row("Dense", report.dense)
+    table.add_row("Tokenizer", tokenizer[report.tokenizer])
+    table.add_row("Read", decimal(report.bytes_read))
+    table.add_row("Written", f"{decimal(report.bytes_written)}, {report.tensors} tensors")
+    table.add_row("Time", f"{report.seconds:.1f} s")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    if report.tokenizer is None:
+        console.print(
+            f"\nThe checkpoint has no tokenizer.json, and its vocabulary of {config.vocab_size:,} is too small for the "
+            "published one: this model takes token ids only. To chat, convert it with its tokenizer.json."
+        )
+        return
+    model = report.destination.name if named else str(report.destination)
+    console.print(f"\nNext: gptoss-mac chat {shlex.quote(model)}")

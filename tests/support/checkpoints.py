@@ -1,7 +1,7 @@
 """Random gpt-oss checkpoints in the true published layouts.
 
-Imports nothing of ours, so that oracles can use it. Every tensor's values depend on the seed and its own name only:
-the two layouts, and any sharding, hold the same weights.
+Imports nothing of the packages under test, so that oracles can use it. Every tensor's values depend on the seed and
+its own name only: the two layouts, and any sharding, hold the same weights.
 """
 
 import json
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from tests.support.tokenizers import small_tokenizer_json, write_json
 
 SMALL = {
     "num_hidden_layers": 4,
@@ -201,16 +203,22 @@ def write_safetensors(path: Path, tensors: list[Tensor]) -> None:
 def write_checkpoint(folder: Path, sizes: dict, layout: str = "hf", shards: int = 1, seed: int = 0) -> Path:
     """Write a checkpoint in layout ``hf`` or ``original``. With ``shards`` over 1, an index names each tensor's file.
 
+    As published, ``hf`` has a ``tokenizer.json`` (a small one, where the vocabulary is small) and ``original`` none.
+
     Holds one shard in memory at a time when sharded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     make, config = {"hf": (hf_tensors, hf_config), "original": (original_tensors, original_config)}[layout]
     (folder / "config.json").write_text(json.dumps(config(sizes), indent=2))
     if layout == "hf":
-        defaults = {"do_sample": True, "bos_token_id": 199998, "pad_token_id": 199999}
-        (folder / "generation_config.json").write_text(
-            json.dumps(defaults | {"eos_token_id": [200002, 199999, 200012]})
-        )
+        ids = {"<|startoftext|>": 199998, "<|endoftext|>": 199999, "<|return|>": 200002, "<|call|>": 200012}
+        if (DEFAULTS | sizes)["vocab_size"] < 200019:  # too few rows for the published tokenizer: one of our own
+            tokenizer = small_tokenizer_json()
+            write_json(folder / "tokenizer.json", tokenizer)
+            ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+        defaults = {"do_sample": True, "bos_token_id": ids["<|startoftext|>"], "pad_token_id": ids["<|endoftext|>"]}
+        stop = [ids[marker] for marker in ("<|return|>", "<|endoftext|>", "<|call|>")]
+        write_json(folder / "generation_config.json", defaults | {"eos_token_id": stop})
     if shards == 1:
         write_safetensors(folder / "model.safetensors", list(make(sizes, seed)))
         return folder

@@ -1,0 +1,190 @@
+"""The pass from a checkpoint to a model folder: every tensor is read once, in blocks of rows, and written once.
+
+Experts keep their bits, router, norms and sinks theirs; the large dense matrices become q8 or stay bf16.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.repack import quantize_rows, words_from_blocks
+from convert.sources import Source, open_checkpoint
+from convert.sources.checkpoint import REMEDY, Piece, check_lfs_pointer
+from convert.target import whole_folder
+from gptoss_mlx import __version__
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.errors import CheckpointError, UsageError
+from gptoss_mlx.harmony import Tokenizer
+from gptoss_mlx.model_folder import ModelFolder, layout
+from gptoss_mlx.model_folder.reader import NUMPY_DTYPE
+from gptoss_mlx.model_folder.writer import ShardWriter, shard_nbytes, write_metadata
+
+BLOCK_BYTES = 16 << 20  # what is read at once; quantizing it needs about five times as much
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did. ``tokenizer`` is "checkpoint", "bundled" (the published models') or None."""
+
+    destination: Path
+    layout: str
+    config: ModelConfig
+    dense: str
+    tokenizer: str | None
+    tensors: int
+    bytes_read: int
+    bytes_written: int
+    seconds: float
+
+
+def convert(
+    source: str | Path, destination: str | Path, *, dense: str = "q8", progress: Progress | None = None
+) -> Report:
+    """Convert a published checkpoint (Hugging Face or ``original/`` layout) into a new model folder.
+
+    ``dense`` is "q8" (affine, groups of 64) or "bf16": how attention, embedding and head are stored. ``progress`` is
+    called with (source bytes read, source bytes in all). Peak memory is a few hundred MB, whatever the model.
+
+    Raises CheckpointError for what is wrong with the source, StorageError for what is wrong with the destination. After
+    any exception, KeyboardInterrupt included, nothing is left at or beside the destination.
+    """
+    start = time.monotonic()
+    if dense not in layout.DENSE_CHOICES:
+        raise UsageError(f"dense is {dense!r}; use one of {', '.join(layout.DENSE_CHOICES)}")
+    checkpoint = open_checkpoint(Path(source))
+    tokenizer, tokenizer_from = _tokenizer(checkpoint)
+    generation = checkpoint.generation if checkpoint.generation is not None else _generation_defaults(tokenizer)
+    shards = layout.shards(checkpoint.config, dense)
+    meter = _Meter(checkpoint.nbytes, progress)
+
+    with whole_folder(Path(destination), sum(map(shard_nbytes, shards))) as folder:
+        digests: dict[str, str] = {}
+        source_digests: dict[str, str] = {}
+        for shard, plain in zip(shards, layout.shards(checkpoint.config, "bf16"), strict=True):
+            norms = [name for name, spec in plain.tensors.items() if len(spec.dtypes) > 1]
+            dtypes = {name: checkpoint.tensors[name][0].tensor.dtype for name in norms}
+            with ShardWriter(folder, shard, dtypes) as writer:
+                for name in plain.tensors:
+                    source_digests |= _write(writer, name, checkpoint.tensors[name], meter)
+            digests |= writer.digests
+        if tokenizer:
+            tokenizer.save(folder / layout.TOKENIZER)
+        origin = {"layout": checkpoint.layout, "folder": checkpoint.folder.resolve().name, "sha256": source_digests}
+        tool = f"gptoss-mac {__version__}"
+        write_metadata(folder, checkpoint.config, generation, dense=dense, digests=digests, source=origin, tool=tool)
+        ModelFolder.open(folder)
+        written = sum(path.stat().st_size for path in folder.iterdir())
+    return Report(
+        destination=Path(destination),
+        layout=checkpoint.layout,
+        config=checkpoint.config,
+        dense=dense,
+        tokenizer=tokenizer_from,
+        tensors=len(digests),
+        bytes_read=checkpoint.nbytes,
+        bytes_written=written,
+        seconds=time.monotonic() - start,
+    )
+
+
+@dataclass
+class _Meter:
+    total: int
+    report: Progress | None
+    done: int = 0
+
+    def add(self, nbytes: int) -> None:
+        self.done += nbytes
+        if self.report:
+            self.report(self.done, self.total)
+
+
+def _write(writer: ShardWriter, name: str, pieces: tuple[Piece, ...], meter: _Meter) -> dict[str, str]:
+    """Stream one tensor from its pieces into the shard. The sha256 of each piece, by its source name."""
+    stem = name.removesuffix("weight")
+    quantized = not layout.is_expert(name) and f"{stem}scales" in writer.streams
+    names = [name, f"{stem}scales", f"{stem}biases"] if quantized else [name]
+    outputs = [writer.streams[output] for output in names]
+    digests = {}
+    for piece in pieces:
+        digest = hashlib.sha256()
+        copied_whole = not quantized and len(pieces) == 1  # then the output has the same hash
+        for rows in _blocks_of_rows(piece):
+            if not copied_whole:
+                digest.update(rows.data)
+            arrays: tuple[np.ndarray, ...] = (rows,)
+            if quantized:
+                arrays = quantize_rows(rows)
+            elif rows.ndim == 3:
+                arrays = (words_from_blocks(rows),)
+            elif name.endswith(".scales") and rows.max() > layout.MAX_SCALE:
+                raise CheckpointError(
+                    f"{piece.file}: tensor '{piece.name}' has an MXFP4 scale of {rows.max()}, "
+                    f"at most {layout.MAX_SCALE} is usable; {REMEDY}"
+                )
+            for output, array in zip(outputs, arrays, strict=True):
+                output.write(array)
+            meter.add(rows.nbytes)
+        digests[piece.name] = outputs[0].sha256 if copied_whole else digest.hexdigest()
+    return digests
+
+
+def _blocks_of_rows(piece: Piece) -> Iterator[np.ndarray]:
+    """A tensor as [rows, columns], MXFP4 codes as [rows, groups, 16], some rows at a time in one reused buffer."""
+    tensor = piece.tensor
+    row_shape = tensor.shape[2:] if len(tensor.shape) == 4 else tensor.shape[-1:]
+    dtype = np.dtype(NUMPY_DTYPE[tensor.dtype])
+    row_bytes = dtype.itemsize * math.prod(row_shape)
+    buffer = memoryview(bytearray(min(max(1, BLOCK_BYTES // row_bytes) * row_bytes, tensor.nbytes)))
+    try:
+        with piece.file.open("rb", buffering=0) as file:
+            file.seek(tensor.offset)
+            for start in range(0, tensor.nbytes, len(buffer)):
+                block = buffer[: tensor.nbytes - start]
+                filled = 0
+                while filled < len(block):
+                    count = file.readinto(block[filled:])
+                    if not count:
+                        raise CheckpointError(f"{piece.file}: truncated while it was read; {REMEDY}")
+                    filled += count
+                yield np.frombuffer(block, dtype).reshape(-1, *row_shape)
+    except OSError as error:
+        raise CheckpointError(f"{piece.file}: cannot be read ({error.strerror})") from error
+
+
+def _tokenizer(source: Source) -> tuple[Tokenizer | None, str | None]:
+    """The checkpoint's tokenizer; where it has none the published models', if the vocabulary admits it."""
+    vocab = source.config.vocab_size
+    if source.tokenizer_json is None:
+        bundled = Tokenizer.bundled()
+        return (bundled, "bundled") if bundled.vocab_size <= vocab else (None, None)
+    try:
+        check_lfs_pointer(source.tokenizer_json)
+    except OSError as error:
+        raise CheckpointError(f"{source.tokenizer_json}: cannot be read ({error.strerror})") from error
+    tokenizer = Tokenizer.from_file(source.tokenizer_json)
+    if tokenizer.vocab_size > vocab:
+        raise CheckpointError(
+            f"{source.tokenizer_json}: has ids up to {tokenizer.vocab_size - 1:,}, "
+            f"config.json's vocab_size is {vocab:,}; get both from the same checkpoint"
+        )
+    return tokenizer, "checkpoint"
+
+
+def _generation_defaults(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """What the published generation_config.json says, for a layout that has none."""
+    if tokenizer is None:
+        return {"do_sample": True}
+    special = tokenizer.special
+    stop = [special[marker] for marker in ("<|return|>", "<|endoftext|>", "<|call|>") if marker in special]
+    named = {"bos_token_id": "<|startoftext|>", "pad_token_id": "<|endoftext|>"}
+    ids = {key: special[marker] for key, marker in named.items() if marker in special}
+    return {**ids, "do_sample": True, "eos_token_id": stop}

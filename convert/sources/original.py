@@ -1,0 +1,37 @@
+"""The layout of the ``original/`` folders: q, k and v stacked as we keep them, ``block.N`` names, no tokenizer."""
+
+from convert.sources.checkpoint import Part, targets
+from gptoss_mlx.config import ModelConfig
+
+EMBEDDING = "embedding.weight"
+
+_TOP = {"embedding.weight": EMBEDDING, "norm.weight": "norm.scale", "head.weight": "unembedding.weight"}
+_LAYER = {
+    "attn_norm.weight": "attn.norm.scale",
+    "qkv.weight": "attn.qkv.weight",
+    "qkv.bias": "attn.qkv.bias",
+    "sinks": "attn.sinks",
+    "o.weight": "attn.out.weight",
+    "o.bias": "attn.out.bias",
+    "mlp_norm.weight": "mlp.norm.scale",
+    "router.weight": "mlp.gate.weight",
+    "router.bias": "mlp.gate.bias",
+    "experts.gate_up.weight": "mlp.mlp1_weight.blocks",
+    "experts.gate_up.scales": "mlp.mlp1_weight.scales",
+    "experts.gate_up.bias": "mlp.mlp1_bias",
+    "experts.down.weight": "mlp.mlp2_weight.blocks",
+    "experts.down.scales": "mlp.mlp2_weight.scales",
+    "experts.down.bias": "mlp.mlp2_bias",
+}
+
+
+def parts(config: ModelConfig) -> dict[str, Part]:
+    """Source name -> what it is a part of."""
+    found: dict[str, Part] = {}
+    for target, whole in targets(config).items():
+        if target in _TOP:
+            found[_TOP[target]] = whole
+        else:
+            _, n, rest = target.split(".", 2)
+            found[f"block.{n}.{_LAYER[rest]}"] = whole
+    return found

@@ -1,0 +1,28 @@
+"""Where models live on this machine, and what a checkpoint is called there. Knows paths and names, opens nothing."""
+
+import os
+import re
+from pathlib import Path
+
+PUBLISHED = {"gpt-oss-20b": "20b", "gpt-oss-120b": "120b"}
+
+
+def models_dir() -> Path:
+    """The folder of model folders: ``models`` under $GPTOSS_MAC_HOME, by default ~/.cache/gptoss-mac."""
+    home = os.environ.get("GPTOSS_MAC_HOME")
+    return (Path(home).expanduser() if home else Path.home() / ".cache" / "gptoss-mac") / "models"
+
+
+def model_name(source: Path) -> str:
+    """A name for the model in a checkpoint folder: "20b" and "120b" for the published ones, else the folder's own.
+
+    Looks through ``original/`` and the Hub cache's ``models--owner--name/snapshots/revision``.
+    """
+    source = Path(os.path.abspath(source))
+    if source.name == "original":
+        source = source.parent
+    if source.parent.name == "snapshots" and source.parent.parent.name.startswith("models--"):
+        source = source.parent.parent
+    name = source.name.rpartition("--")[2] if source.name.startswith("models--") else source.name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
+    return PUBLISHED.get(name.lower(), name)
