@@ -6,7 +6,7 @@ ORACLE_VENV ?= .venv-oracle
 # A rolling index lists releases newer than the tested ones, so the oracle's versions are pinned.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 
-.PHONY: test check format oracle goldens compare clean
+.PHONY: test check format oracle goldens goldens-harmony compare clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,11 @@ check: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+goldens: goldens-harmony
+
+goldens-harmony: $(ORACLE_VENV)/.ready
+	$(ORACLE_VENV)/bin/python tests/oracle/write_harmony_goldens.py
 
 format: $(VENV)/.ready
 	$(VENV)/bin/ruff check --fix .

@@ -1,5 +1,32 @@
 """OpenAI's harmony format, straight to and from token ids. Knows no model."""
 
+from gptoss_mlx.harmony.messages import (
+    Developer,
+    Function,
+    Message,
+    Namespace,
+    ResponseFormat,
+    System,
+    drop_thoughts,
+    tool_call,
+    tool_result,
+)
+from gptoss_mlx.harmony.render import render, render_messages, reply_start
 from gptoss_mlx.harmony.tokenizer import TextDecoder, Tokenizer
 
-__all__ = ["TextDecoder", "Tokenizer"]
+__all__ = [
+    "Developer",
+    "Function",
+    "Message",
+    "Namespace",
+    "ResponseFormat",
+    "System",
+    "TextDecoder",
+    "Tokenizer",
+    "drop_thoughts",
+    "render",
+    "render_messages",
+    "reply_start",
+    "tool_call",
+    "tool_result",
+]

@@ -11,6 +11,7 @@ import pytest
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
 from gptoss_mlx.harmony import TextDecoder, Tokenizer
 from gptoss_mlx.harmony.tokenizer import O200K_PATTERN
+from tests.support.harmony_goldens import read_golden
 from tests.support.tokenizers import MARKERS, small_tokenizer_json, tokenizer_json, write_json
 
 # Taken from openai/gpt-oss-120b's tokenizer.json:
@@ -206,3 +207,11 @@ def test_tokenizer_json_that_is_no_json_is_one_line(content, tmp_path):
         Tokenizer.from_file(tmp_path / "tokenizer.json")
     with pytest.raises(CheckpointError, match="cannot be read"):
         Tokenizer.from_file(tmp_path / "missing.json")
+
+
+def test_awkward_strings_encode_as_openai_harmony_encodes_them(published):
+    golden = read_golden("strings.jsonl.xz")
+    wrong = {row["text"]: row["ids"] for row in golden if published.encode(row["text"]) != row["ids"]}
+    assert not wrong
+    assert all(published.decode(row["ids"]) == row["text"] for row in golden)
+    assert len(golden) >= 600

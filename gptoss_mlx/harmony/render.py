@@ -1,0 +1,101 @@
+"""Messages to token ids, piece by piece: markers as ids, everything else as ordinary text that cannot become one."""
+
+import json
+from collections.abc import Iterable
+
+from gptoss_mlx.errors import HarmonyError
+from gptoss_mlx.harmony.messages import Developer, Message, Namespace, System, drop_thoughts
+from gptoss_mlx.harmony.signatures import tools_section
+from gptoss_mlx.harmony.tokenizer import Tokenizer
+
+
+def render(messages: Iterable[Message], tokenizer: Tokenizer) -> list[int]:
+    """The prompt for the assistant's next message: the conversation, then ``<|start|>assistant``.
+
+    Thoughts of finished turns are left out (``drop_thoughts``). Raises HarmonyError when a message lacks a name or
+    its content does not fit its role.
+    """
+    return [*render_messages(drop_thoughts(messages), tokenizer), *reply_start(tokenizer)]
+
+
+def reply_start(tokenizer: Tokenizer) -> list[int]:
+    """``<|start|>assistant``: how a prompt ends, and how the message that the model goes on to write begins."""
+    return [tokenizer.special["<|start|>"], *tokenizer.encode("assistant")]
+
+
+def render_messages(messages: Iterable[Message], tokenizer: Tokenizer) -> list[int]:
+    """These messages and nothing else: no thought is dropped, no reply begun. Raises HarmonyError."""
+    messages = list(messages)
+    functions = any(isinstance(message.content, Developer) and message.content.functions for message in messages)
+    return [id for message in messages for id in _message(message, tokenizer, functions)]
+
+
+def _message(message: Message, tokenizer: Tokenizer, functions: bool) -> list[int]:
+    """``<|start|>role to=RECIPIENT<|channel|>CHANNEL <|constrain|>TYPE<|message|>text<|end|>``"""
+    if message.ids is not None:
+        return list(message.ids)
+    special, encode = tokenizer.special, tokenizer.encode
+    recipient = None if message.recipient == "all" else message.recipient
+    ids = [special["<|start|>"], *encode(_author(message))]
+    if recipient:
+        ids += encode(f" to={recipient}")
+    if message.channel:
+        ids += [special["<|channel|>"], *encode(message.channel)]
+    if message.content_type and message.constrained:
+        ids += [*encode(" "), special["<|constrain|>"], *encode(message.content_type)]
+    elif message.content_type:
+        ids += encode(f" {message.content_type}")
+    ids += [special["<|message|>"], *encode(_content(message, functions))]
+    ids.append(special["<|call|>" if message.role == "assistant" and recipient else "<|end|>"])
+    return ids
+
+
+def _author(message: Message) -> str:
+    if message.role != "tool":
+        return f"{message.role}:{message.name}" if message.name else message.role
+    if not message.name:
+        raise HarmonyError("a tool's message needs the tool's name")
+    return message.name
+
+
+def _content(message: Message, functions: bool) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    if isinstance(content, System) and message.role == "system":
+        return _system(content, functions)
+    if isinstance(content, Developer) and message.role == "developer":
+        return _developer(content)
+    raise HarmonyError(f"a message of role '{message.role}' cannot hold {type(content).__name__}")
+
+
+def _system(system: System, functions: bool) -> str:
+    top = (
+        system.identity,
+        system.knowledge_cutoff and f"Knowledge cutoff: {system.knowledge_cutoff}",
+        system.date and f"Current date: {system.date}",
+    )
+    sections = ["\n".join(line for line in top if line)]
+    if system.reasoning:
+        sections.append(f"Reasoning: {system.reasoning}")
+    if system.tools:
+        sections.append(tools_section(system.tools))
+    if system.channels:
+        channels = f"# Valid channels: {', '.join(system.channels)}. Channel must be included for every message."
+        if functions:
+            channels += "\nCalls to these tools must go to the commentary channel: 'functions'."
+        sections.append(channels)
+    return "\n\n".join(section for section in sections if section)
+
+
+def _developer(developer: Developer) -> str:
+    sections = []
+    if developer.instructions is not None:
+        sections.append(f"# Instructions\n\n{developer.instructions}")
+    if developer.functions:
+        sections.append(tools_section([Namespace("functions", functions=developer.functions)]))
+    if form := developer.response_format:
+        schema = json.dumps(form.schema, ensure_ascii=False, separators=(",", ":"))
+        description = f"// {form.description}\n" if form.description else ""
+        sections.append(f"# Response Formats\n\n## {form.name}\n\n{description}{schema}")
+    return "\n\n".join(sections)

@@ -1,0 +1,149 @@
+"""Functions as the TypeScript declarations gpt-oss was trained on. Pure text: knows neither messages' order nor ids.
+
+The output is openai-harmony's, with one difference: where a comment inside a type has several lines, every line is
+commented here; there only the first is, and the others end up as if they were code.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gptoss_mlx.errors import HarmonyError
+from gptoss_mlx.harmony.messages import Function, Namespace
+
+MAX_DEPTH = 100
+
+
+def tools_section(namespaces: Iterable[Namespace]) -> str:
+    """``# Tools`` and what follows it in a system or developer message."""
+    return "\n\n".join(["# Tools", *map(_namespace, sorted(namespaces, key=lambda namespace: namespace.name))])
+
+
+def _namespace(namespace: Namespace) -> str:
+    lines = [f"## {namespace.name}\n"]
+    if not namespace.functions:
+        return "\n".join(lines + _lines(namespace.description))
+    lines += [f"// {line}" for line in _lines(namespace.description)]
+    lines.append(f"namespace {namespace.name} {{\n")
+    for function in namespace.functions:
+        lines += [f"// {line}" for line in _lines(function.description)]
+        lines.append(f"type {function.name} = {_signature(function)} => any;\n")
+    return "\n".join([*lines, f"}} // namespace {namespace.name}"])
+
+
+def _signature(function: Function) -> str:
+    if function.parameters is None:
+        return "()"
+    try:
+        return f"(_: {typescript(function.parameters)})"
+    except (TypeError, ValueError) as error:
+        raise HarmonyError(f"function {function.name!r}: its parameters are no JSON schema ({error})") from error
+
+
+def typescript(schema: Any, indent: str = "", depth: int = 0) -> str:
+    """The TypeScript type of a JSON schema. What the trained form has no words for (``anyOf``, ``$ref``) is ``any``."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    if not isinstance(schema, Mapping):
+        return "any"
+    if isinstance(schema.get("oneOf"), list):
+        return "".join(
+            f"\n{indent} | {_nullable(variant, indent + '   ', depth)}{_trailing(variant)}"
+            for variant in schema["oneOf"]
+        )
+    kind = schema.get("type")
+    if isinstance(kind, list) and (kinds := [name for name in kind if isinstance(name, str)]):
+        return " | ".join("number" if name == "integer" else name for name in kinds)
+    if kind == "object":
+        return _object(schema, indent, depth)
+    if kind == "array":
+        return f"{typescript(schema['items'], indent, depth + 1)}[]" if "items" in schema else "Array<any>"
+    if kind == "string":
+        return " | ".join(f'"{value}"' for value in _enum(schema) if isinstance(value, str)) or "string"
+    return {"number": "number", "integer": "number", "boolean": "boolean"}.get(
+        kind if isinstance(kind, str) else "", "any"
+    )
+
+
+def _object(schema: Mapping[str, Any], indent: str, depth: int) -> str:
+    required = schema.get("required")
+    required = required if isinstance(required, list) else []
+    properties = schema.get("properties")
+    properties = properties if isinstance(properties, Mapping) else {}
+    out = [*_comment(schema.get("description"), indent), "{\n"]
+    for name, value in properties.items():
+        optional = "" if name in required else "?"
+        value = value if isinstance(value, Mapping) else {}
+        if isinstance(value.get("title"), str):
+            out += [*_comment(value["title"], indent), f"{indent}//\n"]
+        if "oneOf" not in value:
+            out += _comment(value.get("description"), indent)
+        if isinstance(value.get("examples"), list) and value["examples"]:
+            out.append(f"{indent}// Examples:\n")
+            out += [line for e in value["examples"] if isinstance(e, str) for line in _comment(f'- "{e}"', indent)]
+        if isinstance(value.get("oneOf"), list):
+            out += _one_of_property(name + optional, value, indent, depth)
+        else:
+            type_ = _nullable(value, indent + "    ", depth)
+            default = f" // {_default(value)}" if "default" in value and "oneOf" not in value else ""
+            out.append(f"{indent}{name}{optional}: {type_},{default}\n")
+    return "".join([*out, f"{indent}}}"])
+
+
+def _one_of_property(name: str, value: Mapping[str, Any], indent: str, depth: int) -> list[str]:
+    """A property that is one of several types, each on its own line; a description is not said twice."""
+    description, variants = value.get("description"), value["oneOf"]
+    described = isinstance(description, str) and not (variants and _get(variants[0], "description") == description)
+    out = _comment(description, indent) if described else []
+    if "default" in value:
+        out.append(f"{indent}// {_default(value)}\n")
+    out.append(f"{indent}{name}:\n")
+    for i, variant in enumerate(variants):
+        silent = (i == 0 and described) or _get(variant, "description") == description
+        type_ = _nullable(variant, indent + "   ", depth)
+        out.append(f"{indent} | {type_}{_trailing(variant, described=not silent, bare_enum=True)}\n")
+    return [*out, f"{indent},\n"]
+
+
+def _nullable(schema: Any, indent: str, depth: int) -> str:
+    type_ = typescript(schema, indent, depth + 1)
+    return f"{type_} | null" if _get(schema, "nullable") is True and "null" not in type_ else type_
+
+
+def _trailing(schema: Any, described: bool = True, bare_enum: bool = False) -> str:
+    words = []
+    if described and isinstance(_get(schema, "description"), str):
+        words += _lines(schema["description"])
+    if isinstance(schema, Mapping) and "default" in schema:
+        words.append(_default(schema, bare_enum))
+    return f" // {' '.join(words)}" if words else ""
+
+
+def _default(schema: Mapping[str, Any], bare_enum: bool = True) -> str:
+    """``default: x``, a string in quotes; one of an enum's without, as the trained form has it."""
+    default = schema["default"]
+    if isinstance(default, str):
+        if not _enum(schema):
+            return f'default: "{default}"'
+        if bare_enum:
+            return f"default: {default}"
+    return f"default: {json.dumps(default, ensure_ascii=False, separators=(',', ':'))}"
+
+
+def _enum(schema: Mapping[str, Any]) -> list[Any]:
+    values = schema.get("enum")
+    return values if isinstance(values, list) else []
+
+
+def _get(schema: Any, key: str) -> Any:
+    return schema.get(key) if isinstance(schema, Mapping) else None
+
+
+def _comment(text: Any, indent: str) -> list[str]:
+    return [f"{indent}// {line}\n" for line in text.split("\n")] if isinstance(text, str) else []
+
+
+def _lines(text: str) -> list[str]:
+    """As Rust's ``str::lines``: no empty line after a final newline."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]

@@ -1,0 +1,152 @@
+"""Conversations from outside become the very ids openai-harmony gives them."""
+
+from dataclasses import replace
+
+import pytest
+
+from gptoss_mlx.errors import HarmonyError
+from gptoss_mlx.harmony import (
+    Developer,
+    Function,
+    Message,
+    Namespace,
+    ResponseFormat,
+    System,
+    drop_thoughts,
+    render,
+    render_messages,
+    tool_call,
+    tool_result,
+)
+from tests.support.harmony_goldens import read_golden
+
+CONVERSATIONS = read_golden("conversations.jsonl.xz")
+
+
+def message_of(raw: dict) -> Message:
+    content = raw["content"]
+    if isinstance(content, str):
+        pass
+    elif "system" in content:
+        values = content["system"]
+        tools = [Namespace(t["name"], t["description"], functions_of(t["functions"])) for t in values["tools"]]
+        content = System(**{**values, "tools": tuple(tools), "channels": tuple(values["channels"])})
+    else:
+        values = content["developer"]
+        content = Developer(values["instructions"], functions_of(values["functions"]))
+    return Message(**{**raw, "content": content})
+
+
+def functions_of(raw: list) -> tuple[Function, ...]:
+    return tuple(Function(**function) for function in raw)
+
+
+@pytest.mark.parametrize("golden", CONVERSATIONS, ids=lambda golden: "")
+def test_ids_are_those_of_openai_harmony(golden, published):
+    messages = [message_of(raw) for raw in golden["messages"]]
+    ids = render(messages, published)
+    if ids != golden["ids"]:  # readable before exact
+        assert published.decode(ids, markers=True) == published.decode(golden["ids"], markers=True)
+    assert ids == golden["ids"]
+
+
+def test_goldens_cover_what_they_claim():
+    assert len(CONVERSATIONS) >= 200
+    for trait in ("tools", "declared", "turns_with_thoughts", "markers"):
+        assert sum(golden["traits"][trait] for golden in CONVERSATIONS) >= len(CONVERSATIONS) / 4
+    for golden in CONVERSATIONS:
+        calls = [message for message in golden["messages"] if message.get("recipient", "").startswith("functions.")]
+        assert bool(calls) or not golden["traits"]["tools"]
+    # Where openai-harmony's own dropping of thoughts differs, it keeps more than ours.
+    differing = [golden for golden in CONVERSATIONS if not golden["auto_drop_agrees"]]
+    assert 20 <= len(differing) <= len(CONVERSATIONS) - 20
+
+
+def texts(messages):
+    return [message.content for message in messages]
+
+
+def test_thoughts_before_the_last_question_are_dropped():
+    call = replace(tool_call("functions.f", "{}"), channel="analysis")
+    turn = [Message("user", "q"), Message("assistant", "t", channel="analysis"), call, tool_result(call, "r")]
+    answer = Message("assistant", "a", channel="final")
+    assert texts(drop_thoughts([*turn, answer, *turn])) == ["q", "a", "q", "t", "{}", "r"]
+    assert texts(drop_thoughts([*turn, answer])) == ["q", "t", "{}", "r", "a"]
+    assert texts(drop_thoughts(turn[1:])) == ["t", "{}", "r"]
+    assert drop_thoughts([]) == []
+
+
+def test_generated_messages_keep_the_ids_the_model_wrote(published):
+    """The reference would write another order of header, and other ids for the same text."""
+    odd = [
+        published.special["<|start|>"],
+        *published.encode("assistant"),
+        published.special["<|channel|>"],
+        *published.encode("commentary to=functions.f"),
+        published.special["<|message|>"],
+        *(id for letter in "{}" for id in published.encode(letter)),
+        published.special["<|call|>"],
+    ]
+    message = replace(tool_call("functions.f", "{}"), ids=tuple(odd))
+    assert render_messages([message], published) == odd
+    assert render_messages([replace(message, ids=None)], published) != odd
+
+
+def test_another_vocabulary_renders_its_own_ids(small, published):
+    messages = [Message("system", System()), Message("user", "the 🙂<|end|>"), tool_call("functions.f", "{}")]
+    assert small.decode(render(messages, small), markers=True) == published.decode(
+        render(messages, published), markers=True
+    )
+    assert render(messages, small).count(small.special["<|end|>"]) == 2
+
+
+def test_to_all_is_no_recipient(published):
+    """openai-harmony leaves `to=all` out too, but ends the message in <|call|>."""
+    everyone = Message("assistant", "hi", recipient="all", channel="commentary")
+    assert render([everyone], published) == render([replace(everyone, recipient=None)], published)
+
+
+def test_every_line_of_a_comment_is_a_comment(published):
+    """openai-harmony leaves the second line bare, where it reads as code."""
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "description": "one\ntwo", "title": "t\nu", "examples": ["v\nw"]}},
+    }
+    developer = Developer(functions=(Function("f", "A\nB", schema),))
+    text = published.decode(render_messages([Message("developer", developer)], published))
+    assert text.endswith(
+        "// A\n// B\ntype f = (_: {\n// t\n// u\n//\n// one\n// two\n// Examples:\n"
+        '// - "v\n// w"\na?: string,\n}) => any;\n\n} // namespace functions'
+    )
+
+
+def test_response_format_stands_last_in_the_developer_message(published):
+    form = ResponseFormat("shopping_list", {"type": "object", "properties": {"é": {"type": "string"}}}, "What to buy")
+    text = published.decode(render_messages([Message("developer", Developer("Be brief.", (), form))], published))
+    assert text == (
+        "developer# Instructions\n\nBe brief.\n\n# Response Formats\n\n## shopping_list\n\n// What to buy\n"
+        '{"type":"object","properties":{"é":{"type":"string"}}}'
+    )
+
+
+def deep(levels):
+    return {"type": "array", "items": deep(levels - 1)} if levels else {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message("tool", "no name"),
+        Message("user", System()),
+        Message("system", Developer()),
+        Message("developer", Developer(functions=(Function("f", "", deep(500)),))),
+        Message("developer", Developer(functions=(Function("f", "", {"type": "string", "default": {1, 2}}),))),
+    ],
+)
+def test_malformed_messages_are_refused_in_one_line(message, published):
+    if isinstance(message.content, Developer) and message.role == "developer":
+        schema = {"type": "object", "properties": {"x": message.content.functions[0].parameters}}
+        message = replace(message, content=Developer(functions=(Function("f", "", schema),)))
+    with pytest.raises(HarmonyError) as caught:
+        render([message], published)
+    assert "\n" not in str(caught.value)
