@@ -1,0 +1,98 @@
+"""One sequence of token ids and the cache that has read it: read more, go back, never read the same prefix twice."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from gptoss_mlx.errors import ContextLengthError
+from gptoss_mlx.model.cache import KVCache
+from gptoss_mlx.model.decoder import Decoder
+
+PREFILL_CHUNK = 512
+"""Positions read at a time. Bounds the memory of a chunk's scores, and is how long a cancellation may take."""
+
+
+class Cancelled(Exception):
+    """Reading was cancelled between chunks; what had been read stays read."""
+
+
+@dataclass
+class Context:
+    """``ids`` are exactly the tokens ``cache`` has read, whatever happened: a failed or interrupted step is undone."""
+
+    model: Decoder
+    cache: KVCache
+    ids: list[int] = field(default_factory=list)
+    marks: list[KVCache] = field(default_factory=list)  # in rising order of length
+
+    @classmethod
+    def empty(cls, model: Decoder) -> "Context":
+        return cls(model, KVCache.empty(model.config))
+
+    def mark(self) -> None:
+        """Remember this point, so that ``reuse`` can come back to it. Cheap; call it at message boundaries."""
+        if not self.marks or self.marks[-1].length < self.cache.length:
+            self.marks.append(self.cache.mark())
+
+    def reuse(self, prompt: list[int]) -> int:
+        """Go back to the furthest point from which ``prompt`` can be continued; how many of its ids are already read.
+
+        At least one id is left to read, for its logits.
+        """
+        common = next((i for i, (a, b) in enumerate(zip(self.ids, prompt, strict=False)) if a != b), None)
+        if common is None:
+            common = min(len(self.ids), len(prompt))
+        common = min(common, len(prompt) - 1)
+        if common < len(self.ids):
+            self.marks = [mark for mark in self.marks if mark.length <= common]
+            if self.marks:
+                self.cache.rewind(self.marks[-1])
+            else:
+                self.cache = KVCache.empty(self.model.config)
+            del self.ids[self.cache.length :]
+        return len(self.ids)
+
+    def read(
+        self,
+        prompt: list[int],
+        *,
+        chunk: int = PREFILL_CHUNK,
+        cancelled: Callable[[], bool] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> mx.array:
+        """Prefill ``prompt`` (all of the sequence, its read beginning included); the logits [1, V] after its last id.
+
+        ``progress`` is told (read, total) after each chunk. Raises ContextLengthError before any work, and Cancelled
+        between chunks once ``cancelled`` says so.
+        """
+        limit = self.model.config.max_position_embeddings
+        if len(prompt) > limit:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt):,} tokens, the model's context holds {limit:,}; shorten it"
+            )
+        self.reuse(prompt)
+        while True:
+            if cancelled is not None and cancelled():
+                raise Cancelled
+            part = prompt[len(self.ids) : len(self.ids) + chunk]
+            with self.undone_on_error():
+                x = self.model(mx.array([part]), self.cache)[:, -1:]
+                mx.eval(x, self.cache.arrays())
+                self.ids += part
+            if progress is not None:
+                progress(len(self.ids), len(prompt))
+            if len(self.ids) == len(prompt):
+                return self.model.logits(x)[:, 0]
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Layers are extended one by one: an error, Ctrl-C included, must not leave some of them ahead of the rest."""
+        mark, count = self.cache.mark(), len(self.ids)
+        try:
+            yield
+        except BaseException:
+            self.cache.rewind(mark)
+            del self.ids[count:]
+            raise

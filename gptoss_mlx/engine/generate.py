@@ -1,0 +1,50 @@
+"""Token ids in, token ids out, one at a time and one step ahead. Knows nothing about text."""
+
+from collections.abc import Callable, Collection, Iterator
+
+import mlx.core as mx
+
+from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
+from gptoss_mlx.engine.sampling import Sampling, sample
+
+
+def generate(
+    context: Context,
+    prompt: list[int],
+    *,
+    max_tokens: int,
+    sampling: Sampling,
+    stop: Collection[int],
+    prefill_chunk: int = PREFILL_CHUNK,
+    cancelled: Callable[[], bool] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[int]:
+    """Yield up to ``max_tokens`` ids after ``prompt``; an id of ``stop`` is yielded and ends it.
+
+    Closing the iterator stops it. ``cancelled`` is asked between tokens and between prefill chunks. Either way
+    ``context`` stays true to what it has read, and can be used again. Raises ContextLengthError for a prompt that is
+    too long; where the context fills up during generation, generation ends.
+    """
+    room = context.model.config.max_position_embeddings - len(prompt)
+    logits = context.read(prompt, chunk=prefill_chunk, cancelled=cancelled, progress=progress)
+    context.mark()
+    key, draw = mx.random.split(sampling.first_key())
+    token = sample(logits, sampling, draw)
+    mx.async_eval(token)
+    limit = min(max_tokens, room)
+    for count in range(1, limit + 1):
+        following: mx.array | None = None
+        with context.undone_on_error():
+            if count < limit:
+                # The next step is on its way before this token is looked at: reading it back then costs no idle time.
+                key, draw = mx.random.split(key)
+                x = context.model(token[:, None], context.cache)
+                following = sample(context.model.logits(x)[:, 0], sampling, draw)
+                mx.async_eval(following, context.cache.arrays())
+            value = int(token.item())
+            if following is not None:
+                context.ids.append(value)
+        yield value
+        if following is None or value in stop or (cancelled is not None and cancelled()):
+            return
+        token = following

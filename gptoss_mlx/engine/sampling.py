@@ -1,0 +1,61 @@
+"""Choosing the next token from logits: temperature first, then top-k, top-p and min-p, then one draw."""
+
+import math
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from gptoss_mlx.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 takes the likeliest; 1.0 / 0 / 1.0 / 0.0 draws from the model as it is.
+
+    Raises UsageError when a value is out of range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        def need(fine: bool, name: str, value: object, range_: str) -> None:
+            if not fine:
+                raise UsageError(f"{name} is {value}; it must be {range_}")
+
+        need(math.isfinite(self.temperature) and 0 <= self.temperature <= 100, "temperature", self.temperature, "0..100")
+        need(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        need(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
+        need(0 <= self.min_p <= 1, "min_p", self.min_p, "0 (off) to 1")
+
+    def first_key(self) -> mx.array:
+        """The random state of the first draw: the seed's, or one that differs at each call."""
+        seed = mx.random.randint(0, 1 << 31, (), dtype=mx.int32).item() if self.seed is None else self.seed
+        return mx.random.key(int(seed) & (1 << 64) - 1)
+
+
+def sample(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
+    """logits [B, V] to token ids [B] uint32, one draw for each row."""
+    if sampling.temperature == 0:
+        return mx.argmax(logits, axis=-1)
+    logits = logits / sampling.temperature
+    if sampling.top_k or sampling.top_p < 1 or sampling.min_p:
+        return _sample_filtered(logits, sampling, key)
+    return mx.random.categorical(logits, key=key)
+
+
+def _sample_filtered(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
+    """All three filters work on the logits in falling order, so they are sorted once. The likeliest always stays."""
+    order = mx.argsort(-logits, axis=-1)
+    if sampling.top_k:
+        order = order[:, : sampling.top_k]
+    ranked = mx.take_along_axis(logits, order, axis=-1)
+    probabilities = mx.softmax(ranked, axis=-1, precise=True)
+    before = mx.cumsum(probabilities, axis=-1) - probabilities  # mass of those likelier
+    keep = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[:, :1])
+    keep[:, 0] = True
+    drawn = mx.random.categorical(mx.where(keep, ranked, -mx.inf), key=key)
+    return mx.take_along_axis(order, drawn[:, None], axis=-1)[:, 0]

@@ -1,0 +1,47 @@
+"""Rotary positions with YaRN, as gpt-oss uses it: low and high are never rounded to whole dimensions.
+
+Pure functions of the config and of positions. The concentration factor that YaRN multiplies into cos and sin is left to
+the attention scale: q.k carries its square, and sinks are added after scaling.
+"""
+
+import math
+
+import mlx.core as mx
+import numpy as np
+
+from gptoss_mlx.config import ModelConfig
+
+
+def inverse_frequencies(config: ModelConfig) -> np.ndarray:
+    """[D / 2] float32, in the float32 steps of the reference: at position 5,000 one unit in the last place is 3e-4 rad."""
+    dim, base, yarn = config.head_dim, config.rope_theta, config.rope_scaling
+    frequency = (base ** (np.arange(0, dim, 2) / dim)).astype(np.float32)
+
+    def dimension_of(rotations: float) -> float:
+        """Where a dimension turns ``rotations`` times over the original context."""
+        return dim * math.log(yarn.original_max_position_embeddings / (rotations * 2 * math.pi)) / (2 * math.log(base))
+
+    low = max(dimension_of(yarn.beta_fast), 0.0)
+    high = min(dimension_of(yarn.beta_slow), dim - 1.0)
+    if low == high:
+        high += 0.001
+    ramp = np.clip((np.arange(dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    extrapolated = np.float32(1) - ramp
+    inverse = np.float32(1) / (np.float32(yarn.factor) * frequency) * (1 - extrapolated) + 1 / frequency * extrapolated
+    return inverse.astype(np.float32)
+
+
+def attention_scale(config: ModelConfig) -> float:
+    """1 / sqrt(D) times the square of YaRN's concentration, 0.1 ln(factor) + 1."""
+    factor = config.rope_scaling.factor
+    concentration = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+    return config.head_dim**-0.5 * concentration**2
+
+
+def tables(inverse: mx.array, start: int, length: int) -> tuple[mx.array, mx.array]:
+    """cos and sin, each [L, D / 2] float32, for ``length`` positions from ``start``.
+
+    Made once per forward pass and read by every layer.
+    """
+    angles = mx.arange(start, start + length, dtype=mx.float32)[:, None] * inverse[None]
+    return mx.cos(angles), mx.sin(angles)

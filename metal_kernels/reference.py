@@ -1,0 +1,205 @@
+"""The decoder's operations in plain MLX: one function for each that has, or will have, a Metal body.
+
+They run the CPU backend and are what the shaders are held to. Arrays in, arrays out: nothing here knows a layer, a cache
+or a file. Shapes: B batch, L length, T = B * L rows, H hidden, I intermediate, N query heads, M key/value heads,
+D head_dim, E experts, K experts per token, S slots, V vocabulary.
+
+The residual stream is float32 throughout; products run in the dtype of their weights.
+"""
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from metal_kernels import cpu_experts
+
+SWIGLU_ALPHA = 1.702
+"""The sigmoid's slope in gpt-oss's SwiGLU: fixed in the reference implementation, absent from configs."""
+
+MANY_ROWS = 4
+"""From this many rows on, a quantized product on the CPU backend costs more than decoding the weight once."""
+
+
+class Dense(NamedTuple):
+    """A linear layer. ``weight`` is [R, C] of a float type, or [R, C / 4] uint32 with affine ``scales`` and ``biases``
+    [R, C / 64] (8 bits, group 64). ``bias`` is [R] or absent."""
+
+    weight: mx.array
+    bias: mx.array | None = None
+    scales: mx.array | None = None
+    biases: mx.array | None = None
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """What its input is cast to."""
+        return self.weight.dtype if self.scales is None else self.scales.dtype
+
+
+class Experts(NamedTuple):
+    """One projection of all experts in MXFP4: ``weight`` [S, R, C / 8] uint32, ``scales`` [S, R, C / 32] uint8 and
+    ``bias`` [S, R]. S counts slots: where an expert lies is looked up, never assumed."""
+
+    weight: mx.array
+    scales: mx.array
+    bias: mx.array
+
+
+def on_cpu() -> bool:
+    """Whether arrays are computed by MLX's CPU backend, which groups nothing and decodes weights row by row."""
+    return mx.default_device().type == mx.DeviceType.cpu
+
+
+def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+    """[..., H] float32, normalised in float32."""
+    return mx.fast.rms_norm(x, weight, eps)
+
+
+def dense(x: mx.array, layer: Dense) -> mx.array:
+    """[..., C] to [..., R] in the layer's dtype."""
+    x = x.astype(layer.dtype)
+    if layer.scales is None:
+        out = x @ layer.weight.T
+    elif on_cpu() and x.size // x.shape[-1] >= MANY_ROWS:
+        out = x @ mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=64, bits=8).T
+    else:
+        out = mx.quantized_matmul(x, layer.weight, layer.scales, layer.biases, group_size=64, bits=8)
+    return out if layer.bias is None else out + layer.bias
+
+
+def embed(tokens: mx.array, table: Dense) -> mx.array:
+    """[B, L] token ids to [B, L, H] float32. Only the rows asked for are read or decoded."""
+    rows = table.weight[tokens]
+    if table.scales is not None and table.biases is not None:
+        rows = mx.dequantize(rows, table.scales[tokens], table.biases[tokens], group_size=64, bits=8)
+    return rows.astype(mx.float32)
+
+
+def rope(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Rotate halves: dimension i pairs with i + D / 2. x [B, N, L, D]; cos, sin [L, D / 2] float32."""
+    first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
+    rotated = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def norm_qkv_rope(
+    x: mx.array, norm: mx.array, eps: float, qkv: Dense, cos: mx.array, sin: mx.array, heads: int, kv_heads: int
+) -> tuple[mx.array, mx.array, mx.array]:
+    """x [B, L, H] to q [B, N, L, D] and k, v [B, M, L, D], q and k rotated. qkv rows: all of q, then k, then v."""
+    B, L, _ = x.shape
+    out = dense(rms_norm(x, norm, eps), qkv).reshape(B, L, heads + 2 * kv_heads, -1).transpose(0, 2, 1, 3)
+    q, k, v = out[:, :heads], out[:, heads : heads + kv_heads], out[:, heads + kv_heads :]
+    return rope(q, cos, sin), rope(k, cos, sin), v
+
+
+def attention(
+    q: mx.array, k: mx.array, v: mx.array, sinks: mx.array, scale: float, window: int | None = None
+) -> mx.array:
+    """Softmax attention with one sink logit per query head, [B, L, N * D].
+
+    q [B, N, L, D] are the last L of the P positions k, v [B, M, P, D] hold. Query i sees key j iff
+    ``0 <= i - j < window``, counted in positions: ``window`` keys with its own; None means all before it.
+    """
+    B, N, L, D = q.shape
+    P = k.shape[2]
+    mask: mx.array | str | None = None
+    if window is not None and P > window:
+        age = (mx.arange(L) + (P - L))[:, None] - mx.arange(P)[None]
+        mask = (age >= 0) & (age < window)
+    elif L > 1:
+        mask = "causal"
+    out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask, sinks=sinks.astype(q.dtype))
+    return out.transpose(0, 2, 1, 3).reshape(B, L, N * D)
+
+
+def output_residual(attended: mx.array, o: Dense, residual: mx.array) -> mx.array:
+    """attended [B, L, N * D], projected and added to residual [B, L, H] float32."""
+    return residual + dense(attended, o)
+
+
+def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense) -> tuple[mx.array, mx.array]:
+    """x [T, H] to its normed rows [T, H] and the raw router logits [T, E], both float32."""
+    normed = rms_norm(x, norm, eps)
+    return normed, dense(normed, router)
+
+
+def top_experts(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
+    """Router logits [T, E] to expert ids [T, K] and weights [T, K] float32, softmax over the chosen only.
+
+    In falling order of the logit; equal logits go to the lower id.
+    """
+    chosen = mx.argsort(-logits, axis=-1)[:, :k]
+    return chosen, mx.softmax(mx.take_along_axis(logits, chosen, axis=-1), axis=-1, precise=True)
+
+
+def swiglu(gate_up: mx.array, limit: float) -> mx.array:
+    """[..., 2I] with gate and linear in turn to [..., I]. The gate is clamped above only."""
+    gate, linear = gate_up[..., 0::2], gate_up[..., 1::2]
+    gate, linear = mx.minimum(gate, limit), mx.clip(linear, -limit, limit)
+    return gate * mx.sigmoid(SWIGLU_ALPHA * gate) * (linear + 1)
+
+
+def expert_gate_up(
+    normed: mx.array, logits: mx.array, slots: mx.array, experts: Experts, k: int, limit: float
+) -> mx.array:
+    """normed [T, H] through the K experts each row's logits [T, E] choose, biased and activated: [T, K, I].
+
+    ``slots`` [E] int32 tells in which slot an expert lies. For few rows: reads an expert once per row that wants it.
+    """
+    slot = slots[top_experts(logits, k)[0]]
+    out = _gather(normed[:, None, None].astype(experts.bias.dtype), experts, slot)
+    return swiglu(out.squeeze(-2) + experts.bias[slot], limit)
+
+
+def expert_down_residual(
+    activated: mx.array, logits: mx.array, slots: mx.array, experts: Experts, residual: mx.array
+) -> mx.array:
+    """activated [T, K, I] through the same experts, biased, weighted, summed and added to residual [T, H] float32."""
+    chosen, weights = top_experts(logits, activated.shape[1])
+    slot = slots[chosen]
+    out = _gather(activated[:, :, None], experts, slot).squeeze(-2) + experts.bias[slot]
+    return residual + (out.astype(mx.float32) * weights[..., None]).sum(axis=1)
+
+
+def expert_mlp_grouped(
+    normed: mx.array,
+    logits: mx.array,
+    slots: mx.array,
+    gate_up: Experts,
+    down: Experts,
+    residual: mx.array,
+    k: int,
+    limit: float,
+) -> mx.array:
+    """Both expert projections for many rows, [T, H]: rows are sorted by expert, so each weight is read once."""
+    T, H = normed.shape
+    chosen, weights = top_experts(logits, k)
+    flat = slots[chosen].reshape(-1)
+    order = mx.argsort(flat)
+    slot, rows = flat[order], normed[order // k].astype(gate_up.bias.dtype)
+    if on_cpu():
+        out = cpu_experts.product(rows, slot, gate_up.weight, gate_up.scales) + gate_up.bias[slot]
+        out = cpu_experts.product(swiglu(out, limit), slot, down.weight, down.scales) + down.bias[slot]
+    else:
+        out = _gather(rows[:, None], gate_up, slot, sorted_indices=True).squeeze(-2) + gate_up.bias[slot]
+        out = _gather(swiglu(out, limit)[:, None], down, slot, sorted_indices=True).squeeze(-2) + down.bias[slot]
+    out = out[mx.argsort(order)].reshape(T, k, H)
+    return residual + (out.astype(mx.float32) * weights[..., None]).sum(axis=1)
+
+
+def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
+    """x [..., H] to vocabulary logits [..., V]."""
+    return dense(rms_norm(x, norm, eps), head)
+
+
+def _gather(x: mx.array, experts: Experts, slot: mx.array, sorted_indices: bool = False) -> mx.array:
+    return mx.gather_qmm(
+        x,
+        experts.weight,
+        experts.scales,
+        rhs_indices=slot,
+        transpose=True,
+        group_size=32,
+        bits=4,
+        mode="mxfp4",
+        sorted_indices=sorted_indices,
+    )

@@ -1,0 +1,76 @@
+"""transformers' GptOssForCausalLM in float32 with eager attention: the numeric oracle.
+
+Runs in the oracle environment. Imports none of our packages: MXFP4 is decoded here by table, from its definition.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import GptOssConfig, GptOssForCausalLM
+
+from tests.support.checkpoints import from_bf16
+
+FP4 = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0], np.float32)
+
+
+def load(folder: Path) -> GptOssForCausalLM:
+    """The reference model of a Hugging Face checkpoint folder, all float32."""
+    raw = json.loads((folder / "config.json").read_text())
+    for key in ("quantization_config", "pad_token_id", "eos_token_id"):  # the ids may lie outside a small vocabulary
+        raw.pop(key, None)
+    config = GptOssConfig(**raw, pad_token_id=None, eos_token_id=None, attn_implementation="eager")
+    with torch.device("meta"):
+        model = GptOssForCausalLM(config)
+    for path in sorted(folder.glob("*.safetensors")):
+        model.load_state_dict(dict(_float32(path)), strict=False, assign=True)
+    # Rotary frequencies are no parameters: built again, off the meta device.
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    left = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if left:
+        sys.exit(f"{folder}: the reference model lacks {left[:3]}")
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model: GptOssForCausalLM, tokens: list[int], rows: np.ndarray) -> np.ndarray:
+    """[len(rows), V] float32 at the positions in ``rows``, from one whole pass."""
+    hidden = model.model(torch.tensor([tokens]), use_cache=False).last_hidden_state[0]
+    return model.lm_head(hidden[torch.from_numpy(rows)]).numpy()
+
+
+def _float32(path: Path):
+    """(name, float32 tensor) of one shard, experts decoded and transposed as transformers holds them."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    data = np.memmap(path, np.uint8, "r", offset=8 + size)
+
+    def read(name: str) -> np.ndarray:
+        entry = header[name]
+        start, stop = entry["data_offsets"]
+        return data[start:stop].view({"BF16": np.uint16, "F32": np.float32, "U8": np.uint8}[entry["dtype"]]).reshape(
+            entry["shape"]
+        )
+
+    for name in header:
+        if name.endswith("_blocks"):
+            base = name.removesuffix("_blocks")
+            yield base, torch.from_numpy(_decode(read(name), read(f"{base}_scales")))
+        elif not name.endswith("_scales"):
+            values = read(name)
+            yield name, torch.from_numpy(from_bf16(values) if values.dtype == np.uint16 else values.copy())
+
+
+def _decode(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """MXFP4 [E, R, C / 32, 16] and [E, R, C / 32] to float32 [E, C, R]."""
+    E, R, G, _ = blocks.shape
+    out = np.empty((E, G * 32, R), np.float32)
+    for e in range(E):
+        values = np.empty((R, G, 32), np.float32)
+        values[..., 0::2], values[..., 1::2] = FP4[blocks[e] & 15], FP4[blocks[e] >> 4]
+        values *= np.exp2(scales[e].astype(np.float32) - 127)[..., None]
+        out[e] = values.reshape(R, G * 32).T
+    return out
