@@ -46,6 +46,12 @@ class ContextLengthError(GptOssError):
     exit_code = 6
 
 
+class MemoryBudgetError(GptOssError):
+    """What is asked for does not fit the memory allowed."""
+
+    exit_code = 7
+
+
 class HarmonyError(GptOssError):
     """A conversation cannot be written in harmony: a message or function is malformed by its author."""
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import metal_kernels  # noqa: F401, I001  (loads a BLAS before mlx is imported)
 import mlx.core as mx
 
+import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.context import Context
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import MemoryBudgetError, ModelFolderError, UsageError
 from gptoss_mlx.harmony import Tokenizer
-from gptoss_mlx.home import find_model
+from gptoss_mlx.installed import find_model
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.model.weights import load_weights
 from gptoss_mlx.model_folder import ModelFolder
@@ -38,6 +38,11 @@ class Runtime:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        """The checkpoint's vocabulary. Raises ModelFolderError when the folder was converted without one."""
+        if self.folder.tokenizer_path is None:
+            raise ModelFolderError(
+                f"{self.folder.path}: has no tokenizer; put tokenizer.json beside the checkpoint and convert it again"
+            )
         return Tokenizer.load(self.folder.tokenizer_path)
 
     @cached_property
@@ -46,7 +51,7 @@ class Runtime:
 
         Without ``<|call|>`` a model goes on and invents the tool's result.
         """
-        special = self.tokenizer.special
+        special = self.tokenizer.special if self.folder.tokenizer_path else {}
         stops = {special[marker] for marker in STOP_MARKERS if marker in special}
         own = self.folder.generation.get("eos_token_id", [])
         stops |= {own} if isinstance(own, int) else set(own)

@@ -102,7 +102,7 @@ def attention(
     B, N, L, D = q.shape
     P = k.shape[2]
     mask: mx.array | str | None = None
-    if window is not None and P > window:
+    if window is not None and window < P:
         age = (mx.arange(L) + (P - L))[:, None] - mx.arange(P)[None]
         mask = (age >= 0) & (age < window)
     elif L > 1:

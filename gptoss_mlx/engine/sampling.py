@@ -26,7 +26,9 @@ class Sampling:
             if not fine:
                 raise UsageError(f"{name} is {value}; it must be {range_}")
 
-        need(math.isfinite(self.temperature) and 0 <= self.temperature <= 100, "temperature", self.temperature, "0..100")
+        need(
+            math.isfinite(self.temperature) and 0 <= self.temperature <= 100, "temperature", self.temperature, "0..100"
+        )
         need(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         need(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
         need(0 <= self.min_p <= 1, "min_p", self.min_p, "0 (off) to 1")

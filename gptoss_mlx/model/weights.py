@@ -53,9 +53,7 @@ def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int],
         has = names.__contains__
         bias = array(f"{name}.bias", to) if has(f"{name}.bias") else None
         if has(f"{name}.scales"):
-            return Dense(
-                array(f"{name}.weight"), bias, array(f"{name}.scales", to), array(f"{name}.biases", to)
-            )
+            return Dense(array(f"{name}.weight"), bias, array(f"{name}.scales", to), array(f"{name}.biases", to))
         return Dense(array(f"{name}.weight", to), bias)
 
     def experts(name: str) -> Experts:

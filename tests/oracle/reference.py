@@ -51,8 +51,10 @@ def _float32(path: Path):
     def read(name: str) -> np.ndarray:
         entry = header[name]
         start, stop = entry["data_offsets"]
-        return data[start:stop].view({"BF16": np.uint16, "F32": np.float32, "U8": np.uint8}[entry["dtype"]]).reshape(
-            entry["shape"]
+        return (
+            data[start:stop]
+            .view({"BF16": np.uint16, "F32": np.float32, "U8": np.uint8}[entry["dtype"]])
+            .reshape(entry["shape"])
         )
 
     for name in header:

@@ -12,6 +12,4 @@ if __name__ == "__main__":
     checkpoint, out, name = sys.argv[1:]
     case = next(case for case in ALL_CASES if case.name == name)
     model = reference.load(Path(checkpoint))
-    np.savez(
-        out, **{str(n): reference.logits(model, case.tokens(n), sampled_rows(n)) for n in case.lengths}
-    )
+    np.savez(out, **{str(n): reference.logits(model, case.tokens(n), sampled_rows(n)) for n in case.lengths})

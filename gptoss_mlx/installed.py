@@ -1,0 +1,47 @@
+"""From a model's name to its folder: a folder's path, a name under ``home.models_dir``, or a Hub id.
+
+Knows names and paths; opens nothing.
+"""
+
+import re
+from pathlib import Path
+
+from gptoss_mlx.errors import ModelNotInstalledError
+from gptoss_mlx.home import models_dir
+
+HUB_IDS = {"20b": "openai/gpt-oss-20b", "120b": "openai/gpt-oss-120b"}
+
+
+def find_model(model: str | Path) -> Path:
+    """The folder of an installed model. Raises ModelNotInstalledError, with the commands that install it."""
+    text = str(model)
+    if isinstance(model, Path) or "/" in text or text.startswith((".", "~")):
+        path = Path(text).expanduser()
+        if path.is_dir():
+            return path
+    name = {hub.lower(): name for name, hub in HUB_IDS.items()}.get(text.lower(), text)
+    installed = models_dir() / name
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and installed.is_dir():
+        return installed
+    if name == text and Path(text).is_dir():
+        return Path(text)
+    raise ModelNotInstalledError(_remedy(name, text))
+
+
+def installed_models() -> list[str]:
+    """Names under ``models_dir``, sorted."""
+    folder = models_dir()
+    found = (path.name for path in folder.iterdir() if (path / "manifest.json").is_file()) if folder.is_dir() else ()
+    return sorted(found)
+
+
+def _remedy(name: str, text: str) -> str:
+    if name == "tiny":
+        return "the model 'tiny' is not installed; run: gptoss-mac convert tiny"
+    if hub := HUB_IDS.get(name):
+        return (
+            f"the model '{name}' is not installed; run: pip install huggingface_hub && hf download {hub} "
+            f"--exclude 'original/*' 'metal/*' --local-dir gpt-oss-{name} && gptoss-mac convert gpt-oss-{name}"
+        )
+    known = ", ".join([*installed_models(), *(n for n in HUB_IDS if n not in installed_models())])
+    return f"no model '{text}': neither a folder nor an installed name; known are {known}"
