@@ -124,9 +124,9 @@ def load(
 ) -> Runtime:
     """Load a model by name, folder or Hub id.
 
-    ``dtype`` is that of activations and dense weights, "float32" or "bfloat16"; by default bfloat16 on Metal and float32
-    on the CPU backend, whose bf16 kernels are eight times slower and 2% off. ``memory_budget`` bounds the weights'
-    bytes. ``progress`` is told (bytes read, total). Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
+    ``dtype`` is that of activations and dense weights, "float32" or "bfloat16"; by default bfloat16 on Metal, and
+    float32 on the CPU backend, whose bf16 kernels are eight times slower and 2% off. ``memory_budget`` bounds the
+    weights' bytes. ``progress`` is told (bytes read, total). Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
     """
     folder = ModelFolder.open(find_model(model))
     chosen = _dtype(dtype)

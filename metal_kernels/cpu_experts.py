@@ -15,7 +15,7 @@ CODES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, 
 
 
 def _four_codes() -> np.ndarray:
-    """Two bytes to four float32 values, lowest nibble first, as one 16-byte element so that ``take`` moves them whole."""
+    """Two bytes to four float32 values, lowest nibble first, in one 16-byte element: ``take`` moves it whole."""
     words = np.arange(1 << 16, dtype=np.uint32)
     values = np.stack([CODES[(words >> shift) & 15] for shift in (0, 4, 8, 12)], axis=-1)
     return values.view(np.complex128)[:, 0]

@@ -1,7 +1,7 @@
 """The decoder's operations in plain MLX: one function for each that has, or will have, a Metal body.
 
-They run the CPU backend and are what the shaders are held to. Arrays in, arrays out: nothing here knows a layer, a cache
-or a file. Shapes: B batch, L length, T = B * L rows, H hidden, I intermediate, N query heads, M key/value heads,
+They run the CPU backend and are what the shaders are held to. Arrays in, arrays out: nothing here knows a layer, a
+cache or a file. Shapes: B batch, L length, T = B * L rows, H hidden, I intermediate, N query heads, M key/value heads,
 D head_dim, E experts, K experts per token, S slots, V vocabulary.
 
 The residual stream is float32 throughout; products run in the dtype of their weights.

@@ -1,6 +1,6 @@
 """Choosing the next token from logits: temperature first, then top-k, top-p and min-p, then one draw."""
 
-import math
+import secrets
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -22,21 +22,19 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        def need(fine: bool, name: str, value: object, range_: str) -> None:
+        def need(fine: bool, name: str, allowed: str) -> None:
             if not fine:
-                raise UsageError(f"{name} is {value}; it must be {range_}")
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be {allowed}")
 
-        need(
-            math.isfinite(self.temperature) and 0 <= self.temperature <= 100, "temperature", self.temperature, "0..100"
-        )
-        need(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        need(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
-        need(0 <= self.min_p <= 1, "min_p", self.min_p, "0 (off) to 1")
+        need(0 <= self.temperature <= 100, "temperature", "from 0 to 100")
+        need(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
+        need(self.top_k >= 0, "top_k", "0 (off) or more")
+        need(0 <= self.min_p <= 1, "min_p", "from 0 (off) to 1")
 
     def first_key(self) -> mx.array:
         """The random state of the first draw: the seed's, or one that differs at each call."""
-        seed = mx.random.randint(0, 1 << 31, (), dtype=mx.int32).item() if self.seed is None else self.seed
-        return mx.random.key(int(seed) & (1 << 64) - 1)
+        seed = secrets.randbits(64) if self.seed is None else self.seed
+        return mx.random.key(seed & (1 << 64) - 1)
 
 
 def sample(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:

@@ -13,7 +13,7 @@ from gptoss_mlx.config import ModelConfig
 
 
 def inverse_frequencies(config: ModelConfig) -> np.ndarray:
-    """[D / 2] float32, in the float32 steps of the reference: at position 5,000 one unit in the last place is 3e-4 rad."""
+    """[D / 2] float32, in the reference's float32 steps: at position 5,000 a unit in the last place is 3e-4 rad."""
     dim, base, yarn = config.head_dim, config.rope_theta, config.rope_scaling
     frequency = (base ** (np.arange(0, dim, 2) / dim)).astype(np.float32)
 

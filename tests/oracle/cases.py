@@ -1,4 +1,4 @@
-"""What is compared with transformers: sizes, seeds and token ids. Imports nothing of ours but the random checkpoints."""
+"""What is compared with transformers: sizes, seeds and token ids. Imports none of the packages under test."""
 
 from dataclasses import dataclass
 
