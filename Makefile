@@ -35,5 +35,16 @@ format: $(VENV)/.ready
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# Live, beside transformers; writes nothing.
+oracle: $(VENV)/.ready $(ORACLE_VENV)/.ready
+	$(VENV)/bin/python -m tests.oracle.live $(ORACLE_VENV)/bin/python
+
+# The only thing that writes tests/data/goldens.
+goldens: $(ORACLE_VENV)/.ready
+	$(ORACLE_VENV)/bin/python -m tests.oracle.write_goldens
+
+compare: $(VENV)/.ready
+	$(VENV)/bin/python -m tests.oracle.compare_mlx_lm
+
 clean:
 	rm -rf $(VENV) $(ORACLE_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

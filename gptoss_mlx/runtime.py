@@ -126,7 +126,8 @@ def load(
 
     ``dtype`` is that of activations and dense weights, "float32" or "bfloat16"; by default bfloat16 on Metal, and
     float32 on the CPU backend, whose bf16 kernels are eight times slower and 2% off. ``memory_budget`` bounds the
-    weights' bytes. ``progress`` is told (bytes read, total). Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
+    weights' bytes. ``progress`` is told (bytes read, total). Raises ModelNotInstalledError, ModelFolderError,
+    MemoryBudgetError.
     """
     folder = ModelFolder.open(find_model(model))
     chosen = _dtype(dtype)

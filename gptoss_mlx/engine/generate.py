@@ -41,7 +41,7 @@ def generate(
                 x = context.model(token[:, None], context.cache)
                 following = sample(context.model.logits(x)[:, 0], sampling, draw)
                 mx.async_eval(following, context.cache.arrays())
-            value = token.tolist()[0]
+            value = int(token.item())  # type: ignore[arg-type]
             if following is not None:
                 context.ids.append(value)
         yield value

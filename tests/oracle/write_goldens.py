@@ -1,0 +1,34 @@
+"""``make goldens``: the reference's logits at sampled positions, for ``make test`` to compare with.
+
+Runs in the oracle environment and imports none of the packages under test. ``SHA256SUMS`` lists every golden file, so
+that one that was changed by anything but this is noticed.
+"""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tests.oracle import reference
+from tests.oracle.cases import GOLDEN_CASES, sampled_rows
+from tests.support.checkpoints import write_checkpoint
+
+GOLDENS = Path(__file__).parent.parent / "data" / "goldens"
+
+
+def write_sums() -> None:
+    files = sorted(path for path in GOLDENS.iterdir() if path.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    (GOLDENS / "SHA256SUMS").write_text("".join(lines))
+
+
+if __name__ == "__main__":
+    GOLDENS.mkdir(parents=True, exist_ok=True)
+    for case in GOLDEN_CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            model = reference.load(write_checkpoint(Path(folder), case.sizes, seed=case.seed))
+        rows = {str(n): reference.logits(model, case.tokens(n), sampled_rows(n)) for n in case.lengths}
+        np.savez(GOLDENS / f"logits-{case.name}.npz", **rows)
+        print(f"{case.name}: {', '.join(f'{n} tokens, {len(r)} rows' for n, r in rows.items())}")
+    write_sums()
