@@ -6,7 +6,7 @@ ORACLE_VENV ?= .venv-oracle
 # A rolling index lists releases newer than the tested ones, so the oracle's versions are pinned.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 
-.PHONY: test check format oracle goldens goldens-harmony compare clean
+.PHONY: test test-20b check format oracle goldens goldens-harmony compare clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,10 @@ $(ORACLE_VENV)/.ready: Makefile
 
 test: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest
+
+# Conversion at published shapes: 6 GB of disk, minutes.
+test-20b: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest -s -m slow tests/convert/test_20b_shapes.py
 
 check: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

@@ -60,7 +60,7 @@ def _check_space(destination: Path, needed: int) -> None:
     free = shutil.disk_usage(destination.parent).free
     if free < needed:
         raise StorageError(
-            f"{destination}: needs {needed / 1e9:,.2f} GB, {free / 1e9:,.2f} GB are free; free some space or use --out"
+            f"{destination}: needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; free some space or use --out"
         )
 
 

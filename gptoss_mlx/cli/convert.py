@@ -58,6 +58,8 @@ def _show(report: "Report", named: bool) -> None:
     table.add_row("Written", f"{decimal(report.bytes_written)}, {report.tensors} tensors")
     table.add_row("Time", f"{report.seconds:.1f} s")
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 1000  # a path in a log stays in one piece
     console.print(table)
     if report.tokenizer is None:
         console.print(

@@ -1,0 +1,78 @@
+"""``gptoss-mac convert`` as a shell sees it."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gptoss_mlx.model_folder import ModelFolder
+from tests.support.checkpoints import SMALL, write_checkpoint
+from tests.support.cli import run_cli
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("source") / "gpt-oss-20b", SMALL | {"num_hidden_layers": 1})
+
+
+def test_piped_output_is_plain_lines(checkpoint, tmp_path):
+    code, out, err = run_cli("convert", checkpoint, "--out", tmp_path / "my model")
+    assert code == 0
+    assert "\x1b" not in out + err
+    assert "\r" not in out + err
+    assert err.startswith("Converting: 100%, 1.0 MB of 1.0 MB, ")
+    rows = dict(line.strip().split("  ", 1) for line in out.splitlines() if "  " in line.strip())
+    assert rows["Model folder"].strip() == str(tmp_path / "my model")
+    assert rows["Source layout"].strip() == "Hugging Face"
+    assert rows["Dense"].strip() == "q8"
+    assert out.splitlines()[-1] == f"Next: gptoss-mac chat '{tmp_path / 'my model'}'"
+
+
+def test_a_terminal_gets_a_bar_with_bytes_and_rate(checkpoint, tmp_path):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "gptoss_mlx.cli", "convert", str(checkpoint), "--out", str(tmp_path / "model")]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # how Linux says that the other side is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert child.wait() == 0
+    assert b"\x1b[" in shown
+    assert b"Converting" in shown
+    assert b"1.0/1.0 MB" in shown
+    assert b"MB/s" in shown
+
+
+def test_without_out_the_model_goes_under_the_home_by_name(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path / "home"))
+    code, out, _ = run_cli("convert", checkpoint, "--dense", "bf16")
+    assert code == 0
+    assert ModelFolder.open(tmp_path / "home" / "models" / "20b").quantization["dense"] == "bf16"
+    assert out.splitlines()[-1] == "Next: gptoss-mac chat 20b"
+
+
+def test_a_model_without_a_tokenizer_says_so(tmp_path):
+    source = write_checkpoint(tmp_path / "original", SMALL | {"num_hidden_layers": 1}, "original")
+    code, out, _ = run_cli("convert", source, "--out", tmp_path / "model")
+    assert code == 0
+    assert "The checkpoint has no tokenizer.json, and its vocabulary of 512 is too small" in out
+    assert "Next:" not in out
+
+
+def test_an_unknown_dense_format_is_a_usage_error(checkpoint, tmp_path):
+    code, _, err = run_cli("convert", checkpoint, "--out", tmp_path / "model", "--dense", "q4")
+    assert code == 2
+    assert "q4" in err

@@ -1,0 +1,33 @@
+"""Where models live and what they are called."""
+
+from pathlib import Path
+
+import pytest
+
+from gptoss_mlx.home import model_name, models_dir
+
+
+def test_models_live_under_the_environments_choice_or_the_cache(monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", "/somewhere")
+    assert models_dir() == Path("/somewhere/models")
+    monkeypatch.delenv("GPTOSS_MAC_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert models_dir() == Path("/home/me/.cache/gptoss-mac/models")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("/models/gpt-oss-20b", "20b"),
+        ("/models/gpt-oss-20b/", "20b"),
+        ("/models/gpt-oss-120b/original", "120b"),
+        ("/hub/models--openai--gpt-oss-20b/snapshots/6cee5e81ee83917806bbde320786a8fb61efebee", "20b"),
+        ("/hub/models--openai--gpt-oss-120b/snapshots/abc/original", "120b"),
+        ("/models/my finetune (v2)", "my-finetune-v2"),
+        ("/models/gpt-oss-20b-finetuned", "gpt-oss-20b-finetuned"),
+        ("/models/..hidden", "hidden"),
+        ("/", "model"),
+    ],
+)
+def test_a_model_is_named_after_its_checkpoint(source, name):
+    assert model_name(Path(source)) == name
