@@ -33,7 +33,7 @@ check: $(VENV)/.ready
 goldens: goldens-harmony
 
 goldens-harmony: $(ORACLE_VENV)/.ready
-	$(ORACLE_VENV)/bin/python tests/oracle/write_harmony_goldens.py
+	$(ORACLE_VENV)/bin/python -m tests.oracle.write_harmony_goldens
 
 format: $(VENV)/.ready
 	$(VENV)/bin/ruff check --fix .

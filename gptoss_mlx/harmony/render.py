@@ -27,7 +27,13 @@ def render_messages(messages: Iterable[Message], tokenizer: Tokenizer) -> list[i
     """These messages and nothing else: no thought is dropped, no reply begun. Raises HarmonyError."""
     messages = list(messages)
     functions = any(isinstance(message.content, Developer) and message.content.functions for message in messages)
-    return [id for message in messages for id in _message(message, tokenizer, functions)]
+    ids: list[int] = []
+    for i, message in enumerate(messages):
+        if message.ids and message.ids[0] != tokenizer.special["<|start|>"] and (i == 0 or messages[i - 1].ids is None):
+            # The model wrote it on from a message without an end, which has been dropped since.
+            ids += reply_start(tokenizer)
+        ids += _message(message, tokenizer, functions)
+    return ids
 
 
 def _message(message: Message, tokenizer: Tokenizer, functions: bool) -> list[int]:

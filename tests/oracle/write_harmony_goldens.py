@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.support.harmony_streams import MALFORMED, encode, streams
+
 ROOT = Path(__file__).parent.parent.parent
 RANKS = ROOT / "gptoss_mlx/harmony/o200k_base.tiktoken.xz"
 TARGET = ROOT / "tests/data/harmony"
@@ -317,6 +319,23 @@ def strings(oracle, count):
         yield {"text": value, "ids": oracle.encode(value, disallowed_special=())}
 
 
+def parsed_streams(oracle, count):
+    """What openai-harmony's parser, at its most lenient, makes of each shape; ``messages`` is null where it raises."""
+    from openai_harmony import HarmonyError, Role
+
+    special = {text: oracle.encode(text, allowed_special="all")[0] for text in oracle.special_tokens_set}
+    for kind in ["well formed", "cut off", *MALFORMED]:
+        for stream in streams(kind, count):
+            ids = encode(stream.pieces, special, lambda text: oracle.encode(text, disallowed_special=()))
+            ids = [special["<|return|>"] if id == special["<|endoftext|>"] else id for id in ids]
+            try:
+                parsed = oracle.parse_messages_from_completion_tokens(ids, Role.ASSISTANT, strict=False)
+                messages = [[m.channel, m.recipient, "".join(part.text for part in m.content)] for m in parsed]
+            except HarmonyError:
+                messages = None
+            yield {"kind": kind, "ids": ids, "messages": messages}
+
+
 def write(name, rows):
     content = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
     packed = lzma.compress(content.encode(), preset=9 | lzma.PRESET_EXTREME)
@@ -335,6 +354,7 @@ def main():
         oracle = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
     sums = [
         write("strings.jsonl.xz", list(strings(oracle, 600))),
+        write("streams.jsonl.xz", list(parsed_streams(oracle, 60))),
         write("conversations.jsonl.xz", list(conversations(oracle, 256))),
     ]
     (TARGET / "SHA256SUMS").write_text("".join(sums))

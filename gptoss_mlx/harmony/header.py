@@ -1,0 +1,66 @@
+"""What stands between ``<|start|>`` and ``<|message|>``, read leniently: every shape models have been seen to write.
+
+The well-formed ones are ``assistant to=functions.f<|channel|>commentary <|constrain|>json`` and the same with the
+recipient behind the channel. Knows text and the markers inside a header; knows neither ids nor bodies.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gptoss_mlx.harmony.messages import Message, Role
+
+_ROLE = re.compile(r"\s*(assistant|user|system|developer)(?::([^\s<>|]+))?")
+_TOOL = re.compile(r"\s*(?:([^\s<>|]+)(?=\s+to=assistant)|(functions\.[^\s<>|{]+))")
+_CHANNEL = re.compile(r"\s*(analysis|commentary|final)")
+_RECIPIENT = re.compile(r"\s*(?:to=\s*|(?<!\S)(?=functions\.))([^\s<>|{]+)")
+_TYPE = re.compile(r"\s*\b(json|code)\b")
+_WORD = re.compile(r'\s*([^\s<>|{["]+)')
+_LOOK_ALIKE = re.compile(r"<\|(channel|constrain)\|>")
+
+
+class Part(NamedTuple):
+    """A marker, ``""`` where the header begins without one, and the text behind it."""
+
+    marker: str
+    text: str
+
+
+def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str | None = None) -> tuple[Message, str]:
+    """The message a header announces, its content still empty, and the text that is no part of the header.
+
+    ``whole`` says that ``<|message|>`` came. Then words without a meaning may stand anywhere, and markers spelled out
+    in ordinary text count as markers. Otherwise the body began unannounced, and the text returned is its beginning.
+    ``begun`` says that ``<|start|>`` came, so that a role must follow. ``channel`` holds if the header names none.
+    """
+    if whole:
+        parts = [piece for part in parts for piece in _split_look_alikes(part)]
+    role: Role = "assistant"
+    name = recipient = content_type = None
+    constrained = False
+    rest = ""
+    for marker, text in parts:
+        if not marker and (begun or whole):
+            if found := _ROLE.match(text):
+                role, name, text = found[1], found[2], text[found.end() :]  # type: ignore[assignment]
+            elif found := _TOOL.match(text):
+                role, name, text = "tool", found[1] or found[2], text[found.end() :]
+        if (marker == "channel" or (whole and not marker)) and (found := _CHANNEL.match(text)):
+            channel, text = found[1], text[found.end() :]
+        elif marker == "channel" and whole and (found := _WORD.match(text)) and not found[1].startswith("to="):
+            channel, text = channel or found[1], text[found.end() :]
+        if found := (_RECIPIENT.search if whole else _RECIPIENT.match)(text):
+            recipient, text = recipient or found[1], text[: found.start()] + text[found.end() :]
+        if marker == "constrain" and (found := _WORD.match(text)):
+            content_type, constrained, text = found[1], True, text[found.end() :]
+        elif marker and (found := (_TYPE.search if whole else _TYPE.match)(text)):
+            content_type, text = content_type or found[1], text[: found.start()] + text[found.end() :]
+        rest += text
+    if role == "assistant" and recipient in ("all", "user", "assistant"):
+        recipient = None
+    return Message(role, "", name, recipient, channel, content_type, constrained), rest.lstrip()
+
+
+def _split_look_alikes(part: Part) -> list[Part]:
+    first, *others = _LOOK_ALIKE.split(part.text)
+    return [Part(part.marker, first), *map(Part, others[::2], others[1::2])]

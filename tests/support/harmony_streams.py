@@ -1,0 +1,210 @@
+"""Replies a model might write: well-formed ones, and every malformed shape that has been seen.
+
+Imports nothing of ours, so that the oracle reads the same ones. A piece is text, or a marker in a list of its own.
+"""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+START, MESSAGE, CHANNEL, CONSTRAIN = ["<|start|>"], ["<|message|>"], ["<|channel|>"], ["<|constrain|>"]
+END, CALL, RETURN, ENDOFTEXT = ["<|end|>"], ["<|call|>"], ["<|return|>"], ["<|endoftext|>"]
+MARKERS = [START, MESSAGE, CHANNEL, CONSTRAIN, END, CALL, RETURN, ENDOFTEXT]
+
+Piece = str | list[str]
+
+
+class Stream(NamedTuple):
+    """What follows ``<|start|>assistant``, and what has to come out: ``[kind, recipient, text]`` of each message."""
+
+    kind: str
+    pieces: list[Piece]
+    expected: list[list]
+    cut_off: str | None = None
+
+
+TEXTS = [
+    *(
+        "Hello there.",
+        "The answer is 4",
+        "don't\n\n- a\n- b\n",
+        "漢字とかな",
+        "🙂👩‍👩‍👧‍👦 ok",
+        "naïve café",
+        "x < 3 | y > 2",
+        "",
+        " ",
+    ),
+    *("```py\nprint('hi')\n```", "$\\frac{1}{2}$", "e\u0301\u200b", "1234567890", "assistant", "final", "a to=b c"),
+]
+TOOLS = ["functions.get_weather", "functions.f", "functions.Add-2_x", "browser.search", "python", "functions.名前"]
+EXTRA_WORDS = ["please", "now", "the tool", "I will call", "thinking", "ok ok ok"]
+
+
+def arguments(rng: random.Random) -> str:
+    values = ["Paris", 3, -1.5, None, True, "漢字 🙂", {"a": [1, 2]}, [], 'a "b" \\ c', "line\nline", "<|call", "|>"]
+    raw = {rng.choice(["city", "n", "é", "q"]): rng.choice(values) for _ in range(rng.randrange(3))}
+    return json.dumps(raw, ensure_ascii=rng.random() < 0.5, indent=rng.choice([None, None, 2]))
+
+
+def well_formed(rng: random.Random) -> tuple[list[Piece], list]:
+    """One message's pieces, from behind ``assistant``, and what it means."""
+    return rng.choice([answer, call_behind_channel, call_before_channel])(rng)
+
+
+def answer(rng):
+    text = rng.choice(TEXTS)
+    return [CHANNEL, "final", MESSAGE, text, RETURN], ["answer", None, text]
+
+
+def call_behind_channel(rng):
+    tool, body = rng.choice(TOOLS), arguments(rng)
+    return [CHANNEL, f"commentary to={tool} ", CONSTRAIN, "json", MESSAGE, body, CALL], ["call", tool, body]
+
+
+def call_before_channel(rng):
+    tool, body = rng.choice(TOOLS), arguments(rng)
+    return [f" to={tool}", CHANNEL, "commentary ", CONSTRAIN, "json", MESSAGE, body, CALL], ["call", tool, body]
+
+
+def call_on_analysis(rng):
+    tool, body = rng.choice(TOOLS), arguments(rng)
+    how = rng.choice(
+        [[f"analysis to={tool} ", CONSTRAIN, "json"], [f"analysis to={tool} code"], [f"analysis to={tool}"]]
+    )
+    return [CHANNEL, *how, MESSAGE, body, CALL], ["call", tool, body]
+
+
+def json_without_constrain(rng):
+    tool, body = rng.choice(TOOLS), arguments(rng)
+    how = rng.choice([[CHANNEL, f"commentary to={tool} json"], [f" to={tool}", CHANNEL, "commentary json"]])
+    return [*how, MESSAGE, body, CALL], ["call", tool, body]
+
+
+def doubled_start(rng):
+    pieces, meaning = well_formed(rng)
+    return [
+        *rng.choice([[START, "assistant"], [START, "assistant"] * 2, [START, START, "assistant"]]),
+        *pieces,
+    ], meaning
+
+
+def missing_message(rng):
+    tool, body, text = rng.choice(TOOLS), arguments(rng), rng.choice([text for text in TEXTS if text.strip()])
+    if rng.random() < 0.3:
+        return [CHANNEL, "final" + rng.choice(["", " ", "\n"]) + text, RETURN], ["answer", None, text.lstrip()]
+    how = rng.choice(
+        [
+            [CHANNEL, f"commentary to={tool} ", CONSTRAIN, "json" + body],
+            [CHANNEL, f"commentary to={tool} json " + body],
+            [CHANNEL, f"commentary to={tool}" + body],
+            [f" to={tool}", CHANNEL, "commentary ", CONSTRAIN, "json " + body],
+        ]
+    )
+    return [*how, CALL], ["call", tool, body]
+
+
+def final_json(rng):
+    body = arguments(rng)
+    how = rng.choice([["final json"], ["final ", CONSTRAIN, "json"], ["final", CONSTRAIN, "json"]])
+    return [CHANNEL, *how, MESSAGE, body, RETURN], ["answer", None, body]
+
+
+def extra_header_words(rng):
+    tool, body, words = rng.choice(TOOLS), arguments(rng), rng.choice(EXTRA_WORDS)
+    if rng.random() < 0.3:
+        text = rng.choice(TEXTS)
+        return [CHANNEL, f"final {words}", MESSAGE, text, RETURN], ["answer", None, text]
+    how = rng.choice(
+        [
+            [CHANNEL, f"commentary to={tool} {words} ", CONSTRAIN, "json"],
+            [CHANNEL, f"commentary {words} to={tool} ", CONSTRAIN, f"json {words}"],
+            [f" {words} to={tool} {words}", CHANNEL, f"commentary {words}"],
+        ]
+    )
+    return [*how, MESSAGE, body, CALL], ["call", tool, body]
+
+
+def channel_glued_on(rng):
+    tool, body = rng.choice(TOOLS), arguments(rng)
+    how = rng.choice(
+        [
+            [CHANNEL, f"commentary to={tool}<|channel|>commentary"],
+            [CHANNEL, f"analysis to={tool}<|channel|>commentary ", CONSTRAIN, "json"],
+            [f" to={tool}<|channel|>commentary", CONSTRAIN, "json"],
+            [CHANNEL, f"commentary to={tool}", CHANNEL, "commentary ", CONSTRAIN, "json"],
+        ]
+    )
+    return [*how, MESSAGE, body, CALL], ["call", tool, body]
+
+
+def no_channel(rng):
+    tool, body, text = rng.choice(TOOLS), arguments(rng), rng.choice(TEXTS)
+    if rng.random() < 0.4:
+        return [MESSAGE, text, RETURN], ["answer", None, text]
+    return [f" to={tool}", *rng.choice([[], [" ", CONSTRAIN, "json"], [" json"]]), MESSAGE, body, CALL], [
+        "call",
+        tool,
+        body,
+    ]
+
+
+MALFORMED: dict[str, Callable] = {
+    "recipient behind the channel": call_behind_channel,
+    "recipient before the channel": call_before_channel,
+    "call on the analysis channel": call_on_analysis,
+    "json without constrain": json_without_constrain,
+    "doubled start": doubled_start,
+    "missing message": missing_message,
+    "final json": final_json,
+    "extra header words": extra_header_words,
+    "channel glued on": channel_glued_on,
+    "no channel": no_channel,
+}
+
+
+def streams(kind: str, count: int) -> Iterator[Stream]:
+    """``kind`` is one of MALFORMED, "well formed", "cut off", "missing end" or "missing start"."""
+    for i in range(count):
+        rng = random.Random(f"{kind} {i}")
+        before: list[Piece] = []
+        expected = []
+        if rng.random() < 0.6 or kind in ("missing end", "missing start"):
+            text = rng.choice(TEXTS)
+            before, expected = [CHANNEL, "analysis", MESSAGE, text], [["thought", None, text]]
+            before += {
+                "missing end": rng.choice([[START, "assistant"], []]),
+                "missing start": rng.choice([[END, "assistant"], [END]]),
+            }.get(kind, [END, START, "assistant"])
+        if kind == "cut off":
+            yield cut(rng, before, expected)
+            continue
+        # Without <|end|><|start|>assistant only a channel can tell where the next message begins.
+        make = MALFORMED.get(kind) or (rng.choice([answer, call_behind_channel]) if expected else well_formed)
+        pieces, meaning = make(rng)
+        if rng.random() < 0.1 and pieces[-1] in (RETURN, CALL):
+            pieces = [*pieces[:-1], ENDOFTEXT]
+        yield Stream(kind, before + pieces, [*expected, meaning])
+
+
+def cut(rng: random.Random, before: list[Piece], expected: list[list]) -> Stream:
+    """Ends at the token limit: inside a header, or inside a body with some text already there."""
+    pieces, (kind, recipient, body) = rng.choice([well_formed, call_on_analysis, thought])(rng)
+    at_message = pieces.index(MESSAGE)
+    if rng.random() < 0.2:
+        upto = rng.randrange(pieces.index(CHANNEL) + 1, at_message + 1)
+        return Stream("cut off", before + pieces[:upto], expected, "header")
+    shorter = body[: rng.randrange(len(body) + 1)]
+    return Stream(
+        "cut off", [*before, *pieces[: at_message + 1], shorter], [*expected, [kind, recipient, shorter]], kind
+    )
+
+
+def thought(rng):
+    text = rng.choice(TEXTS)
+    return [CHANNEL, "analysis", MESSAGE, text, END], ["thought", None, text]
+
+
+def encode(pieces: list[Piece], special: dict[str, int], encode_text: Callable[[str], list[int]]) -> list[int]:
+    return [id for piece in pieces for id in (encode_text(piece) if isinstance(piece, str) else [special[piece[0]]])]
