@@ -1,0 +1,96 @@
+"""Arrays in and out: numpy arrays, mlx arrays, and bfloat16, which numpy lacks.
+
+A dtype is known by its numpy name, or "bfloat16". mlx is imported only if the caller passed its arrays.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metal_kernels.emulator.errors import CallError
+from metal_kernels.source import METAL_TYPES
+
+FLOATING = {"float16", "bfloat16", "float32"}
+
+
+@dataclass(frozen=True)
+class BFloat16:
+    """A bfloat16 array: its bits, as uint16 of the same shape."""
+
+    bits: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "BFloat16":
+        """Round float values to nearest, ties to even."""
+        u = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16
+        nan = (u & 0x7FFFFFFF) > 0x7F800000
+        return cls(np.where(nan, (u >> 16) | 0x40, rounded).astype(np.uint16).reshape(np.shape(values)))
+
+    def float32(self) -> np.ndarray:
+        return (self.bits.astype(np.uint32) << 16).view(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.bits.shape
+
+
+def dtype_name(dtype: Any) -> str:
+    """Name of a dtype given as a string, a numpy dtype or an mlx dtype.
+
+    Raises CallError for one Metal does not have.
+    """
+    name = str(dtype).removeprefix("mlx.core.") if not isinstance(dtype, type) else np.dtype(dtype).name
+    name = {"bool_": "bool"}.get(name, name)
+    if name not in METAL_TYPES:
+        raise CallError(f"no Metal type for dtype {dtype}")
+    return name
+
+
+def is_mlx(array: Any) -> bool:
+    return type(array).__module__.split(".")[0] == "mlx"
+
+
+def storage(name: str) -> np.dtype:
+    """The numpy dtype that holds a dtype's bits."""
+    return np.dtype(np.uint16 if name == "bfloat16" else name)
+
+
+def take(array: Any) -> tuple[np.ndarray, str]:
+    """The array's bits as a numpy array, and its dtype's name.
+
+    Numbers become 0-d arrays of int32 or float32, as in MLX.
+    """
+    if isinstance(array, BFloat16):
+        return array.bits, "bfloat16"
+    if is_mlx(array):
+        import mlx.core as mx
+
+        name = dtype_name(array.dtype)
+        return np.array(
+            array.view(mx.uint16) if name == "bfloat16" and array.ndim else _scalar_bits(array), copy=None
+        ), name
+    if isinstance(array, bool | int | float):
+        array = np.asarray(array, {bool: np.bool_, int: np.int32, float: np.float32}[type(array)])
+    if not isinstance(array, np.ndarray | np.generic):
+        raise CallError(f"an input is a {type(array).__name__}, not an array")
+    return np.asarray(array), dtype_name(array.dtype)
+
+
+def _scalar_bits(array: Any) -> Any:
+    if array.ndim or dtype_name(array.dtype) != "bfloat16":
+        return array
+    import mlx.core as mx
+
+    return array.reshape(1).view(mx.uint16).reshape(())
+
+
+def give(bits: np.ndarray, name: str, as_mlx: bool) -> Any:
+    """The counterpart of :func:`take` for an output."""
+    if not as_mlx:
+        return BFloat16(bits) if name == "bfloat16" else bits
+    import mlx.core as mx
+
+    array = mx.array(bits)
+    return array.view(mx.bfloat16) if name == "bfloat16" else array

@@ -1,0 +1,109 @@
+"""Places in the source, given to the runtime by editing the compiler's intermediate text.
+
+Clang's instrumentation passes addresses only, and a tool that turns program counters into lines may not be installed.
+So the build asks clang for LLVM's text form, in which every call carries its place (with the chain of inlined calls
+that led there), puts the number of that place before each call into the runtime, and compiles the result.
+"""
+
+import posixpath
+import re
+
+from metal_kernels.emulator.report import Place
+
+_CALL = re.compile(r"^(\s*(?:%\S+ = )?(?:tail |musttail |notail )?call [^@\n]*)@(\w+)\((.*)$")
+_DEBUG = re.compile(r"!dbg !(\d+)")
+_READ_WRITE = re.compile(r"__tsan_(unaligned_)?(read_write|read|write)(\d+)$")
+_NODE = re.compile(r"^!(\d+) = (?:distinct )?!(\w+)\((.*)\)$")
+_POINTER = re.compile(r"ptr (?:(?:noundef|nonnull|align \d+|dereferenceable\(\d+\)) )*([%@][\w.$\"-]+)")
+
+
+class SiteTable:
+    """Numbers for places, from 1. Two places with the same line but different call chains have different numbers."""
+
+    def __init__(self, ir: str, own: tuple[str, ...]):
+        """``own``: how the emulator's own files begin; a place inside them is reported at its caller."""
+        self.nodes: dict[int, tuple[str, str]] = {}
+        for line in ir.split("\n"):
+            if line.startswith("!") and (match := _NODE.match(line)):
+                self.nodes[int(match[1])] = (match[2], match[3])
+        self.own = own
+        self.numbers: dict[tuple[Place, ...], int] = {}
+        self.places: list[Place] = [Place()]
+        self.known: dict[int, int] = {}
+
+    def _field(self, node: int, name: str) -> str | None:
+        match = re.search(rf'(?:^|, ){name}: (?:!(\d+)|"([^"]*)"|(\d+))', self.nodes[node][1])
+        return next((group for group in match.groups() if group is not None), None) if match else None
+
+    def _file(self, scope: int | None) -> tuple[str, bool]:
+        """The file a scope lies in, and whether it is the emulator's own.
+
+        Clang cuts the folder it works in off names.
+        """
+        while scope is not None:
+            file = self._field(scope, "file")
+            if file is not None:
+                name = self._field(int(file), "filename") or ""
+                whole = posixpath.join(self._field(int(file), "directory") or "", name)
+                return name, name.startswith(self.own) or whole.startswith(self.own)
+            parent = self._field(scope, "scope")
+            scope = int(parent) if parent is not None else None
+        return "", True
+
+    def _chain(self, location: int) -> tuple[Place, ...]:
+        """The place in the kernel's source and its callers, innermost first."""
+        chain = []
+        at: int | None = location
+        while at is not None:
+            scope = self._field(at, "scope")
+            file, own = self._file(int(scope) if scope else None)
+            line = int(self._field(at, "line") or 0)
+            if line and not own:
+                chain.append(Place(file, line, int(self._field(at, "column") or 0)))
+            caller = self._field(at, "inlinedAt")
+            at = int(caller) if caller is not None else None
+        return tuple(chain)
+
+    def number(self, location: int) -> int:
+        if location not in self.known:
+            chain = self._chain(location)
+            if not chain:
+                self.known[location] = 0
+            elif chain not in self.numbers:
+                self.numbers[chain] = len(self.places)
+                self.places.append(chain[0])
+            self.known.setdefault(location, self.numbers.get(chain, 0))
+        return self.known[location]
+
+
+def insert_sites(ir: str, own: tuple[str, ...]) -> tuple[str, list[Place]]:
+    """LLVM text in which every call into the runtime knows its place, and the table from number to place."""
+    table = SiteTable(ir, own)
+    result = []
+    declared = set()
+    for line in ir.split("\n"):
+        call = _CALL.match(line) if "call" in line else None
+        if (
+            not call
+            or not call[2].startswith(("__tsan_", "__ubsan_", "emu_"))
+            or call[2] in ("emu_self", "__tsan_init")
+        ):
+            result.append(line)
+            continue
+        debug = _DEBUG.search(line)
+        site = table.number(int(debug[1])) if debug else 0
+        access = _READ_WRITE.match(call[2])
+        pointer = _POINTER.match(call[3]) if access else None
+        if access and pointer:
+            tail = f", !dbg !{debug[1]}" if debug else ""
+            for verb in access[2].split("_"):
+                hook = f"emu_{access[1] or ''}{verb}"
+                declared.add(hook)
+                result.append(f"  call void @{hook}(ptr {pointer[1]}, i32 {access[3]}, i32 {site}){tail}")
+        else:
+            result += [f"  store i32 {site}, ptr @emu_site, align 4", line]
+    header = [f"declare void @{hook}(ptr, i32, i32)" for hook in sorted(declared)]
+    if not re.search(r"(?m)^@emu_site =", ir):
+        header.append("@emu_site = external global i32, align 4")
+    first = next(i for i, line in enumerate(result) if line.startswith(("define", "declare", "@")))
+    return "\n".join([*result[:first], *header, *result[first:]]), table.places

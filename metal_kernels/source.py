@@ -1,0 +1,353 @@
+"""Shader files: one operation each, in plain Metal, read into what ``mx.fast.metal_kernel`` takes.
+
+A file is what a Metal programmer would write: helpers, then one kernel function, last in the file::
+
+    // What it computes, in a line or more.
+    #include "mxfp4.h"                      // helpers shared by shaders; pasted, as MLX has no include path
+
+    METAL_FUNC float swiglu(float gate, float up) { ... }
+
+    template <typename T = float, int ROWS = 4, bool TAIL = false>
+    [[kernel]] void gate_up(
+        const device T* x,                  // inputs: const; MLX passes 8 elements or more in device memory,
+        const constant float& epsilon,      //   fewer in constant memory, and a 0-d array as a reference
+        const constant int* x_shape,        // of an input: NAME_shape, NAME_strides (int64_t*), NAME_ndim (int&)
+        device T* out,                      // outputs: device, not const
+        uint3 threadgroup_position_in_grid [[threadgroup_position_in_grid]],
+        uint thread_index_in_simdgroup [[thread_index_in_simdgroup]]) {
+      ...
+    }
+
+MLX writes the signature itself: inputs and outputs in this order, attributes under their own names. So a parameter's
+name is its attribute's, and the declared types are checked against the arrays (:meth:`MetalSource.check`) instead of
+converting them. Template parameters are typename, int or bool; their defaults are what the lint compiles. The text
+before the template line becomes MLX's ``header``, the function's body its ``source``, both with ``#line`` so that
+messages name the shader file.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+# Metal's name for each dtype, as MLX writes it into a generated signature.
+METAL_TYPES = {
+    "bool": "bool",
+    "int8": "int8_t",
+    "int16": "int16_t",
+    "int32": "int32_t",
+    "int64": "int64_t",
+    "uint8": "uint8_t",
+    "uint16": "uint16_t",
+    "uint32": "uint32_t",
+    "uint64": "uint64_t",
+    "float16": "float16_t",
+    "bfloat16": "bfloat16_t",
+    "float32": "float",
+}
+# Other names of the same types, as shaders may write them.
+_ALIASES = {
+    "half": "float16",
+    "bfloat": "bfloat16",
+    "int": "int32",
+    "uint": "uint32",
+    "uchar": "uint8",
+    "char": "int8",
+    "short": "int16",
+    "ushort": "uint16",
+    "long": "int64",
+    "ulong": "uint64",
+}
+DTYPES = {**{metal: dtype for dtype, metal in METAL_TYPES.items()}, **_ALIASES}
+# Thread attributes, in MLX's order (0.32, mlx/backend/common/metal_kernel.cpp). It declares those the body mentions.
+ATTRIBUTES = {
+    "dispatch_quadgroups_per_threadgroup": "uint",
+    "dispatch_simdgroups_per_threadgroup": "uint",
+    "dispatch_threads_per_threadgroup": "uint3",
+    "grid_origin": "uint3",
+    "grid_size": "uint3",
+    "quadgroup_index_in_threadgroup": "uint",
+    "quadgroups_per_threadgroup": "uint",
+    "simdgroup_index_in_threadgroup": "uint",
+    "simdgroups_per_threadgroup": "uint",
+    "thread_execution_width": "uint",
+    "thread_index_in_quadgroup": "uint",
+    "thread_index_in_simdgroup": "uint",
+    "thread_index_in_threadgroup": "uint",
+    "thread_position_in_grid": "uint3",
+    "thread_position_in_threadgroup": "uint3",
+    "threadgroup_position_in_grid": "uint3",
+    "threadgroups_per_grid": "uint3",
+    "threads_per_grid": "uint3",
+    "threads_per_simdgroup": "uint",
+    "threads_per_threadgroup": "uint3",
+}
+# MLX passes inputs below this many elements in constant memory.
+CONSTANT_BELOW = 8
+# Parameters MLX adds for an input whose NAME + suffix the body mentions.
+SHAPE_PARAMETERS = {
+    "_shape": "const constant int*",
+    "_strides": "const constant int64_t*",
+    "_ndim": "const constant int&",
+}
+
+TemplateValue = bool | int | str  # a str is the name of a dtype
+
+
+class SourceError(Exception):
+    """A shader file that breaks the convention, or a call that does not fit it. One line, with file and line."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template parameter: its kind, name and default."""
+
+    kind: Literal["typename", "int", "bool"]
+    name: str
+    default: TemplateValue
+
+
+@dataclass(frozen=True)
+class Array:
+    """An input or output: its element type as written (a dtype or a template parameter), and how it is passed."""
+
+    name: str
+    type: str
+    space: str  # device or constant
+    scalar: bool = False
+    atomic: bool = False
+
+
+@dataclass(frozen=True)
+class MetalSource:
+    """A shader file, taken apart."""
+
+    path: Path
+    name: str
+    header: str
+    body: str
+    template: tuple[Template, ...]
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+
+    @classmethod
+    def read(cls, path: Path | str) -> "MetalSource":
+        """Raises SourceError, or OSError if the file cannot be read."""
+        return parse(Path(path), Path(path).read_text())
+
+    @property
+    def atomic_outputs(self) -> bool:
+        return any(output.atomic for output in self.outputs)
+
+    def arguments(self) -> dict:
+        """Keyword arguments of ``mx.fast.metal_kernel``, and of the emulator's."""
+        return {
+            "name": self.name,
+            "input_names": [given.name for given in self.inputs],
+            "output_names": [output.name for output in self.outputs],
+            "source": self.body,
+            "header": self.header,
+            "atomic_outputs": self.atomic_outputs,
+        }
+
+    def template_values(self, given: Mapping[str, TemplateValue]) -> dict[str, TemplateValue]:
+        """Values for all template parameters, in order: those given, and defaults.
+
+        Raises SourceError for an unknown name.
+        """
+        if unknown := set(given) - {parameter.name for parameter in self.template}:
+            raise SourceError(f"{self.path.name}: no template parameter named {', '.join(sorted(unknown))}")
+        return {parameter.name: given.get(parameter.name, parameter.default) for parameter in self.template}
+
+    def dtype(self, array: Array, template: Mapping[str, TemplateValue]) -> str:
+        """The dtype an input or output must have under these template values."""
+        if array.type in DTYPES:
+            return DTYPES[array.type]
+        return str(self.template_values(template)[array.type])
+
+    def check(self, inputs: Sequence[tuple[str, tuple[int, ...]]], template: Mapping[str, TemplateValue]) -> None:
+        """Check (dtype, shape) of each input against the declaration. MLX would compile any. Raises SourceError."""
+        if len(inputs) != len(self.inputs):
+            raise SourceError(f"{self.path.name}: {len(inputs)} inputs for {len(self.inputs)} parameters")
+        for declared, (dtype, shape) in zip(self.inputs, inputs, strict=True):
+            expected = self.dtype(declared, template)
+            if dtype != expected:
+                raise SourceError(f"{self.path.name}: input '{declared.name}' is {dtype}, declared {expected}")
+            if declared.scalar != (len(shape) == 0):
+                raise SourceError(
+                    f"{self.path.name}: input '{declared.name}' has shape {shape}, declared as a "
+                    f"{'reference (0-d)' if declared.scalar else 'pointer'}"
+                )
+            size = 1
+            for n in shape:
+                size *= n
+            space = "constant" if size < CONSTANT_BELOW else "device"
+            if space != declared.space:
+                raise SourceError(
+                    f"{self.path.name}: input '{declared.name}' of {size} elements is passed in {space} "
+                    f"memory, declared {declared.space}: pad it, or split the kernel"
+                )
+
+
+def without_comments(source: str) -> str:
+    """The source with comments blanked, every character in place."""
+    blank = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
+    return blank.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), source)
+
+
+def split_arguments(text: str) -> list[str]:
+    """``"a, b<c, d>"`` -> ``["a", " b<c, d>"]``."""
+    parts, depth, current = [], 0, ""
+    for char in text:
+        depth += {"(": 1, "<": 1, "[": 1, "{": 1, ")": -1, ">": -1, "]": -1, "}": -1}.get(char, 0)
+        if char == "," and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += char
+    return [*parts, current] if current.strip() else parts
+
+
+def closing(source: str, opened: int) -> int:
+    """Index just past the bracket that closes the one before ``opened``."""
+    pairs = {"(": ")", "{": "}", "[": "]"}
+    opener = source[opened - 1]
+    depth, at = 1, opened
+    while at < len(source) and depth:
+        depth += {opener: 1, pairs[opener]: -1}.get(source[at], 0)
+        at += 1
+    return at
+
+
+_KERNEL = re.compile(r"(?:\[\[\s*kernel\s*\]\]|\bkernel)\s+void\s+(\w+)\s*\(")
+_TEMPLATE = re.compile(r"\btemplate\s*<([^;{}]*)>\s*$")
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)".*$', re.M)
+
+
+def parse(path: Path, text: str) -> MetalSource:
+    """Take a shader's text apart; ``path`` locates its includes and names it. Raises SourceError."""
+    code = without_comments(text)
+
+    def fail(at: int, message: str) -> SourceError:
+        return SourceError(f"{path.name}:{text.count(chr(10), 0, at) + 1}: {message}")
+
+    kernels = list(_KERNEL.finditer(code))
+    if len(kernels) != 1:
+        raise fail(kernels[1].start() if kernels else 0, f"{len(kernels)} kernel functions; a shader file has one")
+    kernel = kernels[0]
+    start = kernel.start()
+    template: tuple[Template, ...] = ()
+    if found := _TEMPLATE.search(code, 0, kernel.start()):
+        start = found.start()
+        template = tuple(_template(part, lambda m: fail(found.start(), m)) for part in split_arguments(found[1]))
+    end = closing(code, kernel.end())
+    opening = re.compile(r"\s*\{").match(code, end)
+    if not opening:
+        raise fail(end, f"{kernel[1]} has no body")
+    last = closing(code, opening.end())
+    if code[last:].strip():
+        raise fail(
+            last + len(code[last:]) - len(code[last:].lstrip()), "text after the kernel: it comes last in the file"
+        )
+    body = text[opening.end() : last - 1]
+
+    inputs: list[Array] = []
+    outputs: list[Array] = []
+    attributes: list[str] = []
+    names = {parameter.name for parameter in template if parameter.kind == "typename"}
+    for parameter in split_arguments(code[kernel.end() : end - 1]):
+        _parameter(" ".join(parameter.split()), names, inputs, outputs, attributes, lambda m: fail(kernel.start(), m))
+    if not outputs:
+        raise fail(kernel.start(), f"{kernel[1]} has no output: a `device` parameter that is not const")
+    for attribute in ATTRIBUTES:
+        # MLX looks for the word anywhere in the body, comments included, and declares it.
+        if attribute in body and attribute not in attributes and _word(attribute, without_comments(body)):
+            raise fail(opening.start(), f"the body uses {attribute}, which is not a parameter")
+    for attribute in attributes:
+        if attribute not in body:
+            raise fail(kernel.start(), f"parameter {attribute} is never used: MLX will not declare it")
+
+    line = text.count("\n", 0, opening.end()) + 1
+    return MetalSource(
+        path=path,
+        name=kernel[1],
+        header=_paste(path, text[:start], {path.resolve()}),
+        body=f'\n#line {line} "{path.name}"\n{body}',
+        template=template,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+    )
+
+
+def _word(word: str, text: str) -> bool:
+    return re.search(rf"\b{word}\b", text) is not None
+
+
+def _template(text: str, fail) -> Template:  # type: ignore[no-untyped-def]
+    match = re.fullmatch(r"\s*(typename|class|int|bool)\s+(\w+)\s*=\s*(-?\w+)\s*", text)
+    if not match:
+        raise fail(f"template parameter '{' '.join(text.split())}': write typename, int or bool, a name and a default")
+    kind, name, default = match.groups()
+    if kind == "bool":
+        return Template("bool", name, default in ("true", "1"))
+    if kind == "int":
+        return Template("int", name, int(default))
+    if default not in DTYPES:
+        raise fail(f"template parameter {name}: '{default}' is no type an array can have")
+    return Template("typename", name, DTYPES[default])
+
+
+def _parameter(text, typenames, inputs, outputs, attributes, fail) -> None:  # type: ignore[no-untyped-def]
+    declared, *brackets = re.split(r"\s*\[\[", text)
+    written = brackets[0].rstrip("] ") if brackets else ""
+    if written in ATTRIBUTES or declared.split()[-1] in ATTRIBUTES:
+        type_, _, name = declared.rpartition(" ")
+        if written != name or name not in ATTRIBUTES:
+            raise fail(f"parameter '{text}': MLX names an attribute's parameter after it: `uint3 A [[A]]`")
+        if type_ != ATTRIBUTES[name]:
+            raise fail(f"parameter '{text}': MLX declares it {ATTRIBUTES[name]}")
+        attributes.append(name)
+        return
+    match = re.fullmatch(r"(const )?(device|constant) (const )?(.+?) ?([*&]) ?(\w+)", declared)
+    if not match:
+        raise fail(f"parameter '{text}' is neither an input, an output nor an attribute")
+    const, space, const_too, type_, pointer, name = match.groups()
+    for suffix, shape_type in SHAPE_PARAMETERS.items():
+        if name.endswith(suffix) and name.removesuffix(suffix) in {given.name for given in inputs}:
+            if f"const {space} {type_}{pointer}" not in (shape_type, shape_type.replace("int64_t", "long")):
+                raise fail(f"parameter '{text}': MLX declares it {shape_type}")
+            return
+    atomic = re.fullmatch(r"atomic ?< ?(\w+) ?>|atomic_(\w+)", type_)
+    element = (atomic[1] or atomic[2]) if atomic else type_
+    if element not in DTYPES and element not in typenames:
+        raise fail(f"parameter '{text}': {element} is neither an array's type nor a template parameter")
+    if const or const_too:
+        if outputs:
+            raise fail(f"parameter '{text}': MLX puts inputs before outputs")
+        inputs.append(Array(name, element, space, pointer == "&"))
+    elif space == "device" and pointer == "*":
+        outputs.append(Array(name, element, space, atomic=bool(atomic)))
+    else:
+        raise fail(f"parameter '{text}': an input is const, an output is a device pointer")
+
+
+def _paste(path: Path, text: str, pasted: set[Path]) -> str:
+    """The text with its quoted includes in place, each once, and line numbers that name their files."""
+    parts = [f'#line 1 "{path.name}"\n']
+    at = 0
+    for match in _INCLUDE.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        parts.append(text[at : match.start()])
+        at = match.end() + 1
+        included = (path.parent / match[1]).resolve()
+        if included not in pasted:
+            pasted.add(included)
+            try:
+                content = included.read_text()
+            except OSError:
+                raise SourceError(f"{path.name}:{line}: cannot read {match[1]}") from None
+            parts.append(_paste(included, content.replace("#pragma once", ""), pasted))
+        parts.append(f'\n#line {line + 1} "{path.name}"\n')
+    parts.append(text[at:])
+    return "".join(parts)
