@@ -12,7 +12,9 @@ struct bfloat {
   bfloat(const bfloat&) = default;
   bfloat(const volatile bfloat& o) : bits(o.bits) {}
   bfloat& operator=(const bfloat&) = default;
+  bfloat& operator=(const volatile bfloat& o) { return *this = bfloat(o); }
   void operator=(const bfloat& o) volatile { bits = o.bits; }
+  void operator=(const volatile bfloat& o) volatile { bits = o.bits; }
   template <class T, class = metal::enable_if_t<__is_arithmetic(T) || metal::is_same_v<T, half>>>
   constexpr explicit bfloat(T value) : bits(round(static_cast<float>(value))) {}
   template <class T, class = metal::enable_if_t<__is_integral(T)>>

@@ -116,6 +116,8 @@ struct subscript {
     memcpy((void*)this, (const void*)&o, sizeof(*this));                                                              \
     return *this;                                                                                                     \
   }                                                                                                                   \
+  EMU_INLINE vec& operator=(const volatile vec& o) { return *this = vec(o); }                                         \
+  EMU_INLINE void operator=(const volatile vec& o) volatile { *this = vec(o); }                                       \
   EMU_INLINE void operator=(const vec& o) volatile {                                                                  \
     raw r;                                                                                                            \
     memcpy(&r, (const void*)&o, sizeof r);                                                                            \
