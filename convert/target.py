@@ -4,11 +4,12 @@ It is written under a hidden name beside its place and renamed at the end. A pro
 hidden folder, which the next run for the same place removes; a lock on it tells a dead run from a live one.
 """
 
+import errno
 import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gptoss_mlx.errors import StorageError
@@ -43,7 +44,7 @@ def whole_folder(destination: Path, needed: int) -> Iterator[Path]:
         if lock is not None:
             shutil.rmtree(partial, ignore_errors=True)
         for folder in reversed(made):
-            if not any(folder.iterdir()):
+            with suppress(OSError):  # something else is in it by now
                 folder.rmdir()
         raise
     finally:
@@ -87,6 +88,11 @@ def _lock(partial: Path, destination: Path) -> int:
         except BlockingIOError:
             os.close(folder)
             raise StorageError(f"{destination}: another process is converting to it; wait for it to end") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK):
+                os.close(folder)
+                raise
+            return folder  # some network volumes have no locks; then two runs are not told apart
         os.close(folder)  # renamed or removed by its owner in between
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from gptoss_mlx.errors import CheckpointError
 
 SLIDING, FULL = "sliding_attention", "full_attention"
+MAX_LAYERS = 1024
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,11 @@ class ModelConfig:
         model_type = raw.get("model_type", "gpt_oss" if "num_experts" in raw else None)
         if model_type != "gpt_oss":
             raise CheckpointError(
-                f"{where}: model_type is {model_type!r}; only gpt-oss checkpoints ('gpt_oss') can be used"
+                f"{where}: model_type is {model_type!r:.60}; only gpt-oss checkpoints ('gpt_oss') can be used"
             )
         rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+        if not isinstance(rope, dict):
+            raise CheckpointError(f"{where}: rope_scaling is no JSON object; get the file again from the model's page")
         if rope.get("truncate"):
             raise CheckpointError(f"{where}: rope 'truncate' is true; gpt-oss uses YaRN without truncation")
 
@@ -90,7 +93,9 @@ class ModelConfig:
                 num_experts_per_tok=int(get("num_experts_per_tok", "experts_per_token", default=4)),
                 vocab_size=int(get("vocab_size")),
                 sliding_window=int(get("sliding_window", default=128)),
-                layer_types=tuple(raw.get("layer_types") or (SLIDING if i % 2 == 0 else FULL for i in range(layers))),
+                layer_types=tuple(
+                    raw.get("layer_types") or (SLIDING if i % 2 == 0 else FULL for i in range(min(layers, MAX_LAYERS)))
+                ),
                 rope_theta=float(rope.get("rope_theta") or get("rope_theta", default=150000.0)),
                 rope_scaling=scaling,
                 max_position_embeddings=int(
@@ -99,8 +104,10 @@ class ModelConfig:
                 swiglu_limit=float(get("swiglu_limit", default=7.0)),
                 rms_norm_eps=float(get("rms_norm_eps", default=1e-5)),
             )
-        except (TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{where}: a value has the wrong type ({error}); get the file again") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(
+                f"{where}: a value has the wrong type ({error!s:.200}); get the file again"
+            ) from error
         config._check(where)
         return config
 
@@ -118,15 +125,16 @@ class ModelConfig:
 
         counts = {name: value for name, value in asdict(self).items() if type(value) is int}
         for name, value in counts.items():
-            need(0 < value <= 1 << 24, f"{name} is {value}")
-        need(self.num_hidden_layers <= 1024, f"num_hidden_layers is {self.num_hidden_layers}")
+            need(0 < value <= 1 << 24, f"{name} is {value if value.bit_length() < 64 else 'huge'}")
+        need(self.num_hidden_layers <= MAX_LAYERS, f"num_hidden_layers is {self.num_hidden_layers}")
         need(self.num_attention_heads % self.num_key_value_heads == 0, "query heads are no multiple of key/value heads")
         need(self.head_dim % 2 == 0, f"head_dim {self.head_dim} is odd")
         need(self.num_experts_per_tok <= self.num_local_experts, "more experts per token than experts")
         need(self.hidden_size % 32 == 0, f"hidden_size {self.hidden_size} is no multiple of 32")
         need(self.intermediate_size % 32 == 0, f"intermediate_size {self.intermediate_size} is no multiple of 32")
         need(len(self.layer_types) == self.num_hidden_layers, "layer_types does not have one entry per layer")
-        need(set(self.layer_types) <= {SLIDING, FULL}, f"unknown layer_types {sorted(set(self.layer_types))}")
+        unknown = [kind for kind in self.layer_types if kind not in (SLIDING, FULL)]
+        need(not unknown, f"unknown layer_types {unknown!r:.60}")
         scaling = self.rope_scaling
         for name, number in {
             "rope_theta": self.rope_theta - 1.0,

@@ -17,6 +17,13 @@ def open_checkpoint(path: Path) -> Source:
 
     Raises CheckpointError: one line naming the file and the remedy.
     """
+    try:
+        return _open(path)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
+
+
+def _open(path: Path) -> Source:
     folder = _find(path)
     config_file = folder / "config.json"
     config = ModelConfig.from_dict(read_json(config_file), str(config_file))

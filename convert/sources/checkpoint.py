@@ -100,11 +100,15 @@ def read_headers(folder: Path) -> dict[str, Piece]:
     for file in files:
         for name, tensor in read_header(folder / file, CheckpointError, REMEDY).items():
             if name in found:
-                raise CheckpointError(f"{folder / file}: tensor '{name}' is in {found[name].file.name} too; {REMEDY}")
+                raise CheckpointError(
+                    f"{folder / file}: tensor {name!r:.200} is in {found[name].file.name} too; {REMEDY}"
+                )
             found[name] = Piece(name, folder / file, tensor)
     for name, file in (index or {}).items():
         if name not in found or found[name].file.name != file:
-            raise CheckpointError(f"{folder / file}: tensor '{name}' is missing, {INDEX} says it is there; {REMEDY}")
+            raise CheckpointError(
+                f"{folder / file}: tensor {name!r:.200} is missing, {INDEX} says it is there; {REMEDY}"
+            )
     return found
 
 
@@ -114,8 +118,8 @@ def _read_index(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path}: no weight_map; {REMEDY}")
     for file in weight_map.values():
         # A file of this folder and of no other, whatever the index says.
-        if not isinstance(file, str) or not file.endswith(".safetensors") or re.search(r"[/\\\0]", file):
-            raise CheckpointError(f"{path}: {file!r} is no shard's file name; {REMEDY}")
+        if not isinstance(file, str) or not re.fullmatch(r"[^/\\]+\.safetensors", file) or not file.isprintable():
+            raise CheckpointError(f"{path}: {file!r:.200} is no shard's file name; {REMEDY}")
     return weight_map
 
 
@@ -137,7 +141,7 @@ def assign(folder: Path, found: Mapping[str, Piece], parts: Mapping[str, Part]) 
         raise CheckpointError(f"{folder}: tensor '{missing[0]}' is missing{more}; {REMEDY}")
     if extra := sorted(found.keys() - parts.keys()):
         file = found[extra[0]].file
-        raise CheckpointError(f"{file}: tensor '{extra[0]}' is not one of gpt-oss; get the published checkpoint")
+        raise CheckpointError(f"{file}: tensor {extra[0]!r:.200} is not one of gpt-oss; get the published checkpoint")
     tensors: dict[str, tuple[Piece, ...]] = {}
     for name, part in parts.items():
         piece = found[name]

@@ -228,7 +228,7 @@ def _read_shard(path: Path, shard: layout.Shard) -> dict[str, Tensor]:
     if missing := specs.keys() - found.keys():
         raise ModelFolderError(f"{path}: tensor '{min(missing)}' is missing; {REMEDY}")
     if extra := found.keys() - specs.keys():
-        raise ModelFolderError(f"{path}: unknown tensor '{min(extra)}'; {REMEDY}")
+        raise ModelFolderError(f"{path}: unknown tensor {min(extra)!r:.200}; {REMEDY}")
     for name, spec in specs.items():
         tensor = found[name]
         if tensor.dtype not in spec.dtypes or tensor.shape != spec.shape:

@@ -22,7 +22,7 @@ DTYPE_BYTES = {
 }  # fmt: skip
 
 # gpt-oss-120b has 687 tensors under 100 KB of header; the limits stop a hostile file, not a large model.
-MAX_HEADER_BYTES = 32 << 20
+MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 100_000
 MAX_DIMENSIONS = 8
 GIT_LFS_POINTER = b"version https://git-lfs"
@@ -86,7 +86,7 @@ def read_header(path: Path, error: type[GptOssError], remedy: str) -> dict[str, 
     for name, entry in raw.items():
         tensor = _tensor(entry, data)
         if isinstance(tensor, str):
-            raise fail(f"tensor '{name}' {tensor}")
+            raise fail(f"tensor {name!r:.200} {tensor}")
         tensors[name] = tensor
     tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)))
     _check_tiling(tensors, data, size, fail)
@@ -97,7 +97,7 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"'{name}' is there twice")
+            raise ValueError(f"{name!r:.200} is there twice")
         found[name] = value
     return found
 
@@ -112,11 +112,11 @@ def _tensor(entry: Any, data: int) -> Tensor | str:
         return "has a damaged header entry"
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        return f"has the unknown dtype {dtype!r}"
+        return f"has the unknown dtype {dtype!r:.60}"
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_count, shape)):
-        return f"has the impossible shape {shape!r}"
+        return f"has the impossible shape {shape!r:.60}"
     if not isinstance(span, list) or len(span) != 2 or not all(map(_is_count, span)) or span[0] > span[1]:
-        return f"has the impossible span {span!r}"
+        return f"has the impossible span {span!r:.60}"
     nbytes = nbytes_of(dtype, shape)
     if nbytes != span[1] - span[0]:
         return f"spans {span[1] - span[0]:,} bytes where {dtype} {shape} needs {nbytes:,}"
@@ -126,13 +126,13 @@ def _tensor(entry: Any, data: int) -> Tensor | str:
 def _check_tiling(tensors: Mapping[str, Tensor], data: int, size: int, fail: Callable[[str], GptOssError]) -> None:
     for name, tensor in tensors.items():
         if (stop := tensor.offset + tensor.nbytes) > size:
-            raise fail(f"tensor '{name}' ends at byte {stop:,} of a file of {size:,}: it is truncated")
+            raise fail(f"tensor {name!r:.200} ends at byte {stop:,} of a file of {size:,}: it is truncated")
     end, previous = data, ""
     for name, tensor in tensors.items():
         if tensor.offset < end:
-            raise fail(f"tensors '{previous}' and '{name}' overlap")
+            raise fail(f"tensors {previous!r:.200} and {name!r:.200} overlap")
         if tensor.offset > end:
-            raise fail(f"a hole of {tensor.offset - end:,} bytes before tensor '{name}'")
+            raise fail(f"a hole of {tensor.offset - end:,} bytes before tensor {name!r:.200}")
         end, previous = tensor.offset + tensor.nbytes, name
     if end != size:
         raise fail(f"{size - end:,} bytes after the last tensor")

@@ -195,6 +195,17 @@ def test_a_tensor_too_many(source, tmp_path):
     assert refusal(source, tmp_path).startswith(f"{shard}: tensor 'lora_A' is not one of gpt-oss")
 
 
+def test_a_name_cannot_break_the_line_or_reach_the_terminal(source, tmp_path):
+    shard = shard_of(source, SINKS)
+    hostile = {"a\n\x1b[31mb": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}
+    edit_header(shard, lambda header: header.update(hostile))
+    assert r"tensor 'a\n\x1b[31mb' is not one of gpt-oss" in refusal(source, tmp_path)
+
+
+def test_a_path_too_long(tmp_path):
+    assert "cannot be read (File name too long)" in refusal(tmp_path / ("x" * 300), tmp_path)
+
+
 def test_a_tensor_too_few(source, tmp_path):
     shard = shard_of(source, SINKS)
     edit_header(shard, lambda header: header.update({"renamed": header.pop(SINKS)}))

@@ -1,0 +1,38 @@
+"""Whatever a config.json says, it is read or refused in one line."""
+
+import pytest
+
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.errors import CheckpointError
+from tests.support.checkpoints import SMALL, hf_config, original_config
+
+ODD = [None, True, -1, 0, 1.5, 10**400, float("inf"), float("nan"), "8", "x", [], [[1]], {}, {"factor": []}, ["a"] * 4]
+SPELLINGS = {"hf": hf_config, "original": original_config}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_any_odd_value_anywhere_is_read_or_refused_in_one_line(spelling):
+    lines = []
+    raw = SPELLINGS[spelling](SMALL)
+    rope = raw.get("rope_scaling", {})
+    variants = [raw | {key: odd} for key in raw for odd in ODD]
+    variants += [raw | {"rope_scaling": rope | {key: odd}} for key in rope for odd in ODD]
+    for variant in variants:
+        try:
+            ModelConfig.from_dict(variant)
+        except CheckpointError as error:
+            lines.append(str(error))
+    assert len(lines) > len(variants) / 3
+    assert all("\n" not in line and len(line) < 400 for line in lines)
+
+
+@pytest.mark.parametrize("raw", [None, [], 3, "text", {}])
+def test_what_is_no_config_is_refused(raw):
+    with pytest.raises(CheckpointError):
+        ModelConfig.from_dict(raw)
+
+
+def test_both_spellings_say_the_same():
+    ours = ModelConfig.from_dict(hf_config(SMALL))
+    assert ModelConfig.from_dict(original_config(SMALL)) == ours
+    assert ModelConfig.from_dict(ours.to_dict()) == ours
