@@ -11,7 +11,8 @@ from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.decoder import Decoder
 
 PREFILL_CHUNK = 512
-"""Positions read at a time. Bounds the memory of a chunk's scores, and is how long a cancellation may take."""
+"""Positions read at a time. Bounds the memory of a chunk's scores, and is how long a cancellation may take.
+Never 8,192 or more: MLX's grouped products go wrong there on Metal (mlx issue 3856)."""
 
 
 class Cancelled(Exception):

@@ -1,0 +1,142 @@
+"""Generation is the same however the prompt was read, and can be stopped anywhere without harm."""
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from gptoss_mlx.engine.context import Cancelled
+from gptoss_mlx.engine.generate import generate
+from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.errors import ContextLengthError, UsageError
+
+GREEDY = Sampling(temperature=0)
+
+
+def prompt(length, seed=0):
+    return np.random.default_rng(seed).integers(0, 512, length).tolist()
+
+
+def greedy(runtime, context, ids, count, **options):
+    return list(generate(context, ids, max_tokens=count, sampling=GREEDY, stop=(), **options))
+
+
+def steady_until(runtime, ids, count):
+    """Greedy ids by re-reading everything for every token, up to where the top two lie within 1e-3."""
+    out = []
+    while len(out) < count:
+        top = np.sort(np.array(runtime.logits([ids + out])[0, -1]))[-2:]
+        if top[1] - top[0] <= 1e-3:
+            break
+        out.append(int(mx.argmax(runtime.logits([ids + out])[0, -1]).item()))
+    return out
+
+
+@pytest.mark.parametrize("length", [5, 120, 200])
+def test_greedy_ids_are_those_of_reading_everything_anew_for_any_prefill_chunk(runtime, length):
+    """120 and 16 more cross the window's wrap during decoding, 200 during prefill."""
+    ids = prompt(length)
+    want = steady_until(runtime, ids, 16)
+    assert len(want) >= 8
+    for chunk in (1, 7, 64, 512):
+        assert greedy(runtime, runtime.context(), ids, 16, prefill_chunk=chunk)[: len(want)] == want
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 9])
+def test_a_closed_iterator_leaves_a_context_true_to_what_it_has_read(runtime, stop_after):
+    ids, context = prompt(130), runtime.context()
+    stream = generate(context, ids, max_tokens=20, sampling=GREEDY, stop=())
+    got = [next(stream) for _ in range(stop_after)]
+    stream.close()
+    assert context.ids == ids + got
+    assert context.cache.length == len(context.ids)
+    more = prompt(20, seed=1)
+    assert greedy(runtime, context, ids + got + more, 8) == greedy(runtime, runtime.context(), ids + got + more, 8)
+
+
+def test_going_back_to_a_mark_gives_what_a_cold_start_gives(runtime):
+    ids, context = prompt(140), runtime.context()
+    answer = greedy(runtime, context, ids, 30)
+    other = [*ids, *answer[:3], *prompt(25, seed=2)]
+    read = []
+    warm = greedy(runtime, context, other, 8, progress=lambda done, total: read.append(done))
+    assert warm == greedy(runtime, runtime.context(), other, 8)
+    assert read[0] > len(ids), "the common prefix was read again"
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_an_error_inside_a_step_is_undone_in_every_layer(runtime, layer, monkeypatch):
+    ids, context = prompt(150), runtime.context()
+    greedy(runtime, context, ids, 1)
+    before, broken = list(context.ids), context.cache.layers[layer]
+    real = type(broken).extend
+
+    def extend(self, k, v):
+        if self is broken:
+            raise KeyboardInterrupt
+        return real(self, k, v)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(broken), "extend", extend)
+        with pytest.raises(KeyboardInterrupt):
+            greedy(runtime, context, ids + prompt(30, seed=3), 4)
+    assert context.ids == before
+    assert {one.length for one in context.cache.layers} == {len(before)}
+    longer = ids + prompt(30, seed=3)
+    assert greedy(runtime, context, longer, 6) == greedy(runtime, runtime.context(), longer, 6)
+
+
+def test_cancelling_between_prefill_chunks_keeps_what_was_read(runtime):
+    ids, context, asked = prompt(100), runtime.context(), []
+
+    def cancelled():
+        asked.append(len(context.ids))
+        return len(asked) > 3
+
+    with pytest.raises(Cancelled):
+        greedy(runtime, context, ids, 4, prefill_chunk=10, cancelled=cancelled)
+    assert asked == [0, 10, 20, 30]
+    assert context.ids == ids[:30]
+    assert greedy(runtime, context, ids, 4) == greedy(runtime, runtime.context(), ids, 4)
+
+
+def test_stop_ids_end_generation_and_are_yielded(runtime):
+    ids = prompt(20)
+    free = greedy(runtime, runtime.context(), ids, 12)
+    stop = free[5]
+    got = list(generate(runtime.context(), ids, max_tokens=12, sampling=GREEDY, stop={stop}))
+    assert got == free[: free.index(stop) + 1]
+
+
+def test_the_graph_does_not_grow_with_the_tokens(runtime):
+    """An unevaluated cache keeps every step alive: peers grew without bound."""
+    context = runtime.context()
+    stream = generate(context, prompt(130), max_tokens=400, sampling=GREEDY, stop=())
+    for _ in range(50):
+        next(stream)
+    mx.synchronize()
+    start = mx.get_active_memory()
+    for _ in range(300):
+        next(stream)
+    mx.synchronize()
+    full = sum(a.nbytes for layer in context.cache.layers[1::2] for a in (layer.keys, layer.values))
+    assert mx.get_active_memory() - start < full + (1 << 20)
+
+
+def test_a_prompt_over_the_context_is_refused_with_both_counts(runtime):
+    with pytest.raises(ContextLengthError, match=r"131,073.*131,072"):
+        next(runtime.generate([0] * 131073, max_tokens=1))
+
+
+def test_generation_ends_where_the_context_is_full(runtime, monkeypatch):
+    monkeypatch.setattr(runtime.model, "config", replace(runtime.config, max_position_embeddings=24))
+    assert len(greedy(runtime, runtime.context(), prompt(20), 100)) == 4
+
+
+@pytest.mark.parametrize("bad", [{"max_tokens": 0}, {"max_tokens": 5, "temperature": float("nan")}])
+def test_bad_arguments_are_refused(runtime, bad):
+    with pytest.raises(UsageError):
+        next(runtime.generate([1], **bad))
+    with pytest.raises(UsageError):
+        next(runtime.generate([512], max_tokens=1))
