@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gptoss_mlx import harmony
+    from gptoss_mlx.conversation import Conversation
     from gptoss_mlx.runtime import Runtime, load
 
 __version__ = "0.1.0"
-__all__ = ["Runtime", "__version__", "harmony", "load"]
+__all__ = ["Conversation", "Runtime", "__version__", "harmony", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,8 @@ def __getattr__(name: str) -> Any:
 
     if name == "harmony":
         return import_module("gptoss_mlx.harmony")
+    if name == "Conversation":
+        return import_module("gptoss_mlx.conversation").Conversation
     if name in ("Runtime", "load"):
         return getattr(import_module("gptoss_mlx.runtime"), name)
     raise AttributeError(f"module 'gptoss_mlx' has no attribute '{name}'")

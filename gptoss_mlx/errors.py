@@ -52,6 +52,12 @@ class MemoryBudgetError(GptOssError):
     exit_code = 7
 
 
+class NoAnswerError(GptOssError):
+    """Generation stopped before an answer began: there is a thought at most, and that is no answer."""
+
+    exit_code = 8
+
+
 class HarmonyError(GptOssError):
     """A conversation cannot be written in harmony: a message or function is malformed by its author."""
 

@@ -7,10 +7,20 @@ from pathlib import Path
 PUBLISHED = {"gpt-oss-20b": "20b", "gpt-oss-120b": "120b"}
 
 
-def models_dir() -> Path:
-    """The folder of model folders: ``models`` under $GPTOSS_MAC_HOME, by default ~/.cache/gptoss-mac."""
+def home_dir() -> Path:
+    """$GPTOSS_MAC_HOME, by default ~/.cache/gptoss-mac."""
     home = os.environ.get("GPTOSS_MAC_HOME")
-    return (Path(home).expanduser() if home else Path.home() / ".cache" / "gptoss-mac") / "models"
+    return Path(home).expanduser() if home else Path.home() / ".cache" / "gptoss-mac"
+
+
+def models_dir() -> Path:
+    """The folder of model folders."""
+    return home_dir() / "models"
+
+
+def history_file() -> Path:
+    """Lines typed into chats."""
+    return home_dir() / "history"
 
 
 def model_name(source: Path) -> str:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from gptoss_mlx.cli import convert
+from gptoss_mlx.cli import chat, convert, run
 from gptoss_mlx.errors import GptOssError
 
 app = typer.Typer(
@@ -18,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(chat.chat)
+app.command()(run.run)
 app.command()(convert.convert)
 
 

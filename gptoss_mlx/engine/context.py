@@ -14,6 +14,9 @@ PREFILL_CHUNK = 512
 """Positions read at a time. Bounds the memory of a chunk's scores, and is how long a cancellation may take.
 Never 8,192 or more: MLX's grouped products go wrong there on Metal (mlx issue 3856)."""
 
+MARKS = 8
+"""Points kept to come back to. Each holds the sliding windows: 3 MB for 20b in bf16."""
+
 
 class Cancelled(Exception):
     """Reading was cancelled between chunks; what had been read stays read."""
@@ -35,7 +38,7 @@ class Context:
     def mark(self) -> None:
         """Remember this point, so that ``reuse`` can come back to it. Cheap; call it at message boundaries."""
         if not self.marks or self.marks[-1].length < self.cache.length:
-            self.marks.append(self.cache.mark())
+            self.marks = [*self.marks[1 - MARKS :], self.cache.mark()]
 
     def reuse(self, prompt: list[int]) -> int:
         """Go back to the furthest point from which ``prompt`` can be continued; how many of its ids are already read.

@@ -24,8 +24,9 @@ def load(folder: Path) -> GptOssForCausalLM:
     config = GptOssConfig(**raw, pad_token_id=None, eos_token_id=None, attn_implementation="eager")
     with torch.device("meta"):
         model = GptOssForCausalLM(config)
-    for path in sorted(folder.glob("*.safetensors")):
-        model.load_state_dict(dict(_float32(path)), strict=False, assign=True)
+    shards = _Shards(folder)
+    for name in shards.names():
+        model.load_state_dict(dict([shards.float32(name)]), strict=False, assign=True)
     # Rotary frequencies are no parameters: built again, off the meta device.
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     left = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
@@ -41,29 +42,33 @@ def logits(model: GptOssForCausalLM, tokens: list[int], rows: np.ndarray) -> np.
     return model.lm_head(hidden[torch.from_numpy(rows)]).numpy()
 
 
-def _float32(path: Path):
-    """(name, float32 tensor) of one shard, experts decoded and transposed as transformers holds them."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    data = np.memmap(path, np.uint8, "r", offset=8 + size)
+class _Shards:
+    """A checkpoint's tensors, wherever they lie; experts decoded and transposed as transformers holds them."""
 
-    def read(name: str) -> np.ndarray:
-        entry = header[name]
-        start, stop = entry["data_offsets"]
-        return (
-            data[start:stop]
-            .view({"BF16": np.uint16, "F32": np.float32, "U8": np.uint8}[entry["dtype"]])
-            .reshape(entry["shape"])
-        )
+    def __init__(self, folder: Path) -> None:
+        self._where = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(size))
+            data = np.memmap(path, np.uint8, "r", offset=8 + size)
+            self._where |= {name: (data, entry) for name, entry in header.items()}
 
-    for name in header:
+    def names(self) -> list[str]:
+        return [name for name in self._where if not name.endswith("_scales")]
+
+    def float32(self, name: str) -> tuple[str, torch.Tensor]:
         if name.endswith("_blocks"):
             base = name.removesuffix("_blocks")
-            yield base, torch.from_numpy(_decode(read(name), read(f"{base}_scales")))
-        elif not name.endswith("_scales"):
-            values = read(name)
-            yield name, torch.from_numpy(from_bf16(values) if values.dtype == np.uint16 else values.copy())
+            return base, torch.from_numpy(_decode(self._bits(name), self._bits(f"{base}_scales")))
+        bits = self._bits(name)
+        return name, torch.from_numpy(from_bf16(bits) if bits.dtype == np.uint16 else bits.copy())
+
+    def _bits(self, name: str) -> np.ndarray:
+        data, entry = self._where[name]
+        start, stop = entry["data_offsets"]
+        dtype = {"BF16": np.uint16, "F32": np.float32, "U8": np.uint8}[entry["dtype"]]
+        return data[start:stop].view(dtype).reshape(entry["shape"])
 
 
 def _decode(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:

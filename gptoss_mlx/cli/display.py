@@ -1,0 +1,142 @@
+"""How a reply looks while it arrives: the thought dim under its own rule, the answer as live Markdown.
+
+What is finished is printed for good and scrolls away; only the unfinished end is redrawn. Where the output is no
+terminal the text is written as it comes, without control codes. Knows events, no model and no input.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+
+from markdown_it import MarkdownIt
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.text import Text
+
+from gptoss_mlx.conversation import Done, Event, Thought, ToolCall, ToolError
+from gptoss_mlx.conversation import Text as Answer
+
+Split = Callable[[str], int]
+
+
+class ReplyView:
+    """Shows one reply's events. Use as a context manager, so that the terminal is left as it was found."""
+
+    def __init__(self, console: Console, *, thinking: bool = True) -> None:
+        self._console = console
+        self._thinking = thinking
+        self._section: str | None = None
+        self._stream: _Stream | None = None
+
+    def __enter__(self) -> "ReplyView":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._close()
+
+    def show(self, event: Event) -> None:
+        match event:
+            case Thought(text):
+                if self._thinking:
+                    self._open("thinking", _lines_end, lambda tail: Text(tail, style="dim"))
+                    self._write(text)
+            case Answer(text):
+                self._open("answer", _blocks_end, Markdown)
+                self._write(text)
+            case ToolCall():
+                self._note(f"→ {event.name}({event.message.content})")
+            case ToolError():
+                self._note(f"→ {event.name}: {event.problem}")
+            case Done():
+                self._close()
+                self._console.print(Text(summary(event), style="dim"))
+
+    def _open(self, section: str, split: Split, draw: Callable[[str], RenderableType]) -> None:
+        if self._section == section:
+            return
+        self._close()
+        self._section = section
+        if section == "thinking" or self._thinking:
+            self._console.rule(section, style="dim", align="left", characters="─")
+        self._stream = _Stream(self._console, split, draw)
+
+    def _write(self, text: str) -> None:
+        if self._stream is not None:
+            self._stream.write(text)
+
+    def _note(self, line: str) -> None:
+        self._close()
+        self._console.print(Text(line, style="cyan"))
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._section = self._stream = None
+
+
+def summary(done: Done) -> str:
+    """One line under a reply: how much, how fast, and why it stopped where that is not the usual end."""
+    usage = done.usage
+    parts = [f"{usage.completion_tokens} tokens", f"{usage.tokens_per_second:.1f} tokens/s"]
+    if usage.time_to_first_token is not None:
+        parts.append(f"first after {usage.time_to_first_token:.2f} s")
+    if usage.cached_tokens:
+        parts.append(f"{usage.prompt_tokens - usage.cached_tokens} of {usage.prompt_tokens} prompt tokens read")
+    if note := REASONS.get(done.reason):
+        parts.append(f"{note}, while still thinking: no answer" if done.cut_in_thought else note)
+    return " · ".join(parts)
+
+
+REASONS = {
+    "length": "stopped at the token limit",
+    "cancelled": "stopped by you",
+    "tool_limit": "stopped after too many tool calls in a row",
+}
+
+
+class _Stream:
+    """Text that grows: printed for good up to where ``split`` says it is settled, drawn live after that."""
+
+    def __init__(self, console: Console, split: Split, draw: Callable[[str], RenderableType]) -> None:
+        self._console, self._split, self._draw = console, split, draw
+        self._tail = ""
+        self._ends_line = True
+        self._live: Live | None = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
+            self._live.start()
+
+    def write(self, text: str) -> None:
+        if self._live is None:
+            self._console.file.write(text)
+            self._console.file.flush()
+            self._ends_line = text.endswith("\n") if text else self._ends_line
+            return
+        self._tail += text
+        if end := self._split(self._tail):
+            self._live.console.print(self._draw(self._tail[:end].rstrip("\n")))
+            self._tail = self._tail[end:]
+        self._live.update(self._draw(self._tail), refresh=True)
+
+    def close(self) -> None:
+        if self._live is None:
+            if not self._ends_line:
+                self._console.file.write("\n")
+            return
+        self._live.update("", refresh=True)
+        self._live.stop()
+        if self._tail.strip():
+            self._console.print(self._draw(self._tail.rstrip("\n")))
+
+
+def _lines_end(text: str) -> int:
+    """Whole lines are settled."""
+    return text.rfind("\n") + 1
+
+
+def _blocks_end(text: str) -> int:
+    """All top-level Markdown blocks but the last are settled."""
+    starts = [token.map[0] for token in MarkdownIt().enable("table").parse(text) if token.level == 0 and token.map]
+    if len(starts) < 2:
+        return 0
+    return sum(len(line) for line in text.splitlines(keepends=True)[: starts[-1]])

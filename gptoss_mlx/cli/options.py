@@ -1,0 +1,68 @@
+"""Options that several commands share, and opening the model they name."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gptoss_mlx.conversation import Conversation
+    from gptoss_mlx.runtime import Runtime
+
+
+class Reasoning(StrEnum):
+    low = "low"
+    medium = "medium"
+    high = "high"
+
+
+Model = Annotated[str, typer.Option(help="An installed model (20b, 120b, tiny), or a model folder.")]
+Effort = Annotated[Reasoning, typer.Option(help="How long the model thinks before it answers.")]
+System = Annotated[str | None, typer.Option(help="Instructions for the whole conversation.")]
+Temperature = Annotated[
+    float | None, typer.Option(help="0 takes the likeliest token, 1 draws from the model as it is.", show_default="1")
+]
+MaxTokens = Annotated[int | None, typer.Option(help="Stop a reply after so many tokens.", show_default="no limit")]
+Seed = Annotated[int | None, typer.Option(help="Repeat the same random draws.")]
+
+
+def open_model(name: str) -> "Runtime":
+    """Load a model; a bar on standard error where it takes long enough to be seen."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    from gptoss_mlx.runtime import load
+
+    console = Console(stderr=True)
+    columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        return load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def start_conversation(
+    model: str,
+    reasoning: Reasoning,
+    system: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    seed: int | None,
+) -> "Conversation":
+    """Load the model and begin. Bad values are refused before the long part, the loading."""
+    from gptoss_mlx.engine.sampling import Sampling
+    from gptoss_mlx.errors import UsageError
+
+    Sampling(temperature=1.0 if temperature is None else temperature)
+    if max_tokens is not None and max_tokens < 1:
+        raise UsageError(f"--max-tokens is {max_tokens}; it must be 1 or more")
+    runtime = open_model(model)
+
+    from gptoss_mlx.conversation import Conversation
+
+    return Conversation(
+        runtime,
+        reasoning=reasoning.value,
+        instructions=system,
+        sampling=runtime.sampling(temperature=temperature, seed=seed),
+        max_tokens=max_tokens,
+    )

@@ -1,0 +1,82 @@
+"""``gptoss-mac run``: one prompt, one answer on standard output."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from gptoss_mlx.cli import options
+from gptoss_mlx.cli.terminal import on_interrupt
+from gptoss_mlx.errors import NoAnswerError, UsageError
+
+
+def run(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; read from standard input when absent.")] = None,
+    model: options.Model = "20b",
+    reasoning: options.Effort = options.Reasoning.medium,
+    system: options.System = None,
+    temperature: options.Temperature = None,
+    max_tokens: options.MaxTokens = None,
+    seed: options.Seed = None,
+    show_thinking: Annotated[
+        bool, typer.Option("--show-thinking", help="Write the thought to standard error.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: answer, thought, counts.")] = False,
+) -> None:
+    """Answer one prompt and exit.
+
+    Exit codes: 0 answered, 2 bad usage, 3 a damaged model, 4 a model that is not installed, 6 a prompt that is too
+    long, 7 not enough memory, 8 stopped before an answer began, 130 interrupted.
+    """
+    text = prompt if prompt is not None else _from_stdin()
+    conversation = options.start_conversation(model, reasoning, system, temperature, max_tokens, seed)
+
+    from gptoss_mlx.conversation import Done, Text, Thought
+
+    answer: list[str] = []
+    thought: list[str] = []
+    done: Done | None = None
+    with on_interrupt(conversation.cancel):
+        for event in conversation.send(text):
+            match event:
+                case Thought(piece):
+                    thought.append(piece)
+                    if show_thinking:
+                        _write(sys.stderr, piece)
+                case Text(piece):
+                    if show_thinking and thought and not answer:
+                        _write(sys.stderr, "\n")
+                    answer.append(piece)
+                    if not as_json:
+                        _write(sys.stdout, piece)
+                case Done():
+                    done = event
+    assert done is not None
+    if as_json:
+        result = {"answer": "".join(answer), "thought": "".join(thought), "finish_reason": done.reason}
+        print(json.dumps(result | {"usage": asdict(done.usage)}, ensure_ascii=False, indent=2))
+    elif answer and not answer[-1].endswith("\n"):
+        print(flush=True)
+    if done.reason == "cancelled":
+        raise KeyboardInterrupt
+    if done.cut_in_thought:
+        raise NoAnswerError(
+            f"stopped after {done.usage.completion_tokens} tokens, before an answer began; "
+            "raise --max-tokens or lower --reasoning"
+        )
+
+
+def _from_stdin() -> str:
+    if sys.stdin.isatty():
+        raise UsageError("no prompt; give one as an argument, or pipe it in")
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def _write(stream, text: str) -> None:  # type: ignore[no-untyped-def]
+    stream.write(text)
+    stream.flush()

@@ -1,0 +1,148 @@
+"""The two faces most people meet, run as a user runs them."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.checkpoints import SMALL
+from tests.support.models import random_model
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = [sys.executable, "-m", "gptoss_mlx.cli"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp("cli"), SMALL, seed=31).folder.path
+
+
+@pytest.fixture
+def gptoss(tmp_path):
+    def call(*arguments, stdin=""):
+        environment = os.environ | {"GPTOSS_MAC_HOME": str(tmp_path), "COLUMNS": "80"}
+        return subprocess.run(
+            [*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, text=True, cwd=ROOT, env=environment
+        )
+
+    return call
+
+
+def test_run_json_holds_answer_thought_counts_and_reason(gptoss, folder):
+    done = gptoss("run", "--model", folder, "hi", "--max-tokens", 20, "--json", "--seed", 5)
+    result = json.loads(done.stdout)
+    assert set(result) == {"answer", "thought", "finish_reason", "usage"}
+    assert 0 < result["usage"]["completion_tokens"] <= 20
+    assert result["finish_reason"] in ("stop", "length")
+    assert done.returncode == (0 if result["answer"] else 8)
+
+
+def test_run_repeats_a_seed_and_reads_standard_input(gptoss, folder):
+    options = "--model", folder, "--max-tokens", 12, "--seed", 9
+    first, second = gptoss("run", "hi", *options), gptoss("run", *options, stdin="hi")
+    assert first.stdout == second.stdout != ""
+    assert first.stderr == second.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("hi", "--model", "20b"), 4, ["hf download openai/gpt-oss-20b", "gptoss-mac convert gpt-oss-20b"]),
+        (("hi", "--model", "openai/gpt-oss-120b"), 4, ["hf download openai/gpt-oss-120b"]),
+        (("hi", "--model", "llama"), 4, ["llama", "20b"]),
+        (("hi", "--model", "../../etc"), 4, ["../../etc"]),
+        (("hi", "--model", "tests"), 3, ["tests", "gptoss-mac convert"]),
+        (("  ",), 2, ["empty"]),
+        (("hi", "--temperature", "nan"), 2, ["temperature"]),
+        (("hi", "--max-tokens", "0"), 2, ["max-tokens"]),
+        (("hi", "--reasoning", "huge"), 2, ["huge"]),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line_with_its_exit_code(gptoss, folder, arguments, code, words):
+    if "--model" not in arguments:
+        arguments = (*arguments, "--model", folder)
+    done = gptoss("run", *arguments)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    if code != 2:
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_piped_chat_answers_each_line_without_control_codes(gptoss, folder):
+    lines = "hello\n/reasoning low\n/nonsense\nagain\n/quit\nnever read\n"
+    done = gptoss("chat", "--model", folder, "--max-tokens", 8, "--seed", 1, stdin=lines)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert done.stdout.count("tokens/s") == 2
+    assert "Reasoning: low." in done.stdout
+    assert "No command /nonsense" in done.stdout
+
+
+class Terminal:
+    """A chat on a pseudo-terminal."""
+
+    def __init__(self, arguments, home, columns=80):
+        environment = os.environ | {"GPTOSS_MAC_HOME": str(home), "COLUMNS": str(columns), "TERM": "xterm"}
+        environment.pop("NO_COLOR", None)
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            **dict.fromkeys(("stdin", "stdout", "stderr"), slave),
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.raw, self.used = "", 0
+
+    def type(self, text):
+        os.write(self.master, text.encode())
+
+    def wait_for(self, pattern, seconds=60):
+        """Read on until ``pattern`` shows, control codes left out; the next call looks behind it."""
+        end = time.monotonic() + seconds
+        while not (found := re.search(pattern, plain(self.raw)[self.used :])):
+            assert time.monotonic() < end, f"no {pattern!r} in {self.raw!r}"
+            if select.select([self.master], [], [], 0.1)[0]:
+                self.raw += os.read(self.master, 65536).decode("utf-8", "replace")
+        self.used += found.end()
+
+
+def plain(text):
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+def test_ctrl_c_stops_the_reply_and_ctrl_d_leaves(folder, tmp_path):
+    chat = Terminal(["chat", "--model", folder, "--seed", "2"], tmp_path)
+    chat.wait_for("> ")
+    chat.type("hello\r")
+    chat.wait_for("answer")
+    chat.process.send_signal(signal.SIGINT)
+    chat.wait_for("stopped by you")
+    chat.wait_for("> ")
+    chat.type("/help\r")
+    chat.wait_for("/reasoning")
+    chat.type("\x04")
+    assert chat.process.wait(20) == 0
+    assert "hello" in (tmp_path / "history").read_text()
+    assert (tmp_path / "history").stat().st_mode & 0o077 == 0
+
+
+def test_every_command_is_listed_in_the_chats_help():
+    from gptoss_mlx.cli.chat import HELP
+
+    source = (ROOT / "gptoss_mlx/cli/chat.py").read_text()
+    commands = set(re.findall(r'"(/[a-z]+)"', source))
+    assert commands == {"/help", "/new", "/reasoning", "/system", "/thinking", "/quit"}
+    assert all(command in HELP for command in commands)
