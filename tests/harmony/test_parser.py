@@ -267,6 +267,16 @@ def test_history_keeps_generated_ids_with_the_stop_turned_into_an_end(published)
     assert render_messages(history, published) == [*prompt, *cut, end]
 
 
+def test_history_keeps_even_malformed_ids(published):
+    question = [Message("user", "2+2?")]
+    reply = ids_of(
+        published, CHANNEL, "analysis", MESSAGE, "Hm", END, "Four.", END, CHANNEL, "final", MESSAGE, "4", END
+    )
+    history = question + [event.message for event in parse(published, reply) if isinstance(event, MessageEnd)]
+    assert len(history) == 4
+    assert render_messages(history, published) == render(question, published) + reply
+
+
 def test_message_that_leaned_on_a_dropped_thought_gets_a_beginning(published):
     reply = ids_of(published, CHANNEL, "analysis", MESSAGE, "Hm", CHANNEL, "final", MESSAGE, "4", RETURN)
     history = [Message("user", "2+2?")]

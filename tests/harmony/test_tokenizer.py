@@ -50,6 +50,17 @@ def test_ids_of_another_vocabulary_come_from_its_file(small):
     assert small.vocab_size == 269
 
 
+def test_ids_that_stand_for_nothing_are_allowed(tmp_path):
+    raw = small_tokenizer_json()
+    raw["model"]["vocab"]["abc"] = 280
+    tokenizer = Tokenizer.from_file(write_json(tmp_path / "tokenizer.json", raw))
+    tokenizer.save(tmp_path / "tokenizer")
+    for again in (tokenizer, Tokenizer.load(tmp_path / "tokenizer")):
+        assert again.encode("abc") == [280]
+        assert again.decode([97, 275, 280]) == "aabc"
+        assert again.vocab_size == 281
+
+
 def test_markers_decode_only_on_request(published):
     ids = [published.special["<|start|>"], *published.encode("hi"), published.special["<|end|>"], 200_500, 999_999]
     assert published.decode(ids) == "hi"

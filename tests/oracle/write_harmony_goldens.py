@@ -136,7 +136,9 @@ def functions(rng, markers):
         {
             "name": f"{word(rng, markers)}_{i}",
             "description": rng.choice(["", text(rng, markers, 6), "Two\nlines", "Ends in a newline\n", "A\r\n\r\nB"]),
-            "parameters": rng.choice([None, {}, {"type": "object", "properties": {}}, *[schema(rng, markers)] * 5]),
+            "parameters": rng.choice(
+                [None, {}, {"type": "object", "properties": {}}, *[schema(rng, markers, rng.choice([0, 0, 0, 1]))] * 5]
+            ),
         }
         for i in range(rng.randrange(1, 5))
     ]
