@@ -200,9 +200,7 @@ class TextDecoder:
 
     def finish(self) -> str:
         """What remains: U+FFFD for an incomplete character. The decoder can be used afresh afterwards."""
-        rest = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return rest
+        return self._utf8.decode(b"", final=True)
 
 
 def _read_tokenizer_json(raw: Any) -> tuple[list[bytes], dict[str, int], str]:

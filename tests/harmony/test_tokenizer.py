@@ -61,6 +61,12 @@ def test_ids_that_stand_for_nothing_are_allowed(tmp_path):
         assert again.vocab_size == 281
 
 
+def test_markers_may_stand_in_the_vocabulary_too(small, tmp_path):
+    raw = small_tokenizer_json()
+    raw["model"]["vocab"] |= {added["content"]: added["id"] for added in raw["added_tokens"]}
+    assert Tokenizer.from_file(write_json(tmp_path / "tokenizer.json", raw)).digest == small.digest
+
+
 def test_markers_decode_only_on_request(published):
     ids = [published.special["<|start|>"], *published.encode("hi"), published.special["<|end|>"], 200_500, 999_999]
     assert published.decode(ids) == "hi"

@@ -74,6 +74,17 @@ WORDS = [
         "“q”",
     ),
 ]
+# One of several types, at the top and within a list, with defaults of every sort: chance would rarely build it.
+ONE_OF = {
+    "description": "top",
+    "oneOf": [
+        {"type": "string", "enum": ["a", "b"], "default": "a", "description": "letters"},
+        {"type": "string", "default": "c"},
+        {"type": "integer", "default": 3, "nullable": True},
+        {"type": "array", "items": {"oneOf": [{"type": "string", "enum": ["x"], "default": "x"}, {"type": "null"}]}},
+        {"type": "object", "properties": {"k": {"oneOf": [{"type": "string", "enum": ["y"], "default": "y"}]}}},
+    ],
+}
 
 
 def text(rng, markers=False, most=30):
@@ -137,7 +148,7 @@ def functions(rng, markers):
             "name": f"{word(rng, markers)}_{i}",
             "description": rng.choice(["", text(rng, markers, 6), "Two\nlines", "Ends in a newline\n", "A\r\n\r\nB"]),
             "parameters": rng.choice(
-                [None, {}, {"type": "object", "properties": {}}, *[schema(rng, markers, rng.choice([0, 0, 0, 1]))] * 5]
+                [None, {}, {"type": "object", "properties": {}}, ONE_OF, *[schema(rng, markers)] * 5]
             ),
         }
         for i in range(rng.randrange(1, 5))
