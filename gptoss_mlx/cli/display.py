@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.markdown import Markdown
 from rich.text import Text
 
+from gptoss_mlx.cli.terminal import printable
 from gptoss_mlx.conversation import Done, Event, Thought, ToolCall, ToolError
 from gptoss_mlx.conversation import Text as Answer
 
@@ -66,7 +67,7 @@ class ReplyView:
 
     def _note(self, line: str) -> None:
         self._close()
-        self._console.print(Text(line, style="cyan"))
+        self._console.print(Text(printable(line), style="cyan"))
 
     def _close(self) -> None:
         if self._stream is not None:
@@ -107,6 +108,7 @@ class _Stream:
             self._live.start()
 
     def write(self, text: str) -> None:
+        text = printable(text)
         if self._live is None:
             self._console.file.write(text)
             self._console.file.flush()

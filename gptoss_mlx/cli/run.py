@@ -3,12 +3,12 @@
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from gptoss_mlx.cli import options
-from gptoss_mlx.cli.terminal import on_interrupt
+from gptoss_mlx.cli.terminal import on_interrupt, printable
 from gptoss_mlx.errors import NoAnswerError, UsageError
 
 
@@ -77,6 +77,7 @@ def _from_stdin() -> str:
         raise UsageError(f"standard input is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
-def _write(stream, text: str) -> None:  # type: ignore[no-untyped-def]
-    stream.write(text)
+def _write(stream: TextIO, text: str) -> None:
+    """As it is into a file or pipe; at a terminal without control characters."""
+    stream.write(printable(text) if stream.isatty() else text)
     stream.flush()

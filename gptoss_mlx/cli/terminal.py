@@ -1,10 +1,18 @@
-"""The keyboard while a reply is under way: Ctrl-C is a request, and what is typed does not show."""
+"""A terminal while a reply is under way: Ctrl-C is a request, keys do not show, and text cannot steer it."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """Without control characters but line ends and tabs: what a model writes must not move the cursor or more."""
+    return _CONTROL.sub("", text)
 
 
 @contextmanager

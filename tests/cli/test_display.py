@@ -1,0 +1,115 @@
+"""How a reply looks on a screen: a terminal emulator reads what is written, as a terminal would."""
+
+import io
+
+import pyte
+import pytest
+from rich.console import Console
+
+from gptoss_mlx.cli.display import ReplyView
+from gptoss_mlx.conversation import Done, Text, Thought, ToolError, Usage
+
+USAGE = Usage(50, 0, 24, 10, 2.0, 0.5, 12.0)
+ANSWER = """\
+# Sums
+
+The **total** of the two numbers you gave me is written below, in a list:
+
+1. first `405`
+2. then nothing
+
+```python
+x = 347 + 58
+
+print(x)
+```
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+Done.
+"""
+
+
+class Screen:
+    def __init__(self, columns, lines, **options):
+        self.bytes = io.StringIO()
+        options = {"force_terminal": True, "color_system": "standard", "legacy_windows": False} | options
+        self.console = Console(file=self.bytes, width=columns, height=lines, **options)
+        self.screen = pyte.HistoryScreen(columns, lines, history=1000, ratio=0.5)
+        self.screen.set_mode(pyte.modes.LNM)
+        pyte.Stream(self.screen)
+
+    def show(self, events, **options):
+        with ReplyView(self.console, **options) as view:
+            for event in events:
+                view.show(event)
+        pyte.Stream(self.screen).feed(self.bytes.getvalue())
+        above = ["".join(line[x].data for x in range(self.screen.columns)) for line in self.screen.history.top]
+        return [line.rstrip() for line in [*above, *self.screen.display]]
+
+
+def pieces(kind, text, size):
+    return [kind(text[i : i + size]) for i in range(0, len(text), size)]
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(100, 30), (40, 20), (40, 8)])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_thought_then_answer_each_once_whatever_the_size_of_screen_and_pieces(columns, lines, size):
+    thought = "\n".join(f"{n}: seven plus eight is fifteen, write five and carry one along" for n in range(8))
+    shown = Screen(columns, lines).show(
+        [*pieces(Thought, thought, size), *pieces(Text, ANSWER, size), Done("stop", USAGE)]
+    )
+    text = "\n".join(shown)
+    assert shown[0].startswith("thinking ──")
+    assert [text.count(f"{n}: seven") for n in range(8)] == [1] * 8
+    assert "**" not in text
+    for once in ("Sums", "first 405", "x = 347 + 58", "Done.", "12.0 tokens/s", "answer ──"):
+        assert text.count(once) == 1, once
+    assert text.index("7: seven") < text.index("answer ──") < text.index("Sums") < text.index("Done.")
+    if columns == 100:
+        assert ["1", "2"] in [line.split() for line in shown]
+
+
+def test_words_are_not_torn_at_forty_columns():
+    words = ["seventeen", "thousand", "and", "eleven", "remainders", "altogether"]
+    shown = Screen(40, 20).show([*pieces(Thought, " ".join(words * 4), 3), Done("stop", USAGE)])
+    thought = shown[1 : next(n for n, line in enumerate(shown) if "24 tokens" in line)]
+    assert " ".join(thought).split() == words * 4
+
+
+def test_a_hidden_thought_leaves_the_answer_alone():
+    shown = Screen(60, 20).show([Thought("secret"), Text("Four."), Done("stop", USAGE)], thinking=False)
+    assert shown[0] == "Four."
+    assert not any("secret" in line for line in shown)
+
+
+@pytest.mark.parametrize("options", [{"no_color": True}, {"color_system": None}])
+def test_without_colour_it_reads_the_same(options):
+    events = [Thought("hm"), Text(ANSWER), Done("stop", USAGE)]
+    assert Screen(60, 40, **options).show(events) == Screen(60, 40).show(events)
+
+
+def test_piped_text_has_no_control_codes_and_comes_as_it_is():
+    out = io.StringIO()
+    console = Console(file=out, width=40)
+    with ReplyView(console) as view:
+        for event in [*pieces(Thought, "a" * 100, 9), *pieces(Text, ANSWER, 9), Done("length", USAGE, True)]:
+            view.show(event)
+    text = out.getvalue()
+    assert "\x1b" not in text
+    assert "a" * 100 in text
+    assert ANSWER in text
+    assert "still thinking: no answer" in text.replace("\n", " ")
+
+
+def test_markup_and_control_codes_in_a_reply_are_shown_or_dropped_never_obeyed():
+    shown = Screen(60, 20).show(
+        [Thought("[red]x[/red] \x1b[2J\x07gone?"), ToolError("f", "[bold]no"), Text("ok \x1b]0;title\x07\x9b2J")]
+    )
+    text = "\n".join(shown)
+    assert "[red]x[/red]" in text
+    assert "[bold]no" in text
+    assert "gone?" in text
+    assert "ok ]0;title" in text
