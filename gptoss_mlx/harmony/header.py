@@ -34,17 +34,19 @@ def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str
     ``begun`` says that ``<|start|>`` came, so that a role must follow. ``channel`` holds if the header names none.
     """
     if whole:
-        parts = [piece for part in parts for piece in _split_look_alikes(part)]
+        parts = [piece for part in parts for piece in _tidied(part)]
     role: Role = "assistant"
     name = recipient = content_type = None
     constrained = False
     rest = ""
+    # Each step takes what it understands out of the text of a part.
     for marker, text in parts:
         if not marker and (begun or whole):
             if found := _ROLE.match(text):
                 role, name, text = found[1], found[2], text[found.end() :]  # type: ignore[assignment]
             elif found := _TOOL.match(text):
                 role, name, text = "tool", found[1] or found[2], text[found.end() :]
+        # The last channel that exists counts; one that does not counts only if there is no other.
         if (marker == "channel" or (whole and not marker)) and (found := _CHANNEL.match(text)):
             channel, text = found[1], text[found.end() :]
         elif marker == "channel" and whole and (found := _WORD.match(text)) and not found[1].startswith("to="):
@@ -61,6 +63,7 @@ def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str
     return Message(role, "", name, recipient, channel, content_type, constrained), rest.lstrip()
 
 
-def _split_look_alikes(part: Part) -> list[Part]:
-    first, *others = _LOOK_ALIKE.split(part.text)
+def _tidied(part: Part) -> list[Part]:
+    """Cut at markers spelled out in text, and blanks made single: the searches would be slow on long runs of them."""
+    first, *others = _LOOK_ALIKE.split(" ".join(part.text.split()))
     return [Part(part.marker, first), *map(Part, others[::2], others[1::2])]

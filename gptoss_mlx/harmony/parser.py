@@ -38,8 +38,9 @@ class Delta:
 class MessageEnd:
     """The whole message. A call's ``content`` is its argument text as written, which may not be JSON.
 
-    ``message.ids`` are those the history keeps: as generated, from ``<|start|>`` on, with what ended the reply turned
-    into ``<|end|>`` (a call's into ``<|call|>``). ``complete`` is False when generation ended before the message did.
+    ``message.ids`` are those the history keeps: as generated, behind the ``<|start|>assistant`` of the prompt if this
+    is the first, and with what ended the reply turned into ``<|end|>`` (a call's into ``<|call|>``). ``complete`` is
+    False when generation ended before the message did.
     """
 
     kind: Kind

@@ -101,7 +101,10 @@ def _developer(developer: Developer) -> str:
     if developer.functions:
         sections.append(tools_section([Namespace("functions", functions=developer.functions)]))
     if form := developer.response_format:
-        schema = json.dumps(form.schema, ensure_ascii=False, separators=(",", ":"))
+        try:
+            schema = json.dumps(form.schema, ensure_ascii=False, separators=(",", ":"))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise HarmonyError(f"response format {form.name!r}: its schema is no JSON ({error})") from error
         description = f"// {form.description}\n" if form.description else ""
         sections.append(f"# Response Formats\n\n## {form.name}\n\n{description}{schema}")
     return "\n\n".join(sections)

@@ -193,10 +193,7 @@ class TextDecoder:
 
     def feed(self, id: int) -> str:
         """The text that is certain now; empty while a character is still incomplete."""
-        return self.feed_bytes(self._tokenizer.token_bytes(id))
-
-    def feed_bytes(self, data: bytes) -> str:
-        return self._utf8.decode(data)
+        return self._utf8.decode(self._tokenizer.token_bytes(id))
 
     def finish(self) -> str:
         """What remains: U+FFFD for an incomplete character. The decoder can be used afresh afterwards."""

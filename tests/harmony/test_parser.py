@@ -1,6 +1,7 @@
 """Replies become the same events however they arrive; malformed ones are read as they were meant."""
 
 import random
+import time
 from collections import Counter
 
 import pytest
@@ -247,6 +248,14 @@ def test_plain_text_without_any_marker_streams_as_an_answer(published):
     assert any(isinstance(event, Delta) for event in events)
     events += parser.feed(published.encode(text)[100:]) + parser.finish()
     assert meanings(events) == [["answer", None, text]]
+
+
+def test_endless_blanks_in_a_header_are_read_quickly(published):
+    """A pattern tried anew at every blank would take minutes."""
+    ids = [*published.encode("\n \t" * 30_000), *ids_of(published, MESSAGE, "x", RETURN)]
+    begun = time.process_time()
+    assert meanings(parse(published, ids)) == [["answer", None, "x"]]
+    assert time.process_time() - begun < 5
 
 
 def test_history_keeps_generated_ids_with_the_stop_turned_into_an_end(published):

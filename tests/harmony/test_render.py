@@ -139,12 +139,13 @@ def deep(levels):
         Message("tool", "no name"),
         Message("user", System()),
         Message("system", Developer()),
+        Message("developer", Developer(response_format=ResponseFormat("list", {"x": {1, 2}}))),
         Message("developer", Developer(functions=(Function("f", "", deep(500)),))),
         Message("developer", Developer(functions=(Function("f", "", {"type": "string", "default": {1, 2}}),))),
     ],
 )
 def test_malformed_messages_are_refused_in_one_line(message, published):
-    if isinstance(message.content, Developer) and message.role == "developer":
+    if isinstance(message.content, Developer) and message.content.functions:
         schema = {"type": "object", "properties": {"x": message.content.functions[0].parameters}}
         message = replace(message, content=Developer(functions=(Function("f", "", schema),)))
     with pytest.raises(HarmonyError) as caught:
