@@ -197,6 +197,7 @@ def build(
     function: Function,
     mode: Mode,
     *,
+    linted: bool = True,
     as_written: bool = True,
     prelude: str = PRELUDE,
     includes: Sequence[Path] = (),
@@ -204,12 +205,14 @@ def build(
 ) -> Library:
     """Lint, compile and link, or find it done. Raises LintError if the source does not compile.
 
+    ``linted=False`` is for source that Apple's compiler is known to take, and the stricter lint does not: MLX's own.
     ``as_written``: in the checked modes make every load and store of device and threadgroup memory happen as the source
     says, so that counts do not depend on the optimiser. Source that copies whole structs out of such memory needs
     False.
     """
     toolchain = toolchain or tools.find()
-    lint(function, prelude=prelude, includes=includes, toolchain=toolchain)
+    if linted:
+        lint(function, prelude=prelude, includes=includes, toolchain=toolchain)
     final = cache_folder() / f"{_key(mode, as_written, toolchain, prelude, includes, *asdict(function).values())}.so"
     table = final.with_suffix(".json")
     if not final.exists():

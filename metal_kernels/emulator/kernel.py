@@ -151,6 +151,7 @@ def run_function(
     buffers: Sequence[Buffer],
     *,
     mode: Mode = "check",
+    linted: bool = True,
     as_written: bool = True,
     prelude: str = PRELUDE,
     includes: Sequence[Path] = (),
@@ -162,7 +163,8 @@ def run_function(
 
     ``buffers`` by the numbers in the signature; an unused number gets an empty one. Raises LintError and KernelFault.
     """
-    library = build(function, mode, as_written=as_written, prelude=prelude, includes=includes, toolchain=toolchain)
+    options = {"linted": linted, "as_written": as_written, "prelude": prelude, "includes": includes}
+    library = build(function, mode, toolchain=toolchain, **options)
     report, finished = run(library, name, mode, grid, threadgroup, buffers, order=order, constants=constants)
     if not finished:
         raise KernelFault(report)

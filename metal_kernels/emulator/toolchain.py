@@ -24,6 +24,7 @@ LANGUAGE_FLAGS = (
     *("-Xclang", "-cl-single-precision-constant", "-Xclang", "-ffloat16-excess-precision=none"),
     *("-ffp-contract=off", "-fno-math-errno"),
     *("-Wno-unknown-attributes", "-Wno-c++20-extensions", "-Wno-duplicate-decl-specifier", "-Wno-nontrivial-memcall"),
+    *("-Wno-user-defined-literals", "-Wno-reserved-user-defined-literal"),
     "-Wno-unknown-warning-option",
 )
 # Private variables nobody set hold a pattern, so that using one shows (runtime.cpp).

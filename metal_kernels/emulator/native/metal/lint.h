@@ -18,6 +18,10 @@
 typedef _Float16 half;
 typedef __bf16 bfloat;
 
+// 1.5h and 1.5bf
+constexpr half operator""h(long double v) { return static_cast<half>(v); }
+constexpr bfloat operator""bf(long double v) { return static_cast<bfloat>(v); }
+
 namespace metal {
 using ::bfloat;
 using ::half;

@@ -37,6 +37,10 @@ struct bfloat {
   }
 };
 
+// 1.5h and 1.5bf
+constexpr half operator""h(long double v) { return static_cast<half>(v); }
+constexpr bfloat operator""bf(long double v) { return bfloat(static_cast<float>(v)); }
+
 #define EMU_BFLOAT_OPERATOR(OP)                                                                     \
   constexpr inline bfloat operator OP(bfloat a, bfloat b) {                                         \
     return bfloat(static_cast<float>(a) OP static_cast<float>(b));                                  \
