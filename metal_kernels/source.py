@@ -240,7 +240,10 @@ def parse(path: Path, text: str) -> MetalSource:
     template: tuple[Template, ...] = ()
     if found := _TEMPLATE.search(code, 0, kernel.start()):
         start = found.start()
-        template = tuple(_template(part, lambda m: fail(found.start(), m)) for part in split_arguments(found[1]))
+        try:
+            template = tuple(_template(part) for part in split_arguments(found[1]))
+        except ValueError as error:
+            raise fail(found.start(), str(error)) from None
     end = closing(code, kernel.end())
     opening = re.compile(r"\s*\{").match(code, end)
     if not opening:
@@ -256,17 +259,19 @@ def parse(path: Path, text: str) -> MetalSource:
     outputs: list[Array] = []
     attributes: list[str] = []
     names = {parameter.name for parameter in template if parameter.kind == "typename"}
+    at = kernel.end()
     for parameter in split_arguments(code[kernel.end() : end - 1]):
-        _parameter(" ".join(parameter.split()), names, inputs, outputs, attributes, lambda m: fail(kernel.start(), m))
+        begins = at + len(parameter) - len(parameter.lstrip())
+        try:
+            _parameter(" ".join(parameter.split()), names, inputs, outputs, attributes)
+        except ValueError as error:
+            raise fail(begins, str(error)) from None
+        at += len(parameter) + 1
     if not outputs:
         raise fail(kernel.start(), f"{kernel[1]} has no output: a `device` parameter that is not const")
-    for attribute in ATTRIBUTES:
-        # MLX looks for the word anywhere in the body, comments included, and declares it.
-        if attribute in body and attribute not in attributes and _word(attribute, without_comments(body)):
-            raise fail(opening.start(), f"the body uses {attribute}, which is not a parameter")
-    for attribute in attributes:
-        if attribute not in body:
-            raise fail(kernel.start(), f"parameter {attribute} is never used: MLX will not declare it")
+    for attribute in set(ATTRIBUTES) - set(attributes):
+        if used := re.compile(rf"\b{attribute}\b").search(code, opening.end()):
+            raise fail(used.start(), f"{attribute} is used but is not a parameter")
 
     line = text.count("\n", 0, opening.end()) + 1
     return MetalSource(
@@ -280,56 +285,57 @@ def parse(path: Path, text: str) -> MetalSource:
     )
 
 
-def _word(word: str, text: str) -> bool:
-    return re.search(rf"\b{word}\b", text) is not None
-
-
-def _template(text: str, fail) -> Template:  # type: ignore[no-untyped-def]
+def _template(text: str) -> Template:
     match = re.fullmatch(r"\s*(typename|class|int|bool)\s+(\w+)\s*=\s*(-?\w+)\s*", text)
     if not match:
-        raise fail(f"template parameter '{' '.join(text.split())}': write typename, int or bool, a name and a default")
+        raise ValueError(
+            f"template parameter '{' '.join(text.split())}': write typename, int or bool, a name and a default"
+        )
     kind, name, default = match.groups()
     if kind == "bool":
         return Template("bool", name, default in ("true", "1"))
     if kind == "int":
         return Template("int", name, int(default))
     if default not in DTYPES:
-        raise fail(f"template parameter {name}: '{default}' is no type an array can have")
+        raise ValueError(f"template parameter {name}: '{default}' is no type an array can have")
     return Template("typename", name, DTYPES[default])
 
 
-def _parameter(text, typenames, inputs, outputs, attributes, fail) -> None:  # type: ignore[no-untyped-def]
+def _parameter(
+    text: str, typenames: set[str], inputs: list[Array], outputs: list[Array], attributes: list[str]
+) -> None:
+    """Sort one parameter into one of the lists. Raises ValueError."""
     declared, *brackets = re.split(r"\s*\[\[", text)
     written = brackets[0].rstrip("] ") if brackets else ""
     if written in ATTRIBUTES or declared.split()[-1] in ATTRIBUTES:
         type_, _, name = declared.rpartition(" ")
         if written != name or name not in ATTRIBUTES:
-            raise fail(f"parameter '{text}': MLX names an attribute's parameter after it: `uint3 A [[A]]`")
+            raise ValueError(f"parameter '{text}': MLX names an attribute's parameter after it: `uint3 A [[A]]`")
         if type_ != ATTRIBUTES[name]:
-            raise fail(f"parameter '{text}': MLX declares it {ATTRIBUTES[name]}")
+            raise ValueError(f"parameter '{text}': MLX declares it {ATTRIBUTES[name]}")
         attributes.append(name)
         return
     match = re.fullmatch(r"(const )?(device|constant) (const )?(.+?) ?([*&]) ?(\w+)", declared)
     if not match:
-        raise fail(f"parameter '{text}' is neither an input, an output nor an attribute")
+        raise ValueError(f"parameter '{text}' is neither an input, an output nor an attribute")
     const, space, const_too, type_, pointer, name = match.groups()
     for suffix, shape_type in SHAPE_PARAMETERS.items():
         if name.endswith(suffix) and name.removesuffix(suffix) in {given.name for given in inputs}:
             if f"const {space} {type_}{pointer}" not in (shape_type, shape_type.replace("int64_t", "long")):
-                raise fail(f"parameter '{text}': MLX declares it {shape_type}")
+                raise ValueError(f"parameter '{text}': MLX declares it {shape_type}")
             return
     atomic = re.fullmatch(r"atomic ?< ?(\w+) ?>|atomic_(\w+)", type_)
     element = (atomic[1] or atomic[2]) if atomic else type_
     if element not in DTYPES and element not in typenames:
-        raise fail(f"parameter '{text}': {element} is neither an array's type nor a template parameter")
+        raise ValueError(f"parameter '{text}': {element} is neither an array's type nor a template parameter")
     if const or const_too:
         if outputs:
-            raise fail(f"parameter '{text}': MLX puts inputs before outputs")
+            raise ValueError(f"parameter '{text}': MLX puts inputs before outputs")
         inputs.append(Array(name, element, space, pointer == "&"))
     elif space == "device" and pointer == "*":
         outputs.append(Array(name, element, space, atomic=bool(atomic)))
     else:
-        raise fail(f"parameter '{text}': an input is const, an output is a device pointer")
+        raise ValueError(f"parameter '{text}': an input is const, an output is a device pointer")
 
 
 def _paste(path: Path, text: str, pasted: set[Path]) -> str:

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from metal_kernels.emulator.build import lint
 from metal_kernels.emulator.errors import EmulatorError, LintError
 from metal_kernels.emulator.kernel import function_of
+from metal_kernels.emulator.lint import lint
 from metal_kernels.source import MetalSource, SourceError, TemplateValue
 
 USAGE = "usage: python -m metal_kernels.emulator FILE.metal [NAME=VALUE ...]"

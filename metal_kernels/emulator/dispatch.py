@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from metal_kernels.emulator.build import Library, Mode
+from metal_kernels.emulator.cover import reached_lines
 from metal_kernels.emulator.errors import CallError
 from metal_kernels.emulator.report import BufferUse, Finding, Kind, Place, Report
 
@@ -127,7 +128,7 @@ def run(
             u32s(*(b.data.itemsize for b in buffers)),
             u32s(*(b.floating for b in buffers)),
             count,
-            mode != "fast",
+            mode in ("count", "check"),
             ctypes.byref(options),
             ctypes.byref(totals),
             uses,
@@ -135,12 +136,15 @@ def run(
             ctypes.byref(found),
         )
         seconds = time.perf_counter() - start
+        marks = bytes((ctypes.c_uint8 * len(library.blocks)).in_dll(loaded, "emu_reached"))
     report = Report(kernel, mode, seconds)
     for name in _TOTALS:
         if name != "switches":
             setattr(report, name, getattr(totals, name))
     for buffer, use in zip(buffers, uses, strict=True):
         report.buffers[buffer.name] = BufferUse(buffer.name, buffer.data.nbytes, *(getattr(use, name) for name in _USE))
+    if library.blocks:
+        report.lines, report.lines_reached = reached_lines(library.blocks, marks)
     report.findings = [_finding(findings[i], library, buffers) for i in range(found.value)]
     return report, not failed
 

@@ -1,13 +1,12 @@
 """``metal_kernel``: the emulator under the call shape of ``mx.fast.metal_kernel``."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metal_kernels.emulator import arrays
-from metal_kernels.emulator.build import PRELUDE, Mode, build
+from metal_kernels.emulator.build import Mode, build
 from metal_kernels.emulator.dispatch import Buffer, Order, run
 from metal_kernels.emulator.errors import CallError, KernelFault
 from metal_kernels.emulator.report import Report
@@ -32,7 +31,8 @@ def metal_kernel(
     """A kernel that runs in the emulator. Arguments as of ``mx.fast.metal_kernel``; the rest are the emulator's.
 
     ``mode``: "fast" runs and guards the ends of buffers; "count" counts accesses as written; "check" looks for races,
-    uninitialised memory, bounds, alignment and undefined arithmetic. ``as_written``: see :func:`build.build`.
+    uninitialised memory, bounds, alignment and undefined arithmetic; "cover" notes which lines are reached.
+    ``as_written``: see :func:`build.build`.
 
     The result is called with keywords: ``inputs`` (numpy arrays, :class:`BFloat16` or mlx arrays), ``output_shapes``,
     ``output_dtypes``, ``grid`` (threads), ``threadgroup``, ``template`` ((name, dtype, int or bool) pairs),
@@ -92,7 +92,7 @@ def metal_kernel(
             results.append(result)
             buffers.append(Buffer(output, result, 2 if init_value is None else 1, dtype in arrays.FLOATING))
 
-        library = build(function, mode, as_written=as_written, toolchain=toolchain)
+        library = build(function, mode, as_written=as_written, flush_subnormals=flush_subnormals, toolchain=toolchain)
         report, finished = run(
             library, name, mode, grid, threadgroup, buffers, order=order, seed=seed, flush_subnormals=flush_subnormals
         )
@@ -153,8 +153,6 @@ def run_function(
     mode: Mode = "check",
     linted: bool = True,
     as_written: bool = True,
-    prelude: str = PRELUDE,
-    includes: Sequence[Path] = (),
     order: Order = "forward",
     constants: dict[str, bool | int | float] | None = None,
     toolchain: Toolchain | None = None,
@@ -163,8 +161,7 @@ def run_function(
 
     ``buffers`` by the numbers in the signature; an unused number gets an empty one. Raises LintError and KernelFault.
     """
-    options = {"linted": linted, "as_written": as_written, "prelude": prelude, "includes": includes}
-    library = build(function, mode, toolchain=toolchain, **options)
+    library = build(function, mode, linted=linted, as_written=as_written, toolchain=toolchain)
     report, finished = run(library, name, mode, grid, threadgroup, buffers, order=order, constants=constants)
     if not finished:
         raise KernelFault(report)

@@ -87,8 +87,8 @@ class Report:
     threadgroup_bytes_written: int = 0
     buffers: dict[str, BufferUse] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    lines: frozenset[int] = frozenset()
-    lines_reached: frozenset[int] = frozenset()
+    lines: frozenset[Place] = frozenset()  # all that have code; cover mode only
+    lines_reached: frozenset[Place] = frozenset()
 
     def count(self, kind: Kind) -> int:
         """How many times findings of one kind occurred."""
@@ -101,6 +101,11 @@ class Report:
     @property
     def uninitialised(self) -> int:
         return self.count(Kind.UNINITIALISED)
+
+    @property
+    def lines_missed(self) -> list[Place]:
+        """Lines with code that no thread reached, in order. Cover mode only."""
+        return sorted(self.lines - self.lines_reached, key=lambda place: (place.file, place.line))
 
     @property
     def bytes_issued(self) -> int:

@@ -13,26 +13,23 @@ from metal_kernels.emulator.report import Place
 _CALL = re.compile(r"^(\s*(?:%\S+ = )?(?:tail |musttail |notail )?call [^@\n]*)@(\w+)\((.*)$")
 _DEBUG = re.compile(r"!dbg !(\d+)")
 _READ_WRITE = re.compile(r"__tsan_(unaligned_)?(read_write|read|write)(\d+)$")
-_NODE = re.compile(r"^!(\d+) = (?:distinct )?!(\w+)\((.*)\)$")
+_NODE = re.compile(r"^!(\d+) = (?:distinct )?!\w+\((.*)\)$")
 _POINTER = re.compile(r"ptr (?:(?:noundef|nonnull|align \d+|dereferenceable\(\d+\)) )*([%@][\w.$\"-]+)")
 
 
-class SiteTable:
-    """Numbers for places, from 1. Two places with the same line but different call chains have different numbers."""
+class DebugInfo:
+    """Where each instruction of a text comes from, by the number after its ``!dbg``."""
 
     def __init__(self, ir: str, own: tuple[str, ...]):
-        """``own``: how the emulator's own files begin; a place inside them is reported at its caller."""
-        self.nodes: dict[int, tuple[str, str]] = {}
+        """``own``: how the emulator's own files begin."""
+        self.nodes: dict[int, str] = {}
         for line in ir.split("\n"):
             if line.startswith("!") and (match := _NODE.match(line)):
-                self.nodes[int(match[1])] = (match[2], match[3])
+                self.nodes[int(match[1])] = match[2]
         self.own = own
-        self.numbers: dict[tuple[Place, ...], int] = {}
-        self.places: list[Place] = [Place()]
-        self.known: dict[int, int] = {}
 
     def _field(self, node: int, name: str) -> str | None:
-        match = re.search(rf'(?:^|, ){name}: (?:!(\d+)|"([^"]*)"|(\d+))', self.nodes[node][1])
+        match = re.search(rf'(?:^|, ){name}: (?:!(\d+)|"([^"]*)"|(\d+))', self.nodes[node])
         return next((group for group in match.groups() if group is not None), None) if match else None
 
     def _file(self, scope: int | None) -> tuple[str, bool]:
@@ -50,8 +47,8 @@ class SiteTable:
             scope = int(parent) if parent is not None else None
         return "", True
 
-    def _chain(self, location: int) -> tuple[Place, ...]:
-        """The place in the kernel's source and its callers, innermost first."""
+    def chain(self, location: int) -> tuple[Place, ...]:
+        """The place in the kernel's source and its callers, innermost first; the emulator's own files are left out."""
         chain = []
         at: int | None = location
         while at is not None:
@@ -64,21 +61,29 @@ class SiteTable:
             at = int(caller) if caller is not None else None
         return tuple(chain)
 
+
+class SiteTable:
+    """Numbers for places, from 1. Two places with the same line but different call chains have different numbers."""
+
+    def __init__(self, debug: DebugInfo):
+        self.debug = debug
+        self.places: list[Place] = [Place()]
+        self._numbers: dict[tuple[Place, ...], int] = {(): 0}
+        self._known: dict[int, int] = {}
+
     def number(self, location: int) -> int:
-        if location not in self.known:
-            chain = self._chain(location)
-            if not chain:
-                self.known[location] = 0
-            elif chain not in self.numbers:
-                self.numbers[chain] = len(self.places)
+        if location not in self._known:
+            chain = self.debug.chain(location)
+            if chain not in self._numbers:
+                self._numbers[chain] = len(self.places)
                 self.places.append(chain[0])
-            self.known.setdefault(location, self.numbers.get(chain, 0))
-        return self.known[location]
+            self._known[location] = self._numbers[chain]
+        return self._known[location]
 
 
 def insert_sites(ir: str, own: tuple[str, ...]) -> tuple[str, list[Place]]:
     """LLVM text in which every call into the runtime knows its place, and the table from number to place."""
-    table = SiteTable(ir, own)
+    table = SiteTable(DebugInfo(ir, own))
     result = []
     declared = set()
     for line in ir.split("\n"):

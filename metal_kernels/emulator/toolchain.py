@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metal_kernels.emulator.errors import ToolchainError
@@ -28,7 +28,9 @@ LANGUAGE_FLAGS = (
     "-Wno-unknown-warning-option",
 )
 # Private variables nobody set hold a pattern, so that using one shows (runtime.cpp).
-CODE_FLAGS = ("-fPIC", "-ftrivial-auto-var-init=pattern")
+CODE_FLAGS: tuple[str, ...] = ("-fPIC", "-ftrivial-auto-var-init=pattern")
+if sys.platform == "linux":
+    CODE_FLAGS += ("-fstack-clash-protection",)  # a stack that grows by leaps still meets the guard below it
 # With these, half conversions and fma are instructions, not calls into a library that may be missing.
 MACHINE_FLAGS = ("-mavx2", "-mfma", "-mf16c") if platform.machine() in ("x86_64", "AMD64") else ()
 # Instrumentation of the checked modes. Two equal statements in two branches must stay two places.
@@ -41,55 +43,83 @@ UNDEFINED_FLAGS = (
     "-fsanitize=bounds,alignment,null,shift,integer-divide-by-zero,float-cast-overflow,signed-integer-overflow,return,unreachable",
 )
 
+NO_PASSES = ("-Xclang", "-disable-llvm-passes")
+
+NATIVE = Path(__file__).resolve().parent / "native"
+# What stands before every kernel, and the names under which kernels may include metal_stdlib or parts of it.
+PRELUDE = '#include "metal/prelude.h"\n'
+# Every function of a kernel is inlined, as GPUs do, and no two calls are merged: a helper called in two branches is two
+# places.
+INLINE_ALL = "#pragma clang attribute push(__attribute__((always_inline, nomerge)), apply_to = function)\n"
+INLINE_END = "#pragma clang attribute pop\n"
+METAL_HEADERS = (
+    *("metal_stdlib", "metal_atomic", "metal_common", "metal_compute", "metal_integer", "metal_limits"),
+    *("metal_logging", "metal_math", "metal_simdgroup", "metal_simdgroup_matrix", "metal_type_traits", "metal_types"),
+)
+
 SYSTEM_NAMES = ("clang++", *(f"clang++-{version}" for version in range(26, 16, -1)))
 
 
 # A line of each kind the builds rely on.
-_TRIAL = """\
-_Float16 square(_Float16 x) { return x * x; }
-#pragma clang attribute push(__attribute__((always_inline)), apply_to = function)
-#pragma clang attribute pop
-"""
+_TRIAL = f"{INLINE_ALL}_Float16 square(_Float16 x) {{ return x * x; }}\n{INLINE_END}"
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A compiler: the words that start its C++ command, and what it calls itself."""
+    """A clang: the words that start the bare compiler, those that start one with headers and linker, its version."""
 
-    command: tuple[str, ...]
-    version: str
+    compiler: tuple[str, ...]
+    driver: tuple[str, ...]
+    version: str = "unknown"
 
-    def run(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*self.command, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+    def compile(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run the bare compiler, for kernels and intermediate text."""
+        return _run([*self.compiler, *map(str, arguments)])
+
+    def drive(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run the compiler with the system's headers and linker."""
+        return _run([*self.driver, *map(str, arguments)])
 
 
-def candidates() -> Iterator[tuple[str, ...]]:
-    """Commands worth trying, best first."""
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def include_flags(work: Path) -> list[str]:
+    """Flags with which a source finds the shims, after headers under Metal's names are written into the folder."""
+    for name in METAL_HEADERS:
+        (work / name).write_text('#include "metal/metal.h"\n')
+    return [f"-I{work}", f"-I{NATIVE}"]
+
+
+def candidates() -> Iterator[Toolchain]:
+    """What is worth trying, best first."""
     for name in SYSTEM_NAMES:
         if path := shutil.which(name):
-            yield (path,)
+            yield Toolchain((path,), (path,))
     if importlib.util.find_spec("ziglang"):
-        yield (sys.executable, "-m", "ziglang", "c++")
+        zig = (sys.executable, "-m", "ziglang")
+        # `zig c++` knows headers and linking, but not -fsyntax-only; `zig clang` is clang itself.
+        yield Toolchain((*zig, "clang", "--driver-mode=g++"), (*zig, "c++"))
 
 
-def qualify(command: tuple[str, ...]) -> Toolchain | None:
-    """The toolchain, if the command takes all our flags."""
+def qualify(toolchain: Toolchain) -> Toolchain | None:
+    """The toolchain with its version, if it takes all our flags."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "trial.cpp"
         source.write_text(_TRIAL)
-        toolchain = Toolchain(command, "")
         flags = (*LANGUAGE_FLAGS, *CODE_FLAGS, *MACHINE_FLAGS, *PLACE_FLAGS, *HOOK_FLAGS, *UNDEFINED_FLAGS)
-        trial = toolchain.run(*flags, "-O1", "-S", "-emit-llvm", "-o", f"{folder}/trial.ll", str(source))
+        trial = toolchain.compile(*flags, "-O1", "-S", "-emit-llvm", "-o", f"{folder}/trial.ll", source)
         if trial.returncode:
             return None
-        version = toolchain.run("--version").stdout.splitlines()
-    return Toolchain(command, version[0] if version else "unknown")
+        version = toolchain.compile("--version").stdout.splitlines()
+    return replace(toolchain, version=version[0] if version else "unknown")
 
 
 @functools.cache
 def find() -> Toolchain:
     """The first candidate that qualifies. Raises ToolchainError, with what to install."""
-    for command in candidates():
-        if toolchain := qualify(command):
+    for candidate in candidates():
+        if toolchain := qualify(candidate):
             return toolchain
     raise ToolchainError("no usable clang: `pip install ziglang`, or install clang 17 or newer")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from metal_kernels.emulator.build import cache_folder
+from metal_kernels.emulator import cache
 from metal_kernels.emulator.signature import Function, read_signature
 
 KERNELS = "mlx/backend/metal/kernels"
-# What takes the place of headers that only Apple's compiler takes: one uses its private builtins, for functions that the
+# What takes the place of headers only Apple's compiler takes: one uses its private builtins, for functions the
 # emulator's bfloat has; the other overloads constructors by address space, for a type no kernel here touches.
 REPLACED = {
     f"{KERNELS}/bf16_math.h": "",
@@ -33,7 +33,7 @@ ONCE_PER_SPACE = re.compile(
 def include_folder() -> Path:
     """The wheel's include folder. Skips the test only where no package index can be reached."""
     version = importlib.metadata.version("mlx")
-    folder = cache_folder().parent / f"mlx-metal-{version}"
+    folder = cache.folder().parent / f"mlx-metal-{version}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -89,3 +89,10 @@ def _paste(path: str, seen: set[str]) -> str:
         elif not re.match(r"\s*#\s*pragma once", line):
             lines.append(line)
     return "\n".join(lines)
+
+
+def after_utilities(function: Function) -> Function:
+    """The function as MLX compiles it: its utilities first, so that a name it defines already is a redefinition."""
+    return Function(
+        f"{_paste(f'{KERNELS}/utils.h', set())}\n{function.source}", function.expression, function.parameters
+    )

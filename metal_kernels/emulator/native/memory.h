@@ -97,7 +97,7 @@ static Buffer* buffer_at(const u8* address, size_t n) {
   return nullptr;
 }
 
-static void report_wild_access(Access access, const u8* address, size_t n) {
+static void report_wild_access(const char* verb, const u8* address, size_t n) {
   const Buffer* nearest = nullptr;
   u64 best = ~0ull;
   for (u32 i = 0; i < buffer_count; i++) {
@@ -105,7 +105,6 @@ static void report_wild_access(Access access, const u8* address, size_t n) {
     u64 distance = address < b.begin ? static_cast<u64>(b.begin - address) : static_cast<u64>(address - b.end);
     if (distance < best) best = distance, nearest = &b;
   }
-  const char* verb = access == WRITE ? "writes" : "reads";
   if (!nearest || best > GAP * 64) {
     report(OUT_OF_BOUNDS, emu_site, 0, "%s %zu bytes at %p, in no buffer at all, in %s", verb, n,
            static_cast<const void*>(address), who(*running));
@@ -309,6 +308,6 @@ static void access_memory(const volatile void* pointer, size_t n, Access access,
     image_end = larger(image_end, address + 1);
     return;
   }
-  report_wild_access(access, address, n);
+  report_wild_access(access == WRITE ? "writes" : "reads", address, n);
   stop_run();
 }

@@ -9,6 +9,13 @@
 
 #include "hooks.h"
 
+// Marks of the basic blocks entered, in cover mode; cover.py inserts the stores.
+constexpr u32 MAX_BLOCKS = 65536;
+extern "C" {
+extern u8 emu_reached[MAX_BLOCKS];
+u8 emu_reached[MAX_BLOCKS];
+}
+
 static sigjmp_buf after_fault;
 
 // Without hooks (fast mode) an access past a buffer lands in an unmapped gap. Name the buffer; the place is not known.
@@ -22,9 +29,7 @@ static void on_fault(int, siginfo_t* info, void*) {
   } else if (!address) {  // what x86 says of a misaligned vector
     report(UNDEFINED, 0, 0, "misaligned vector access, or a null or wild pointer, in %s", who(*running));
   } else {
-    report_wild_access(READ, address, 1);
-    Finding& f = findings[finding_count - 1];
-    memcpy(f.text, "touch", 5);
+    report_wild_access("touches", address, 1);
   }
   failed = true;
   siglongjmp(after_fault, 1);
@@ -158,6 +163,7 @@ int emu_run(const u32* grid, const u32* threadgroup, void** data, const u64* siz
   buffer_count = count;
   memset(buffer_use, 0, sizeof buffer_use);
   forget_lines();
+  memset(emu_reached, 0, sizeof emu_reached);
   u32 stack_count = threadgroup[0] * threadgroup[1] * threadgroup[2];
   map_stacks(stack_count);
   if (!arena_cells) arena_cells = map_zeroed<Cell>(ARENA);

@@ -1,4 +1,4 @@
-"""The emulator runs MLX's own kernels, which it was not written for, to rounding error of float64, and finds them clean."""
+"""The emulator runs MLX's own kernels, which it was not written for, to rounding error, and finds them clean."""
 
 import numpy as np
 import pytest
@@ -91,8 +91,8 @@ def test_mxfp4_matrix_vector_product_with_a_ragged_last_tile():
         "y": np.zeros(rows, np.float32),
         "in_vec_size": scalar(columns),
         "out_vec_size": scalar(rows),
-        **{key: empty for key in ("x_batch_ndims", "x_shape", "x_strides", "w_batch_ndims", "w_shape")},
-        **{key: empty for key in ("w_strides", "s_strides")},
+        **dict.fromkeys(("x_batch_ndims", "x_shape", "x_strides", "w_batch_ndims", "w_shape"), empty),
+        **dict.fromkeys(("w_strides", "s_strides"), empty),
     }
     function = mlx_headers.kernel(QUANTIZED, "fp_qmv", "float, 32, 4, false")
     named = [Buffer(k, np.ascontiguousarray(v), 2 if k == "y" else 0, k == "y") for k, v in buffers.items()]
@@ -121,7 +121,7 @@ def test_attention_with_sinks():
         **{"k_head_stride": scalar(keys * dim, np.uint64), "k_seq_stride": scalar(dim, np.uint64)},
         **{"v_head_stride": scalar(keys * dim, np.uint64), "v_seq_stride": scalar(dim, np.uint64)},
         "scale": scalar(scale, np.float32),
-        **{key: unused for key in ("bmask", "fmask", "kv_stride", "q_stride", "head_stride")},
+        **dict.fromkeys(("bmask", "fmask", "kv_stride", "q_stride", "head_stride"), unused),
         "sinks": sinks,
         "num_q_heads": scalar(heads),
     }
@@ -145,7 +145,9 @@ def test_attention_with_sinks():
     assert report.threadgroup_memory == (32 * 32 + 32 + 32) * 4
 
 
-@pytest.mark.parametrize(("name", "width", "threads"), [("softmax_single_row", 300, 96), ("softmax_looped", 5000, 1024)])
+@pytest.mark.parametrize(
+    ("name", "width", "threads"), [("softmax_single_row", 300, 96), ("softmax_looped", 5000, 1024)]
+)
 def test_softmax(name, width, threads):
     x = 4 * RNG.standard_normal((3, width)).astype(np.float32)
     function = mlx_headers.kernel(["softmax.h"], name, "float, float, 4")

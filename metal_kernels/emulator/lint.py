@@ -1,0 +1,67 @@
+"""The first pass: is this Metal? Clang checks the source against real address spaces and generates nothing."""
+
+import re
+
+from metal_kernels.emulator import cache
+from metal_kernels.emulator import toolchain as tools
+from metal_kernels.emulator.errors import LintError
+from metal_kernels.emulator.report import Finding, Kind, Place
+from metal_kernels.emulator.signature import Function
+from metal_kernels.emulator.source_edit import edit, unqualified_parameters
+from metal_kernels.emulator.toolchain import Toolchain
+
+# A variable used before it is set is an error; so is a function that may end without its result.
+_FLAGS = (
+    *("-fsyntax-only", "-DEMU_LINT", "-ferror-limit=0", "-fno-caret-diagnostics"),
+    *("-Wno-undefined-inline", "-Wno-undefined-internal", "-Wno-c++11-narrowing"),
+    *("-Werror=uninitialized", "-Werror=sometimes-uninitialized", "-Werror=conditional-uninitialized"),
+    "-Werror=return-type",
+)
+
+_DIAGNOSTIC = re.compile(r"^(.+?):(\d+):(\d+): (?:fatal )?error: (.*)$")
+# Clang's words for the rules of Metal that the shim expresses by other means.
+_TRANSLATIONS = (
+    (
+        re.compile(r"automatic variable qualified with an address space"),
+        "a threadgroup variable must be declared alone, as `threadgroup TYPE NAME[N];` at the beginning of a statement",
+    ),
+    (re.compile(r"__attribute__\(\(address_space\(1\)\)\)"), "device"),
+    (re.compile(r"__attribute__\(\(address_space\(2\)\)\)"), "constant"),
+    (re.compile(r"__attribute__\(\(address_space\(3\)\)\)"), "threadgroup"),
+    (re.compile(r"unknown type name 'emu_error_Metal_has_no_double'"), "Metal has no double"),
+)
+
+
+def lint(function: Function, toolchain: Toolchain | None = None) -> None:
+    """Check a kernel against Metal's rules. Raises LintError with every finding; returns nothing if there is none."""
+    toolchain = toolchain or tools.find()
+    passed = cache.place(".linted", toolchain, function.source, function.expression)
+    if cache.use(passed):
+        return
+    found = unqualified_parameters(function.source, "source")
+    instantiate = ""
+    if "<" in function.expression:
+        instantiate = f'\n#line 1 "<emulator>"\ntemplate decltype({function.expression}) {function.expression};\n'
+    with cache.workshop() as work:
+        source = work / "lint.cpp"
+        source.write_text(tools.PRELUDE + edit(function.source) + instantiate)
+        done = toolchain.compile(*tools.LANGUAGE_FLAGS, *_FLAGS, *tools.include_flags(work), source)
+        if done.returncode:
+            found += diagnostics(done.stderr)
+        if found:
+            raise LintError(found)
+        (work / "passed").touch()
+        (work / "passed").replace(passed)
+
+
+def diagnostics(stderr: str) -> list[Finding]:
+    """The errors a compiler wrote, as findings. At least one: what it wrote, if none can be read."""
+    found = []
+    for line in stderr.splitlines():
+        if match := _DIAGNOSTIC.match(line):
+            message = match[4]
+            for pattern, words in _TRANSLATIONS:
+                message = pattern.sub(words, message)
+            found.append(Finding(Kind.LINT, Place(match[1], int(match[2]), int(match[3])), message))
+    unique = list(dict.fromkeys(found))
+    return unique or [Finding(Kind.LINT, Place(), stderr.strip()[-2000:] or "the compiler failed without a word")]

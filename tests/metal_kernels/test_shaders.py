@@ -1,0 +1,39 @@
+"""What holds for every shader file, before any is run."""
+
+from pathlib import Path
+
+import pytest
+
+import metal_kernels
+from metal_kernels.emulator import LintError
+from metal_kernels.emulator.build import build
+from metal_kernels.emulator.kernel import function_of
+from metal_kernels.emulator.lint import lint
+from metal_kernels.source import MetalSource, parse
+from tests.support import mlx_headers
+
+SHADERS = sorted(Path(metal_kernels.__file__).parent.glob("*.metal"))
+
+
+@pytest.mark.parametrize("path", SHADERS, ids=lambda path: path.name)
+def test_it_passes_the_lint_and_defines_no_name_of_mlx(path):
+    function = function_of(MetalSource.read(path), {})
+    lint(function)
+    build(mlx_headers.after_utilities(function), "fast", linted=False)
+
+
+@pytest.mark.parametrize("name", ["WorkPerThread", "WorkPerLane"])
+def test_a_name_of_mlx_is_noticed(name):
+    text = f"""struct {name} {{ int n; }};
+    [[kernel]] void clash(device float* out, uint3 thread_position_in_grid [[thread_position_in_grid]]) {{
+      out[thread_position_in_grid.x] = 1;
+    }}
+    """
+    function = function_of(parse(Path("clash.metal"), text), {})
+    lint(function)
+    whole = mlx_headers.after_utilities(function)
+    if name == "WorkPerThread":
+        with pytest.raises(LintError, match=r"clash.metal:1: .*WorkPerThread"):
+            build(whole, "fast", linted=False)
+    else:
+        build(whole, "fast", linted=False)
