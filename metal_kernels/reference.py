@@ -43,6 +43,25 @@ class Experts(NamedTuple):
     scales: mx.array
     bias: mx.array
 
+    @property
+    def input_dtype(self) -> mx.Dtype:
+        """What rows are handed to it as: half beside 16-bit weights, whose 11 bits of precision bfloat16 has not."""
+        return mx.float32 if self.bias.dtype == mx.float32 else mx.float16
+
+
+def chunk_major(x: mx.array, dtype: mx.Dtype) -> mx.array:
+    """[..., H] to the form in which rows are handed to experts, [..., C, H / 32, W]: chunks of 16 bytes, W values each,
+    C to a group of 32. The shaders' lanes take a group each, and so read side by side."""
+    width = 16 // dtype.size
+    if dtype == mx.float16:
+        x = mx.clip(x, -65504, 65504)
+    return x.astype(dtype).reshape(*x.shape[:-1], -1, 32 // width, width).swapaxes(-3, -2)
+
+
+def natural(x: mx.array) -> mx.array:
+    """The inverse of :func:`chunk_major`: [..., C, H / 32, W] to [..., H]."""
+    return x.swapaxes(-3, -2).flatten(-3)
+
 
 def on_cpu() -> bool:
     """Whether arrays are computed by MLX's CPU backend, which groups nothing and decodes weights row by row."""
@@ -116,10 +135,10 @@ def output_residual(attended: mx.array, o: Dense, residual: mx.array) -> mx.arra
     return residual + dense(attended, o)
 
 
-def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense) -> tuple[mx.array, mx.array]:
-    """x [T, H] to its normed rows [T, H] and the raw router logits [T, E], both float32."""
+def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+    """x [T, H] to its normed rows, handed on chunk-major in ``dtype``, and the raw router logits [T, E] float32."""
     normed = rms_norm(x, norm, eps)
-    return normed, dense(normed, router)
+    return chunk_major(normed, dtype), dense(normed, router).astype(mx.float32)
 
 
 def top_experts(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
@@ -141,22 +160,25 @@ def swiglu(gate_up: mx.array, limit: float) -> mx.array:
 def expert_gate_up(
     normed: mx.array, logits: mx.array, slots: mx.array, experts: Experts, k: int, limit: float
 ) -> mx.array:
-    """normed [T, H] through the K experts each row's logits [T, E] choose, biased and activated: [T, K, I].
+    """normed, T rows chunk-major, through the K experts each row's logits [T, E] choose, biased and activated: [T, K]
+    rows of I, chunk-major.
 
     ``slots`` [E] int32 tells in which slot an expert lies. For few rows: reads an expert once per row that wants it.
     """
     slot = slots[top_experts(logits, k)[0]]
-    out = _gather(normed[:, None, None].astype(experts.bias.dtype), experts, slot)
-    return swiglu(out.squeeze(-2) + experts.bias[slot], limit)
+    out = _gather(natural(normed)[:, None, None].astype(experts.bias.dtype), experts, slot)
+    return chunk_major(swiglu(out.squeeze(-2) + experts.bias[slot], limit), experts.input_dtype)
 
 
 def expert_down_residual(
     activated: mx.array, logits: mx.array, slots: mx.array, experts: Experts, residual: mx.array
 ) -> mx.array:
-    """activated [T, K, I] through the same experts, biased, weighted, summed and added to residual [T, H] float32."""
+    """activated, [T, K] rows of I chunk-major, through the same experts, biased, weighted, summed and added to residual
+    [T, H] float32."""
     chosen, weights = top_experts(logits, activated.shape[1])
     slot = slots[chosen]
-    out = _gather(activated[:, :, None], experts, slot).squeeze(-2) + experts.bias[slot]
+    rows = natural(activated)[:, :, None].astype(experts.bias.dtype)
+    out = _gather(rows, experts, slot).squeeze(-2) + experts.bias[slot]
     return residual + (out.astype(mx.float32) * weights[..., None]).sum(axis=1)
 
 
@@ -170,8 +192,10 @@ def expert_mlp_grouped(
     k: int,
     limit: float,
 ) -> mx.array:
-    """Both expert projections for many rows, [T, H]: rows are sorted by expert, so each weight is read once."""
-    T, H = normed.shape
+    """Both expert projections for many rows, normed chunk-major to [T, H]: rows are sorted by expert, so each weight is
+    read once."""
+    T, H = residual.shape
+    normed = natural(normed)
     chosen, weights = top_experts(logits, k)
     flat = slots[chosen].reshape(-1)
     order = mx.argsort(flat)

@@ -4,18 +4,16 @@ import mlx.core as mx
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model.weights import LayerWeights
-from metal_kernels import reference as ops
-
-FEW_ROWS = 8
-"""Up to here a row reads its own experts; beyond, rows share them."""
+from metal_kernels import launch as ops
 
 
 def mix(x: mx.array, weights: LayerWeights, config: ModelConfig) -> mx.array:
     """x [B, L, H] float32 to x plus the weighted sum of each row's top experts."""
     rows = x.reshape(-1, x.shape[-1])
     k, limit, slots = config.num_experts_per_tok, config.swiglu_limit, weights.slots
-    normed, logits = ops.norm_router(rows, weights.mlp_norm, config.rms_norm_eps, weights.router)
-    if len(rows) <= FEW_ROWS:
+    dtype = weights.gate_up.input_dtype
+    normed, logits = ops.norm_router(rows, weights.mlp_norm, config.rms_norm_eps, weights.router, dtype)
+    if len(rows) <= ops.FEW_ROWS:
         activated = ops.expert_gate_up(normed, logits, slots, weights.gate_up, k, limit)
         out = ops.expert_down_residual(activated, logits, slots, weights.down, rows)
     else:

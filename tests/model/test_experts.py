@@ -53,7 +53,7 @@ def test_both_ways_agree_with_the_definition_and_honour_the_slot_table(layer, ro
     x, logits = rng.standard_normal((rows, H), np.float32), rng.standard_normal((rows, E), np.float32)
     slots = rng.permutation(E).astype(np.int32)
     want = by_definition(x, logits, slots, gate_up, down)
-    args = mx.array(x), mx.array(logits), mx.array(slots)
+    args = ops.chunk_major(mx.array(x), mx.float32), mx.array(logits), mx.array(slots)
     residual = mx.zeros((rows, H))
     activated = ops.expert_gate_up(*args, gate_up, K, LIMIT)
     few = ops.expert_down_residual(activated, args[1], args[2], down, residual)

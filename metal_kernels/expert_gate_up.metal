@@ -1,0 +1,50 @@
+// The first projection of the experts each row chooses, its bias, and the clamped SwiGLU.
+//
+// Grid: x over rows of the matrix, y over the K choices, z over rows of the input. A simdgroup takes ROWS consecutive rows
+// of the matrix, which interleave gate and linear as published, and so makes ROWS / 2 outputs.
+#include "mxfp4.h"
+#include "routing.h"
+
+METAL_FUNC float swiglu(float gate, float linear, float limit) {
+  gate = min(gate, limit);
+  linear = clamp(linear, -limit, limit);
+  float away = min(-1.702f * gate, 80.0f);  // exp stays finite
+  return gate / (1.0f + exp(away)) * (linear + 1.0f);
+}
+
+template <typename T = half, typename B = bfloat, typename O = half, int COLUMNS = 2880, int OUTPUTS = 2880,
+          int EXPERTS = 32, int K = 4, int ROWS = 8, int BATCH = 4, int SIMDGROUPS = 2,
+          int LIMIT_BITS = 1088421888>  // of a float: 7.0
+[[kernel]] void expert_gate_up(
+    const device T* normed,          // [rows, COLUMNS], chunk-major
+    const device float* logits,      // [rows, EXPERTS]
+    const device int* slots,         // [EXPERTS]
+    const device uint* weight,       // [slots, 2 * OUTPUTS, COLUMNS / 8]
+    const device uint8_t* scales,    // [slots, 2 * OUTPUTS, COLUMNS / 32]
+    const device B* bias,            // [slots, 2 * OUTPUTS]
+    device O* activated,             // [rows, K, OUTPUTS], chunk-major
+    uint simdgroup_index_in_threadgroup [[simdgroup_index_in_threadgroup]],
+    uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
+    uint3 threadgroup_position_in_grid [[threadgroup_position_in_grid]]) {
+  uint lane = thread_index_in_simdgroup;
+  uint3 group = threadgroup_position_in_grid;
+  uint choice = group.y, row = group.z;
+  uint ids[K];
+  float values[K];
+  top_experts<EXPERTS, K>(logits + row * EXPERTS, lane, ids, values);
+  uint slot = slot_of(slots, pick<K>(ids, choice), lane);
+
+  uint matrix_row = (group.x * SIMDGROUPS + simdgroup_index_in_threadgroup) * ROWS;
+  uint first = slot * uint(2 * OUTPUTS) + matrix_row;
+  float sums[ROWS];
+  mxfp4_rows<COLUMNS, ROWS, BATCH>(weight, scales, first, normed + row * COLUMNS, lane, sums);
+  activated += (row * K + choice) * OUTPUTS;
+#pragma unroll
+  for (int j = 0; j < ROWS / 2; j++) {
+    if (lane == uint(j)) {
+      float gate = sums[2 * j] + float(bias[first + 2 * j]);
+      float linear = sums[2 * j + 1] + float(bias[first + 2 * j + 1]);
+      activated[chunk_major<O>(matrix_row / 2 + j, OUTPUTS / 32)] = O(swiglu(gate, linear, as_type<float>(LIMIT_BITS)));
+    }
+  }
+}

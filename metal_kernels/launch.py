@@ -1,0 +1,155 @@
+"""The expert operations, each through the body that fits: its shader, or plain MLX.
+
+The only place that decides, by shape, dtype and device. ``GPTOSS_MAC_KERNELS=off`` keeps to plain MLX; ``=emulated``
+runs the shaders in the emulator, on any machine and slowly. By default a shader runs on Metal where there is Metal. A
+shader that does not compile is warned of once, and plain MLX does its work from then on.
+"""
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import mlx.core as mx
+
+from metal_kernels import dispatches, reference
+from metal_kernels.dispatches import FEW_ROWS, FOLDER, Dispatch
+from metal_kernels.reference import Dense, Experts, expert_mlp_grouped
+from metal_kernels.source import MetalSource
+
+__all__ = ["FEW_ROWS", "expert_down_residual", "expert_gate_up", "expert_mlp_grouped", "norm_router", "where"]
+
+VARIABLE = "GPTOSS_MAC_KERNELS"
+
+
+def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+    """As :func:`reference.norm_router`."""
+    arguments = (x, norm, eps, router, dtype)
+    if (out := _launch(dispatches.norm_router, arguments)) is not None:
+        return out[0], out[1]
+    return reference.norm_router(*arguments)
+
+
+def expert_gate_up(
+    normed: mx.array, logits: mx.array, slots: mx.array, experts: Experts, k: int, limit: float
+) -> mx.array:
+    """As :func:`reference.expert_gate_up`."""
+    arguments = (normed, logits, slots, experts, k, limit)
+    if (out := _launch(dispatches.expert_gate_up, arguments)) is not None:
+        return out[0]
+    return reference.expert_gate_up(*arguments)
+
+
+def expert_down_residual(
+    activated: mx.array, logits: mx.array, slots: mx.array, experts: Experts, residual: mx.array
+) -> mx.array:
+    """As :func:`reference.expert_down_residual`."""
+    arguments = (activated, logits, slots, experts, residual)
+    if (out := _launch(dispatches.expert_down_residual, arguments)) is not None:
+        return out[0]
+    return reference.expert_down_residual(*arguments)
+
+
+def where() -> str | None:
+    """Where shaders run: "metal", "emulated", or None for plain MLX. Raises ValueError for a setting there is not."""
+    setting = os.environ.get(VARIABLE, "")
+    if setting not in ("", "off", "emulated"):
+        raise ValueError(f"{VARIABLE} is {setting!r}; use off or emulated, or leave it unset")
+    if setting:
+        return setting if setting == "emulated" else None
+    return "metal" if mx.metal.is_available() and not reference.on_cpu() else None
+
+
+def run(dispatch: Dispatch, place: str) -> list[mx.array]:
+    """The outputs of one dispatch at "metal" or "emulated". Raises CompileError."""
+    return _kernel(dispatch.shader, place)(dispatch)
+
+
+class CompileError(Exception):
+    """A shader did not compile. ``str()`` is the compiler's message."""
+
+
+@dataclass
+class Kernel:
+    """One shader at one place: what compiled, and whether something did not."""
+
+    source: MetalSource
+    place: str
+    compiled: set[tuple] = field(default_factory=set)
+    broken: bool = False
+
+    def __post_init__(self) -> None:
+        self._call: Callable[..., Any]
+        if self.place == "metal":
+            self._call = cast(Callable[..., Any], mx.fast.metal_kernel(**self.source.arguments()))
+        else:
+            from metal_kernels.emulator import metal_kernel
+
+            self._call = metal_kernel(**self.source.arguments(), mode="fast")
+
+    def __call__(self, dispatch: Dispatch) -> list[mx.array]:
+        key = (dispatch.template, dispatch.output_dtypes)
+        first = key not in self.compiled
+        if first:
+            given = [(_dtype_name(array.dtype), array.shape) for array in dispatch.inputs]
+            self.source.check(given, dict(dispatch.template))
+        try:
+            out = self._run(dispatch)
+            if first:
+                mx.eval(out)  # Metal compiles when a kernel is first evaluated
+        except Exception as error:
+            if not _is_compile_error(error):
+                raise
+            raise CompileError(str(error)) from error
+        self.compiled.add(key)
+        return out
+
+    def _run(self, dispatch: Dispatch) -> list[mx.array]:
+        dtypes: dict[Any, mx.Dtype] = {_dtype_name(dtype): dtype for dtype in dispatches.FLOATS}
+        out = self._call(
+            inputs=list(dispatch.inputs),
+            output_shapes=list(dispatch.output_shapes),
+            output_dtypes=list(dispatch.output_dtypes),
+            grid=dispatch.grid,
+            threadgroup=dispatch.threadgroup,
+            template=[(name, dtypes.get(value, value)) for name, value in dispatch.template],
+        )
+        return out if self.place == "metal" else out[0]
+
+
+@functools.cache
+def _kernel(shader: str, place: str) -> Kernel:
+    return Kernel(MetalSource.read(FOLDER / f"{shader}.metal"), place)
+
+
+def _launch(build: Callable[..., Dispatch | None], arguments: tuple) -> list[mx.array] | None:
+    place = where()
+    dispatch = build(*arguments) if place else None
+    if place is None or dispatch is None:
+        return None
+    kernel = _kernel(dispatch.shader, place)
+    if kernel.broken:
+        return None
+    try:
+        return kernel(dispatch)
+    except CompileError as error:
+        kernel.broken = True
+        reason = str(error).partition("\n")[0]
+        warnings.warn(
+            f"the shader {dispatch.shader} does not compile here, plain MLX does its work: {reason}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return None
+
+
+def _is_compile_error(error: Exception) -> bool:
+    if isinstance(error, RuntimeError):  # MLX 0.32, mlx/backend/metal/device.cpp
+        return "[metal::Device] Unable to build" in str(error) or "[metal::Device] Unable to load" in str(error)
+    return type(error).__name__ == "LintError"
+
+
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype).removeprefix("mlx.core.")

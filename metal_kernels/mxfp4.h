@@ -1,0 +1,67 @@
+// Rows of an MXFP4 matrix times a vector. A group is 32 FP4 codes (E2M1, 16 bytes, lowest nibble first) under one E8M0
+// scale byte (OCP Microscaling Formats 1.0).
+#pragma once
+#include "activations.h"
+
+// Codes I and I + 4 of a word as halves, times 2^-14: exponent and mantissa go to bits 9..11, the sign to bit 15. Codes
+// 1 and 9 come out subnormal, so a GPU that flushed half subnormals would lose them.
+template <int I>
+METAL_FUNC half2 fp4_pair(uint word) {
+  uint size = word & (0x00070007u << (4 * I)), sign = word & (0x00080008u << (4 * I));
+  if (I == 0) return as_type<half2>((size << 9) | (sign << 12));
+  if (I == 1) return as_type<half2>((size << 5) | (sign << 8));
+  if (I == 2) return as_type<half2>((size << 1) | (sign << 4));
+  return as_type<half2>((size >> 3) | sign);
+}
+
+// 2^(s - 127), times the 2^14 that fp4_pair leaves out. Exact up to s = 240, which is as far as a model folder goes.
+METAL_FUNC float mxfp4_scale(uint8_t s) { return as_type<float>((uint(s) + 14u) << 23); }
+
+METAL_FUNC float dot_eight(uint word, const thread Eight& x, float sum) {
+  half2 a = fp4_pair<0>(word), b = fp4_pair<1>(word), c = fp4_pair<2>(word), d = fp4_pair<3>(word);
+  sum = fma(float(a.x), x.v[0], sum);
+  sum = fma(float(b.x), x.v[1], sum);
+  sum = fma(float(c.x), x.v[2], sum);
+  sum = fma(float(d.x), x.v[3], sum);
+  sum = fma(float(a.y), x.v[4], sum);
+  sum = fma(float(b.y), x.v[5], sum);
+  sum = fma(float(c.y), x.v[6], sum);
+  return fma(float(d.y), x.v[7], sum);
+}
+
+// sums[r] = row (first + r) of the matrix times x, for ROWS rows; all lanes get the sums. Lane l takes groups l, l + 32,
+// and so on: one 16-byte load and one scale byte for each row. Rows go BATCH at a time against the same 32 activations:
+// activation loads shrink with ROWS, registers grow with BATCH.
+template <int COLUMNS, int ROWS, int BATCH, typename T>
+METAL_FUNC void mxfp4_rows(const device uint* weight, const device uint8_t* scales, uint first, const device T* x,
+                           uint lane, thread float* sums) {
+  constexpr uint GROUPS = COLUMNS / 32;
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) sums[r] = 0;
+#pragma unroll 1
+  for (uint g = lane; g < GROUPS; g += 32) {
+    Group<T> group = load_group(x, GROUPS, g);
+#pragma unroll
+    for (int b = 0; b < ROWS; b += BATCH) {
+      uint4 codes[BATCH];
+      float scale[BATCH], part[BATCH];
+#pragma unroll
+      for (int r = 0; r < BATCH; r++) {
+        uint at = (first + uint(b + r)) * GROUPS + g;
+        codes[r] = ((const device uint4*)weight)[at];
+        scale[r] = mxfp4_scale(scales[at]);
+        part[r] = 0;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        Eight eight = open_eight(group, i);
+#pragma unroll
+        for (int r = 0; r < BATCH; r++) part[r] = dot_eight(codes[r][i], eight, part[r]);
+      }
+#pragma unroll
+      for (int r = 0; r < BATCH; r++) sums[b + r] = fma(scale[r], part[r], sums[b + r]);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) sums[r] = simd_sum(sums[r]);
+}

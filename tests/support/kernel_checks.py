@@ -1,0 +1,252 @@
+"""What the expert shaders have to satisfy, as functions of a folder of shaders, so that mutants can be put to them too.
+
+The definitions are in float64 numpy, written from the formulas; they share nothing with the packages under test.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from metal_kernels import dispatches
+from metal_kernels.dispatches import Dispatch
+from metal_kernels.emulator import Report, metal_kernel
+from metal_kernels.reference import Dense, Experts
+from metal_kernels.source import MetalSource
+
+FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+EPS, LIMIT = 1e-5, 7.0
+# Largest error of one output, as a part of the largest value.
+FLOAT32_ERROR = 2e-6
+ROUNDING = {mx.float32: FLOAT32_ERROR, mx.float16: 2.0**-11 + 2e-6, mx.bfloat16: 2.0**-8 + 2e-6}
+
+
+def exact(array: mx.array) -> np.ndarray:
+    """An mlx array's values in float64."""
+    return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array).astype(np.float64)
+
+
+def chunks(row: np.ndarray, width: int) -> np.ndarray:
+    """[..., N] to chunk-major [..., 32 / width, N / 32, width]."""
+    return row.reshape(*row.shape[:-1], -1, 32 // width, width).swapaxes(-3, -2)
+
+
+def unchunked(array: mx.array) -> np.ndarray:
+    """Rows handed on chunk-major, in natural order and float64."""
+    return exact(array).swapaxes(-3, -2).reshape(*array.shape[:-3], -1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer's experts and some rows for them, with the dtypes of activations, biases and the residual stream."""
+
+    rows: int
+    hidden: int
+    inter: int
+    experts: int
+    k: int = 4
+    activations: mx.Dtype = mx.float16
+    biases: mx.Dtype = mx.bfloat16
+    residuals: mx.Dtype = mx.float32
+    seed: int = 0
+
+    def __str__(self) -> str:
+        dtypes = (str(d).removeprefix("mlx.core.") for d in (self.activations, self.biases, self.residuals))
+        return f"{self.rows}x{self.hidden}x{self.inter}-E{self.experts}-K{self.k}-{'-'.join(dtypes)}"
+
+    @cached_property
+    def arrays(self) -> "Arrays":
+        return Arrays.random(self)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    x: mx.array
+    norm: mx.array
+    router: Dense
+    normed: mx.array  # natural order
+    logits: mx.array
+    slots: mx.array
+    gate_up: Experts
+    activated: mx.array  # natural order
+    down: Experts
+
+    @classmethod
+    def random(cls, case: Case) -> "Arrays":
+        rng = np.random.default_rng(case.seed)
+
+        def normal(*shape: int, dtype: mx.Dtype, scale: float = 1.0) -> mx.array:
+            return mx.array((scale * rng.standard_normal(shape)).astype(np.float32)).astype(dtype)
+
+        slots = case.experts + 2
+
+        def experts(rows: int, columns: int) -> Experts:
+            return Experts(
+                mx.array(rng.integers(0, 1 << 32, (slots, rows, columns // 8), np.uint32)),
+                mx.array(rng.integers(112, 122, (slots, rows, columns // 32), np.uint8)),
+                normal(slots, rows, dtype=case.biases, scale=0.5),
+            )
+
+        logits = rng.standard_normal((case.rows, case.experts)) * 2
+        logits[::2] = np.round(logits[::2])  # many ties
+        x = normal(case.rows, case.hidden, dtype=case.residuals, scale=5)
+        return cls(
+            x=x,
+            norm=mx.array((1 + 0.3 * rng.standard_normal(case.hidden)).astype(np.float32)).astype(case.biases),
+            router=Dense(
+                normal(case.experts, case.hidden, dtype=case.biases, scale=0.05),
+                normal(case.experts, dtype=case.biases),
+            ),
+            normed=normal(case.rows, case.hidden, dtype=case.activations),
+            logits=mx.array(logits.astype(np.float32)),
+            slots=mx.array(rng.permutation(slots)[: case.experts].astype(np.int32)),
+            gate_up=experts(2 * case.inter, case.hidden),
+            activated=normal(case.rows, case.k, case.inter, dtype=case.activations),
+            down=experts(case.hidden, case.inter),
+        )
+
+
+# ---- definitions in float64
+
+
+def values(experts: Experts, slot: int) -> np.ndarray:
+    """One expert's matrix."""
+    words, scales = np.array(experts.weight[slot]), np.array(experts.scales[slot])
+    codes = (words[..., None] >> (4 * np.arange(8, dtype=np.uint32))) & 15
+    return FP4[codes].reshape(len(words), -1) * np.repeat(np.ldexp(1.0, scales.astype(int) - 127), 32, axis=1)
+
+
+def chosen(logits: np.ndarray, k: int) -> tuple[list[int], np.ndarray]:
+    """The k experts of one row, the lower id among equals, and their shares."""
+    ids = sorted(range(len(logits)), key=lambda e: (-logits[e], e))[:k]
+    with np.errstate(invalid="ignore"):  # infinite logits
+        shares = np.exp(logits[ids] - logits[ids[0]])
+    return ids, shares / shares.sum()
+
+
+def defined_norm_router(a: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    x = exact(a.x)
+    normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + EPS) * exact(a.norm)
+    return normed, normed @ exact(a.router.weight).T + exact(a.router.bias)
+
+
+def defined_gate_up(a: Arrays, k: int) -> np.ndarray:
+    out = []
+    for x, logits in zip(exact(a.normed), exact(a.logits), strict=True):
+        for expert in chosen(logits, k)[0]:
+            slot = int(a.slots[expert])
+            both = values(a.gate_up, slot) @ x + exact(a.gate_up.bias[slot])
+            gate, linear = np.minimum(both[0::2], LIMIT), np.clip(both[1::2], -LIMIT, LIMIT)
+            out.append(gate / (1 + np.exp(-1.702 * gate)) * (linear + 1))
+    return np.array(out).reshape(len(a.normed), k, -1)
+
+
+def defined_down(a: Arrays, k: int) -> np.ndarray:
+    out = exact(a.x)
+    for t, logits in enumerate(exact(a.logits)):
+        for choice, (expert, share) in enumerate(zip(*chosen(logits, k), strict=True)):
+            slot = int(a.slots[expert])
+            out[t] += share * (values(a.down, slot) @ exact(a.activated[t, choice]) + exact(a.down.bias[slot]))
+    return out
+
+
+# ---- running
+
+
+def handed(array: mx.array) -> mx.array:
+    """Natural order to chunk-major, by numpy."""
+    width = 16 // array.dtype.size
+    bits = array.view({2: mx.uint16, 4: mx.uint32}[array.dtype.size])
+    return mx.array(np.ascontiguousarray(chunks(np.array(bits), width))).view(array.dtype)
+
+
+def dispatch(operation: str, case: Case, handed_on: mx.Dtype = mx.float32) -> Dispatch:
+    """What the project launches for an operation, handing on in the dtype given."""
+    a = case.arrays
+    if operation == "norm_router":
+        made = dispatches.norm_router(a.x, a.norm, EPS, a.router, handed_on)
+    elif operation == "expert_gate_up":
+        made = dispatches.expert_gate_up(handed(a.normed), a.logits, a.slots, a.gate_up, case.k, LIMIT)
+        if made is not None:  # the project hands on float32 beside float32 biases only
+            width = 16 // handed_on.size
+            shape = (case.rows, case.k, 32 // width, case.inter // 32, width)
+            template = dict(made.template) | {"O": str(handed_on).removeprefix("mlx.core.")}
+            made = replace(made, template=tuple(template.items()), output_shapes=(shape,), output_dtypes=(handed_on,))
+    else:
+        made = dispatches.expert_down_residual(handed(a.activated), a.logits, a.slots, a.down, a.x)
+    assert made is not None, f"no shader of {operation} for {case}"
+    return made
+
+
+def run(made: Dispatch, folder: Path = dispatches.FOLDER, **options) -> tuple[list[mx.array], Report]:
+    """Run one dispatch with the shader in ``folder``. Options are the emulator's."""
+    source = MetalSource.read(folder / f"{made.shader}.metal")
+    kernel = metal_kernel(**source.arguments())
+    return kernel(
+        inputs=made.inputs,
+        output_shapes=made.output_shapes,
+        output_dtypes=made.output_dtypes,
+        grid=made.grid,
+        threadgroup=made.threadgroup,
+        template=made.template,
+        **options,
+    )
+
+
+def results(operation: str, out: list[mx.array]) -> list[np.ndarray]:
+    """Outputs in natural order and float64."""
+    if operation == "norm_router":
+        return [unchunked(out[0]), exact(out[1])]
+    return [unchunked(out[0]) if operation == "expert_gate_up" else exact(out[0])]
+
+
+def defined(operation: str, case: Case) -> list[np.ndarray]:
+    if operation == "norm_router":
+        return list(defined_norm_router(case.arrays))
+    if operation == "expert_gate_up":
+        return [defined_gate_up(case.arrays, case.k)]
+    return [defined_down(case.arrays, case.k)]
+
+
+def error(got: np.ndarray, want: np.ndarray) -> float:
+    """The largest difference, as a part of the largest value."""
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+# ---- what has to hold
+
+
+def check(operation: str, case: Case, folder: Path = dispatches.FOLDER, handed_on: mx.Dtype = mx.float32) -> Report:
+    """Right to rounding, and clean in check mode, and bit-equal in three orders of threads and threadgroups."""
+    made = dispatch(operation, case, handed_on)
+    out, report = run(made, folder, mode="check")
+    assert not report.findings, str(report)
+    for got, want, dtype in zip(results(operation, out), defined(operation, case), made.output_dtypes, strict=True):
+        assert np.isfinite(got).all()
+        assert error(got, want) <= ROUNDING[dtype], (error(got, want), dtype)
+    for order in ("reversed", "shuffled"):
+        again, report_again = run(made, folder, mode="check", order=order)
+        assert not report_again.findings, str(report_again)
+        assert all(mx.array_equal(a, b) for a, b in zip(out, again, strict=True)), order
+    return report
+
+
+def tilings(operation: str) -> Iterator[dict[str, int]]:
+    if operation == "norm_router":  # simdgroups share a sum there, so it is theirs to divide
+        return
+    if operation == "expert_gate_up":
+        yield from ({"ROWS": r, "BATCH": b, "SIMDGROUPS": s} for r, b, s in ((2, 2, 1), (4, 2, 4), (8, 8, 2)))
+    else:
+        yield from ({"ROWS": r, "BATCH": b} for r, b in ((1, 1), (2, 1), (8, 4)))
+
+
+def check_tilings(operation: str, case: Case, folder: Path = dispatches.FOLDER) -> None:
+    """The same bits however the work is divided."""
+    made = dispatch(operation, case)
+    out, _ = run(made, folder, mode="fast")
+    for tiling in tilings(operation):
+        again, _ = run(made.retiled(**tiling), folder, mode="fast")
+        assert all(mx.array_equal(a, b) for a, b in zip(out, again, strict=True)), tiling
