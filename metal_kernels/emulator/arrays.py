@@ -11,7 +11,20 @@ import numpy as np
 from metal_kernels.emulator.errors import CallError
 from metal_kernels.source import METAL_TYPES
 
-FLOATING = {"float16", "bfloat16", "float32"}
+# Of the pattern in memory nobody set (runtime.cpp), the bits that show it in an element: (mask, value). A NaN keeps the
+# leading bits of its payload, as many as the narrowest type it passed through has; small integers cannot tell.
+_UNSET = {
+    "float32": (0xFFFF0000, 0xFFFF0000),
+    "float16": (0xFFF8, 0xFFF8),
+    "bfloat16": (0xFFFF, 0xFFFF),
+    **dict.fromkeys(("int32", "uint32"), (2**32 - 1, 0xAAAAAAAA)),
+    **dict.fromkeys(("int64", "uint64"), (2**64 - 1, 0xAAAAAAAAAAAAAAAA)),
+}
+
+
+def unset_pattern(dtype: str | None) -> tuple[int, int]:
+    """Mask and value of the bits by which an element shows that it was never set; (0, 0) if it cannot show it."""
+    return _UNSET.get(dtype or "", (0, 0))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from metal_kernels.emulator.arrays import unset_pattern
 from metal_kernels.emulator.build import Library, Mode
 from metal_kernels.emulator.cover import reached_lines
 from metal_kernels.emulator.errors import CallError
@@ -19,6 +20,17 @@ MAX_FINDINGS = 64
 MAX_THREADS_PER_THREADGROUP = 1024
 ORDERS = {"forward": 0, "reversed": 1, "shuffled": 2}
 Order = Literal["forward", "reversed", "shuffled"]
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("size", ctypes.c_uint64),
+        ("writable", ctypes.c_uint32),
+        ("element_size", ctypes.c_uint32),
+        ("unset_mask", ctypes.c_uint64),
+        ("unset", ctypes.c_uint64),
+    )
 
 
 class _Options(ctypes.Structure):
@@ -64,12 +76,15 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Buffer:
-    """One buffer of a run. ``role``: 0 input, 1 output that starts initialised, 2 output that starts as garbage."""
+    """One buffer of a run. ``role``: 0 input, 1 output that starts initialised, 2 output that starts as garbage.
+
+    ``dtype`` of an output, if it is to be searched for values that came from memory nobody set.
+    """
 
     name: str
     data: np.ndarray
     role: Literal[0, 1, 2] = 0
-    floating: bool = False
+    dtype: str | None = None
 
 
 _loaded: dict[str, tuple[ctypes.CDLL, threading.Lock]] = {}
@@ -111,7 +126,13 @@ def run(
         raise CallError(f"{kernel}: {len(buffers)} buffers; {MAX_BUFFERS} is the limit")
     count = len(buffers)
     loaded, lock = _load(library)
-    u32x3, u32s, u64s = ctypes.c_uint32 * 3, ctypes.c_uint32 * count, ctypes.c_uint64 * count
+    u32x3 = ctypes.c_uint32 * 3
+    arguments = (_Argument * count)(
+        *(
+            _Argument(b.data.ctypes.data, b.data.nbytes, b.role, b.data.itemsize, *unset_pattern(b.dtype))
+            for b in buffers
+        )
+    )
     totals, uses, findings, found = _Totals(), (_BufferUse * count)(), (_Finding * MAX_FINDINGS)(), ctypes.c_uint32()
     options = _Options(mode == "check", mode == "count", ORDERS[order], seed, flush_subnormals)
     with lock:
@@ -122,11 +143,7 @@ def run(
         failed = loaded.emu_run(
             u32x3(*grid),
             u32x3(*size),
-            (ctypes.c_void_p * count)(*(b.data.ctypes.data for b in buffers)),
-            u64s(*(b.data.nbytes for b in buffers)),
-            u32s(*(b.role for b in buffers)),
-            u32s(*(b.data.itemsize for b in buffers)),
-            u32s(*(b.floating for b in buffers)),
+            arguments,
             count,
             mode in ("count", "check"),
             ctypes.byref(options),

@@ -90,7 +90,7 @@ def metal_kernel(
                 first = np.array(init_value, np.float32)
                 result[...] = arrays.BFloat16.of(first).bits if dtype == "bfloat16" else first
             results.append(result)
-            buffers.append(Buffer(output, result, 2 if init_value is None else 1, dtype in arrays.FLOATING))
+            buffers.append(Buffer(output, result, 2 if init_value is None else 1, dtype))
 
         library = build(function, mode, as_written=as_written, flush_subnormals=flush_subnormals, toolchain=toolchain)
         report, finished = run(

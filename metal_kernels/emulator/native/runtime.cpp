@@ -125,26 +125,25 @@ static void run_grid(const u32* grid, const u32* threadgroup) {
 }
 
 // What a finished run left in a fresh output: bytes no thread wrote, which in MLX are whatever the allocator held; and
-// values that came out of a private variable nobody set, which the build fills with a pattern (all ones in floating-point
-// types, 0xAA in integers) that arithmetic keeps in a NaN.
-static void judge_output(const Buffer& buffer, u32 index, u32 element_size, u32 floating) {
-  size_t n = static_cast<size_t>(buffer.end - buffer.begin), unwritten = 0, first_unwritten = 0;
-  for (size_t i = n; i-- > 0;) {
+// values that came out of a variable nobody set. The build fills those with a pattern, and so does the arena: a NaN of all
+// ones in floating point, of which arithmetic and conversions keep the upper bits; 0xAA in integers.
+static void judge_output(const Buffer& buffer, u32 index, const Argument& argument) {
+  size_t unwritten = 0, first_unwritten = 0;
+  for (size_t i = argument.size; i-- > 0;) {
     if (buffer.cells[i].write.who != NOBODY) continue;
     unwritten++;
     first_unwritten = i;
   }
   if (unwritten) {
-    report(UNWRITTEN, 0, 0, "%zu of the %zu bytes of output buffer %u are never written, from byte %zu on", unwritten, n,
-           index, first_unwritten);
+    report(UNWRITTEN, 0, 0, "%zu of the %zu bytes of output buffer %u are never written, from byte %zu on", unwritten,
+           static_cast<size_t>(argument.size), index, first_unwritten);
   }
-  if (!floating && element_size < 4) return;  // 0xAA is an ordinary small integer
-  u8 pattern = floating ? 0xFF : 0xAA;
-  for (size_t i = 0; i + element_size <= n; i += element_size) {
+  if (!argument.unset_mask) return;
+  for (size_t i = 0; i + argument.element_size <= argument.size; i += argument.element_size) {
     if (buffer.cells[i].write.who == NOBODY) continue;
-    u32 same = 0;
-    while (same < element_size && buffer.begin[i + same] == pattern) same++;
-    if (same < element_size) continue;
+    u64 element = 0;
+    memcpy(&element, buffer.begin + i, argument.element_size);
+    if ((element & argument.unset_mask) != argument.unset) continue;
     report(UNINITIALISED, buffer.cells[i].write.site, 0,
            "output buffer %u byte %zu gets a value that came from memory nobody set", index, i);
   }
@@ -152,8 +151,8 @@ static void judge_output(const Buffer& buffer, u32 index, u32 element_size, u32 
 
 extern "C" {
 // Returns 0, or 1 if the run could not be finished. Findings are in `found` either way.
-int emu_run(const u32* grid, const u32* threadgroup, void** data, const u64* sizes, const u32* writable,
-            const u32* element_sizes, const u32* floating, u32 count, u32 hooked, const Options* wanted, Totals* total, BufferUse* use, Finding* found, u32* found_count) {
+int emu_run(const u32* grid, const u32* threadgroup, const Argument* arguments, u32 count, u32 hooked,
+            const Options* wanted, Totals* total, BufferUse* use, Finding* found, u32* found_count) {
   options = *wanted;
   totals = {};
   finding_count = 0;
@@ -169,7 +168,7 @@ int emu_run(const u32* grid, const u32* threadgroup, void** data, const u64* siz
   if (!arena_cells) arena_cells = map_zeroed<Cell>(ARENA);
   static void* entry[MAX_BUFFERS];
   for (u32 i = 0; i < count; i++) {
-    lay_out(buffers[i], data[i], sizes[i], writable[i], hooked);
+    lay_out(buffers[i], arguments[i].data, arguments[i].size, arguments[i].writable, hooked);
     entry[i] = buffers[i].begin;
   }
   entry_buffers = entry;
@@ -205,10 +204,8 @@ int emu_run(const u32* grid, const u32* threadgroup, void** data, const u64* siz
   munmap(stacks, stack_count * (STACK + STACK_GUARD));
 
   for (u32 i = 0; i < count; i++) {
-    if (buffers[i].cells && writable[i] == FRESH_OUTPUT && !failed) {
-      judge_output(buffers[i], i, element_sizes[i], floating[i]);
-    }
-    put_away(buffers[i], buffer_use[i], data[i]);
+    if (buffers[i].cells && arguments[i].writable == FRESH_OUTPUT && !failed) judge_output(buffers[i], i, arguments[i]);
+    put_away(buffers[i], buffer_use[i], arguments[i].data);
     use[i] = buffer_use[i];
   }
   *total = totals;

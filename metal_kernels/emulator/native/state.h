@@ -48,7 +48,15 @@ static T larger(T a, T b) {
   return a > b ? a : b;
 }
 
-// The four structs below are mirrored, field by field, in dispatch.py.
+// The structs below are mirrored, field by field, in dispatch.py.
+struct Argument {  // one buffer of the call
+  void* data;
+  u64 size;
+  u32 writable;  // see memory.h
+  u32 element_size;
+  // An element whose bits under the mask equal `unset` came from memory nobody set. No mask: its type cannot tell.
+  u64 unset_mask, unset;
+};
 struct Options {
   u32 check;              // race and uninitialised shadow memory
   u32 count_lines;        // group loads into 128-byte lines

@@ -172,6 +172,23 @@ PLANTED = [
         "k < 3; k++)\n  acc[k] = 0.0f",
         "out[row]",
     ),
+    *(
+        in_helpers(
+            f"private {type_} array not set",
+            Kind.UNINITIALISED,
+            "if (thread_index",
+            f"{type_} more[2]; more[row & 1] = {type_}(1); total += float(more[1]);\nif (thread_index",
+            "out[row]",
+        )
+        for type_ in ("half", "bfloat")
+    ),
+    in_helpers(
+        "private int array not set as an index",
+        Kind.OUT_OF_BOUNDS,
+        "if (thread_index",
+        "uint more[2]; more[row & 1] = 1; total += inp[more[1]];\nif (thread_index",
+        "inp[more[1]]",
+    ),
     in_sum("output not written", Kind.UNWRITTEN, "lane == 0)\n    out", "lane == 0 && row > 0)\n    out"),
     # ---- bounds
     in_sum("threadgroup array too short", Kind.OUT_OF_BOUNDS, "part[8]", "part[7]", WRITE),

@@ -29,9 +29,7 @@ def mxfp4(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def run(function, name, grid, threadgroup, buffers, outputs, **options):
     """Run with buffers by name in the order of the signature; the named outputs start as garbage."""
-    named = [
-        Buffer(key, np.ascontiguousarray(v), 2 if key in outputs else 0, key in outputs) for key, v in buffers.items()
-    ]
+    named = [Buffer(key, np.ascontiguousarray(v), 2 if key in outputs else 0, "float32") for key, v in buffers.items()]
     report = run_function(function, name, grid, threadgroup, named, linted=False, **options)
     assert not report.findings, report
     return [b.data for b in named if b.name in outputs], report
@@ -95,7 +93,7 @@ def test_mxfp4_matrix_vector_product_with_a_ragged_last_tile():
         **dict.fromkeys(("w_strides", "s_strides"), empty),
     }
     function = mlx_headers.kernel(QUANTIZED, "fp_qmv", "float, 32, 4, false")
-    named = [Buffer(k, np.ascontiguousarray(v), 2 if k == "y" else 0, k == "y") for k, v in buffers.items()]
+    named = [Buffer(k, np.ascontiguousarray(v), 2 if k == "y" else 0, "float32") for k, v in buffers.items()]
     report = run_function(function, "fp_qmv", (32, 10, 1), (32, 2, 1), named, linted=False)
     expected = values @ x.astype(np.float64)
     assert np.abs(named[4].data - expected).max() <= 2e-6 * np.abs(expected).max()

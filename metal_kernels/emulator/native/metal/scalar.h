@@ -6,7 +6,10 @@
 typedef _Float16 half;
 
 struct bfloat {
-  uint16_t bits;
+  union {
+    __bf16 unset;  // first, so that clang fills a bfloat nobody set with its pattern for floating point
+    uint16_t bits;
+  };
 
   bfloat() = default;
   bfloat(const bfloat&) = default;
