@@ -19,16 +19,16 @@ For whoever writes kernels
 
 *Modes.* ``mode="check"`` (the default) finds races, uninitialised memory, out-of-bounds and misaligned accesses,
 divergence, undefined arithmetic, outputs never written. ``"count"`` fills the traffic counters, 128-byte lines
-included. ``"fast"`` only runs: an access past a buffer still ends in an error, without a line. The lint comes before
-each and has address spaces.
+included. ``"cover"`` says which lines no thread reached (``report.lines_missed``). ``"fast"`` only runs: an access past
+a buffer still ends in an error, without a line. The lint comes before each; it is where address spaces are checked.
 
 *What to assert.* ``report.findings`` is empty in check mode, on shapes that reach every branch; outputs are bit-equal
 for ``order="forward"``, ``"reversed"`` and ``"shuffled"``; the error against a float64 reference, in float32 outputs
 (make the output type a template parameter). The same outputs with ``flush_subnormals=True`` if a GPU may flush.
 
-*What it demands of a source.* Each ``threadgroup`` variable in a statement of its own. In the checked modes device
-and threadgroup memory is volatile, so that every load happens as written: load structs member by member, or through
-vectors (``as_written=False`` lifts this and counts what clang makes of it). Constant memory is counted as compiled.
+*What it demands of a source.* Each ``threadgroup`` variable in a statement of its own. Structs in device or
+threadgroup memory are read and written member by member, or through vectors: in the checked modes such memory is
+volatile, so that every access happens as written. Accesses to constant memory are counted as compiled.
 
 *Divergence is strict.* All live lanes of a simdgroup must meet at one simd operation in the source, where hardware
 may let a subset pass. Reading a lane that takes no part is an error. A barrier must be reached by all threads.

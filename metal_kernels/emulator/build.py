@@ -4,6 +4,7 @@ Address spaces are erased and the code instrumented as the mode asks. On the way
 edited, to say where in the source each call into the runtime comes from, and in two modes for more.
 """
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Library:
     blocks: tuple[frozenset[tuple[str, int]], ...]
 
 
+@functools.lru_cache(maxsize=1024)
 def build(
     function: Function,
     mode: Mode,

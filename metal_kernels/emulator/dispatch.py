@@ -112,10 +112,9 @@ def run(
     flush_subnormals: bool = False,
     constants: dict[str, bool | int | float] | None = None,
 ) -> tuple[Report, bool]:
-    """Run every thread of the grid; outputs are written into the buffers' arrays. Returns the report and whether it
-    finished.
+    """Run every thread of the grid, writing outputs into the buffers' arrays.
 
-    ``constants`` sets the values of function constants by name.
+    Returns the report and whether the run finished. ``constants`` sets the values of function constants by name.
     """
     if len(grid) != 3 or len(threadgroup) != 3 or min(grid) < 1 or min(threadgroup) < 1:
         raise CallError(f"{kernel}: grid {tuple(grid)} and threadgroup {tuple(threadgroup)} need three positive sizes")

@@ -25,14 +25,12 @@ def metal_kernel(
     atomic_outputs: bool = False,
     *,
     mode: Mode = "check",
-    as_written: bool = True,
     toolchain: Toolchain | None = None,
 ) -> Callable[..., tuple[list[Any], Report]]:
     """A kernel that runs in the emulator. Arguments as of ``mx.fast.metal_kernel``; the rest are the emulator's.
 
     ``mode``: "fast" runs and guards the ends of buffers; "count" counts accesses as written; "check" looks for races,
     uninitialised memory, bounds, alignment and undefined arithmetic; "cover" notes which lines are reached.
-    ``as_written``: see :func:`build.build`.
 
     The result is called with keywords: ``inputs`` (numpy arrays, :class:`BFloat16` or mlx arrays), ``output_shapes``,
     ``output_dtypes``, ``grid`` (threads), ``threadgroup``, ``template`` ((name, dtype, int or bool) pairs),
@@ -92,7 +90,7 @@ def metal_kernel(
             results.append(result)
             buffers.append(Buffer(output, result, 2 if init_value is None else 1, dtype))
 
-        library = build(function, mode, as_written=as_written, flush_subnormals=flush_subnormals, toolchain=toolchain)
+        library = build(function, mode, flush_subnormals=flush_subnormals, toolchain=toolchain)
         report, finished = run(
             library, name, mode, grid, threadgroup, buffers, order=order, seed=seed, flush_subnormals=flush_subnormals
         )

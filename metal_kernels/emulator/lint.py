@@ -28,6 +28,10 @@ _TRANSLATIONS = (
     (re.compile(r"__attribute__\(\(address_space\(1\)\)\)"), "device"),
     (re.compile(r"__attribute__\(\(address_space\(2\)\)\)"), "constant"),
     (re.compile(r"__attribute__\(\(address_space\(3\)\)\)"), "threadgroup"),
+    (
+        re.compile(r"(no matching constructor for initialization of '[^']*'.*)"),
+        r"\1 (a struct in device or threadgroup memory is read member by member, or through a vector)",
+    ),
     (re.compile(r"unknown type name 'emu_error_Metal_has_no_double'"), "Metal has no double"),
 )
 

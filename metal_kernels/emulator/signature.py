@@ -1,5 +1,4 @@
-"""The kernel function around a body, as ``mx.fast.metal_kernel`` generates it; and the reading of a signature in a
-source.
+"""The kernel function around a body, as ``mx.fast.metal_kernel`` generates it; and reading one that is there already.
 
 MLX (0.32, mlx/backend/common/metal_kernel.cpp): an input is a pointer to ``constant`` memory below 8 elements and to
 ``device`` memory otherwise, a reference if it is 0-d; ``NAME_shape``, ``NAME_strides``, ``NAME_ndim`` and the thread

@@ -9,12 +9,12 @@ import posixpath
 import re
 
 from metal_kernels.emulator.report import Place
+from metal_kernels.source import closing
 
 _CALL = re.compile(r"^(\s*(?:%\S+ = )?(?:tail |musttail |notail )?call [^@\n]*)@(\w+)\((.*)$")
 _DEBUG = re.compile(r"!dbg !(\d+)")
 _READ_WRITE = re.compile(r"__tsan_(unaligned_)?(read_write|read|write)(\d+)$")
 _NODE = re.compile(r"^!(\d+) = (?:distinct )?!\w+\((.*)\)$")
-_POINTER = re.compile(r"ptr (?:(?:noundef|nonnull|align \d+|dereferenceable\(\d+\)) )*([%@][\w.$\"-]+)")
 
 
 class DebugInfo:
@@ -98,13 +98,13 @@ def insert_sites(ir: str, own: tuple[str, ...]) -> tuple[str, list[Place]]:
         debug = _DEBUG.search(line)
         site = table.number(int(debug[1])) if debug else 0
         access = _READ_WRITE.match(call[2])
-        pointer = _POINTER.match(call[3]) if access else None
-        if access and pointer:
+        if access:
+            pointer = call[3][: closing(f"({call[3]}", 1) - 2]  # one argument, possibly an expression
             tail = f", !dbg !{debug[1]}" if debug else ""
             for verb in access[2].split("_"):
                 hook = f"emu_{access[1] or ''}{verb}"
                 declared.add(hook)
-                result.append(f"  call void @{hook}(ptr {pointer[1]}, i32 {access[3]}, i32 {site}){tail}")
+                result.append(f"  call void @{hook}({pointer}, i32 {access[3]}, i32 {site}){tail}")
         else:
             result += [f"  store i32 {site}, ptr @emu_site, align 4", line]
     header = [f"declare void @{hook}(ptr, i32, i32)" for hook in sorted(declared)]

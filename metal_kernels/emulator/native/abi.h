@@ -41,7 +41,8 @@ extern unsigned emu_site;
 const emu_ids* emu_self() noexcept;
 // Leave `size` bytes for the other lanes and wait for them. `convergent` and `nomerge` keep clang from moving the call
 // across branches: where a lane stands decides whether it may meet the others.
-__attribute__((convergent, nomerge)) emu_lanes* emu_simd(const void* value, unsigned size, const char* operation) noexcept;
+__attribute__((convergent, nomerge)) emu_lanes* emu_simd(const void* value, unsigned size,
+                                                         const char* operation) noexcept;
 __attribute__((convergent, nomerge)) void emu_barrier(unsigned whole_threadgroup, unsigned mem_flags) noexcept;
 void* emu_threadgroup_alloc(const void* key, unsigned long size, unsigned long align, const char* name) noexcept;
 void emu_bad_lane(const char* operation, unsigned lane, unsigned active) noexcept;

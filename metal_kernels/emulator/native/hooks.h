@@ -7,7 +7,8 @@
 // Clang's own alignment check exempts volatile memory, which is what kernels see of buffers in the checked modes.
 static void check_alignment(const void* address, u32 n) {
   if (!options.check || reinterpret_cast<u64>(address) % n == 0) return;
-  report(UNDEFINED, emu_site, 0, "misaligned access: %u bytes at an address that is no multiple of it, in %s", n, who(*running));
+  report(UNDEFINED, emu_site, 0, "misaligned access: %u bytes at an address that is no multiple of it, in %s", n,
+         who(*running));
   stop_run();
 }
 
@@ -54,14 +55,14 @@ void __tsan_atomic_signal_fence(int) {}
 }
 
 // The shim's atomics are made of atomic loads and stores only: one thread runs at a time and none is interrupted.
-#define EMU_ATOMIC_HOOKS(BITS, T)                                          \
-  extern "C" T __tsan_atomic##BITS##_load(const volatile T* a, int) {      \
-    access_memory(a, BITS / 8, READ, true);                                \
-    return *a;                                                             \
-  }                                                                        \
-  extern "C" void __tsan_atomic##BITS##_store(volatile T* a, T v, int) {   \
-    access_memory(a, BITS / 8, WRITE, true);                               \
-    *a = v;                                                                \
+#define EMU_ATOMIC_HOOKS(BITS, T)                                        \
+  extern "C" T __tsan_atomic##BITS##_load(const volatile T* a, int) {    \
+    access_memory(a, BITS / 8, READ, true);                              \
+    return *a;                                                           \
+  }                                                                      \
+  extern "C" void __tsan_atomic##BITS##_store(volatile T* a, T v, int) { \
+    access_memory(a, BITS / 8, WRITE, true);                             \
+    *a = v;                                                              \
   }
 EMU_ATOMIC_HOOKS(8, u8)
 EMU_ATOMIC_HOOKS(16, u16)
@@ -84,8 +85,8 @@ static void undefined(const Place* place, u32 kind, const char* what) {
   stop_run();
 }
 
-#define EMU_UNDEFINED(NAME, KIND, WHAT)                                                      \
-  extern "C" void __ubsan_handle_##NAME(Place* p) { undefined(p, KIND, WHAT); }              \
+#define EMU_UNDEFINED(NAME, KIND, WHAT)                                         \
+  extern "C" void __ubsan_handle_##NAME(Place* p) { undefined(p, KIND, WHAT); } \
   extern "C" void __ubsan_handle_##NAME##_abort(Place* p) { undefined(p, KIND, WHAT); }
 EMU_UNDEFINED(shift_out_of_bounds, UNDEFINED, "shift by a negative amount or by the width of the type or more")
 EMU_UNDEFINED(divrem_overflow, UNDEFINED, "integer division by zero or with overflow")
@@ -101,6 +102,9 @@ EMU_UNDEFINED(vla_bound_not_positive, UNDEFINED, "array bound not positive")
 EMU_UNDEFINED(out_of_bounds, OUT_OF_BOUNDS, "array index out of bounds")
 
 extern "C" void __ubsan_handle_type_mismatch_v1(Place* p, u64 pointer) {
-  undefined(p, UNDEFINED, pointer ? "misaligned access: the pointer is no multiple of its type's alignment" : "null pointer");
+  undefined(p, UNDEFINED,
+            pointer ? "misaligned access: the pointer is no multiple of its type's alignment" : "null pointer");
 }
-extern "C" void __ubsan_handle_type_mismatch_v1_abort(Place* p, u64 pointer) { __ubsan_handle_type_mismatch_v1(p, pointer); }
+extern "C" void __ubsan_handle_type_mismatch_v1_abort(Place* p, u64 pointer) {
+  __ubsan_handle_type_mismatch_v1(p, pointer);
+}

@@ -1,5 +1,5 @@
-// The memory a kernel can reach: buffers between unmapped gaps, and threadgroup memory in one arena; with shadow cells that
-// remember who touched each byte, and counters per buffer.
+// The memory a kernel can reach: buffers between unmapped gaps, and threadgroup memory in one arena; with shadow cells
+// that remember who touched each byte, and counters per buffer.
 #pragma once
 #include <dlfcn.h>
 
@@ -67,7 +67,7 @@ struct Buffer {
   u8* mapping;
   size_t mapped;
   u32 writable;
-  Cell* cells;           // of outputs, when checking
+  Cell* cells;                  // of outputs, when checking
   u64 *was_read, *was_written;  // a bit per byte
 };
 static Buffer buffers[MAX_BUFFERS];
@@ -135,7 +135,8 @@ static void clear_threadgroup_memory() {
   arena_used = REDZONE;
 }
 
-extern "C" void* emu_threadgroup_alloc(const void* key, unsigned long size, unsigned long align, const char* name) noexcept {
+extern "C" void* emu_threadgroup_alloc(const void* key, unsigned long size, unsigned long align,
+                                       const char* name) noexcept {
   for (u32 i = 0; i < variable_count; i++) {
     if (variables[i].key == key) return variables[i].begin;
   }
@@ -155,8 +156,8 @@ extern "C" void* emu_threadgroup_alloc(const void* key, unsigned long size, unsi
 }
 
 // ---- 128-byte lines -------------------------------------------------------------------------------------------------
-// A request is one distinct 128-byte line touched by one simdgroup in one execution of one load. The n-th execution of a
-// load by each lane is taken to be the same execution.
+// A request is one distinct 128-byte line touched by one simdgroup in one execution of one load. The n-th execution of
+// a load by each lane is taken to be the same execution.
 
 struct LineGroup {
   u32 used;
@@ -202,8 +203,8 @@ static void count_lines(BufferUse& use, const u8* address, size_t n) {
 
 // ---- every access the kernel makes ----------------------------------------------------------------------------------
 
-static void check_cells(Cell* cells, size_t n, Access access, const Now& now, bool across_threadgroups, const char* what,
-                        size_t offset) {
+static void check_cells(Cell* cells, size_t n, Access access, const Now& now, bool across_threadgroups,
+                        const char* what, size_t offset) {
   for (size_t i = 0; i < n; i++) {
     Cell& cell = cells[i];
     bool after_write = concurrent(cell.write, now, across_threadgroups);

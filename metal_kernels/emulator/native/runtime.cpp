@@ -125,8 +125,8 @@ static void run_grid(const u32* grid, const u32* threadgroup) {
 }
 
 // What a finished run left in a fresh output: bytes no thread wrote, which in MLX are whatever the allocator held; and
-// values that came out of a variable nobody set. The build fills those with a pattern, and so does the arena: a NaN of all
-// ones in floating point, of which arithmetic and conversions keep the upper bits; 0xAA in integers.
+// values that came out of a variable nobody set. The build fills those with a pattern, and so does the arena: a NaN of
+// all ones in floating point, of which arithmetic and conversions keep the upper bits; 0xAA in integers.
 static void judge_output(const Buffer& buffer, u32 index, const Argument& argument) {
   size_t unwritten = 0, first_unwritten = 0;
   for (size_t i = argument.size; i-- > 0;) {

@@ -161,7 +161,8 @@ static bool release_threadgroup(u32 simdgroup_count) {
     return false;
   }
   if (stray) {
-    report(DIVERGENCE, leader->site, stray->site, "threads wait at different threadgroup barriers: %s here", who(*leader));
+    report(DIVERGENCE, leader->site, stray->site, "threads wait at different threadgroup barriers: %s here",
+           who(*leader));
     failed = true;
     return false;
   }

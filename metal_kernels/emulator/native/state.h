@@ -58,11 +58,11 @@ struct Argument {  // one buffer of the call
   u64 unset_mask, unset;
 };
 struct Options {
-  u32 check;              // race and uninitialised shadow memory
-  u32 count_lines;        // group loads into 128-byte lines
-  u32 order;              // 0 forward, 1 reversed, 2 shuffled
-  u32 seed;               // of the shuffle
-  u32 flush_subnormals;   // of float arithmetic (half is the build's business)
+  u32 check;             // race and uninitialised shadow memory
+  u32 count_lines;       // group loads into 128-byte lines
+  u32 order;             // 0 forward, 1 reversed, 2 shuffled
+  u32 seed;              // of the shuffle
+  u32 flush_subnormals;  // of float arithmetic (half is the build's business)
 };
 struct Totals {
   u64 threads, threadgroups, switches;

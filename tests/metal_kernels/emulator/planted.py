@@ -268,6 +268,13 @@ PLANTED = [
         "threadgroup float part[8];",
         "threadgroup float part[8], more[8];",
     ),
+    in_helpers(
+        "struct copied out of device memory",
+        Kind.LINT,
+        "if (thread_index",
+        "struct Pair { float a, b; };\nPair pair = ((const device Pair*)inp)[row];\nif (thread_index",
+        "Pair pair =",
+    ),
     in_sum("unknown name", Kind.LINT, "simd_sum(acc);\nif", "simd_total(acc);\nif", "simd_total"),
     in_sum("unknown component", Kind.LINT, "thread_position_in_threadgroup.x;", "thread_position_in_threadgroup.w;"),
     in_sum("const input assigned", Kind.LINT, "out[row] = acc", "inp[row] = acc"),

@@ -81,6 +81,20 @@ def test_vectors_swizzle_convert_and_reinterpret():
     assert (run(body, [x], (32, 4)) == expected).all()
 
 
+def test_constant_tables_and_structs_in_device_and_threadgroup_memory():
+    header = "constant half TABLE[4] = {half(1), half(2), half(3), half(4)};\nstruct Pair { float a, b; };"
+    body = """
+    threadgroup Pair pairs[32];
+    pairs[i].a = ((const device Pair*)x0)[i].b;
+    pairs[i].b = float(TABLE[2]);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    out[i] = pairs[31 - i].a * pairs[i].b + float(TABLE[i & 3]) + 0.5h;
+    """
+    x = RNG.standard_normal((32, 2)).astype(np.float32)
+    expected = x[::-1, 1] * np.float32(3) + np.float32(1) + (np.arange(32) % 4).astype(np.float32) + np.float32(0.5)
+    np.testing.assert_allclose(run(body, [x], (32,), header=header), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("operation", "expected"),
     [

@@ -1,6 +1,6 @@
-// metal_stdlib for linting (-fsyntax-only): address spaces are clang's own, so a missing or wrong qualifier is an error as
-// it is in Apple's compiler. Nothing here is defined, only declared. Vectors are builtin, because a class cannot be copied
-// out of another address space in plain C++.
+// metal_stdlib for linting (-fsyntax-only): address spaces are clang's own, so a missing or wrong qualifier is an error
+// as it is in Apple's compiler. Nothing here is defined, only declared. Vectors are builtin, because a class cannot be
+// copied out of another address space in plain C++.
 #pragma once
 #include "traits.h"
 
@@ -18,9 +18,9 @@
 typedef _Float16 half;
 typedef __bf16 bfloat;
 
-// 1.5h and 1.5bf
+// 1.5h
 constexpr half operator""h(long double v) { return static_cast<half>(v); }
-constexpr bfloat operator""bf(long double v) { return static_cast<bfloat>(v); }
+constexpr bfloat operator"" bf(long double v) { return static_cast<bfloat>(v); }
 
 namespace metal {
 using ::bfloat;
@@ -33,12 +33,12 @@ struct emu_packed {
 };
 template <class T, int N>
 using packed_vec = emu_packed<T, N>;
-#define EMU_VECTOR_NAMES(T, NAME)                           \
-  typedef T NAME##2 __attribute__((ext_vector_type(2)));    \
-  typedef T NAME##3 __attribute__((ext_vector_type(3)));    \
-  typedef T NAME##4 __attribute__((ext_vector_type(4)));    \
-  using packed_##NAME##2 = packed_vec<T, 2>;                \
-  using packed_##NAME##3 = packed_vec<T, 3>;                \
+#define EMU_VECTOR_NAMES(T, NAME)                        \
+  typedef T NAME##2 __attribute__((ext_vector_type(2))); \
+  typedef T NAME##3 __attribute__((ext_vector_type(3))); \
+  typedef T NAME##4 __attribute__((ext_vector_type(4))); \
+  using packed_##NAME##2 = packed_vec<T, 2>;             \
+  using packed_##NAME##3 = packed_vec<T, 3>;             \
   using packed_##NAME##4 = packed_vec<T, 4>;
 EMU_VECTOR_NAMES(float, float)
 EMU_VECTOR_NAMES(half, half)
@@ -96,18 +96,22 @@ struct numeric_limits {
   vec<float, N> NAME(vec<float, N>); \
   template <int N>                   \
   vec<half, N> NAME(vec<half, N>);
-#define EMU_FLOAT_FUNCTIONS                                                                            \
-  EMU_UNARY(exp) EMU_UNARY(exp2) EMU_UNARY(exp10) EMU_UNARY(log) EMU_UNARY(log2) EMU_UNARY(log10)      \
-  EMU_UNARY(sqrt) EMU_UNARY(rsqrt) EMU_UNARY(sin) EMU_UNARY(cos) EMU_UNARY(tan) EMU_UNARY(asin)        \
-  EMU_UNARY(acos) EMU_UNARY(atan) EMU_UNARY(sinh) EMU_UNARY(cosh) EMU_UNARY(tanh) EMU_UNARY(asinh)     \
-  EMU_UNARY(acosh) EMU_UNARY(atanh) EMU_UNARY(floor) EMU_UNARY(ceil) EMU_UNARY(round) EMU_UNARY(rint)  \
-  EMU_UNARY(trunc) EMU_UNARY(fabs) EMU_UNARY(sign) EMU_UNARY(saturate) EMU_UNARY(sinpi)                \
-  EMU_UNARY(cospi) EMU_UNARY(fract)                                                                    \
-  template <class T> T pow(T, T);                                                                      \
-  template <class T> T powr(T, T);                                                                     \
-  template <class T> T divide(T, T);                                                                   \
-  template <class T> T atan2(T, T);                                                                    \
-  template <class T> T fmod(T, T);
+#define EMU_FLOAT_FUNCTIONS                                                                                         \
+  EMU_UNARY(exp)                                                                                                    \
+  EMU_UNARY(exp2) EMU_UNARY(exp10) EMU_UNARY(log) EMU_UNARY(log2) EMU_UNARY(log10) EMU_UNARY(sqrt) EMU_UNARY(rsqrt) \
+      EMU_UNARY(sin) EMU_UNARY(cos) EMU_UNARY(tan) EMU_UNARY(asin) EMU_UNARY(acos) EMU_UNARY(atan) EMU_UNARY(sinh)  \
+          EMU_UNARY(cosh) EMU_UNARY(tanh) EMU_UNARY(asinh) EMU_UNARY(acosh) EMU_UNARY(atanh) EMU_UNARY(floor)       \
+              EMU_UNARY(ceil) EMU_UNARY(round) EMU_UNARY(rint) EMU_UNARY(trunc) EMU_UNARY(fabs) EMU_UNARY(sign)     \
+                  EMU_UNARY(saturate) EMU_UNARY(sinpi) EMU_UNARY(cospi) EMU_UNARY(fract) template <class T>         \
+                  T pow(T, T);                                                                                      \
+  template <class T>                                                                                                \
+  T powr(T, T);                                                                                                     \
+  template <class T>                                                                                                \
+  T divide(T, T);                                                                                                   \
+  template <class T>                                                                                                \
+  T atan2(T, T);                                                                                                    \
+  template <class T>                                                                                                \
+  T fmod(T, T);
 EMU_FLOAT_FUNCTIONS
 namespace fast {
 EMU_FLOAT_FUNCTIONS
@@ -115,57 +119,98 @@ EMU_FLOAT_FUNCTIONS
 namespace precise {
 EMU_FLOAT_FUNCTIONS
 }
-#define EMU_EXTREME(NAME)                        \
-  template <class T> T NAME(T, T);               \
-  template <class A, class B> decltype(A() + B()) NAME(A, B);
+#define EMU_EXTREME(NAME)     \
+  template <class T>          \
+  T NAME(T, T);               \
+  template <class A, class B> \
+  decltype(A() + B()) NAME(A, B);
 EMU_EXTREME(min)
 EMU_EXTREME(max)
-template <class T> T abs(T);
-template <class T> T copysign(T, T);
-template <class T> T fmin(T, T);
-template <class T> T fmax(T, T);
-template <class T> T max3(T, T, T);
-template <class T> T min3(T, T, T);
-template <class T, class L, class H> T clamp(T, L, H);
-template <class T> T fma(T, T, T);
-template <class T> T mix(T, T, T);
-template <class T, class C> T select(T, T, C);
-template <class T, int N> T dot(vec<T, N>, vec<T, N>);
-template <class T, int N> T length(vec<T, N>);
-template <class T> bool any(T);
-template <class T> bool all(T);
-template <class T> bool isnan(T);
-template <class T> bool isinf(T);
-template <class T> bool isfinite(T);
-template <class T> bool isnormal(T);
-template <class T> bool signbit(T);
-template <class T> T ldexp(T, int);
+template <class T>
+T abs(T);
+template <class T>
+T copysign(T, T);
+template <class T>
+T fmin(T, T);
+template <class T>
+T fmax(T, T);
+template <class T>
+T max3(T, T, T);
+template <class T>
+T min3(T, T, T);
+template <class T, class L, class H>
+T clamp(T, L, H);
+template <class T>
+T fma(T, T, T);
+template <class T>
+T mix(T, T, T);
+template <class T, class C>
+T select(T, T, C);
+template <class T, int N>
+T dot(vec<T, N>, vec<T, N>);
+template <class T, int N>
+T length(vec<T, N>);
+template <class T>
+bool any(T);
+template <class T>
+bool all(T);
+template <class T>
+bool isnan(T);
+template <class T>
+bool isinf(T);
+template <class T>
+bool isfinite(T);
+template <class T>
+bool isnormal(T);
+template <class T>
+bool signbit(T);
+template <class T>
+T ldexp(T, int);
 float frexp(float, int&);
-template <class T> T popcount(T);
-template <class T> T clz(T);
-template <class T> T ctz(T);
-template <class T> T reverse_bits(T);
-template <class T> T extract_bits(T, uint, uint);
-template <class T> T mulhi(T, T);
-template <class T> T mul24(T, T);
-template <class T> T mad24(T, T, T);
+template <class T>
+T popcount(T);
+template <class T>
+T clz(T);
+template <class T>
+T ctz(T);
+template <class T>
+T reverse_bits(T);
+template <class T>
+T extract_bits(T, uint, uint);
+template <class T>
+T mulhi(T, T);
+template <class T>
+T mul24(T, T);
+template <class T>
+T mad24(T, T, T);
 
-#define EMU_REDUCTION(NAME)              \
-  template <class T> T simd_##NAME(T);   \
-  template <class T> T quad_##NAME(T);
-EMU_REDUCTION(sum) EMU_REDUCTION(product) EMU_REDUCTION(min) EMU_REDUCTION(max)
-EMU_REDUCTION(and) EMU_REDUCTION(or) EMU_REDUCTION(xor)
-template <class T> T simd_prefix_inclusive_sum(T);
-template <class T> T simd_prefix_exclusive_sum(T);
-template <class T> T simd_prefix_inclusive_product(T);
-template <class T> T simd_prefix_exclusive_product(T);
-template <class T> T simd_broadcast_first(T);
-#define EMU_SHUFFLE(NAME) template <class T> T NAME(T, ushort);
-EMU_SHUFFLE(simd_shuffle) EMU_SHUFFLE(simd_broadcast) EMU_SHUFFLE(simd_shuffle_xor) EMU_SHUFFLE(simd_shuffle_up)
-EMU_SHUFFLE(simd_shuffle_down) EMU_SHUFFLE(simd_shuffle_rotate_up) EMU_SHUFFLE(simd_shuffle_rotate_down)
-EMU_SHUFFLE(quad_shuffle) EMU_SHUFFLE(quad_shuffle_xor) EMU_SHUFFLE(quad_broadcast)
-template <class T> T simd_shuffle_and_fill_up(T, T, ushort);
-template <class T> T simd_shuffle_and_fill_down(T, T, ushort);
+#define EMU_REDUCTION(NAME) \
+  template <class T>        \
+  T simd_##NAME(T);         \
+  template <class T>        \
+  T quad_##NAME(T);
+EMU_REDUCTION(sum)
+EMU_REDUCTION(product) EMU_REDUCTION(min) EMU_REDUCTION(max) EMU_REDUCTION(and) EMU_REDUCTION(or)
+    EMU_REDUCTION(xor) template <class T>
+    T simd_prefix_inclusive_sum(T);
+template <class T>
+T simd_prefix_exclusive_sum(T);
+template <class T>
+T simd_prefix_inclusive_product(T);
+template <class T>
+T simd_prefix_exclusive_product(T);
+template <class T>
+T simd_broadcast_first(T);
+#define EMU_SHUFFLE(NAME) \
+  template <class T>      \
+  T NAME(T, ushort);
+EMU_SHUFFLE(simd_shuffle)
+EMU_SHUFFLE(simd_broadcast) EMU_SHUFFLE(simd_shuffle_xor) EMU_SHUFFLE(simd_shuffle_up) EMU_SHUFFLE(simd_shuffle_down)
+    EMU_SHUFFLE(simd_shuffle_rotate_up) EMU_SHUFFLE(simd_shuffle_rotate_down) EMU_SHUFFLE(quad_shuffle)
+        EMU_SHUFFLE(quad_shuffle_xor) EMU_SHUFFLE(quad_broadcast) template <class T>
+        T simd_shuffle_and_fill_up(T, T, ushort);
+template <class T>
+T simd_shuffle_and_fill_down(T, T, ushort);
 struct simd_vote {
   using vote_t = uint64_t;
   explicit simd_vote(uint64_t = 0);
@@ -184,7 +229,13 @@ mem_flags operator|(mem_flags, mem_flags);
 void threadgroup_barrier(mem_flags);
 void simdgroup_barrier(mem_flags);
 
-enum memory_order { memory_order_relaxed, memory_order_acquire, memory_order_release, memory_order_acq_rel, memory_order_seq_cst };
+enum memory_order {
+  memory_order_relaxed,
+  memory_order_acquire,
+  memory_order_release,
+  memory_order_acq_rel,
+  memory_order_seq_cst
+};
 enum thread_scope { thread_scope_thread, thread_scope_simdgroup, thread_scope_threadgroup, thread_scope_device };
 void atomic_thread_fence(mem_flags, memory_order = memory_order_seq_cst, thread_scope = thread_scope_device);
 template <class T>
@@ -195,15 +246,20 @@ using atomic_int = atomic<int>;
 using atomic_uint = atomic<uint>;
 using atomic_float = atomic<float>;
 #define EMU_FETCH(SPACE, NAME) \
-  template <class T, class U> T atomic_fetch_##NAME##_explicit(volatile SPACE atomic<T>*, U, memory_order);
-#define EMU_ATOMICS(SPACE)                                                                          \
-  template <class T> T atomic_load_explicit(const volatile SPACE atomic<T>*, memory_order);         \
-  template <class T, class U> void atomic_store_explicit(volatile SPACE atomic<T>*, U, memory_order); \
-  template <class T, class U> T atomic_exchange_explicit(volatile SPACE atomic<T>*, U, memory_order); \
-  template <class T, class U>                                                                       \
-  bool atomic_compare_exchange_weak_explicit(volatile SPACE atomic<T>*, T*, U, memory_order, memory_order); \
-  EMU_FETCH(SPACE, add) EMU_FETCH(SPACE, sub) EMU_FETCH(SPACE, min) EMU_FETCH(SPACE, max)           \
-  EMU_FETCH(SPACE, and) EMU_FETCH(SPACE, or) EMU_FETCH(SPACE, xor)
+  template <class T, class U>  \
+  T atomic_fetch_##NAME##_explicit(volatile SPACE atomic<T>*, U, memory_order);
+#define EMU_ATOMICS(SPACE)                                                                                     \
+  template <class T>                                                                                           \
+  T atomic_load_explicit(const volatile SPACE atomic<T>*, memory_order);                                       \
+  template <class T, class U>                                                                                  \
+  void atomic_store_explicit(volatile SPACE atomic<T>*, U, memory_order);                                      \
+  template <class T, class U>                                                                                  \
+  T atomic_exchange_explicit(volatile SPACE atomic<T>*, U, memory_order);                                      \
+  template <class T, class U>                                                                                  \
+  bool atomic_compare_exchange_weak_explicit(volatile SPACE atomic<T>*, T*, U, memory_order, memory_order);    \
+  EMU_FETCH(SPACE, add)                                                                                        \
+  EMU_FETCH(SPACE, sub) EMU_FETCH(SPACE, min) EMU_FETCH(SPACE, max) EMU_FETCH(SPACE, and) EMU_FETCH(SPACE, or) \
+      EMU_FETCH(SPACE, xor)
 EMU_ATOMICS(EMU_DEVICE)
 EMU_ATOMICS(EMU_THREADGROUP_SPACE)
 
@@ -219,10 +275,10 @@ using simdgroup_half8x8 = simdgroup_matrix<half, 8, 8>;
 using simdgroup_bfloat8x8 = simdgroup_matrix<bfloat, 8, 8>;
 template <class T, int R, int C>
 simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T);
-#define EMU_MATRIX(SPACE)                                                                                 \
-  template <class T>                                                                                      \
+#define EMU_MATRIX(SPACE)                                                                                    \
+  template <class T>                                                                                         \
   void simdgroup_load(simdgroup_matrix<T, 8, 8>&, const SPACE T*, ulong = 8, ulong2 = {0, 0}, bool = false); \
-  template <class T>                                                                                      \
+  template <class T>                                                                                         \
   void simdgroup_store(simdgroup_matrix<T, 8, 8>, SPACE T*, ulong = 8, ulong2 = {0, 0}, bool = false);
 EMU_MATRIX(EMU_DEVICE)
 EMU_MATRIX(EMU_THREADGROUP_SPACE)
@@ -243,7 +299,8 @@ struct os_log {
 template <class T, class U>
 T as_type(U);
 
-// Builtin vectors have no constructor of several arguments; function-like macros supply it. Plain `float4` stays the type.
+// Builtin vectors have no constructor of several arguments; function-like macros supply it. Plain `float4` stays the
+// type.
 template <class T>
 struct emu_shape {
   static constexpr int n = 1;
@@ -254,7 +311,8 @@ struct emu_shape<metal::vec<T, N>> {
 };
 template <class V, class... A>
 V emu_make(A...) {
-  static_assert(sizeof...(A) == 1 || (0 + ... + emu_shape<A>::n) == emu_shape<V>::n, "wrong number of vector components");
+  static_assert(sizeof...(A) == 1 || (0 + ... + emu_shape<A>::n) == emu_shape<V>::n,
+                "wrong number of vector components");
   static_assert(sizeof...(A) != 1 || ((emu_shape<A>::n == 1) && ...) || ((emu_shape<A>::n == emu_shape<V>::n) && ...),
                 "vector of another size");
   return V{};
@@ -285,9 +343,10 @@ V emu_make(A...) {
 #define ulong2(...) emu_make<metal::ulong2>(__VA_ARGS__)
 
 #define EMU_UNWRAP(...) __VA_ARGS__
-#define EMU_THREADGROUP(TYPE, NAME, DIMENSIONS, KEY)         \
-  typedef EMU_UNWRAP TYPE KEY##_type EMU_UNWRAP DIMENSIONS;  \
-  static threadgroup KEY##_type NAME
+// A reference, because a variable of class type would need a constructor in its address space.
+#define EMU_THREADGROUP(TYPE, NAME, DIMENSIONS, KEY)        \
+  typedef EMU_UNWRAP TYPE KEY##_type EMU_UNWRAP DIMENSIONS; \
+  threadgroup KEY##_type& NAME = *(threadgroup KEY##_type*)0
 #define device EMU_DEVICE
 #define constant EMU_CONSTANT
 #define threadgroup EMU_THREADGROUP_SPACE

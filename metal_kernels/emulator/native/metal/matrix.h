@@ -1,5 +1,5 @@
-// simdgroup_matrix 8 x 8: each lane holds two neighbours of one row. Which two is not in Metal's specification; MLX's steel
-// kernels rely on the layout below through thread_elements(). Products accumulate in float.
+// simdgroup_matrix 8 x 8: each lane holds two neighbours of one row. Which two is not in Metal's specification; MLX's
+// steel kernels rely on the layout below through thread_elements(). Products accumulate in float.
 #pragma once
 #include "atomic.h"
 

@@ -18,7 +18,8 @@ struct os_log {
 };
 }  // namespace metal
 
-// ---- from the runtime's buffers and ids to the kernel's parameters ----------------------------------------------------
+// ---- from the runtime's buffers and ids to the kernel's parameters
+// ----------------------------------------------------
 
 struct emu_argument {
   void* buffer;         // of a pointer or reference parameter
@@ -32,7 +33,8 @@ EMU_INLINE P emu_pass(const emu_argument& argument) {
     return static_cast<P>(argument.buffer);
   } else if constexpr (metal::is_vector_v<P>) {
     P r;
-    for (int i = 0; i < metal::vector_of<P>::n; i++) r[i] = static_cast<typename metal::vector_of<P>::element>(argument.ids[i]);
+    for (int i = 0; i < metal::vector_of<P>::n; i++)
+      r[i] = static_cast<typename metal::vector_of<P>::element>(argument.ids[i]);
     return r;
   } else {
     return static_cast<P>(argument.ids[0]);
@@ -47,14 +49,15 @@ EMU_INLINE void emu_call(void (*kernel)(P...), const emu_argument* arguments) {
   emu_call(kernel, arguments, metal::make_index_sequence<sizeof...(P)>());
 }
 
-// ---- the words of the language ----------------------------------------------------------------------------------------
+// ---- the words of the language
+// ----------------------------------------------------------------------------------------
 
 // `threadgroup T x[4][8];` in a function, rewritten by source_edit.py. One variable per declaration and threadgroup.
 #define EMU_UNWRAP(...) __VA_ARGS__
-#define EMU_THREADGROUP(TYPE, NAME, DIMENSIONS, KEY)                                                        \
-  static const char KEY = 0;                                                                                \
-  typedef EMU_UNWRAP TYPE KEY##_type EMU_UNWRAP DIMENSIONS;                                                 \
-  threadgroup KEY##_type& NAME = *(threadgroup KEY##_type*)emu_threadgroup_alloc(                           \
+#define EMU_THREADGROUP(TYPE, NAME, DIMENSIONS, KEY)                              \
+  static const char KEY = 0;                                                      \
+  typedef EMU_UNWRAP TYPE KEY##_type EMU_UNWRAP DIMENSIONS;                       \
+  threadgroup KEY##_type& NAME = *(threadgroup KEY##_type*)emu_threadgroup_alloc( \
       &KEY, sizeof(KEY##_type), alignof(KEY##_type) < 16 ? 16 : alignof(KEY##_type), #NAME)
 
 #ifdef EMU_AS_WRITTEN

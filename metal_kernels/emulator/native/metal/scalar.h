@@ -1,5 +1,5 @@
-// half and bfloat, and which types count as scalars. half is clang's _Float16, computed without excess precision. bfloat
-// is a class, because clang's __bf16 converts from float silently, which Metal refuses.
+// half and bfloat, and which types count as scalars. half is clang's _Float16, computed without excess precision.
+// bfloat is a class, because clang's __bf16 converts from float silently, which Metal refuses.
 #pragma once
 #include "traits.h"
 
@@ -40,25 +40,25 @@ struct bfloat {
   }
 };
 
-// 1.5h and 1.5bf
+// 1.5h
 constexpr half operator""h(long double v) { return static_cast<half>(v); }
-constexpr bfloat operator""bf(long double v) { return bfloat(static_cast<float>(v)); }
+constexpr bfloat operator"" bf(long double v) { return bfloat(static_cast<float>(v)); }
 
-#define EMU_BFLOAT_OPERATOR(OP)                                                                     \
-  constexpr inline bfloat operator OP(bfloat a, bfloat b) {                                         \
-    return bfloat(static_cast<float>(a) OP static_cast<float>(b));                                  \
-  }                                                                                                 \
+#define EMU_BFLOAT_OPERATOR(OP)                                                                            \
+  constexpr inline bfloat operator OP(bfloat a, bfloat b) {                                                \
+    return bfloat(static_cast<float>(a) OP static_cast<float>(b));                                         \
+  }                                                                                                        \
   template <class L, class R, class = metal::enable_if_t<metal::is_same_v<metal::remove_cv_t<L>, bfloat>>> \
-  constexpr inline void operator OP##=(L& a, R b) {                                                 \
-    a = bfloat(static_cast<float>(a) OP static_cast<float>(b));                                     \
-  }                                                                                                 \
-  template <class T, class = metal::enable_if_t<__is_integral(T)>>                                  \
-  constexpr bfloat operator OP(bfloat a, T b) {                                                     \
-    return a OP bfloat(b);                                                                          \
-  }                                                                                                 \
-  template <class T, class = metal::enable_if_t<__is_integral(T)>>                                  \
-  constexpr bfloat operator OP(T a, bfloat b) {                                                     \
-    return bfloat(a) OP b;                                                                          \
+  constexpr inline void operator OP## = (L & a, R b) {                                                     \
+    a = bfloat(static_cast<float>(a) OP static_cast<float>(b));                                            \
+  }                                                                                                        \
+  template <class T, class = metal::enable_if_t<__is_integral(T)>>                                         \
+  constexpr bfloat operator OP(bfloat a, T b) {                                                            \
+    return a OP bfloat(b);                                                                                 \
+  }                                                                                                        \
+  template <class T, class = metal::enable_if_t<__is_integral(T)>>                                         \
+  constexpr bfloat operator OP(T a, bfloat b) {                                                            \
+    return bfloat(a) OP b;                                                                                 \
   }
 EMU_BFLOAT_OPERATOR(+)
 EMU_BFLOAT_OPERATOR(-)
@@ -105,14 +105,14 @@ struct numeric_limits<bool> {
   static constexpr bool min() { return false; }
   static constexpr bool lowest() { return false; }
 };
-#define EMU_FLOAT_LIMITS(T, MAX, MIN, EPSILON)                   \
-  template <>                                                    \
-  struct numeric_limits<T> {                                     \
-    static constexpr T max() { return T(MAX); }                  \
-    static constexpr T lowest() { return T(-(MAX)); }            \
-    static constexpr T min() { return T(MIN); }                  \
-    static constexpr T epsilon() { return T(EPSILON); }          \
-    static constexpr T infinity() { return T(__builtin_inff()); } \
+#define EMU_FLOAT_LIMITS(T, MAX, MIN, EPSILON)                       \
+  template <>                                                        \
+  struct numeric_limits<T> {                                         \
+    static constexpr T max() { return T(MAX); }                      \
+    static constexpr T lowest() { return T(-(MAX)); }                \
+    static constexpr T min() { return T(MIN); }                      \
+    static constexpr T epsilon() { return T(EPSILON); }              \
+    static constexpr T infinity() { return T(__builtin_inff()); }    \
     static constexpr T quiet_NaN() { return T(__builtin_nanf("")); } \
   };
 EMU_FLOAT_LIMITS(float, __FLT_MAX__, __FLT_MIN__, __FLT_EPSILON__)

@@ -1,5 +1,5 @@
-// Simd and quad operations, votes and barriers. Each lane leaves its value with emu_simd, waits for the others there, and
-// then reads what it needs from theirs.
+// Simd and quad operations, votes and barriers. Each lane leaves its value with emu_simd, waits for the others there,
+// and then reads what it needs from theirs.
 #pragma once
 #include "math.h"
 
@@ -19,7 +19,8 @@ EMU_HELPER T emu_lane_value(const emu_lanes* lanes, unsigned lane) {
   return r;
 }
 
-// ---- reductions: a tree over the active lanes, in an order that does not depend on scheduling. Metal promises no order.
+// ---- reductions: a tree over the active lanes, in an order that does not depend on scheduling. Metal promises no
+// order.
 
 template <class T, class Combine>
 EMU_HELPER T emu_reduce(emu_lanes* lanes, unsigned width) {
@@ -49,26 +50,26 @@ EMU_HELPER T emu_reduce(emu_lanes* lanes, unsigned width) {
   }
   return r;
 }
-#define EMU_REDUCTION(NAME, EXPRESSION)                                                                        \
-  struct combine_##NAME {                                                                                      \
-    template <class T>                                                                                         \
-    static T of(T a, T b) {                                                                                    \
-      return static_cast<T>(EXPRESSION);                                                                       \
-    }                                                                                                          \
-  };                                                                                                           \
-  template <class T>                                                                                           \
-  EMU_INLINE T simd_##NAME(T v) {                                                                              \
-    return emu_reduce<T, combine_##NAME>(emu_meet(v, "simd_" #NAME), 32);                                      \
-  }                                                                                                            \
-  template <class T>                                                                                           \
-  EMU_INLINE T quad_##NAME(T v) {                                                                              \
-    return emu_reduce<T, combine_##NAME>(emu_meet(v, "quad_" #NAME), 4);                                       \
+#define EMU_REDUCTION(NAME, EXPRESSION)                                   \
+  struct combine_##NAME {                                                 \
+    template <class T>                                                    \
+    static T of(T a, T b) {                                               \
+      return static_cast<T>(EXPRESSION);                                  \
+    }                                                                     \
+  };                                                                      \
+  template <class T>                                                      \
+  EMU_INLINE T simd_##NAME(T v) {                                         \
+    return emu_reduce<T, combine_##NAME>(emu_meet(v, "simd_" #NAME), 32); \
+  }                                                                       \
+  template <class T>                                                      \
+  EMU_INLINE T quad_##NAME(T v) {                                         \
+    return emu_reduce<T, combine_##NAME>(emu_meet(v, "quad_" #NAME), 4);  \
   }
 EMU_REDUCTION(sum, a + b)
-EMU_REDUCTION(product, a * b)
+EMU_REDUCTION(product, a* b)
 EMU_REDUCTION(min, metal::min(a, b))
 EMU_REDUCTION(max, metal::max(a, b))
-EMU_REDUCTION(and, a & b)
+EMU_REDUCTION(and, a& b)
 EMU_REDUCTION(or, a | b)
 EMU_REDUCTION(xor, a ^ b)
 
@@ -81,19 +82,21 @@ EMU_HELPER T emu_prefix(const emu_lanes* lanes, T identity, bool inclusive) {
   }
   return r;
 }
-#define EMU_PREFIX(NAME, IDENTITY)                                                                                    \
-  template <class T>                                                                                                  \
-  EMU_INLINE T simd_prefix_inclusive_##NAME(T v) {                                                                    \
+#define EMU_PREFIX(NAME, IDENTITY)                                                                                     \
+  template <class T>                                                                                                   \
+  EMU_INLINE T simd_prefix_inclusive_##NAME(T v) {                                                                     \
     return emu_prefix<T, combine_##NAME>(emu_meet(v, "simd_prefix_inclusive_" #NAME), static_cast<T>(IDENTITY), true); \
-  }                                                                                                                   \
-  template <class T>                                                                                                  \
-  EMU_INLINE T simd_prefix_exclusive_##NAME(T v) {                                                                    \
-    return emu_prefix<T, combine_##NAME>(emu_meet(v, "simd_prefix_exclusive_" #NAME), static_cast<T>(IDENTITY), false); \
+  }                                                                                                                    \
+  template <class T>                                                                                                   \
+  EMU_INLINE T simd_prefix_exclusive_##NAME(T v) {                                                                     \
+    return emu_prefix<T, combine_##NAME>(emu_meet(v, "simd_prefix_exclusive_" #NAME), static_cast<T>(IDENTITY),        \
+                                         false);                                                                       \
   }
 EMU_PREFIX(sum, 0)
 EMU_PREFIX(product, 1)
 
-// ---- shuffles: reading a lane that takes no part is undefined in Metal; here it is reported and gives all ones ---------
+// ---- shuffles: reading a lane that takes no part is undefined in Metal; here it is reported and gives all ones
+// ---------
 
 template <class T>
 EMU_INLINE T emu_take(T value, unsigned lane, const char* operation) {
@@ -107,11 +110,11 @@ EMU_INLINE T emu_take(T value, unsigned lane, const char* operation) {
   return emu_lane_value<T>(lanes, lane);
 }
 EMU_INLINE unsigned emu_lane() { return emu_self()->thread_index_in_simdgroup[0]; }
-#define EMU_SHUFFLE(NAME, SOURCE_LANE)                \
-  template <class T>                                  \
-  EMU_INLINE T NAME(T value, ushort by) {             \
-    unsigned lane = emu_lane();                       \
-    return emu_take(value, SOURCE_LANE, #NAME);       \
+#define EMU_SHUFFLE(NAME, SOURCE_LANE)          \
+  template <class T>                            \
+  EMU_INLINE T NAME(T value, ushort by) {       \
+    unsigned lane = emu_lane();                 \
+    return emu_take(value, SOURCE_LANE, #NAME); \
   }
 EMU_SHUFFLE(simd_shuffle, (void(lane), by))
 EMU_SHUFFLE(simd_broadcast, (void(lane), by))

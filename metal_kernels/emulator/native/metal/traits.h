@@ -73,10 +73,10 @@ struct add_lvalue_reference {
   using type = T&;
 };
 
-#define EMU_TRAIT(NAME, BUILTIN)                  \
-  template <class T>                              \
-  struct NAME : bool_constant<BUILTIN(T)> {};     \
-  template <class T>                              \
+#define EMU_TRAIT(NAME, BUILTIN)              \
+  template <class T>                          \
+  struct NAME : bool_constant<BUILTIN(T)> {}; \
+  template <class T>                          \
   constexpr bool NAME##_v = BUILTIN(T);
 EMU_TRAIT(is_integral, __is_integral)
 EMU_TRAIT(is_signed, __is_signed)

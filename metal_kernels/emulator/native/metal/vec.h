@@ -104,53 +104,53 @@ struct subscript {
 };
 
 // Constructors and assignment, the same for 2, 3 and 4. `= default` matters: `vec v{}` must zero it.
-#define EMU_VEC_MEMBERS(N)                                                                                            \
-  using raw = typename raw_bytes<sizeof(T) * (N == 3 ? 4 : N)>::type;                                                 \
-  vec() = default;                                                                                                    \
-  EMU_INLINE vec(const vec& o) { memcpy((void*)this, (const void*)&o, sizeof(*this)); }                               \
-  EMU_INLINE vec(const volatile vec& o) {                                                                             \
-    raw r = *reinterpret_cast<const volatile raw*>(&o);                                                               \
-    memcpy((void*)this, &r, sizeof r);                                                                                \
-  }                                                                                                                   \
-  EMU_INLINE vec& operator=(const vec& o) {                                                                           \
-    memcpy((void*)this, (const void*)&o, sizeof(*this));                                                              \
-    return *this;                                                                                                     \
-  }                                                                                                                   \
-  EMU_INLINE vec& operator=(const volatile vec& o) { return *this = vec(o); }                                         \
-  EMU_INLINE void operator=(const volatile vec& o) volatile { *this = vec(o); }                                       \
-  EMU_INLINE void operator=(const vec& o) volatile {                                                                  \
-    raw r;                                                                                                            \
-    memcpy(&r, (const void*)&o, sizeof r);                                                                            \
-    *reinterpret_cast<volatile raw*>(this) = r;                                                                       \
-  }                                                                                                                   \
-  template <class U, class = enable_if_t<is_arithmetic_v<U>>>                                                         \
-  EMU_INLINE vec(U s) {                                                                                               \
-    for (int i = 0; i < N; i++) (*this)[i] = static_cast<T>(s);                                                       \
-  }                                                                                                                   \
-  template <class U, class = enable_if_t<!is_same_v<U, T>>>                                                           \
-  EMU_INLINE explicit vec(const vec<U, N>& o) {                                                                       \
-    for (int i = 0; i < N; i++) (*this)[i] = static_cast<T>(o[i]);                                                    \
-  }                                                                                                                   \
-  template <class U, class = enable_if_t<!is_same_v<U, T>>>                                                           \
-  EMU_INLINE explicit vec(const volatile vec<U, N>& o) : vec(vec<U, N>(o)) {}                                         \
-  template <class A, class B, class... C,                                                                             \
-            class = enable_if_t<(components<A>() + components<B>() + (0 + ... + components<C>())) == N>>              \
-  EMU_INLINE vec(const A& a, const B& b, const C&... c) {                                                             \
-    int k = 0;                                                                                                        \
-    put(k, a), put(k, b), (put(k, c), ...);                                                                           \
-  }                                                                                                                   \
-                                                                                                                      \
- private:                                                                                                             \
-  template <class A>                                                                                                  \
-  EMU_INLINE void put(int& k, const A& a) {                                                                           \
-    if constexpr (is_vector_v<A>) {                                                                                   \
-      typename vector_of<A>::type v = a;                                                                              \
-      for (int i = 0; i < vector_of<A>::n; i++) (*this)[k++] = static_cast<T>(v[i]);                                  \
-    } else {                                                                                                          \
-      (*this)[k++] = static_cast<T>(a);                                                                               \
-    }                                                                                                                 \
-  }                                                                                                                   \
-                                                                                                                      \
+#define EMU_VEC_MEMBERS(N)                                                                               \
+  using raw = typename raw_bytes<sizeof(T) * (N == 3 ? 4 : N)>::type;                                    \
+  vec() = default;                                                                                       \
+  EMU_INLINE vec(const vec& o) { memcpy((void*)this, (const void*)&o, sizeof(*this)); }                  \
+  EMU_INLINE vec(const volatile vec& o) {                                                                \
+    raw r = *reinterpret_cast<const volatile raw*>(&o);                                                  \
+    memcpy((void*)this, &r, sizeof r);                                                                   \
+  }                                                                                                      \
+  EMU_INLINE vec& operator=(const vec& o) {                                                              \
+    memcpy((void*)this, (const void*)&o, sizeof(*this));                                                 \
+    return *this;                                                                                        \
+  }                                                                                                      \
+  EMU_INLINE vec& operator=(const volatile vec& o) { return *this = vec(o); }                            \
+  EMU_INLINE void operator=(const volatile vec& o) volatile { *this = vec(o); }                          \
+  EMU_INLINE void operator=(const vec& o) volatile {                                                     \
+    raw r;                                                                                               \
+    memcpy(&r, (const void*)&o, sizeof r);                                                               \
+    *reinterpret_cast<volatile raw*>(this) = r;                                                          \
+  }                                                                                                      \
+  template <class U, class = enable_if_t<is_arithmetic_v<U>>>                                            \
+  EMU_INLINE vec(U s) {                                                                                  \
+    for (int i = 0; i < N; i++) (*this)[i] = static_cast<T>(s);                                          \
+  }                                                                                                      \
+  template <class U, class = enable_if_t<!is_same_v<U, T>>>                                              \
+  EMU_INLINE explicit vec(const vec<U, N>& o) {                                                          \
+    for (int i = 0; i < N; i++) (*this)[i] = static_cast<T>(o[i]);                                       \
+  }                                                                                                      \
+  template <class U, class = enable_if_t<!is_same_v<U, T>>>                                              \
+  EMU_INLINE explicit vec(const volatile vec<U, N>& o) : vec(vec<U, N>(o)) {}                            \
+  template <class A, class B, class... C,                                                                \
+            class = enable_if_t<(components<A>() + components<B>() + (0 + ... + components<C>())) == N>> \
+  EMU_INLINE vec(const A& a, const B& b, const C&... c) {                                                \
+    int k = 0;                                                                                           \
+    put(k, a), put(k, b), (put(k, c), ...);                                                              \
+  }                                                                                                      \
+                                                                                                         \
+ private:                                                                                                \
+  template <class A>                                                                                     \
+  EMU_INLINE void put(int& k, const A& a) {                                                              \
+    if constexpr (is_vector_v<A>) {                                                                      \
+      typename vector_of<A>::type v = a;                                                                 \
+      for (int i = 0; i < vector_of<A>::n; i++) (*this)[k++] = static_cast<T>(v[i]);                     \
+    } else {                                                                                             \
+      (*this)[k++] = static_cast<T>(a);                                                                  \
+    }                                                                                                    \
+  }                                                                                                      \
+                                                                                                         \
  public:
 
 #define EMU_SWIZZLE2(STORED, A, B, a, b) \
@@ -236,12 +236,13 @@ struct packed_vec : subscript<T, N> {
   }
 };
 
-// ---- operators: vector with vector or scalar, component by component, in the vector's element type -------------------
+// ---- operators: vector with vector or scalar, component by component, in the vector's element type
+// -------------------
 
 template <class A, class B>
-using if_vectors = enable_if_t<(is_vector_v<A> || is_vector_v<B>)&&(
-                                   vector_of<A>::n == vector_of<B>::n || (!is_vector_v<A> && is_arithmetic_v<A>) ||
-                                   (!is_vector_v<B> && is_arithmetic_v<B>)),
+using if_vectors = enable_if_t<(is_vector_v<A> || is_vector_v<B>) &&
+                                   (vector_of<A>::n == vector_of<B>::n || (!is_vector_v<A> && is_arithmetic_v<A>) ||
+                                    (!is_vector_v<B> && is_arithmetic_v<B>)),
                                int>;
 template <class A, class B>
 using vector_among = typename conditional_t<is_vector_v<A>, vector_of<A>, vector_of<B>>::type;
@@ -262,22 +263,22 @@ EMU_INLINE auto component(const A& a, int i) {
     return a;
   }
 }
-#define EMU_VECTOR_OPERATOR(OP)                                                  \
-  template <class A, class B, if_vectors<A, B> = 0>                              \
-  EMU_INLINE auto operator OP(const A& left, const B& right) {                   \
-    using V = vector_among<A, B>;                                                \
-    using E = typename vector_of<V>::element;                                    \
-    auto a = value_of(left);                                                     \
-    auto b = value_of(right);                                                    \
-    V r;                                                                         \
-    for (int i = 0; i < vector_of<V>::n; i++)                                    \
+#define EMU_VECTOR_OPERATOR(OP)                                                                  \
+  template <class A, class B, if_vectors<A, B> = 0>                                              \
+  EMU_INLINE auto operator OP(const A& left, const B& right) {                                   \
+    using V = vector_among<A, B>;                                                                \
+    using E = typename vector_of<V>::element;                                                    \
+    auto a = value_of(left);                                                                     \
+    auto b = value_of(right);                                                                    \
+    V r;                                                                                         \
+    for (int i = 0; i < vector_of<V>::n; i++)                                                    \
       r[i] = static_cast<E>(static_cast<E>(component(a, i)) OP static_cast<E>(component(b, i))); \
-    return r;                                                                    \
-  }                                                                              \
-  template <class A, class B, enable_if_t<is_vector_v<A>, int> = 0>              \
-  EMU_INLINE A& operator OP##=(A& left, const B& right) {                        \
-    left = left OP right;                                                        \
-    return left;                                                                 \
+    return r;                                                                                    \
+  }                                                                                              \
+  template <class A, class B, enable_if_t<is_vector_v<A>, int> = 0>                              \
+  EMU_INLINE A& operator OP## = (A & left, const B& right) {                                     \
+    left = left OP right;                                                                        \
+    return left;                                                                                 \
   }
 EMU_VECTOR_OPERATOR(+)
 EMU_VECTOR_OPERATOR(-)
@@ -309,24 +310,24 @@ EMU_VECTOR_COMPARE(==)
 EMU_VECTOR_COMPARE(!=)
 EMU_VECTOR_COMPARE(&&)
 EMU_VECTOR_COMPARE(||)
-#define EMU_VECTOR_UNARY(OP, ELEMENT)                                   \
-  template <class A, enable_if_t<is_vector_v<A>, int> = 0>              \
-  EMU_INLINE auto operator OP(const A& operand) {                       \
-    auto a = value_of(operand);                                         \
-    vec<ELEMENT, vector_of<A>::n> r;                                    \
+#define EMU_VECTOR_UNARY(OP, ELEMENT)                                               \
+  template <class A, enable_if_t<is_vector_v<A>, int> = 0>                          \
+  EMU_INLINE auto operator OP(const A& operand) {                                   \
+    auto a = value_of(operand);                                                     \
+    vec<ELEMENT, vector_of<A>::n> r;                                                \
     for (int i = 0; i < vector_of<A>::n; i++) r[i] = static_cast<ELEMENT>(OP a[i]); \
-    return r;                                                           \
+    return r;                                                                       \
   }
 EMU_VECTOR_UNARY(-, typename vector_of<A>::element)
 EMU_VECTOR_UNARY(~, typename vector_of<A>::element)
 EMU_VECTOR_UNARY(!, bool)
 
-#define EMU_VECTOR_NAMES(T, NAME)                                                                \
-  using NAME##2 = vec<T, 2>;                                                                     \
-  using NAME##3 = vec<T, 3>;                                                                     \
-  using NAME##4 = vec<T, 4>;                                                                     \
-  using packed_##NAME##2 = packed_vec<T, 2>;                                                     \
-  using packed_##NAME##3 = packed_vec<T, 3>;                                                     \
+#define EMU_VECTOR_NAMES(T, NAME)            \
+  using NAME##2 = vec<T, 2>;                 \
+  using NAME##3 = vec<T, 3>;                 \
+  using NAME##4 = vec<T, 4>;                 \
+  using packed_##NAME##2 = packed_vec<T, 2>; \
+  using packed_##NAME##3 = packed_vec<T, 3>; \
   using packed_##NAME##4 = packed_vec<T, 4>;
 EMU_VECTOR_NAMES(float, float)
 EMU_VECTOR_NAMES(half, half)
