@@ -21,9 +21,10 @@ $(ORACLE_VENV)/.ready: Makefile
 test: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest
 
-# Conversion at published shapes: 6 GB of disk, minutes.
+# At published shapes: conversion, 6 GB of disk, minutes; and one layer's experts on emulated shaders, 2 GB of memory.
 test-20b: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest -s -m slow tests/convert/test_20b_shapes.py
+	$(VENV)/bin/python -m pytest -s -m slow tests/metal_kernels/test_launch.py
 
 check: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

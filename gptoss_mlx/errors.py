@@ -62,3 +62,9 @@ class HarmonyError(GptOssError):
     """A conversation cannot be written in harmony: a message or function is malformed by its author."""
 
     exit_code = 2
+
+
+class KernelError(GptOssError):
+    """A shader computes something else on this machine than plain MLX does."""
+
+    exit_code = 9

@@ -18,6 +18,7 @@ from gptoss_mlx.installed import find_model
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.model.weights import load_weights
 from gptoss_mlx.model_folder import ModelFolder
+from metal_kernels import launch
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 STOP_MARKERS = ("<|return|>", "<|call|>", "<|endoftext|>")
@@ -131,6 +132,10 @@ def load(
     """
     folder = ModelFolder.open(find_model(model))
     chosen = _dtype(dtype)
+    try:
+        launch.check()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     total = sum(folder.array(name).nbytes for name in folder.names())
     if memory_budget is not None and total > memory_budget:
         raise MemoryBudgetError(

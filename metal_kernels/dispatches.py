@@ -61,10 +61,10 @@ def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense, dtype: m
     if not _fits(rows, columns, experts) or not _are(FLOATS, *floats) or dtype not in FLOATS:
         return None
     values: dict[str, TemplateValue] = {
-        "X": _name(x.dtype),
-        "N": _name(norm.dtype),
-        "W": _name(router.weight.dtype),
-        "T": _name(dtype),
+        "X": name(x.dtype),
+        "N": name(norm.dtype),
+        "W": name(router.weight.dtype),
+        "T": name(dtype),
         "COLUMNS": columns,
         "EXPERTS": experts,
         "SIMDGROUPS": ROUTER_SIMDGROUPS,
@@ -85,9 +85,9 @@ def expert_gate_up(
         return None
     dtype = experts.input_dtype
     values: dict[str, TemplateValue] = {
-        "T": _name(normed.dtype),
-        "B": _name(experts.bias.dtype),
-        "O": _name(dtype),
+        "T": name(normed.dtype),
+        "B": name(experts.bias.dtype),
+        "O": name(dtype),
         "COLUMNS": columns,
         "OUTPUTS": outputs,
         "EXPERTS": logits.shape[1],
@@ -113,9 +113,9 @@ def expert_down_residual(
     # 2880 rows divide by five, which saves an eighth of the traffic; a simdgroup could hold no more in one batch.
     tile = 5 if outputs % 5 == 0 else 4
     values: dict[str, TemplateValue] = {
-        "T": _name(activated.dtype),
-        "B": _name(experts.bias.dtype),
-        "X": _name(residual.dtype),
+        "T": name(activated.dtype),
+        "B": name(experts.bias.dtype),
+        "X": name(residual.dtype),
         "COLUMNS": columns,
         "OUTPUTS": outputs,
         "EXPERTS": logits.shape[1],
@@ -125,6 +125,11 @@ def expert_down_residual(
     }
     inputs = (activated, logits, slots, *experts, residual)
     return _dispatch("expert_down", values, inputs, ((rows, outputs),), (residual.dtype,), (rows, 1))
+
+
+def name(dtype: mx.Dtype) -> str:
+    """A dtype's name as templates have it."""
+    return str(dtype).removeprefix("mlx.core.")
 
 
 # Threads along x, and threads of a threadgroup, by template values.
@@ -187,7 +192,3 @@ def _are(dtypes: Sequence[mx.Dtype], *arrays: mx.array) -> bool:
 def _bits(value: float) -> int:
     """A float32 as template integer: compiled in, where an argument would be an array made anew at every call."""
     return int(struct.unpack("<i", struct.pack("<f", value))[0])
-
-
-def _name(dtype: mx.Dtype) -> str:
-    return str(dtype).removeprefix("mlx.core.")

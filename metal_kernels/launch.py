@@ -62,6 +62,22 @@ def where() -> str | None:
     return "metal" if mx.metal.is_available() and not reference.on_cpu() else None
 
 
+def check() -> None:
+    """Raises ValueError, in one line with the remedy, if the setting cannot be followed on this machine."""
+    if where() == "emulated":
+        from metal_kernels.emulator import ToolchainError, toolchain
+
+        try:
+            toolchain.find()
+        except ToolchainError as error:
+            raise ValueError(f"{VARIABLE} is 'emulated', but there is {error}") from error
+
+
+def nearest() -> str:
+    """Where shaders can run on this machine: "metal" if it has that and is not told to emulate, else "emulated"."""
+    return "metal" if where() != "emulated" and mx.metal.is_available() else "emulated"
+
+
 def run(dispatch: Dispatch, place: str) -> list[mx.array]:
     """The outputs of one dispatch at "metal" or "emulated". Raises CompileError."""
     return _kernel(dispatch.shader, place)(dispatch)
@@ -93,10 +109,10 @@ class Kernel:
         key = (dispatch.template, dispatch.output_dtypes)
         first = key not in self.compiled
         if first:
-            given = [(_dtype_name(array.dtype), array.shape) for array in dispatch.inputs]
+            given = [(dispatches.name(array.dtype), array.shape) for array in dispatch.inputs]
             self.source.check(given, dict(dispatch.template))
         try:
-            out = self._run(dispatch)
+            out = self.launch(dispatch)
             if first:
                 mx.eval(out)  # Metal compiles when a kernel is first evaluated
         except Exception as error:
@@ -106,8 +122,9 @@ class Kernel:
         self.compiled.add(key)
         return out
 
-    def _run(self, dispatch: Dispatch) -> list[mx.array]:
-        dtypes: dict[Any, mx.Dtype] = {_dtype_name(dtype): dtype for dtype in dispatches.FLOATS}
+    def launch(self, dispatch: Dispatch) -> list[mx.array]:
+        """The outputs: on Metal not yet computed, nor the shader compiled."""
+        dtypes: dict[Any, mx.Dtype] = {dispatches.name(dtype): dtype for dtype in dispatches.FLOATS}
         out = self._call(
             inputs=list(dispatch.inputs),
             output_shapes=list(dispatch.output_shapes),
@@ -149,7 +166,3 @@ def _is_compile_error(error: Exception) -> bool:
     if isinstance(error, RuntimeError):  # MLX 0.32, mlx/backend/metal/device.cpp
         return "[metal::Device] Unable to build" in str(error) or "[metal::Device] Unable to load" in str(error)
     return type(error).__name__ == "LintError"
-
-
-def _dtype_name(dtype: Any) -> str:
-    return str(dtype).removeprefix("mlx.core.")

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from gptoss_mlx.cli import chat, convert, run
+from gptoss_mlx.cli import chat, convert, doctor, run
 from gptoss_mlx.errors import GptOssError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(chat.chat)
 app.command()(run.run)
 app.command()(convert.convert)
+app.command()(doctor.doctor)
 
 
 @app.callback()

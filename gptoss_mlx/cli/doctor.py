@@ -1,0 +1,51 @@
+"""``gptoss-mac doctor``: what this machine offers, and whether the shaders compute the right thing on it."""
+
+from typing import Annotated
+
+import typer
+
+from gptoss_mlx.errors import KernelError, UsageError
+
+
+def doctor(
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Compare every shader with plain MLX, at the published sizes.")
+    ] = False,
+) -> None:
+    """Say what this machine offers.
+
+    Exit codes: 0 all is well, 2 bad usage, 9 a shader disagrees with plain MLX.
+    """
+
+    from metal_kernels import comparison, launch
+
+    try:
+        place = launch.where()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(comparison.machine())
+    print(f"expert shaders: {place or 'not used, plain MLX does their work'}")
+    if kernels:
+        _compare_kernels(launch.nearest())
+
+
+def _compare_kernels(place: str) -> None:
+    from metal_kernels import comparison, launch
+    from metal_kernels.emulator import ToolchainError
+
+    failed = []
+    print(f"shaders ({place}) beside plain MLX, error as a part of the largest value:")
+    try:
+        for compared in comparison.compare(lambda dispatch: launch.run(dispatch, place)):
+            verdict = "agrees" if compared.agrees else "DISAGREES"
+            print(
+                f"  {compared.what:<34} {compared.error:.1e} of {compared.allowed:.0e} allowed: {verdict}", flush=True
+            )
+            if not compared.agrees:
+                failed.append(compared.what)
+    except ToolchainError as error:
+        raise UsageError(f"shaders cannot be emulated here: {error}") from error
+    except launch.CompileError as error:
+        raise KernelError(f"a shader does not compile: {str(error).partition(chr(10))[0]}") from error
+    if failed:
+        raise KernelError(f"shaders disagree with plain MLX ({', '.join(failed)}); set GPTOSS_MAC_KERNELS=off")

@@ -1,0 +1,130 @@
+"""Both bodies of every operation, side by side on the machine at hand: on a Mac, the shaders really on Metal.
+
+Knows how to make inputs and what error is allowed; not how results are shown.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import mlx.core as mx
+import numpy as np
+
+from metal_kernels import dispatches, reference
+from metal_kernels.dispatches import Dispatch
+from metal_kernels.reference import Dense, Experts
+
+EPS, LIMIT, CHOICES = 1e-5, 7.0, 4
+# As a part of the largest value. A Mac's exp and rsqrt are good to a few units in the last place; half has 11 bits.
+ALLOWED = {mx.float32: 1e-5, mx.float16: 1e-3}
+FP4_CODES = (0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6)
+Run = Callable[[Dispatch], Sequence[mx.array]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, how far apart it was, and how far it may be; both as a part of the largest value."""
+
+    what: str
+    error: float
+    allowed: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.error <= self.allowed  # a NaN does not
+
+
+def machine() -> str:
+    """MLX's version and what it computes on, in a line."""
+    return f"mlx {version('mlx')}, {'Metal' if mx.metal.is_available() else 'no Metal: its CPU backend'}"
+
+
+def compare(run: Run, *, hidden: int = 2880, inter: int = 2880, experts: int = 8) -> Iterator[Comparison]:
+    """Every operation at the published sizes by default, one row and three, 16-bit and float32 layers; then the codes.
+
+    ``run`` computes a dispatch. Fewer experts than the published are as good: an expert is only an address.
+    """
+    for dtype in (mx.float32, mx.bfloat16):
+        layer = _layer(hidden, inter, experts, dtype)
+        for rows in (1, 3):
+            yield from _operations(run, layer, rows, hidden, f"{rows}x{hidden} {dispatches.name(dtype)}")
+    yield fp4_codes(run)
+
+
+def fp4_codes(run: Run) -> Comparison:
+    """All sixteen codes of FP4 as the shaders decode them, which is exact. Codes 1 and 9 (plus and minus a half) pass
+    through subnormal halves: a machine that flushes those to zero loses them."""
+    words = [sum(code << (4 * i) for i, code in enumerate(range(at, at + 8))) for at in (0, 8)]
+    weight = np.tile(np.array([*words, *words], np.uint32), (8, 32, 1))
+    one = Experts(mx.array(weight), mx.full((8, 32, 1), 127, mx.uint8), mx.zeros((8, 32)))
+    logits, slots = mx.zeros((8, 8)), mx.arange(8, dtype=mx.int32)
+    decoded = []
+    for start in (0, 8):
+        picked = reference.chunk_major(mx.eye(8, 32, k=start)[:, None], mx.float32)
+        made = dispatches.expert_down_residual(picked, logits, slots, one, mx.zeros((8, 32)))
+        assert made is not None
+        decoded.append(np.array(run(made)[0])[:, 0])
+    got, want = np.concatenate(decoded), np.array(FP4_CODES, np.float32)
+    wrong = [code for code in range(16) if got[code] != want[code]]
+    what = "fp4 codes" + (f", wrong: {', '.join(map(str, wrong))}" if wrong else "")
+    return Comparison(what, float(np.abs(got - want).max() / 6), 0.0)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    norm: mx.array
+    router: Dense
+    slots: mx.array
+    gate_up: Experts
+    down: Experts
+
+
+def _layer(hidden: int, inter: int, experts: int, dtype: mx.Dtype) -> _Layer:
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int, scale: float = 1.0) -> mx.array:
+        return mx.array((scale * rng.standard_normal(shape)).astype(np.float32))
+
+    def projection(rows: int, columns: int) -> Experts:
+        return Experts(
+            mx.array(rng.integers(0, 1 << 32, (experts, rows, columns // 8), np.uint32)),
+            mx.array(rng.integers(112, 122, (experts, rows, columns // 32), np.uint8)),
+            normal(experts, rows, scale=0.5).astype(dtype),
+        )
+
+    router = Dense(normal(experts, hidden, scale=0.05), normal(experts))
+    slots = mx.array(rng.permutation(experts).astype(np.int32))
+    return _Layer(
+        1 + normal(hidden, scale=0.3), router, slots, projection(2 * inter, hidden), projection(hidden, inter)
+    )
+
+
+def _operations(run: Run, layer: _Layer, rows: int, hidden: int, where: str) -> Iterator[Comparison]:
+    """Plain MLX computes in float32 from what the shader gets: its own 16-bit products would be the larger error."""
+    x = 3 * mx.array(np.random.default_rng(rows).standard_normal((rows, hidden)).astype(np.float32))
+    handed = layer.gate_up.input_dtype
+    gate_up, down = (e._replace(bias=e.bias.astype(mx.float32)) for e in (layer.gate_up, layer.down))
+
+    made = dispatches.norm_router(x, layer.norm, EPS, layer.router, handed)
+    normed, logits = reference.norm_router(x, layer.norm, EPS, layer.router, handed)
+    yield _compared(f"norm_router {where}", run, made, [normed, logits])
+
+    made = dispatches.expert_gate_up(normed, logits, layer.slots, layer.gate_up, CHOICES, LIMIT)
+    activated = reference.natural(reference.expert_gate_up(normed, logits, layer.slots, gate_up, CHOICES, LIMIT))
+    activated = reference.chunk_major(activated, handed)
+    yield _compared(f"expert_gate_up {where}", run, made, [activated])
+
+    made = dispatches.expert_down_residual(activated, logits, layer.slots, layer.down, x)
+    out = reference.expert_down_residual(activated, logits, layer.slots, down, x)
+    yield _compared(f"expert_down {where}", run, made, [out])
+
+
+def _compared(what: str, run: Run, made: Dispatch | None, want: list[mx.array]) -> Comparison:
+    assert made is not None, what
+    errors = [_error(a, b) for a, b in zip(run(made), want, strict=True)]
+    return Comparison(what, max(errors), max(ALLOWED[array.dtype] for array in want))
+
+
+def _error(got: mx.array, want: mx.array) -> float:
+    a, b = (np.array(array.astype(mx.float32)).astype(np.float64) for array in (got, want))
+    return float(np.abs(a - b).max() / np.abs(b).max())

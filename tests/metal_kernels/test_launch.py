@@ -1,0 +1,224 @@
+"""Which body runs where; that the model cannot tell them apart; that MLX gets from us what the emulator ran."""
+
+import re
+import shutil
+import warnings
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import gptoss_mlx
+from convert import convert
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.errors import UsageError
+from gptoss_mlx.model.moe import mix
+from gptoss_mlx.model.weights import LayerWeights
+from metal_kernels import comparison, dispatches, launch
+from metal_kernels.emulator import ToolchainError, toolchain
+from metal_kernels.emulator.kernel import function_of
+from metal_kernels.launch import Kernel
+from metal_kernels.reference import Dense
+from metal_kernels.source import MetalSource
+from tests.model.test_logits import GOLDENS
+from tests.oracle.cases import GOLDEN_CASES, sampled_rows
+from tests.support.checkpoints import write_checkpoint
+from tests.support.cli import run_cli
+from tests.support.kernel_checks import Case, dispatch, run
+from tests.support.measure import relative_l2, run_in_chunks
+
+OPERATIONS = ("norm_router", "expert_gate_up", "expert_down")
+
+
+@pytest.fixture(autouse=True)
+def fresh_kernels():
+    launch._kernel.cache_clear()
+    yield
+    launch._kernel.cache_clear()
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """Shaders run in the emulator; the list grows by the name of each one that has."""
+    monkeypatch.setenv(launch.VARIABLE, "emulated")
+    ran = []
+    plain = Kernel.launch
+
+    def launched(self, made):
+        ran.append(self.source.name)
+        return plain(self, made)
+
+    monkeypatch.setattr(Kernel, "launch", launched)
+    return ran
+
+
+def layer_of(case: Case) -> tuple[mx.array, LayerWeights, ModelConfig]:
+    a = case.arrays
+    config = ModelConfig(
+        num_hidden_layers=1,
+        num_local_experts=case.experts,
+        hidden_size=case.hidden,
+        intermediate_size=case.inter,
+        num_experts_per_tok=case.k,
+    )
+    none, dense = mx.zeros((1,)), Dense(mx.zeros((1, 1)))
+    router = Dense(a.router.weight.astype(mx.float32), a.router.bias.astype(mx.float32))
+    weights = LayerWeights(none, dense, none, dense, a.norm, router, a.slots, a.gate_up, a.down)
+    return a.x.reshape(1, case.rows, case.hidden), weights, config
+
+
+def mixed(case: Case) -> np.ndarray:
+    return np.array(mix(*layer_of(case)))
+
+
+@pytest.mark.parametrize(("case", "length", "chunk"), [(GOLDEN_CASES[0], 8, 1), (GOLDEN_CASES[1], 129, 7)])
+def test_the_model_on_emulated_shaders_agrees_with_transformers(case, length, chunk, tmp_path, emulated):
+    convert(write_checkpoint(tmp_path / "source", case.sizes, seed=case.seed), tmp_path / "model", dense="bf16")
+    runtime = gptoss_mlx.load(tmp_path / "model", dtype="float32")
+    with np.load(GOLDENS / f"logits-{case.name}.npz") as golden:
+        want = golden[str(length)]
+    got = run_in_chunks(runtime, case.tokens(length), chunk, sampled_rows(length))
+    assert relative_l2(got, want) <= 1e-5
+    assert emulated == list(OPERATIONS) * (-(-length // chunk) * case.sizes["num_hidden_layers"])
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_both_bodies_agree_in_a_layer(dtype, monkeypatch, emulated):
+    case = Case(4, 96, 64, 32, biases=dtype)
+    monkeypatch.setenv(launch.VARIABLE, "off")
+    plain = mixed(case)
+    assert not emulated
+    monkeypatch.setenv(launch.VARIABLE, "emulated")
+    shaders = mixed(case)
+    assert emulated == list(OPERATIONS)
+    # MLX's CPU backend adds up in the dtype of the biases, so only float32 is a fair reference.
+    assert np.abs(shaders - plain).max() <= (1e-5 if dtype == mx.float32 else 2e-2) * np.abs(plain).max()
+
+
+@pytest.mark.slow
+def test_one_layer_of_20b_agrees(monkeypatch, emulated):
+    case = Case(2, 2880, 2880, 32, biases=mx.float32)
+    monkeypatch.setenv(launch.VARIABLE, "off")
+    plain = mixed(case)
+    monkeypatch.setenv(launch.VARIABLE, "emulated")
+    error = np.abs(mixed(case) - plain).max() / np.abs(plain).max()
+    print(f"one layer of 20b in float32, 2 rows: shaders (emulated) and plain MLX differ by {error:.1e} of the largest")
+    assert emulated == list(OPERATIONS)
+    assert error <= 1e-5
+
+
+def test_many_rows_and_odd_shapes_go_to_plain_mlx(emulated):
+    mixed(Case(9, 64, 64, 8, biases=mx.float32))
+    assert not emulated
+    mixed(Case(2, 64, 64, 6, biases=mx.float32))  # six slots would come in constant memory
+    assert not emulated
+
+
+def test_plain_mlx_is_what_runs_without_metal(monkeypatch):
+    monkeypatch.delenv(launch.VARIABLE, raising=False)
+    assert launch.where() == ("metal" if mx.metal.is_available() else None)
+    monkeypatch.setenv(launch.VARIABLE, "off")
+    assert launch.where() is None
+
+
+def test_an_unknown_setting_is_refused_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv(launch.VARIABLE, "fast")
+    with pytest.raises(ValueError, match="use off or emulated"):
+        launch.where()
+    code, _, err = run_cli("doctor")
+    assert code == UsageError.exit_code
+    assert err == "gptoss-mac: GPTOSS_MAC_KERNELS is 'fast'; use off or emulated, or leave it unset\n"
+
+
+def test_emulation_without_a_compiler_is_refused_before_anything_is_loaded(monkeypatch, emulated):
+    def none():
+        raise ToolchainError("no usable clang: `pip install ziglang`, or install clang 17 or newer")
+
+    monkeypatch.setattr(toolchain, "find", none)
+    with pytest.raises(ValueError, match="pip install ziglang"):
+        launch.check()
+
+
+def test_a_shader_that_does_not_compile_falls_back_with_one_warning(monkeypatch, tmp_path, emulated):
+    case = Case(2, 64, 64, 8, biases=mx.float32)
+    for path in [*dispatches.FOLDER.glob("*.metal"), *dispatches.FOLDER.glob("*.h")]:
+        shutil.copy(path, tmp_path)
+    broken = tmp_path / "expert_down.metal"
+    broken.write_text(broken.read_text().replace("float sum = 0;", "float sum = 0 oops;"))
+    monkeypatch.setattr(launch, "FOLDER", tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        got = [mixed(case), mixed(case)]
+    assert [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)] == [
+        "the shader expert_down does not compile here, plain MLX does its work: "
+        "expert_down.metal:44: lint: expected ';' at end of declaration"
+    ]
+    assert emulated == [*OPERATIONS, "norm_router", "expert_gate_up"]
+    monkeypatch.setenv(launch.VARIABLE, "off")
+    for out in got:
+        np.testing.assert_allclose(out, mixed(case), rtol=0, atol=1e-5 * np.abs(out).max())
+
+
+def test_other_failures_are_not_taken_for_a_compiler_s(monkeypatch, emulated):
+    def full(self, made):
+        raise RuntimeError("[metal::malloc] Attempting to allocate too much")
+
+    monkeypatch.setattr(Kernel, "launch", full)
+    with pytest.raises(RuntimeError, match="allocate"):
+        mixed(Case(1, 64, 64, 8, biases=mx.float32))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_mlx_generates_from_our_call_the_function_that_is_emulated(operation, tmp_path):
+    """Tracing for export runs MLX's own code for ``metal_kernel`` without Metal, and keeps the source it made."""
+    made = dispatch(operation, Case(3, 64, 64, 8), mx.float16)
+    source = MetalSource.read(dispatches.FOLDER / f"{operation}.metal")
+    file = tmp_path / "traced.mlxfn"
+    mx.export_function(
+        str(file), lambda *inputs: Kernel(source, "metal").launch(replace(made, inputs=inputs)), *made.inputs
+    )
+    text = file.read_bytes().decode(errors="replace")
+    generated = text[text.index("#line 1") : text.index("\ntemplate [[host_name(")]
+    emulated = function_of(source, dict(made.template)).source
+    numbering = re.compile(r'#line 1 "\w+ \(.*\n')
+    suffix = re.compile(r"(custom_kernel_[a-z_]+?)(__\w+)?\(")
+    plain = [" ".join(suffix.sub(r"\1(", numbering.sub("", part)).split()) for part in (generated, emulated)]
+    assert plain[0] == plain[1]
+
+
+def test_doctor_compares_the_bodies_and_says_where(monkeypatch):
+    compare = comparison.compare
+    monkeypatch.setattr(comparison, "compare", lambda run: compare(run, hidden=64, inter=64))
+    monkeypatch.delenv(launch.VARIABLE, raising=False)
+    code, out, err = run_cli("doctor", "--kernels")
+    assert (code, err) == (0, "")
+    where = "metal" if mx.metal.is_available() else "emulated"
+    assert f"shaders ({where}) beside plain MLX" in out
+    assert out.count(": agrees") == 13
+    assert "fp4 codes" in out
+
+
+def test_doctor_finds_a_wrong_shader(monkeypatch):
+    compare = comparison.compare
+    monkeypatch.setattr(comparison, "compare", lambda run: compare(run, hidden=64, inter=64))
+    right = launch.run
+
+    def wrong(made, place):
+        out = right(made, place)
+        return [out[0] * 1.01] if made.shader == "expert_down" else out
+
+    monkeypatch.setattr(launch, "run", wrong)
+    code, out, err = run_cli("doctor", "--kernels")
+    assert code == 9
+    assert out.count("DISAGREES") == 5
+    assert "expert_down 1x64 float32" in err
+    assert "GPTOSS_MAC_KERNELS=off" in err
+
+
+def test_the_code_check_finds_a_machine_that_flushes_subnormal_halves():
+    kept = comparison.fp4_codes(lambda made: run(made, mode="fast")[0])
+    lost = comparison.fp4_codes(lambda made: run(made, mode="fast", flush_subnormals=True)[0])
+    assert kept.agrees
+    assert lost.what == "fp4 codes, wrong: 1, 9"
+    assert not lost.agrees
