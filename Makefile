@@ -6,7 +6,7 @@ ORACLE_VENV ?= .venv-oracle
 # A rolling index lists releases newer than the tested ones, so the oracle's versions are pinned.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 
-.PHONY: test test-20b check format oracle goldens goldens-harmony compare clean
+.PHONY: chat test test-20b check format oracle goldens goldens-harmony compare clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,10 @@ oracle: $(VENV)/.ready $(ORACLE_VENV)/.ready
 # The only thing that writes tests/data/goldens.
 goldens: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.write_goldens
+
+# From nothing to a chat with the bundled model; without a terminal, a scripted conversation that is checked.
+chat: $(VENV)/.ready
+	@if [ -t 0 ]; then $(VENV)/bin/gptoss-mac chat --model tiny; else $(VENV)/bin/python -m gptoss_mlx.cli.scripted_chat; fi
 
 compare: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.oracle.compare_mlx_lm

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gptoss_mlx.cli import bundled
+
 if TYPE_CHECKING:
     from convert import Report
 
@@ -17,7 +19,7 @@ class Dense(StrEnum):
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A checkpoint folder, in Hugging Face's or original/ layout.")],
+    source: Annotated[Path, typer.Argument(help="A checkpoint folder in Hugging Face's or original/ layout, or tiny.")],
     out: Annotated[
         Path | None, typer.Option(help="The model folder to make.", show_default="a folder under GPTOSS_MAC_HOME")
     ] = None,
@@ -28,7 +30,10 @@ def convert(
     """Convert a published checkpoint into a model folder."""
     from gptoss_mlx.home import model_name, models_dir
 
-    destination = out if out is not None else models_dir() / model_name(source)
+    name = model_name(source)
+    if name == bundled.NAME and not source.exists():
+        source = bundled.checkpoint()
+    destination = out if out is not None else models_dir() / name
 
     from convert import convert as run
     from gptoss_mlx.cli.progress import byte_progress

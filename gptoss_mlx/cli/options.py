@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gptoss_mlx.cli import bundled
+
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
     from gptoss_mlx.runtime import Runtime
@@ -33,6 +35,8 @@ def open_model(name: str) -> "Runtime":
 
     from gptoss_mlx.runtime import load
 
+    if name == bundled.NAME:
+        bundled.install_tiny()
     console = Console(stderr=True)
     columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
