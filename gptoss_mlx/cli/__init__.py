@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: quick, and the README shows it as it is
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(chat.chat)
