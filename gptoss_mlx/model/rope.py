@@ -38,10 +38,10 @@ def attention_scale(config: ModelConfig) -> float:
     return config.head_dim**-0.5 * concentration**2
 
 
-def tables(inverse: mx.array, start: int, length: int) -> tuple[mx.array, mx.array]:
-    """cos and sin, each [L, D / 2] float32, for ``length`` positions from ``start``.
+def tables(inverse: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
+    """cos and sin, each [L, D / 2] float32, for ``positions`` [L].
 
     Made once per forward pass and read by every layer.
     """
-    angles = mx.arange(start, start + length, dtype=mx.float32)[:, None] * inverse[None]
+    angles = positions.astype(mx.float32)[:, None] * inverse[None]
     return mx.cos(angles), mx.sin(angles)

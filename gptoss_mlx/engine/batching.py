@@ -1,0 +1,156 @@
+"""Many sequences decoded together: rows join and leave between steps, each with its own options and its own cache.
+
+Weights are read once a step for all rows, and prompts are prefilled a chunk at a time between steps, so that a long one
+does not hold up the others. Knows nothing of text, nor of where rows come from.
+"""
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import mlx.core as mx
+
+from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
+from gptoss_mlx.engine.memory import cache_bytes
+from gptoss_mlx.engine.sampling import Sampling, sample
+from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
+from gptoss_mlx.model.decoder import Decoder
+
+
+@dataclass(eq=False)
+class Row:
+    """One sequence to generate. ``context`` may already have read a beginning of ``prompt``."""
+
+    id: Hashable
+    prompt: list[int]
+    context: Context
+    max_tokens: int
+    sampling: Sampling
+    stop: frozenset[int]
+    produced: int = 0
+    token: int = 0  # drawn, not yet read
+    key: mx.array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = self.sampling.first_key()
+
+    @property
+    def positions(self) -> int:
+        """What its cache may grow to."""
+        return len(self.prompt) + self.max_tokens
+
+
+@dataclass(frozen=True)
+class Produced:
+    """A row's next id, and whether it was the last: ``stop`` by an id of its own, ``length`` by its limit."""
+
+    id: Hashable
+    token: int
+    finished: Literal["stop", "length"] | None
+
+
+@dataclass
+class Batch:
+    """Rows under way and rows waiting.
+
+    At most ``max_rows`` run at once, and only as many as their caches, grown to the end, fit in ``memory`` bytes.
+    """
+
+    model: Decoder
+    max_rows: int = 16
+    memory: int | None = None
+    prefill_chunk: int = PREFILL_CHUNK
+    waiting: deque[Row] = field(default_factory=deque)
+    reading: list[Row] = field(default_factory=list)
+    decoding: list[Row] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        """Queue a row. Raises what makes it impossible, before any work: ContextLengthError, MemoryBudgetError."""
+        limit = self.model.config.max_position_embeddings
+        if not row.prompt or row.max_tokens < 1:
+            raise UsageError("a row needs a prompt and room for a token")
+        if len(row.prompt) >= limit:
+            raise ContextLengthError(
+                f"the prompt has {len(row.prompt):,} tokens, the model's context holds {limit:,}; shorten it"
+            )
+        row.max_tokens = min(row.max_tokens, limit - len(row.prompt))
+        needed = self._bytes(row)
+        if self.memory is not None and needed > self.memory:
+            raise MemoryBudgetError(
+                f"{row.max_tokens:,} tokens after a prompt of {len(row.prompt):,} need {needed / 1e9:.3f} GB of cache, "
+                f"{self.memory / 1e9:.3f} GB are allowed; ask for fewer tokens"
+            )
+        self.waiting.append(row)
+
+    def remove(self, id: Hashable) -> None:
+        """Drop a row wherever it stands. The others do not notice."""
+        self.waiting = deque(row for row in self.waiting if row.id != id)
+        self.reading = [row for row in self.reading if row.id != id]
+        self.decoding = [row for row in self.decoding if row.id != id]
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.reading or self.decoding)
+
+    def step(self) -> list[Produced]:
+        """Admit who fits, read one chunk of one prompt, and draw one token for every row that is decoding."""
+        self._admit()
+        produced = self._decode()
+        if self.reading:
+            produced += self._prefill(self.reading[0])
+        return produced
+
+    def _admit(self) -> None:
+        """In the order of arrival: a large row that must wait is not overtaken for ever by small ones."""
+        while self.waiting and len(self.reading) + len(self.decoding) < self.max_rows:
+            running = sum(self._bytes(row) for row in (*self.reading, *self.decoding))
+            if self.memory is not None and running + self._bytes(self.waiting[0]) > self.memory:
+                return
+            self.reading.append(self.waiting.popleft())
+
+    def _prefill(self, row: Row) -> list[Produced]:
+        context = row.context
+        done = context.reuse(row.prompt)
+        end = min(done + self.prefill_chunk, len(row.prompt))
+        logits = context.read(row.prompt[:end], chunk=self.prefill_chunk)
+        if end < len(row.prompt):
+            return []
+        self.reading.remove(row)
+        context.mark()
+        self.decoding.append(row)
+        return [self._draw(row, logits)]
+
+    def _decode(self) -> list[Produced]:
+        if not self.decoding:
+            return []
+        rows = list(self.decoding)
+        marks = [row.context.cache.mark() for row in rows]
+        try:
+            x = self.model.decode_rows(mx.array([row.token for row in rows]), [row.context.cache for row in rows])
+            logits = self.model.logits(x)[0]
+            mx.eval(logits, [row.context.cache.arrays() for row in rows])
+        except BaseException:
+            for row, mark in zip(rows, marks, strict=True):
+                row.context.cache.rewind(mark)
+            raise
+        for row in rows:
+            row.context.ids.append(row.token)
+        return [self._draw(row, logits[number : number + 1]) for number, row in enumerate(rows)]
+
+    def _draw(self, row: Row, logits: mx.array) -> Produced:
+        """The same keys in the same order as ``generate``: a seed gives a row what it gives a single run."""
+        row.key, draw = mx.random.split(row.key)
+        row.token = int(sample(logits, row.sampling, draw).item())  # type: ignore[arg-type]
+        row.produced += 1
+        finished: Literal["stop", "length"] | None = None
+        if row.token in row.stop:
+            finished = "stop"
+        elif row.produced == row.max_tokens:
+            finished = "length"
+        if finished:
+            self.decoding.remove(row)
+        return Produced(row.id, row.token, finished)
+
+    def _bytes(self, row: Row) -> int:
+        return cache_bytes(self.model.config, row.positions, self.model.weights.head.dtype)

@@ -1,0 +1,163 @@
+"""Rows decoded together say what each would have said alone, whoever joins, leaves or fails beside them."""
+
+import numpy as np
+import pytest
+
+from gptoss_mlx.engine.batching import Batch, Row
+from gptoss_mlx.engine.generate import generate
+from gptoss_mlx.engine.memory import cache_bytes
+from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError
+
+GREEDY = Sampling(temperature=0)
+LENGTHS = (3, 40, 126, 200, 70, 128)
+
+
+def prompt(number):
+    return np.random.default_rng(number).integers(0, 512, LENGTHS[number % len(LENGTHS)]).tolist()
+
+
+def row(runtime, number, max_tokens=20, sampling=GREEDY, stop=()):
+    return Row(number, prompt(number), runtime.context(), max_tokens, sampling, frozenset(stop))
+
+
+def alone(runtime, number, max_tokens=20, sampling=GREEDY, stop=()):
+    options = {"max_tokens": max_tokens, "sampling": sampling, "stop": frozenset(stop)}
+    return list(generate(runtime.context(), prompt(number), **options))
+
+
+def margins_hold(runtime, number, ids):
+    """How many of ``ids`` were drawn with the top two more than 1e-3 apart, all before them too."""
+    logits = np.array(runtime.logits([prompt(number) + ids]))[0, LENGTHS[number % len(LENGTHS)] - 1 : -1]
+    top = np.sort(logits, axis=-1)[:, -2:]
+    close = np.nonzero(top[:, 1] - top[:, 0] <= 1e-3)[0]
+    return int(close[0]) if len(close) else len(ids)
+
+
+def run(batch, during=None):
+    said, ends, steps = {}, {}, 0
+    while batch.busy:
+        for one in batch.step():
+            assert one.id not in ends
+            said.setdefault(one.id, []).append(one.token)
+            if one.finished:
+                ends[one.id] = one.finished
+        steps += 1
+        if during:
+            during(steps)
+        assert steps < 1000
+    return said, ends
+
+
+def test_rows_that_join_and_leave_say_what_they_say_alone(runtime):
+    """Different lengths and limits over the window's wrap; three rows at a time, so they queue and overlap."""
+    batch = Batch(runtime.model, max_rows=3, prefill_chunk=50)
+    limits = [20, 3, 11, 20, 1, 17]
+    for number, limit in enumerate(limits):
+        batch.add(row(runtime, number, limit))
+    said, ends = run(batch)
+    assert ends == dict.fromkeys(range(6), "length")
+    for number, limit in enumerate(limits):
+        want = alone(runtime, number, limit)
+        sure = margins_hold(runtime, number, want)
+        assert len(said[number]) == limit
+        assert said[number][:sure] == want[:sure]
+        assert sure >= limit // 2
+
+
+def test_a_long_prompt_does_not_hold_up_the_others(runtime):
+    batch = Batch(runtime.model, prefill_chunk=10)
+    batch.add(row(runtime, 0, 60))
+    batch.step()
+    batch.add(row(runtime, 3, 5))
+    order = []
+    while batch.busy:
+        order += [one.id for one in batch.step()]
+    before_the_long_one = order.index(3)
+    assert before_the_long_one >= 200 // 10 - 1
+
+
+def test_a_seeded_row_draws_what_it_draws_alone_beside_others(runtime):
+    seeded = Sampling(temperature=0.8, top_p=0.9, seed=5)
+    batch = Batch(runtime.model)
+    batch.add(row(runtime, 1, 12, seeded))
+    batch.add(row(runtime, 2, 12, Sampling(temperature=1.5, seed=6)))
+    batch.add(row(runtime, 4, 12))
+    said, _ = run(batch)
+    assert said[1] == alone(runtime, 1, 12, seeded)
+
+
+def test_stops_are_each_rows_own(runtime):
+    ids = alone(runtime, 0)
+    batch = Batch(runtime.model)
+    batch.add(row(runtime, 0, 20, stop=[ids[4]]))
+    batch.add(row(runtime, 1, 20))
+    said, ends = run(batch)
+    assert said[0] == ids[: ids.index(ids[4]) + 1]
+    assert ends == {0: "stop", 1: "length"}
+
+
+@pytest.mark.parametrize("when", [1, 2, 5])
+def test_a_removed_row_disturbs_no_other(runtime, when):
+    batch = Batch(runtime.model, prefill_chunk=60)
+    for number in range(3):
+        batch.add(row(runtime, number, 15))
+    said, ends = run(batch, lambda step: batch.remove(1) if step == when else None)
+    assert set(ends) == {0, 2}
+    for number in (0, 2):
+        want = alone(runtime, number, 15)
+        sure = margins_hold(runtime, number, want)
+        assert said[number][:sure] == want[:sure]
+
+
+def test_an_interrupted_step_is_undone_and_can_be_taken_again(runtime, monkeypatch):
+    batch = Batch(runtime.model)
+    for number in range(2):
+        batch.add(row(runtime, number, 10))
+    first = [one for _ in range(4) for one in batch.step()]
+    layer = batch.decoding[1].context.cache.layers[2]
+    real = type(layer).extend
+
+    def extend(self, k, v):
+        if self is layer:
+            raise KeyboardInterrupt
+        return real(self, k, v)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(layer), "extend", extend)
+        with pytest.raises(KeyboardInterrupt):
+            batch.step()
+    said, _ = run(batch)
+    for number in range(2):
+        whole = [one.token for one in first if one.id == number] + said[number]
+        want = alone(runtime, number, 10)
+        sure = margins_hold(runtime, number, want)
+        assert whole[:sure] == want[:sure]
+
+
+def test_memory_admits_rows_by_what_they_may_grow_to(runtime):
+    one = cache_bytes(runtime.config, LENGTHS[0] + 20, runtime.model.weights.head.dtype)
+    batch = Batch(runtime.model, memory=2 * one + 1)
+    for number in (0, 6, 12, 18):  # all of the first length
+        batch.add(row(runtime, number, 20))
+    most = 0
+
+    def watch(step):
+        nonlocal most
+        most = max(most, len(batch.reading) + len(batch.decoding))
+
+    run(batch, watch)
+    assert most == 2
+    with pytest.raises(MemoryBudgetError, match="fewer tokens"):
+        batch.add(row(runtime, 3, 2000))
+    with pytest.raises(ContextLengthError):
+        batch.add(Row(9, [0] * 131072, runtime.context(), 1, GREEDY, frozenset()))
+
+
+def test_the_formula_is_what_a_cache_holds(runtime):
+    context = runtime.context()
+    context.read(prompt(3))
+    for layer in context.cache.layers[1::2]:
+        layer.keys, layer.values = layer.keys[:, :, : layer.length], layer.values[:, :, : layer.length]
+    held = sum(array.nbytes for array in context.cache.arrays())
+    assert held == cache_bytes(runtime.config, 200, runtime.model.weights.head.dtype)
