@@ -125,7 +125,7 @@ class Conversation:
         self._awaited: ToolCall | None = None
         self._rounds = 0
         self._cancelled = False
-        self._context = self.runtime.context()
+        self.context = self.runtime.context()
         self._head()
 
     def send(self, text: str) -> Iterator[Event]:
@@ -147,6 +147,10 @@ class Conversation:
     def clear(self) -> None:
         """Forget everything said."""
         self.messages, self._awaited = [], None
+
+    def settle(self) -> None:
+        """Take the cache back to where the next message will go on from, when no reply is under way."""
+        self.context.reuse(render([*self._head(), *self.messages, Message("user", "")], self.runtime.tokenizer))
 
     def _head(self) -> list[Message]:
         """What precedes the conversation; made anew each time, so that effort and instructions may be changed."""
@@ -190,10 +194,10 @@ class Conversation:
                     return
         finally:
             if not finished:
-                self._settle(before, awaited, rounds)
+                self._take_back(before, awaited, rounds)
         yield Done("cancelled", meter.usage(), reply.cut_in_thought)
 
-    def _settle(self, before: int, awaited: ToolCall | None, rounds: int) -> None:
+    def _take_back(self, before: int, awaited: ToolCall | None, rounds: int) -> None:
         """After a cancelled or failed reply: keep what the user saw of it, else be as before it was asked for."""
         if self.messages[-1].role == "assistant" and self.messages[-1].recipient:
             del self.messages[-1]  # a call nobody will answer
@@ -204,10 +208,10 @@ class Conversation:
     def _generate(self, reply: "_Reply", meter: "_Meter") -> Iterator[Event]:
         """One prompt, one reply. Each of its messages enters the history when it ends, or when generation does."""
         prompt = render([*self._head(), *self.messages], self.runtime.tokenizer)
-        meter.start(prompt, self._context.reuse(prompt))
+        meter.start(prompt, self.context.reuse(prompt))
         room = self.runtime.config.max_position_embeddings
         ids = generate(
-            self._context,
+            self.context,
             prompt,
             max_tokens=self.max_tokens or room,
             sampling=self.sampling or Sampling(),

@@ -52,6 +52,12 @@ class MemoryBudgetError(GptOssError):
     exit_code = 7
 
 
+class SessionError(GptOssError):
+    """A saved conversation is not there, or damaged."""
+
+    exit_code = 4
+
+
 class NoAnswerError(GptOssError):
     """Generation stopped before an answer began: there is a thought at most, and that is no answer."""
 

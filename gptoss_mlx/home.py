@@ -18,6 +18,11 @@ def models_dir() -> Path:
     return home_dir() / "models"
 
 
+def sessions_dir() -> Path:
+    """The folder of saved conversations."""
+    return home_dir() / "sessions"
+
+
 def history_file() -> Path:
     """Lines typed into chats."""
     return home_dir() / "history"

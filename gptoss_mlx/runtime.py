@@ -1,5 +1,6 @@
 """Load a model folder; the one object the command line, conversations and the server hold."""
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,11 @@ class Runtime:
     @property
     def config(self) -> ModelConfig:
         return self.model.config
+
+    @cached_property
+    def hash(self) -> str:
+        """What names these weights and this vocabulary: the sha256 of the manifest, which holds those of both."""
+        return hashlib.sha256((self.folder.path / "manifest.json").read_bytes()).hexdigest()
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

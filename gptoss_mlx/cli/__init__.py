@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from gptoss_mlx.cli import chat, convert, doctor, run
+from gptoss_mlx.cli import chat, convert, doctor, run, sessions
 from gptoss_mlx.errors import GptOssError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(chat.chat)
 app.command()(run.run)
 app.command()(convert.convert)
 app.command()(doctor.doctor)
+app.add_typer(sessions.app, name="sessions")
 
 
 @app.callback()

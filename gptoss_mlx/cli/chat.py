@@ -3,17 +3,19 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
 from gptoss_mlx.cli import options
 from gptoss_mlx.cli.terminal import on_interrupt, without_echo
-from gptoss_mlx.errors import GptOssError
+from gptoss_mlx.errors import GptOssError, SessionError
 
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
+    from gptoss_mlx.sessions import Session
 
 HELP = """\
 /help                     this list
@@ -26,31 +28,87 @@ Ctrl-C stops a reply and keeps what came."""
 
 
 def chat(
-    model: options.Model = "20b",
-    reasoning: options.Effort = options.Reasoning.medium,
+    model: Annotated[str | None, typer.Option(help=options.MODEL_HELP, show_default="the session's, or 20b")] = None,
+    reasoning: Annotated[
+        options.Reasoning | None, typer.Option(help=options.EFFORT_HELP, show_default="the session's, or medium")
+    ] = None,
     system: options.System = None,
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
     seed: options.Seed = None,
+    session: Annotated[
+        str | None, typer.Option(help="Keep the conversation under this name, or go on with it.", metavar="NAME")
+    ] = None,
+    last: Annotated[bool, typer.Option("--continue", help="Go on with the session kept last.")] = False,
 ) -> None:
     """Chat with a model. Its thought streams before the answer; /help lists what else can be typed."""
-    conversation = options.start_conversation(model, reasoning, system, temperature, max_tokens, seed)
     console = Console(highlight=False)
-    chatting = _Chat(conversation, console)
+    name, kept = _find_session(session, last)
+    model = model or (kept.model if kept else "20b")
+    effort = options.Reasoning(reasoning or (kept.reasoning if kept else "medium"))
+    if kept is None:
+        conversation = options.start_conversation(model, effort, system, temperature, max_tokens, seed)
+    else:
+        conversation, note = options.reopen_conversation(kept, model, temperature, max_tokens, seed)
+        conversation.reasoning = effort.value
+        conversation.instructions = system if system is not None else conversation.instructions
+        if note:
+            console.print(Text(note, style="dim"))
+    chatting = _Chat(conversation, console, name, model)
     if console.is_terminal:
-        console.print(Text(f"{conversation.runtime.folder.path.name} · reasoning {reasoning} · /help", style="dim"))
-    with _Input(console) as read:
+        about = [conversation.runtime.folder.path.name, f"reasoning {effort}", "/help"]
+        about[1:1] = [f"session {name}, {len(conversation.messages)} messages"] if name else []
+        console.print(Text(" · ".join(about), style="dim"))
+    with chatting, _Input(console) as read:
         while (line := read()) is not None and chatting.take(line):
             pass
 
 
-class _Chat:
-    """What a line typed does."""
+def _find_session(name: str | None, last: bool) -> "tuple[str | None, Session | None]":
+    """The name to keep the conversation under, and what is already kept there."""
+    if name is None and not last:
+        return None, None
 
-    def __init__(self, conversation: "Conversation", console: Console) -> None:
+    from gptoss_mlx.sessions import check_name, read_session, session_names
+
+    if name is not None:
+        check_name(name)
+    names = session_names()
+    if name is None:
+        if not names:
+            raise SessionError("there is no session to continue; begin one with --session NAME")
+        name = names[0]
+    return name, read_session(name) if name in names else None
+
+
+class _Chat:
+    """What a line typed does.
+
+    With a session's ``name`` the transcript is saved after every reply, the cache at the end: one that lags behind is
+    still a beginning of what was read.
+    """
+
+    def __init__(self, conversation: "Conversation", console: Console, name: str | None, model: str) -> None:
         self._conversation = conversation
         self._console = console
+        self._name = name
+        self._model = model
         self._thinking = True
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *_: object) -> None:
+        if self._name is not None and self._conversation.messages:
+            from gptoss_mlx.sessions import save_cache
+
+            save_cache(self._name, self._conversation)
+
+    def _save(self) -> None:
+        if self._name is not None:
+            from gptoss_mlx.sessions import save_session
+
+            save_session(self._name, self._conversation, self._model)
 
     def take(self, line: str) -> bool:
         """Obey a command or send a message; False when the chat is over."""
@@ -68,6 +126,7 @@ class _Chat:
         match command, rest:
             case "/new", "":
                 conversation.clear()
+                self._save()
                 self._say("A new conversation.")
             case "/reasoning", "low" | "medium" | "high":
                 conversation.reasoning = rest
@@ -93,6 +152,7 @@ class _Chat:
             with without_echo(), view, on_interrupt(self._conversation.cancel):
                 for event in self._conversation.send(line):
                     view.show(event)
+            self._save()
         except GptOssError as error:
             self._say(str(error))
 

@@ -10,6 +10,7 @@ from gptoss_mlx.cli import bundled
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
     from gptoss_mlx.runtime import Runtime
+    from gptoss_mlx.sessions import Session
 
 
 class Reasoning(StrEnum):
@@ -18,8 +19,10 @@ class Reasoning(StrEnum):
     high = "high"
 
 
-Model = Annotated[str, typer.Option(help="An installed model (20b, 120b, tiny), or a model folder.")]
-Effort = Annotated[Reasoning, typer.Option(help="How long the model thinks before it answers.")]
+MODEL_HELP = "An installed model (20b, 120b, tiny), or a model folder."
+EFFORT_HELP = "How long the model thinks before it answers."
+Model = Annotated[str, typer.Option(help=MODEL_HELP)]
+Effort = Annotated[Reasoning, typer.Option(help=EFFORT_HELP)]
 System = Annotated[str | None, typer.Option(help="Instructions for the whole conversation.")]
 Temperature = Annotated[
     float | None, typer.Option(help="0 takes the likeliest token, 1 draws from the model as it is.", show_default="1")
@@ -52,21 +55,36 @@ def start_conversation(
     max_tokens: int | None,
     seed: int | None,
 ) -> "Conversation":
-    """Load the model and begin. Bad values are refused before the long part, the loading."""
+    """Load the model and begin."""
+    _check(temperature, max_tokens)
+    runtime = open_model(model)
+
+    from gptoss_mlx.conversation import Conversation
+
+    sampling = runtime.sampling(temperature=temperature, seed=seed)
+    return Conversation(
+        runtime, reasoning=reasoning.value, instructions=system, sampling=sampling, max_tokens=max_tokens
+    )
+
+
+def reopen_conversation(
+    session: "Session", model: str, temperature: float | None, max_tokens: int | None, seed: int | None
+) -> "tuple[Conversation, str | None]":
+    """Load the model and go on with a session; with a note when it has to be read anew."""
+    _check(temperature, max_tokens)
+    runtime = open_model(model)
+
+    from gptoss_mlx.sessions import open_session
+
+    sampling = runtime.sampling(temperature=temperature, seed=seed)
+    return open_session(session, runtime, sampling=sampling, max_tokens=max_tokens)
+
+
+def _check(temperature: float | None, max_tokens: int | None) -> None:
+    """Refuse bad values before the long part, the loading."""
     from gptoss_mlx.engine.sampling import Sampling
     from gptoss_mlx.errors import UsageError
 
     Sampling(temperature=1.0 if temperature is None else temperature)
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"--max-tokens is {max_tokens}; it must be 1 or more")
-    runtime = open_model(model)
-
-    from gptoss_mlx.conversation import Conversation
-
-    return Conversation(
-        runtime,
-        reasoning=reasoning.value,
-        instructions=system,
-        sampling=runtime.sampling(temperature=temperature, seed=seed),
-        max_tokens=max_tokens,
-    )

@@ -90,6 +90,32 @@ class KVCache:
         for layer, old in zip(self.layers, mark.layers, strict=True):
             layer.rewind(old)  # type: ignore[arg-type]
 
+    def held(self) -> dict[str, mx.array]:
+        """What is held, by layer and name, without the room to grow: enough for ``restored``."""
+        held = {}
+        for number, layer in enumerate(self.layers):
+            if layer.keys is not None and layer.values is not None:
+                end = layer.length if isinstance(layer, FullLayer) else layer.keys.shape[2]
+                held[f"{number}.keys"], held[f"{number}.values"] = layer.keys[:, :, :end], layer.values[:, :, :end]
+        return held
+
+    @classmethod
+    def restored(cls, config: ModelConfig, length: int, held: dict[str, mx.array], dtype: mx.Dtype) -> "KVCache":
+        """The cache of ``dtype`` that ``held`` was taken from, ``length`` positions seen.
+
+        Raises ValueError when ``held`` is not what such a cache holds.
+        """
+        cache = cls.empty(config)
+        for number, layer in enumerate(cache.layers):
+            rows = length if isinstance(layer, FullLayer) else min(length, layer.window - 1)
+            shape = (1, config.num_key_value_heads, rows, config.head_dim)
+            layer.keys, layer.values = held.get(f"{number}.keys"), held.get(f"{number}.values")
+            for array in (layer.keys, layer.values):
+                if array is None or array.shape != shape or array.dtype != dtype:
+                    raise ValueError(f"layer {number} does not hold {rows} positions in {dtype}")
+            layer.length = length
+        return cache
+
     def arrays(self) -> list[mx.array]:
         """Everything held, for evaluation: an unevaluated cache keeps a graph that grows with every step."""
         return [array for layer in self.layers for array in (layer.keys, layer.values) if array is not None]

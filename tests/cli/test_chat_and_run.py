@@ -146,3 +146,21 @@ def test_every_command_is_listed_in_the_chats_help():
     commands = set(re.findall(r'"(/[a-z]+)"', source))
     assert commands == {"/help", "/new", "/reasoning", "/system", "/thinking", "/quit"}
     assert all(command in HELP for command in commands)
+
+
+def test_a_session_is_kept_continued_shown_exported_and_removed(gptoss, folder):
+    options = "--model", folder, "--max-tokens", 8, "--seed", 1, "--session", "demo"
+    assert gptoss("chat", *options, stdin="first words\n").returncode == 0
+    again = gptoss("chat", "--continue", "--max-tokens", 8, stdin="second words\n")
+    assert again.returncode == 0, again.stderr
+    assert "prompt tokens read" in again.stdout
+    listed = gptoss("sessions", "list").stdout
+    assert listed.startswith("demo\t")
+    shown = gptoss("sessions", "show", "demo").stdout
+    assert shown.index("user: first words") < shown.index("user: second words")
+    exported = json.loads(gptoss("sessions", "export", "demo").stdout)
+    assert [m["content"] for m in exported["messages"] if m["role"] == "user"] == ["first words", "second words"]
+    assert gptoss("sessions", "rm", "demo").returncode == 0
+    gone = gptoss("chat", "--continue", stdin="x\n")
+    assert gone.returncode == 4
+    assert "--session NAME" in gone.stderr

@@ -29,8 +29,16 @@ def help_of(*command: str) -> str:
 
 def reference() -> str:
     overview = help_of()
-    names = [line.split()[0] for line in overview.split("Commands:\n")[1].splitlines() if line[2:3].strip()]
-    return "\n\n".join(f"```text\n{text}\n```" for text in (overview, *(help_of(name) for name in names)))
+    texts = [overview]
+    for name in _commands(overview):
+        texts.append(help_of(name))
+        texts += [help_of(name, inner) for inner in _commands(texts[-1])]
+    return "\n\n".join(f"```text\n{text}\n```" for text in texts)
+
+
+def _commands(text: str) -> list[str]:
+    _, _, listed = text.partition("Commands:\n")
+    return [line.split()[0] for line in listed.splitlines() if line[2:3].strip()]
 
 
 def with_reference(readme: str) -> str:

@@ -1,0 +1,61 @@
+"""``gptoss-mac sessions``: the conversations kept by ``chat --session``."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from gptoss_mlx.cli.terminal import printable
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+Name = Annotated[str, typer.Argument(help="The session's name.")]
+
+
+@app.callback()
+def sessions() -> None:
+    """List, show, export or remove kept conversations."""
+
+
+@app.command("list")
+def list_() -> None:
+    """Names of the sessions, the latest first, with model, messages and date."""
+    from gptoss_mlx.errors import SessionError
+    from gptoss_mlx.sessions import read_session, session_names
+
+    for name in session_names():
+        try:
+            session = read_session(name)
+        except SessionError as error:
+            print(f"gptoss-mac: {error}", file=sys.stderr)
+            continue
+        print(f"{name}\t{session.model}\t{len(session.messages)} messages\t{session.saved}")
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Print what was said."""
+    from gptoss_mlx.sessions import read_session
+
+    for message in read_session(name).messages:
+        if message["channel"] == "analysis":
+            continue
+        text = f"{message['name'] or message['role']}: {message['content']}"
+        print(printable(text) if sys.stdout.isatty() else text)
+
+
+@app.command()
+def export(name: Name) -> None:
+    """Print the whole transcript as JSON, thoughts included."""
+    from gptoss_mlx.sessions import read_session
+
+    print(json.dumps(asdict(read_session(name)), ensure_ascii=False, indent=2))
+
+
+@app.command("rm")
+def remove(name: Name) -> None:
+    """Delete a session for good."""
+    from gptoss_mlx.sessions import remove_session
+
+    remove_session(name)

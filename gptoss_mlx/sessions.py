@@ -1,0 +1,150 @@
+"""Conversations that outlive the program: a transcript that is the truth, and a cache that only saves time.
+
+A session is a folder under ``home.sessions_dir``: ``session.json`` and, beside it, the cache as ``engine.snapshot``
+keeps it. A cache that does not fit is left aside and the transcript read anew.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gptoss_mlx.conversation import Conversation
+from gptoss_mlx.engine.snapshot import Unusable, read_snapshot, write_snapshot
+from gptoss_mlx.errors import SessionError, StorageError, UsageError
+from gptoss_mlx.files import replaced_whole
+from gptoss_mlx.harmony import Message
+from gptoss_mlx.home import sessions_dir
+from gptoss_mlx.runtime import Runtime
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Session:
+    """A transcript as it is kept. ``model`` is the name it was held with, ``model_hash`` what that name stood for."""
+
+    name: str
+    model: str
+    model_hash: str
+    reasoning: str
+    instructions: str | None
+    date: str
+    messages: list[dict[str, Any]]
+    saved: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    version: int = VERSION
+
+
+def session_names() -> list[str]:
+    """Names of the sessions kept, the latest first."""
+    folder = sessions_dir()
+    found = [path.parent for path in folder.glob("*/session.json")] if folder.is_dir() else []
+    return [path.name for path in sorted(found, key=lambda path: -(path / "session.json").stat().st_mtime)]
+
+
+def read_session(name: str) -> Session:
+    """A session's transcript. Raises SessionError when there is none, or it is damaged or from a newer version."""
+    path = _folder(name) / "session.json"
+    try:
+        raw = json.loads(path.read_bytes())
+        if raw["version"] != VERSION:
+            raise SessionError(f"{path}: written by another version of gptoss-mac; update it, or remove the session")
+        session = Session(**raw)
+        for message in session.messages:
+            _message(message)
+    except FileNotFoundError as error:
+        raise SessionError(f"no session '{name}'; `gptoss-mac sessions list` shows those there are") from error
+    except OSError as error:
+        raise SessionError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise SessionError(f"{path}: damaged; remove it with `gptoss-mac sessions rm {name}`") from error
+    return session
+
+
+def save_session(name: str, conversation: Conversation, model: str) -> None:
+    """Keep the transcript; the file is replaced whole. Raises StorageError."""
+    session = Session(
+        name=name,
+        model=model,
+        model_hash=conversation.runtime.hash,
+        reasoning=conversation.reasoning,
+        instructions=conversation.instructions,
+        date=conversation.date or "",
+        messages=[asdict(message) for message in conversation.messages],
+    )
+    folder = _folder(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with replaced_whole(folder / "session.json") as partial:
+            partial.write_text(json.dumps(asdict(session), ensure_ascii=False))
+    except OSError as error:
+        raise StorageError(f"{folder}: the session cannot be saved ({error.strerror})") from error
+
+
+def save_cache(name: str, conversation: Conversation) -> None:
+    """Keep what has been read of a saved session and the next message can use. Raises StorageError."""
+    folder = _folder(name)
+    conversation.settle()
+    if not conversation.context.ids:
+        return
+    try:
+        if folder.is_dir():
+            write_snapshot(folder / "cache", conversation.context, conversation.runtime.hash)
+    except OSError as error:
+        raise StorageError(f"{folder}: the cache cannot be saved ({error.strerror}); nothing else is lost") from error
+
+
+def open_session(session: Session, runtime: Runtime, **options: Any) -> tuple[Conversation, str | None]:
+    """The conversation, to be continued, and a note when its cache could not be used and everything is read anew.
+
+    ``options`` are Conversation's, sampling and max_tokens.
+    """
+    conversation = Conversation(
+        runtime,
+        reasoning=session.reasoning,  # type: ignore[arg-type]
+        instructions=session.instructions,
+        date=session.date,
+        **options,
+    )
+    conversation.messages = [_message(raw) for raw in session.messages]
+    if session.model_hash != runtime.hash:
+        # Ids of another vocabulary mean nothing here: the text is rendered again.
+        conversation.messages = [_message(raw | {"ids": None}) for raw in session.messages]
+    if not conversation.messages:
+        return conversation, None
+    try:
+        conversation.context = read_snapshot(_folder(session.name) / "cache", runtime.model, runtime.hash)
+    except Unusable as reason:
+        return conversation, f"The cache of session '{session.name}' is not used, {reason}: all of it is read anew."
+    return conversation, None
+
+
+def remove_session(name: str) -> None:
+    """Delete a session for good. Raises SessionError when there is none."""
+    folder = _folder(name)
+    if not folder.is_dir():
+        raise SessionError(f"no session '{name}'; `gptoss-mac sessions list` shows those there are")
+    shutil.rmtree(folder)
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError for what cannot name a session."""
+    _folder(name)
+
+
+def _folder(name: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise UsageError(f"'{name}' cannot name a session; use letters, digits, '.', '_' and '-'")
+    return sessions_dir() / name
+
+
+def _message(raw: dict[str, Any]) -> Message:
+    message = Message(**raw)
+    if not isinstance(message.content, str) or message.role not in ("user", "assistant", "tool"):
+        raise ValueError("not a message of a conversation")
+    if message.ids is None:
+        return message
+    return Message(**raw | {"ids": tuple(int(id) for id in message.ids)})

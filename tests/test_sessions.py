@@ -1,0 +1,170 @@
+"""A conversation kept on disk goes on as if the program had never ended, whatever has become of its cache."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gptoss_mlx
+from gptoss_mlx import sessions
+from gptoss_mlx.conversation import Conversation
+from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.engine.snapshot import Unusable, read_snapshot
+from gptoss_mlx.errors import SessionError, StorageError, UsageError
+from tests.support.checkpoints import SMALL
+from tests.support.measure import relative_l2
+from tests.support.models import random_model
+
+GREEDY = {"sampling": Sampling(temperature=0), "max_tokens": 40}
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp("sessions"), SMALL, seed=41)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp("other"), SMALL, seed=42)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def kept(runtime):
+    """A conversation of two turns, over the window's wrap, kept as 'demo'; and itself, still warm."""
+    chat = Conversation(runtime, date="2025-06-28", instructions="Be brief.", reasoning="high", **GREEDY)
+    for said in ("one, two, three", "and then"):
+        list(chat.send(said))
+    sessions.save_session("demo", chat, "somewhere")
+    sessions.save_cache("demo", chat)
+    return chat
+
+
+def reopened(runtime):
+    return sessions.open_session(sessions.read_session("demo"), runtime, **GREEDY)
+
+
+def test_a_reopened_conversation_reads_only_what_is_new_and_says_the_same(runtime, kept):
+    chat, note = reopened(runtime)
+    assert note is None
+    assert (chat.reasoning, chat.instructions, chat.date) == ("high", "Be brief.", "2025-06-28")
+    assert chat.messages == kept.messages
+    warm, restored = list(kept.send("more")), list(chat.send("more"))
+    assert chat.messages == kept.messages
+    assert restored[-1].usage.cached_tokens == warm[-1].usage.cached_tokens > 128
+
+
+def test_restored_logits_are_those_of_a_cold_cache(runtime, kept):
+    path = sessions.sessions_dir() / "demo" / "cache"
+    context = read_snapshot(path, runtime.model, runtime.hash)
+    ids = context.ids + np.random.default_rng(0).integers(0, 512, 140).tolist()
+    cold = np.array(runtime.logits([ids]))[0, -1]
+    restored = np.array(context.read(ids, chunk=50))[0]
+    assert relative_l2(restored, cold) <= 1e-5
+
+
+def torn(path: Path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path: Path):
+    path.write_bytes(b"")
+
+
+def flipped(path: Path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def gone(path: Path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [torn, empty, flipped, gone])
+def test_a_damaged_cache_is_left_aside_with_a_note_and_the_transcript_read_anew(runtime, kept, damage):
+    damage(sessions.sessions_dir() / "demo" / "cache")
+    chat, note = reopened(runtime)
+    assert "read anew" in note
+    assert "\n" not in note
+    events = list(chat.send("more"))
+    assert events[-1].usage.cached_tokens == 0
+    list(kept.send("more"))
+    assert chat.messages == kept.messages
+
+
+def test_a_cache_behind_its_transcript_is_still_used(runtime, kept):
+    """As after a kill: the transcript is saved after each reply, the cache at the end."""
+    list(kept.send("third"))
+    sessions.save_session("demo", kept, "somewhere")
+    chat, note = reopened(runtime)
+    assert note is None
+    restored = list(chat.send("more"))
+    assert restored[-1].usage.cached_tokens > 128
+    list(kept.send("more"))
+    assert chat.messages == kept.messages
+
+
+def test_another_model_goes_on_from_the_text(runtime, other, kept):
+    chat, note = reopened(other)
+    assert "another model" in note
+    assert all(message.ids is None for message in chat.messages)
+    assert [message.content for message in chat.messages] == [message.content for message in kept.messages]
+    list(chat.send("more"))
+
+
+def test_a_cache_of_another_precision_is_not_used(runtime, kept):
+    half = gptoss_mlx.load(runtime.folder.path, dtype="bfloat16")
+    with pytest.raises(Unusable):
+        read_snapshot(sessions.sessions_dir() / "demo" / "cache", half.model, half.hash)
+
+
+def test_a_failed_write_leaves_the_old_files(runtime, kept, monkeypatch):
+    folder = sessions.sessions_dir() / "demo"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    list(kept.send("more"))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    for save in (lambda: sessions.save_session("demo", kept, "m"), lambda: sessions.save_cache("demo", kept)):
+        with pytest.raises(StorageError, match="No space left"):
+            save()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/b", ".hidden", "x" * 65, "a b"])
+def test_names_that_are_paths_are_refused(name):
+    with pytest.raises(UsageError):
+        sessions.read_session(name)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 2}', "x" * 100])
+def test_a_damaged_transcript_is_said_to_be(runtime, kept, text):
+    (sessions.sessions_dir() / "demo" / "session.json").write_text(text)
+    with pytest.raises(SessionError, match="remove"):
+        sessions.read_session("demo")
+
+
+def test_a_transcript_cannot_carry_a_system_message(runtime, kept):
+    path = sessions.sessions_dir() / "demo" / "session.json"
+    raw = json.loads(path.read_text())
+    raw["messages"][0]["role"] = "system"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(SessionError, match="damaged"):
+        sessions.read_session("demo")
+
+
+def test_listing_and_removing(runtime, kept):
+    assert sessions.session_names() == ["demo"]
+    sessions.remove_session("demo")
+    assert sessions.session_names() == []
+    with pytest.raises(SessionError, match="no session"):
+        sessions.remove_session("demo")
