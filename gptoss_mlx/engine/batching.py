@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.memory import cache_bytes
+from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.sampling import Sampling, sample
 from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
 from gptoss_mlx.model.decoder import Decoder
@@ -28,6 +29,7 @@ class Row:
     max_tokens: int
     sampling: Sampling
     stop: frozenset[int]
+    shared: int = 0  # ids at the beginning of the prompt that other rows may have too
     produced: int = 0
     token: int = 0  # drawn, not yet read
     key: mx.array = field(init=False)
@@ -61,6 +63,7 @@ class Batch:
     max_rows: int = 16
     memory: int | None = None
     prefill_chunk: int = PREFILL_CHUNK
+    prefixes: PrefixCache | None = None
     waiting: deque[Row] = field(default_factory=deque)
     reading: list[Row] = field(default_factory=list)
     decoding: list[Row] = field(default_factory=list)
@@ -110,10 +113,16 @@ class Batch:
             self.reading.append(self.waiting.popleft())
 
     def _prefill(self, row: Row) -> list[Produced]:
+        if self.prefixes is not None and not row.context.ids:
+            row.context = self.prefixes.start(row.prompt)
         context = row.context
         done = context.reuse(row.prompt)
         end = min(done + self.prefill_chunk, len(row.prompt))
+        if done < row.shared < end:
+            end = row.shared
         logits = context.read(row.prompt[:end], chunk=self.prefill_chunk)
+        if end == row.shared and self.prefixes is not None:
+            self.prefixes.keep(context)
         if end < len(row.prompt):
             return []
         self.reading.remove(row)

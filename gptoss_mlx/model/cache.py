@@ -116,6 +116,15 @@ class KVCache:
             layer.length = length
         return cache
 
+    def shared(self) -> "KVCache":
+        """A cache in the same state, to be extended apart from this one: each copies what it shares when it writes."""
+        other = KVCache([layer.mark() for layer in self.layers])
+        for layer, own in zip(other.layers, self.layers, strict=True):
+            if isinstance(layer, FullLayer) and own.keys is not None and own.values is not None:
+                layer.keys, layer.values = own.keys[:, :, : own.length], own.values[:, :, : own.length]
+        mx.eval(other.arrays())
+        return other
+
     def arrays(self) -> list[mx.array]:
         """Everything held, for evaluation: an unevaluated cache keeps a graph that grows with every step."""
         return [array for layer in self.layers for array in (layer.keys, layer.values) if array is not None]
