@@ -6,7 +6,7 @@ ORACLE_VENV ?= .venv-oracle
 # A rolling index lists releases newer than the tested ones, so the oracle's versions are pinned.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 
-.PHONY: chat readme test test-20b check format oracle goldens goldens-harmony compare clean
+.PHONY: engine-report chat readme test test-20b check format oracle goldens goldens-harmony compare clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +54,9 @@ chat: $(VENV)/.ready
 
 compare: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.oracle.compare_mlx_lm
+
+engine-report: $(VENV)/.ready
+	$(VENV)/bin/python -m tests.reports.engine --large
 
 # The command line's reference in README.md.
 readme: $(VENV)/.ready

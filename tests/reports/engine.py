@@ -1,0 +1,184 @@
+"""``make engine-report``: what is read, what is restored and what a batch yields, measured in one run.
+
+Seconds are of a CPU backend and of whatever else the machine does: only ratios within a run mean anything.
+``--large`` adds two layers of true 20b shape, some minutes and 8 GB of memory.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import gptoss_mlx
+import metal_kernels  # noqa: F401  (a BLAS for everyone, before mlx)
+from convert import convert
+from gptoss_mlx.cli.bundled import checkpoint as bundled_checkpoint
+from gptoss_mlx.engine.batching import Batch, Row
+from gptoss_mlx.engine.generate import generate
+from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.engine.snapshot import read_snapshot, write_snapshot
+from gptoss_mlx.model.decoder import Decoder
+from gptoss_mlx.runtime import Runtime
+from tests.support.checkpoints import SMALL, TWO_LAYERS_OF_20B, write_checkpoint
+from tests.support.measure import relative_l2
+from tests.support.models import random_model
+
+GREEDY = Sampling(temperature=0)
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """How many tokens each call of the decoder reads."""
+    counts: list[int] = []
+    real = Decoder.__call__
+
+    def call(self, tokens, cache):
+        counts.append(tokens.shape[1])
+        return real(self, tokens, cache)
+
+    Decoder.__call__ = call
+    try:
+        yield counts
+    finally:
+        Decoder.__call__ = real
+
+
+def seconds(action) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def random_ids(seed: int, length: int, vocabulary: int = 512) -> list[int]:
+    return np.random.default_rng(seed).integers(0, vocabulary, length).tolist()
+
+
+def second_turn(runtime: Runtime) -> tuple[list[str], bool]:
+    """A first turn of 4,000 tokens, a reply of 32 that is not kept, then 60 new ones."""
+    first, new = random_ids(1, 4000), random_ids(2, 60)
+    context = runtime.context()
+    list(generate(context, first, max_tokens=32, sampling=GREEDY, stop=()))
+    with counted() as read:
+        warm = seconds(lambda: next(generate(context, first + new, max_tokens=1, sampling=GREEDY, stop=())))
+    cold = seconds(lambda: next(generate(runtime.context(), first + new, max_tokens=1, sampling=GREEDY, stop=())))
+    line = [
+        "second turn after 4,000 tokens",
+        f"{sum(read)} of {len(first + new)} tokens read",
+        f"{warm / cold:.1%} of cold",
+    ]
+    return line, sum(read) == len(new) and warm <= 0.05 * cold
+
+
+def restored_session(runtime: Runtime, folder: Path) -> tuple[list[str], bool]:
+    """8,000 tokens to disk and back."""
+    ids, context = random_ids(3, 8000), runtime.context()
+    cold = seconds(lambda: mx.eval(context.read(ids)))
+    write_snapshot(folder / "cache", context, runtime.hash)
+    back = []
+    restore = seconds(lambda: back.append(read_snapshot(folder / "cache", runtime.model, runtime.hash)))
+    tail = random_ids(4, 20)
+    apart = relative_l2(np.array(back[0].read(ids + tail)), np.array(context.read(ids + tail)))
+    line = [
+        "restoring 8,000 tokens from disk",
+        f"logits apart by {apart:.1e}",
+        f"{cold / restore:.0f}x faster than reading",
+    ]
+    return line, cold / restore >= 20 and apart <= 1e-5
+
+
+def ours_batched(runtime: Runtime, rows: int, steps: int) -> float:
+    """Tokens a second, all rows decoding."""
+    batch = Batch(runtime.model, max_rows=rows)
+    for number in range(rows):
+        prompt = random_ids(number, 16, runtime.config.vocab_size)
+        batch.add(Row(number, prompt, runtime.context(), steps + 4, GREEDY, frozenset()))
+    while len(batch.decoding) < rows:
+        batch.step()
+    start, produced = time.perf_counter(), 0
+    while batch.busy and len(batch.decoding) == rows:
+        produced += len(batch.step())
+    return produced / (time.perf_counter() - start)
+
+
+def theirs_batched(checkpoint: Path, rows: int, steps: int) -> float:
+    """mlx-lm's BatchGenerator in float32 on the same prompts."""
+    from mlx.utils import tree_map
+    from mlx_lm.generate import BatchGenerator
+    from mlx_lm.utils import load_model
+
+    model, _ = load_model(checkpoint)
+    model.update(tree_map(lambda a: a.astype(mx.float32) if a.dtype == mx.bfloat16 else a, model.parameters()))
+    mx.eval(model.parameters())
+    generator = BatchGenerator(model, max_tokens=steps + 4, completion_batch_size=rows, prefill_batch_size=rows)
+    vocabulary = model.args.vocab_size
+    generator.insert([random_ids(number, 16, vocabulary) for number in range(rows)])
+    produced, start = 0, 0.0
+    while True:
+        _, responses = generator.next()
+        if not responses:
+            if start:
+                break
+            continue
+        if start:
+            produced += len(responses)
+            if any(response.finish_reason for response in responses):
+                break
+        else:
+            start = time.perf_counter()
+    return produced / (time.perf_counter() - start)
+
+
+def batches(
+    name: str, checkpoint: Path, folder: Path, counts: tuple[int, ...], steps: int
+) -> tuple[list[list[str]], float]:
+    convert(checkpoint, folder, dense="bf16")
+    runtime = gptoss_mlx.load(folder, dtype="float32")
+    ours = {rows: max(ours_batched(runtime, rows, steps) for _ in range(2)) for rows in counts}
+    del runtime
+    mx.clear_cache()
+    lines = []
+    for rows in counts:
+        theirs = theirs_batched(checkpoint, rows, steps)
+        lines.append(
+            [
+                f"{name}, {rows} rows",
+                f"{ours[rows]:.1f} tokens/s, {ours[rows] / ours[1]:.2f}x one row",
+                f"mlx-lm {theirs:.1f}",
+            ]
+        )
+    return lines, ours[counts[-1]] / ours[1]
+
+
+def main() -> int:
+    table, missed = Table("what", "measured", "beside"), []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        small = random_model(folder / "small", SMALL, seed=5)
+        for line, reached in (second_turn(small), restored_session(small, folder)):
+            table.add_row(*line)
+            if not reached:
+                missed.append(line[0])
+        lines, gain = batches("bundled model", bundled_checkpoint(), folder / "tiny", 100)
+        for line in lines:
+            table.add_row(*line)
+        if gain < 2.5:
+            missed.append("16 rows of the bundled model at 2.5 times one")
+        if "--large" in sys.argv:
+            checkpoint = write_checkpoint(folder / "20b", TWO_LAYERS_OF_20B, shards=8)
+            for line in batches("two layers of 20b", checkpoint, folder / "20b-model", 8)[0]:
+                table.add_row(*line)
+    Console(width=120).print(table)
+    if missed:
+        print(f"engine-report: not reached: {'; '.join(missed)}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
