@@ -4,13 +4,18 @@ import os
 import re
 from pathlib import Path
 
+from gptoss_mlx.errors import UsageError
+
 PUBLISHED = {"gpt-oss-20b": "20b", "gpt-oss-120b": "120b"}
 
 
 def home_dir() -> Path:
-    """$GPTOSS_MAC_HOME, by default ~/.cache/gptoss-mac."""
+    """$GPTOSS_MAC_HOME, by default ~/.cache/gptoss-mac. Raises UsageError when it names no user's home."""
     home = os.environ.get("GPTOSS_MAC_HOME")
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "gptoss-mac"
+    try:
+        return Path(home).expanduser() if home else Path.home() / ".cache" / "gptoss-mac"
+    except RuntimeError as error:  # ~ of a user there is none of
+        raise UsageError(f"GPTOSS_MAC_HOME is {home or 'unset'}: no such home; set it to a folder") from error
 
 
 def models_dir() -> Path:

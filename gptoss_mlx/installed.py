@@ -3,6 +3,7 @@
 Knows names and paths; opens nothing.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -16,14 +17,14 @@ def find_model(model: str | Path) -> Path:
     """The folder of an installed model. Raises ModelNotInstalledError, with the commands that install it."""
     text = str(model)
     if isinstance(model, Path) or "/" in text or text.startswith((".", "~")):
-        path = Path(text).expanduser()
-        if path.is_dir():
+        path = Path(os.path.expanduser(text))
+        if os.path.isdir(path):  # unlike Path's, False for what cannot be looked up: a long name, no permission
             return path
     name = {hub.lower(): name for name, hub in HUB_IDS.items()}.get(text.lower(), text)
     installed = models_dir() / name
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and installed.is_dir():
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and os.path.isdir(installed):
         return installed
-    if name == text and Path(text).is_dir():
+    if name == text and os.path.isdir(text):
         return Path(text)
     raise ModelNotInstalledError(_remedy(name, text))
 
@@ -31,8 +32,9 @@ def find_model(model: str | Path) -> Path:
 def installed_models() -> list[str]:
     """Names under ``models_dir``, sorted."""
     folder = models_dir()
-    found = (path.name for path in folder.iterdir() if (path / "manifest.json").is_file()) if folder.is_dir() else ()
-    return sorted(found)
+    if not os.path.isdir(folder):
+        return []
+    return sorted(path.name for path in folder.iterdir() if (path / "manifest.json").is_file())
 
 
 def _remedy(name: str, text: str) -> str:

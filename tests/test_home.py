@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_mlx.errors import UsageError
 from gptoss_mlx.home import model_name, models_dir
 
 
@@ -13,6 +14,12 @@ def test_models_live_under_the_environments_choice_or_the_cache(monkeypatch):
     monkeypatch.delenv("GPTOSS_MAC_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert models_dir() == Path("/home/me/.cache/gptoss-mac/models")
+
+
+def test_a_home_of_nobody_is_refused(monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", "~nobody-of-that-name/models")
+    with pytest.raises(UsageError, match="GPTOSS_MAC_HOME"):
+        models_dir()
 
 
 @pytest.mark.parametrize(

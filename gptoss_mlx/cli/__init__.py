@@ -3,12 +3,13 @@
 Nothing heavy is imported until a command runs, so ``--help`` is quick.
 """
 
+import os
 import sys
 
 import typer
 
 from gptoss_mlx.cli import chat, convert, doctor, run, sessions
-from gptoss_mlx.errors import GptOssError
+from gptoss_mlx.errors import GptOssError, StorageError
 
 app = typer.Typer(
     name="gptoss-mac",
@@ -33,10 +34,23 @@ def _root() -> None:
 
 def main() -> None:
     """Run the command line. Exit codes are those of ``gptoss_mlx.errors``; 130 after Ctrl-C."""
+    _replace_closed_streams()
     try:
         app()
     except GptOssError as error:
         print(f"gptoss-mac: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a folder without permission, a full disk behind standard output
+        where = error.filename or "input or output"
+        print(f"gptoss-mac: {where}: {error.strerror}; check permissions and free space", file=sys.stderr)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what it still holds would fail again at exit)
+        sys.exit(StorageError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _replace_closed_streams() -> None:
+    """A stream the shell closed (``>&-``) is None in Python: read nothing there, and write to nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115

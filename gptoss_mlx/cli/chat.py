@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gptoss_mlx.cli import options
 from gptoss_mlx.cli.terminal import on_interrupt, without_echo
-from gptoss_mlx.errors import GptOssError, SessionError
+from gptoss_mlx.errors import GptOssError, SessionError, UsageError
 
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
@@ -183,6 +183,8 @@ class _Input:
                 if self._interactive:
                     print()
                 return None
+            except UnicodeDecodeError as error:
+                raise UsageError(f"standard input is not UTF-8 text ({error.reason})") from error
             except KeyboardInterrupt:
                 print()  # clears the line being typed; Ctrl-D leaves
 

@@ -73,4 +73,4 @@ def _show(report: "Report", named: bool) -> None:
         )
         return
     model = report.destination.name if named else str(report.destination)
-    console.print(f"\nNext: gptoss-mac chat {shlex.quote(model)}")
+    console.print(f"\nNext: gptoss-mac chat --model {shlex.quote(model)}")

@@ -31,6 +31,8 @@ def run(
     long, 7 not enough memory, 8 stopped before an answer began, 130 interrupted.
     """
     text = prompt if prompt is not None else _from_stdin()
+    if not text.strip():
+        raise UsageError("the prompt is empty")
     conversation = options.start_conversation(model, reasoning, system, temperature, max_tokens, seed)
 
     from gptoss_mlx.conversation import Done, Text, Thought
@@ -56,16 +58,14 @@ def run(
     assert done is not None
     if as_json:
         result = {"answer": "".join(answer), "thought": "".join(thought), "finish_reason": done.reason}
-        print(json.dumps(result | {"usage": asdict(done.usage)}, ensure_ascii=False, indent=2))
+        print(json.dumps(result | {"usage": asdict(done.usage)}, ensure_ascii=False, indent=2), flush=True)
     elif answer and not answer[-1].endswith("\n"):
         print(flush=True)
     if done.reason == "cancelled":
         raise KeyboardInterrupt
-    if done.cut_in_thought:
-        raise NoAnswerError(
-            f"stopped after {done.usage.completion_tokens} tokens, before an answer began; "
-            "raise --max-tokens or lower --reasoning"
-        )
+    if done.cut_in_thought or not answer:
+        remedy = "raise --max-tokens or lower --reasoning" if done.cut_in_thought else "ask again, or in other words"
+        raise NoAnswerError(f"stopped after {done.usage.completion_tokens} tokens, before an answer began; {remedy}")
 
 
 def _from_stdin() -> str:

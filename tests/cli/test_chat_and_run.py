@@ -60,7 +60,10 @@ def test_run_repeats_a_seed_and_reads_standard_input(gptoss, folder):
         (("hi", "--model", "llama"), 4, ["llama", "20b"]),
         (("hi", "--model", "../../etc"), 4, ["../../etc"]),
         (("hi", "--model", "tests"), 3, ["tests", "gptoss-mac convert"]),
-        (("  ",), 2, ["empty"]),
+        (("hi", "--model", "m" * 300), 4, ["mmm"]),
+        (("hi", "--model", "./" + "m" * 300), 4, ["mmm"]),
+        (("hi", "--model", "~nobody-of-that-name/m"), 4, ["~nobody-of-that-name/m"]),
+        (("  ", "--model", "20b"), 2, ["empty"]),  # before the model is looked for
         (("hi", "--temperature", "nan"), 2, ["temperature"]),
         (("hi", "--max-tokens", "0"), 2, ["max-tokens"]),
         (("hi", "--reasoning", "huge"), 2, ["huge"]),
@@ -76,6 +79,47 @@ def test_what_cannot_be_done_is_said_in_one_line_with_its_exit_code(gptoss, fold
     assert all(word in done.stderr for word in words), done.stderr
     if code != 2:
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_input_that_is_no_text_is_refused_in_one_line(folder, command):
+    done = subprocess.run(
+        [*COMMAND, command, "--model", str(folder)],
+        input=b"hi \xff\xfe\n",
+        capture_output=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},  # as under macOS
+    )
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert done.stderr.startswith(b"gptoss-mac: standard input is not UTF-8 text")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("run --model {0} hi --max-tokens 12 --seed 9 >/dev/full", 5),
+        ("run --model {0} hi --max-tokens 12 --seed 9 --json >/dev/full", 5),
+        ("run --model {0} hi --max-tokens 12 --seed 9 >&-", 0),
+        ("run --model {0} <&-", 2),
+        ("chat --model {0} <&-", 0),
+    ],
+)
+def test_streams_that_are_full_or_closed_give_no_traceback(folder, line, code):
+    if "/dev/full" in line and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    command = f"exec {sys.executable} -m gptoss_mlx.cli {line.format(folder)}"
+    done = subprocess.run(["sh", "-c", command], stdin=subprocess.PIPE, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") <= 1
+
+
+def test_a_reader_that_goes_away_gives_no_traceback(folder):
+    command = f"{sys.executable} -m gptoss_mlx.cli run --model {folder} hi --max-tokens 200 --seed 9 | head -c 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, cwd=ROOT)
+    assert len(done.stdout) == 1
+    assert done.stderr == b""
 
 
 def test_a_piped_chat_answers_each_line_without_control_codes(gptoss, folder):

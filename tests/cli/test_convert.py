@@ -30,7 +30,7 @@ def test_piped_output_is_plain_lines(checkpoint, tmp_path):
     assert rows["Model folder"].strip() == str(tmp_path / "my model")
     assert rows["Source layout"].strip() == "Hugging Face"
     assert rows["Dense"].strip() == "q8"
-    assert out.splitlines()[-1] == f"Next: gptoss-mac chat '{tmp_path / 'my model'}'"
+    assert out.splitlines()[-1] == f"Next: gptoss-mac chat --model '{tmp_path / 'my model'}'"
 
 
 def test_a_terminal_gets_a_bar_with_bytes_and_rate(checkpoint, tmp_path):
@@ -61,7 +61,9 @@ def test_without_out_the_model_goes_under_the_home_by_name(checkpoint, tmp_path,
     code, out, _ = run_cli("convert", checkpoint, "--dense", "bf16")
     assert code == 0
     assert ModelFolder.open(tmp_path / "home" / "models" / "20b").quantization["dense"] == "bf16"
-    assert out.splitlines()[-1] == "Next: gptoss-mac chat 20b"
+    assert out.splitlines()[-1] == "Next: gptoss-mac chat --model 20b"
+    *_, err = run_cli(*out.splitlines()[-1].split()[2:], "--max-tokens", "0")
+    assert err == "gptoss-mac: --max-tokens is 0; it must be 1 or more\n", "what is next is a command that parses"
 
 
 def test_a_model_without_a_tokenizer_says_so(tmp_path):
