@@ -58,14 +58,14 @@ def sink_softmax(scores: Tensor, mask: Tensor, sinks: Tensor) -> Tensor:
     scores = scores.float() + mask
     top = torch.maximum(scores.amax(-1, keepdim=True), sinks)
     weights = torch.exp(scores - top)
-    return (weights / (weights.sum(-1, keepdim=True) + torch.exp(sinks - top))).to(torch.bfloat16)
+    return (weights / (weights.sum(-1, keepdim=True) + torch.exp(sinks - top))).to(KEPT)
 
 
 def weighted_swiglu(gate_up: Tensor, bias: Tensor, weights: Tensor, limit: float) -> Tensor:
-    """Clamped SwiGLU of [M,E,2I] with interleaved gate and up, times each expert's weight [M,E]: [M,E,I]."""
-    gate, up = (gate_up.float() + bias).unflatten(-1, (-1, 2)).unbind(-1)
+    """Clamped SwiGLU of [M,E,2,I], first gates then ups, times each expert's weight [M,E]: [M,E,I]."""
+    gate, up = (gate_up.float() + bias).unbind(-2)
     gate = gate.clamp(max=limit)
-    return (gate * torch.sigmoid(1.702 * gate) * (up.clamp(-limit, limit) + 1) * weights[..., None]).to(torch.bfloat16)
+    return (gate * torch.sigmoid(1.702 * gate) * (up.clamp(-limit, limit) + 1) * weights[..., None]).to(KEPT)
 
 
 class Experts(nn.Module):
@@ -82,8 +82,11 @@ class Experts(nn.Module):
         """x [M,H], weights [M,E], most of them zero. Every expert is computed: at this size that beats gathering."""
         gate_up = through_mxfp4(self.gate_up_proj)
         down = through_mxfp4(self.down_proj)
-        inner = F.linear(x, gate_up.flatten(0, 1).to(x.dtype)).unflatten(-1, self.gate_up_proj_bias.shape)
-        inner = FUSED_SWIGLU(inner, self.gate_up_proj_bias, weights, self.limit)
+        # Rows are stored interleaved, gate, up, gate, ...; apart they are quicker here.
+        gate_up = gate_up.unflatten(1, (-1, 2)).transpose(1, 2)
+        bias = self.gate_up_proj_bias.unflatten(1, (-1, 2)).transpose(1, 2)
+        inner = F.linear(x, gate_up.flatten(0, 2).to(x.dtype)).unflatten(-1, bias.shape)
+        inner = FUSED_SWIGLU(inner, bias, weights, self.limit)
         out = F.linear(inner.flatten(1).to(x.dtype), down.transpose(0, 1).flatten(1).to(x.dtype))
         return out.float() + weights @ self.down_proj_bias
 
@@ -242,6 +245,6 @@ class Network(nn.Module):
         return F.linear(x, self.lm_head.weight.to(x.dtype)).float(), torch.stack(uneven).mean()
 
 
-COMPUTE = torch.bfloat16
+COMPUTE = KEPT = torch.bfloat16
 FUSED_SOFTMAX = sink_softmax
 FUSED_SWIGLU = weighted_swiglu
