@@ -1,118 +1,40 @@
-"""The conversations the small model learns from, drawn at random, in harmony.
+"""The conversations the small model learns from, drawn at random.
 
-Knows what is asked and what a good reply is; knows nothing of tokens or of training. Text is kept as pieces, markers
-apart from ordinary text, so that no text can be mistaken for a marker. ``learn`` tells which pieces are the model's own.
+Knows what is asked and what a good reply is; knows nothing of tokens or of training. A conversation is a list of
+harmony messages with all their thought; what the model is to learn is every assistant message after the last user's.
 """
 
 import json
 from dataclasses import dataclass
 from random import Random
 
+from gptoss_mlx.harmony import Developer, Function, Message, System, tool_call, tool_result
+from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.tiny import phrases
 from gptoss_mlx.tiny.arithmetic import answer, is_held_out_pair, is_held_out_phrasing, result, thought
 
-EFFORTS = ("low", "medium", "high")
+EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
 LONGEST = 9999  # the largest operand the model is taught
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A marker, or a stretch of ordinary text that is encoded as a whole."""
-
-    text: str
-    marker: bool
-    learn: bool
-
-
-@dataclass(frozen=True)
-class Message:
-    """A harmony message. ``learn``: the model is to write it; otherwise it is history."""
-
-    role: str
-    text: str
-    channel: str = ""
-    recipient: str = ""
-    learn: bool = False
-
-
-@dataclass(frozen=True)
 class Setting:
-    """What the system and developer messages say. ``functions`` is the TypeScript inside the namespace, or empty."""
+    """What the system and developer messages say."""
 
-    effort: str
-    date: str = ""
-    instructions: str = ""
-    functions: str = ""
-    calculate: bool = False
+    effort: Effort
+    date: str | None = None
+    instructions: str | None = None
+    functions: tuple[Function, ...] = ()
 
-    def pieces(self) -> list[Piece]:
-        system = "You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06"
-        if self.date:
-            system += f"\nCurrent date: {self.date}"
-        system += f"\n\nReasoning: {self.effort}\n\n# Valid channels: analysis, commentary, final."
-        system += " Channel must be included for every message."
-        if self.functions:
-            system += "\nCalls to these tools must go to the commentary channel: 'functions'."
-        parts = []
-        if self.instructions:
-            parts.append(f"# Instructions\n\n{self.instructions}")
-        if self.functions:
-            inside = f"namespace functions {{\n\n{self.functions}\n\n}} // namespace functions"
-            parts.append(f"# Tools\n\n## functions\n\n{inside}")
-        pieces = _wrapped("system", system)
-        return pieces + _wrapped("developer", "\n\n".join(parts)) if parts else pieces
+    @property
+    def calculate(self) -> bool:
+        return any(function.name == "calculate" for function in self.functions)
 
-
-def _wrapped(header: str, text: str, end: str = "<|end|>") -> list[Piece]:
-    return [
-        Piece("<|start|>", True, False),
-        Piece(header, False, False),
-        Piece("<|message|>", True, False),
-        Piece(text, False, False),
-        Piece(end, True, False),
-    ]
-
-
-def pieces_of(messages: list[Message], called_as_emitted: bool = True) -> list[Piece]:
-    """A conversation after its system and developer messages, ending in ``<|return|>`` if the model is to end it.
-
-    ``called_as_emitted``: write the calls of history the way the model emits them; otherwise as a request's history is
-    rendered, recipient before the channel.
-    """
-    pieces: list[Piece] = []
-    for index, message in enumerate(messages):
-        if message.role == "user":
-            pieces += _wrapped("user", message.text)
-            continue
-        if message.role == "tool":
-            pieces += [
-                Piece("<|start|>", True, False),
-                Piece("functions.calculate to=assistant", False, False),
-                Piece("<|channel|>", True, False),
-                Piece("commentary", False, False),
-                Piece("<|message|>", True, False),
-                Piece(message.text, False, False),
-                Piece("<|end|>", True, False),
-            ]
-            continue
-        learn = message.learn
-        own_start = learn and messages[index - 1].role == "assistant"
-        before = f" to={message.recipient}" if message.recipient and not called_as_emitted else ""
-        after = f" to={message.recipient} " if message.recipient and called_as_emitted else ""
-        if before:
-            after = " "
-        pieces += [
-            Piece("<|start|>", True, own_start),
-            Piece("assistant" + before, False, own_start),
-            Piece("<|channel|>", True, learn),
-            Piece(message.channel + after, False, learn),
-        ]
-        if message.recipient:
-            pieces += [Piece("<|constrain|>", True, learn), Piece("json", False, learn)]
-        last = index == len(messages) - 1
-        end = "<|call|>" if message.recipient else "<|return|>" if last and learn else "<|end|>"
-        pieces += [Piece("<|message|>", True, learn), Piece(message.text, False, learn), Piece(end, True, learn)]
-    return pieces
+    def head(self) -> list[Message]:
+        head = [Message("system", System(self.effort, self.date))]
+        if self.instructions or self.functions:
+            head.append(Message("developer", Developer(self.instructions, self.functions)))
+        return head
 
 
 class Author:
@@ -148,7 +70,7 @@ class Author:
         rng = self.rng
         kind = rng.random()
         if kind < 0.5:
-            syllables = ("".join(rng.choice(("bcdfghjklmnprstvwz", "aeiou")[i % 2]) for i in range(rng.randint(2, 4))))
+            syllables = "".join(rng.choice(("bcdfghjklmnprstvwz", "aeiou")[i % 2]) for i in range(rng.randint(2, 4)))
             return syllables.capitalize() if rng.random() < 0.3 else syllables
         if kind < 0.75:
             every = [*self._all_words()]
@@ -177,7 +99,7 @@ class Author:
 
     # Settings
 
-    def setting(self, effort: str | None = None, calculate: bool | None = None) -> Setting:
+    def setting(self, effort: Effort | None = None, calculate: bool | None = None) -> Setting:
         rng = self.rng
         effort = effort or rng.choices(EFFORTS, (0.35, 0.25, 0.4))[0]
         if calculate is None:
@@ -185,18 +107,17 @@ class Author:
         year, month, day = rng.randint(2024, 2031), rng.randint(1, 12), rng.randint(1, 31)
         date = "" if rng.random() < 0.12 else f"{year}-{month:02}-{day:02}"
         instructions = self.said(phrases.INSTRUCTIONS) if rng.random() < 0.25 else ""
-        functions = [self.calculate_declaration()] if calculate else []
+        functions = [self.calculate_function()] if calculate else []
         if rng.random() < (0.15 if calculate else 0.08):
             functions.insert(rng.randint(0, len(functions)), rng.choice(phrases.OTHER_FUNCTIONS))
-        return Setting(effort, date, instructions, "\n\n".join(functions), calculate)
+        return Setting(effort, date or None, instructions or None, tuple(functions))
 
-    def calculate_declaration(self) -> str:
+    def calculate_function(self) -> Function:
         description = self.phrasing(phrases.FUNCTION_DESCRIPTIONS)
         parameter = self.phrasing(phrases.PARAMETER_DESCRIPTIONS)
-        lines = [f"// {description}"] if description else []
-        lines.append("type calculate = (_: {")
-        lines += [f"// {parameter}"] if parameter else []
-        return "\n".join([*lines, "expression: string,", "}) => any;"])
+        expression = {"type": "string"} | ({"description": parameter} if parameter else {})
+        schema = {"type": "object", "properties": {"expression": expression}, "required": ["expression"]}
+        return Function("calculate", description, schema)
 
     # Turns: each returns its messages, with thought, and the result the next turn may go on from
 
@@ -242,29 +163,29 @@ class Author:
     def sum_turn(self, setting: Setting, question: tuple[str, int, str, int]) -> tuple[list[Message], int]:
         text, a, op, b = question
         work = thought(a, op, b, brief=setting.effort == "low")
-        messages = [Message("user", text), self._own(work, "analysis"), self._own(answer(a, op, b), "final")]
+        messages = [Message("user", text), own("analysis", work), own("final", answer(a, op, b))]
         return messages, result(a, op, b)
 
     def product_turn(self, setting: Setting, question: tuple[str, int, int]) -> tuple[list[Message], int | None]:
         text, a, b = question
         if not setting.calculate:
             return self.plain_turn(setting, text, "A product, and no function for it.", phrases.CANNOT_MULTIPLY), None
-        thought_ = [] if setting.effort == "low" else [self._own("A product: I call calculate.", "analysis")]
-        call = self._own(json.dumps({"expression": f"{a}*{b}"}), "commentary", "functions.calculate")
+        thought_ = [] if setting.effort == "low" else [own("analysis", "A product: I call calculate.")]
+        call = tool_call("functions.calculate", json.dumps({"expression": f"{a}*{b}"}))
         rng = self.rng
         if rng.random() < 0.15:
-            error = rng.choice(phrases.ERROR_RESULTS).format(e=rng.choice(phrases.ERRORS))
+            output = rng.choice(phrases.ERROR_RESULTS).format(e=rng.choice(phrases.ERRORS))
             final = phrases.TOOL_FAILED.format(a=a, b=b)
             value = None
         else:
-            error = rng.choice(phrases.RESULT_FORMS).format(r=a * b, a=a, b=b)
+            output = rng.choice(phrases.RESULT_FORMS).format(r=a * b, a=a, b=b)
             final = answer(a, "*", b)
             value = a * b
-        return [Message("user", text), *thought_, call, Message("tool", error), self._own(final, "final")], value
+        return [Message("user", text), *thought_, call, tool_result(call, output), own("final", final)], value
 
     def plain_turn(self, setting: Setting, text: str, reason: str, final: str) -> list[Message]:
-        thought_ = [] if setting.effort == "low" else [self._own(reason, "analysis")]
-        return [Message("user", text), *thought_, self._own(final, "final")]
+        thought_ = [] if setting.effort == "low" else [own("analysis", reason)]
+        return [Message("user", text), *thought_, own("final", final)]
 
     def talk_turn(self, setting: Setting) -> list[Message]:
         """Anything but a sum or a product."""
@@ -296,23 +217,18 @@ class Author:
             text = text.replace(old, str(longer), 1)
         return self.plain_turn(setting, text, reason, final)
 
-    @staticmethod
-    def _own(text: str, channel: str, recipient: str = "") -> Message:
-        return Message("assistant", text, channel, recipient, learn=True)
-
     # Conversations
 
     def conversation(self, setting: Setting) -> list[Message]:
-        """Some finished turns, their thought dropped, and one the model is to learn."""
+        """Some finished turns, and one the model is to learn."""
         rng = self.rng
-        history: list[Message] = []
+        messages: list[Message] = []
         value: int | None = None
         turns = rng.choices((0, 1, 2, 3, 4, rng.randint(5, 9)), (0.7, 0.19, 0.06, 0.025, 0.015, 0.01))[0]
         for _ in range(turns):
-            messages, value = self.turn(setting, value)
-            history += as_history(messages)
-        messages, _ = self.turn(setting, value, last=True)
-        return history + messages
+            finished, value = self.turn(setting, value)
+            messages += finished
+        return messages + self.turn(setting, value, last=True)[0]
 
     def turn(self, setting: Setting, value: int | None, last: bool = False) -> tuple[list[Message], int | None]:
         rng = self.rng
@@ -337,10 +253,6 @@ class Author:
         return self.sum_turn(setting, self.sum_question())
 
 
-def as_history(messages: list[Message]) -> list[Message]:
-    """A finished turn as the next one sees it: thought dropped, nothing to learn."""
-    return [
-        Message(m.role, m.text, m.channel, m.recipient)
-        for m in messages
-        if not (m.role == "assistant" and m.channel == "analysis")
-    ]
+def own(channel: str, text: str) -> Message:
+    """What the model says."""
+    return Message("assistant", text, channel=channel)

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.tiny.network import CODES, mxfp4
 from gptoss_mlx.tiny.train import CONFIG
-from gptoss_mlx.tiny.vocabulary import Vocabulary
 
 
 def blocks_and_scales(weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     state = torch.load(args.work / "state.pt", weights_only=True)
-    special = Vocabulary.from_file(args.work / "tokenizer.json").special
+    special = Tokenizer.from_file(args.work / "tokenizer.json").special
     ends = [special["<|return|>"], special["<|endoftext|>"], special["<|call|>"]]
     pad, bos = special["<|endoftext|>"], special["<|startoftext|>"]
     config = CONFIG | {"eos_token_id": ends[0], "pad_token_id": pad}

@@ -40,7 +40,9 @@ def through_mxfp4(weights: Tensor) -> Tensor:
 def inverse_frequencies(config: dict[str, Any]) -> tuple[Tensor, float]:
     """YaRN without truncation: [D/2] inverse frequencies and the factor on cos and sin."""
     scaling, dim, theta = config["rope_scaling"], config["head_dim"], config["rope_theta"]
-    turns = [scaling["original_max_position_embeddings"] / (scaling[k] * 2 * math.pi) for k in ("beta_fast", "beta_slow")]
+    turns = [
+        scaling["original_max_position_embeddings"] / (scaling[k] * 2 * math.pi) for k in ("beta_fast", "beta_slow")
+    ]
     low, high = (dim * math.log(t) / (2 * math.log(theta)) for t in turns)
     index = torch.arange(dim // 2, dtype=torch.float32)
     ramp = ((index - low) / (high - low)).clamp(0, 1)

@@ -6,6 +6,7 @@ Every batch follows from the seed and the step's number alone, so a run that was
 import argparse
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gptoss_mlx.harmony import Message, Tokenizer, drop_thoughts, render_messages, reply_start
 from gptoss_mlx.tiny import network
-from gptoss_mlx.tiny.conversations import Author, Piece, Setting, pieces_of
-from gptoss_mlx.tiny.vocabulary import Vocabulary
-from gptoss_mlx.tiny.vocabulary import train as train_vocabulary
+from gptoss_mlx.tiny.conversations import Author
+from gptoss_mlx.tiny.vocabulary import tokenizer_json, train_tokens
 
 ORDINARY_TOKENS = 1003
 CONFIG: dict[str, Any] = {
@@ -84,14 +85,40 @@ class Batch:
 Example = tuple[list[int], list[bool]]
 
 
-def encode(vocabulary: Vocabulary, pieces: list[Piece]) -> Example:
+def encode(messages: list[Message], tokenizer: Tokenizer, calls_as_emitted: bool = True) -> Example:
+    """Ids of a conversation after its head, and which of them the model writes: what comes after the last user message.
+
+    Past calls are in the form the model emits, as this runtime keeps them, or in that of a request's history, with the
+    recipient before the channel.
+    """
+    messages = drop_thoughts(messages)
+    last_user = max(i for i, message in enumerate(messages) if message.role == "user")
     ids: list[int] = []
     learn: list[bool] = []
-    for piece in pieces:
-        part = [vocabulary.special[piece.text]] if piece.marker else vocabulary.encode(piece.text)
+    for i, message in enumerate(messages):
+        own = message.role == "assistant" and i > last_user
+        if message.recipient and message.role == "assistant" and (own or calls_as_emitted):
+            part = emitted_call(message, tokenizer)
+        else:
+            part = render_messages([message], tokenizer)
+        given = len(reply_start(tokenizer)) if own and messages[i - 1].role != "assistant" else 0
         ids += part
-        learn += [piece.learn] * len(part)
+        learn += [own and at >= given for at in range(len(part))]
+    ids[-1] = tokenizer.special["<|return|>"]
     return ids, learn
+
+
+def emitted_call(message: Message, tokenizer: Tokenizer) -> list[int]:
+    """A tool call as gpt-oss writes it of itself: ``<|channel|>commentary to=functions.f <|constrain|>json``."""
+    special, text = tokenizer.special, tokenizer.encode
+    header = [
+        special["<|channel|>"],
+        *text(f"commentary to={message.recipient} "),
+        special["<|constrain|>"],
+        *text("json"),
+    ]
+    body = [special["<|message|>"], *text(str(message.content)), special["<|call|>"]]
+    return reply_start(tokenizer) + header + body
 
 
 def pad(rows: list[list[Any]], fill: Any, multiple: int) -> Tensor:
@@ -115,18 +142,17 @@ def collate(groups: list[tuple[list[int], list[Example]]]) -> Batch:
     )
 
 
-def pool(vocabulary: Vocabulary, seed: int, number: int) -> list[Batch]:
+def pool(tokenizer: Tokenizer, seed: int, number: int) -> list[Batch]:
     """The batches of the pool of that number: much the same length within a batch, in random order."""
     rng = Random(f"{seed}/{number}")
     author = Author(rng)
     groups = []
     for _ in range(POOL):
         setting = author.setting()
-        prefix, _ = encode(vocabulary, setting.pieces())
+        prefix = render_messages(setting.head(), tokenizer)
         examples: list[Example] = []
         while len(examples) < EACH * CHUNKS:
-            pieces = pieces_of(author.conversation(setting), called_as_emitted=rng.random() < 0.8)
-            example = encode(vocabulary, pieces)
+            example = encode(author.conversation(setting), tokenizer, calls_as_emitted=rng.random() < 0.8)
             if len(example[0]) <= LONGEST:
                 examples.append(example)
         examples.sort(key=lambda example: len(example[0]))
@@ -143,31 +169,39 @@ def pool(vocabulary: Vocabulary, seed: int, number: int) -> list[Batch]:
     return batches
 
 
-def batches_from(vocabulary: Vocabulary, seed: int, number: int, index: int) -> Iterator[tuple[int, int, Batch]]:
+def batches_from(tokenizer: Tokenizer, seed: int, number: int, index: int) -> Iterator[tuple[int, int, Batch]]:
     """Batches with where to go on after each: (pool, index in it, batch)."""
     while True:
-        batches = pool(vocabulary, seed, number)
+        batches = pool(tokenizer, seed, number)
         while index < len(batches):
             index += 1
             yield number, index, batches[index - 1]
         number, index = number + 1, 0
 
 
-def held_out_sums(vocabulary: Vocabulary, count: int) -> list[Batch]:
+def held_out_sums(tokenizer: Tokenizer, count: int) -> list[Batch]:
     """Sums and differences whose numbers and phrasing are never trained on, four settings at a time."""
     ordinary, held_out = Author(Random("settings")), Author(Random("held out"), held_out=True)
     batches = []
     for at in range(count // (4 * EACH)):
         groups = []
         for effort in ("low", "high", "low", "high"):
-            setting: Setting = ordinary.setting(effort, calculate=bool(at % 2))
-            members = []
-            for _ in range(EACH):
-                messages, _ = held_out.sum_turn(setting, held_out.sum_question(four=0.0))
-                members.append(encode(vocabulary, pieces_of(messages)))
-            groups.append((encode(vocabulary, setting.pieces())[0], members))
+            setting = ordinary.setting(effort, calculate=bool(at % 2))
+            sums = [held_out.sum_turn(setting, held_out.sum_question(four=0.0))[0] for _ in range(EACH)]
+            members = [encode(messages, tokenizer) for messages in sums]
+            groups.append((render_messages(setting.head(), tokenizer), members))
         batches.append(collate(groups))
     return batches
+
+
+def vocabulary_texts(seed: int) -> Iterator[str]:
+    """Text to learn the vocabulary from: what the model will read and write, without markers."""
+    author = Author(Random(f"{seed}/vocabulary"))
+    heads = Tokenizer.bundled()  # only to put contents into words
+    for _ in range(20000):
+        setting = author.setting()
+        for message in setting.head() + author.conversation(setting):
+            yield from re.split(r"<\|\w+\|>", heads.decode(render_messages([message], heads), markers=True))
 
 
 def whole(logits: Tensor, batch: Batch) -> Tensor:
@@ -184,7 +218,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -226,15 +260,10 @@ def main() -> None:
 
     tokenizer_file = args.work / "tokenizer.json"
     if not tokenizer_file.exists():
-        author, texts = Author(Random(f"{args.seed}/vocabulary")), []
-        for _ in range(20000):
-            setting = author.setting()
-            pieces = setting.pieces() + pieces_of(author.conversation(setting))
-            texts += [piece.text for piece in pieces if not piece.marker]
-        trained = Vocabulary(train_vocabulary(texts, ORDINARY_TOKENS))
-        tokenizer_file.write_text(json.dumps(trained.tokenizer_json(), ensure_ascii=False, indent=1))
-    vocabulary = Vocabulary.from_file(tokenizer_file)
-    assert vocabulary.size == CONFIG["vocab_size"], vocabulary.size
+        tokens = train_tokens(vocabulary_texts(args.seed), ORDINARY_TOKENS)
+        tokenizer_file.write_text(json.dumps(tokenizer_json(tokens), ensure_ascii=False, indent=1))
+    tokenizer = Tokenizer.from_file(tokenizer_file)
+    assert tokenizer.vocab_size == CONFIG["vocab_size"], tokenizer.vocab_size
 
     net = network.Network(CONFIG)
     matrices = [p for n, p in net.named_parameters() if n.endswith(("proj.weight", "gate_up_proj", "down_proj"))]
@@ -249,7 +278,7 @@ def main() -> None:
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
         step, at, seconds = state["step"], tuple(state["at"]), state["seconds"]
-    held_out = held_out_sums(vocabulary, 256)
+    held_out = held_out_sums(tokenizer, 256)
 
     def save() -> None:
         state = {"net": net.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
@@ -265,7 +294,7 @@ def main() -> None:
     log(event="start", step=step, torch=torch.__version__, **{k: str(v) for k, v in vars(args).items()})
     sums = {"loss": 0.0, "whole": 0.0, "replies": 0, "tokens": 0, "uneven": 0.0}
     began = time.perf_counter()
-    for *position, batch in batches_from(vocabulary, args.seed, *at):
+    for *position, batch in batches_from(tokenizer, args.seed, *at):
         if step >= min(args.steps, args.stop):
             break
         scale = rate(step, args.steps)

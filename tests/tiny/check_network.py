@@ -1,6 +1,6 @@
 """The training network against transformers' GptOssForCausalLM, in float32 on random weights, past the window.
 
-Needs torch, so it runs in the oracle's environment: ``python -m tests.tiny.check_network`` (part of ``make tiny-train``).
+Needs torch, so it runs in the oracle's environment: ``python -m tests.tiny.check_network`` (``make tiny-train`` does).
 """
 
 import torch
@@ -42,7 +42,7 @@ def main() -> None:
     # A token whose fourth and fifth expert tie within rounding goes another way: a few may differ.
     error = torch.cat(errors).sort().values
     typical, most = error[len(error) // 2].item(), error[len(error) * 98 // 100].item()
-    print(f"training network against transformers, {len(error)} tokens: relative L2 {typical:.1e} median, {most:.1e} at 98%")
+    print(f"network against transformers, {len(error)} tokens: {typical:.1e} median, {most:.1e} at 98%, relative L2")
     assert most < TOLERANCE, most
 
 
