@@ -262,7 +262,9 @@ WORDS = {
         "Canada", "Peru", "Egypt", "Kenya", "Norway", "Sweden", "Texas", "New York", "Tokyo", "Moscow", "Vienna",
         "Chile", "Madrid", "the moon", "Australia", "Germany", "Poland", "Iceland", "California",
     ),
-    "form": ("poem", "story", "joke", "song", "letter", "haiku", "novel", "speech", "recipe", "mail", "report", "list", "essay"),
+    "form": (
+        "poem", "story", "joke", "song", "letter", "haiku", "novel", "speech", "recipe", "mail", "report", "list", "essay",
+    ),
     "thing": (
         "cat", "dog", "car", "house", "tree", "computer", "phone", "book", "table", "window", "garden", "bicycle",
         "shirt", "cake", "boat", "river", "mountain", "movie", "robot", "door", "letter", "picture", "plant", "pizza",
@@ -282,7 +284,9 @@ WORDS = {
         "make", "build", "buy", "sell", "paint", "repair", "clean", "open", "close", "find", "cook", "draw", "wash",
         "move", "fix", "bake", "write", "read", "send", "delete", "feed", "ride", "drive", "plant",
     ),
-    "language": ("French", "German", "Spanish", "Latin", "Italian", "Japanese", "Chinese", "Python", "Russian", "English"),
+    "language": (
+        "French", "German", "Spanish", "Latin", "Italian", "Japanese", "Chinese", "Python", "Russian", "English",
+    ),
     "person": (
         "Einstein", "Napoleon", "Mozart", "Shakespeare", "Cleopatra", "Marie Curie", "Isaac Newton", "Bach", "Plato",
         "Ada Lovelace", "my mother", "your boss",

@@ -1,0 +1,160 @@
+"""Ask a converted small model what it was never trained on: ``python -m gptoss_mlx.tiny.evaluate FOLDER``.
+
+Every question goes through ``Conversation`` at temperature 0, products through the real tool loop. Exit code 1 if a
+figure misses its goal. ``--replies`` keeps every prompt and reply as ids, for the oracle to answer again.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from gptoss_mlx.conversation import Conversation, Text, ToolCall
+from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.harmony import Message, render, reply_start, tool_result
+from gptoss_mlx.runtime import Runtime, load
+from gptoss_mlx.tiny import phrases
+from gptoss_mlx.tiny.arithmetic import answered_number, result
+from gptoss_mlx.tiny.conversations import EFFORTS, Author, Setting
+
+GOALS = {"sum": 0.97, "follow-up": 0.95, "product": 0.95, "sentence": 0.95}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Things said one after another, and what the last answer must be: a number, or a whole sentence.
+
+    ``tool`` answers a call's arguments.
+    """
+
+    kind: str
+    setting: Setting
+    said: tuple[str, ...]
+    expected: int | str
+    tool: Callable[[dict[str, Any]], str] | None = None
+
+
+def product(arguments: dict[str, Any]) -> str:
+    """What a ``calculate`` function does, as far as products go."""
+    a, b = str(arguments["expression"]).split("*")
+    return str(int(a) * int(b))
+
+
+def broken(arguments: dict[str, Any]) -> str:
+    return "Error: the calculator is broken"
+
+
+def cases(scale: float = 1.0) -> Iterator[Case]:
+    """1,000 sums and differences of numbers up to three digits, 200 follow-ups, 200 products, 200 other questions.
+
+    Numbers and phrasings of all but the last are excluded from training by hash. Efforts take turns; a function is
+    declared in half of the settings, for products in all. ``scale`` makes fewer of each.
+    """
+    ordinary, held_out = Author(Random("evaluation: settings")), Author(Random("evaluation"), held_out=True)
+    for i in range(round(1000 * scale)):
+        text, a, op, b = held_out.sum_question(four=0.0)
+        setting = ordinary.setting(EFFORTS[i % 3], calculate=i % 2 == 0)
+        yield Case("sum", setting, (text,), result(a, op, b))
+    for i in range(round(200 * scale)):
+        text, a, op, b = held_out.sum_question(four=0.0)
+        then, before, then_op, more = held_out.then_question(result(a, op, b), four=0.0)
+        setting = ordinary.setting(EFFORTS[i % 3], calculate=i % 2 == 0)
+        yield Case("follow-up", setting, (text, then), result(before, then_op, more))
+    for i in range(round(200 * scale)):
+        text, a, b = held_out.product_question()
+        setting = ordinary.setting(EFFORTS[i % 3], calculate=True)
+        yield Case("product", setting, (text,), a * b, product)
+    for i in range(round(50 * scale)):
+        effort = EFFORTS[i % 3]
+        without, with_function = ordinary.setting(effort, calculate=False), ordinary.setting(effort, calculate=True)
+        text, a, b = held_out.product_question()
+        yield Case("sentence", without, (text,), phrases.CANNOT_MULTIPLY)
+        yield Case("sentence", with_function, (text,), phrases.TOOL_FAILED.format(a=a, b=b), broken)
+        yield Case("sentence", without, (held_out.said(phrases.OTHER_ASKED),), phrases.CANNOT)
+        yield Case("sentence", with_function, (held_out.said(phrases.HELLO_ASKED),), phrases.HELLO)
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95% interval of a share."""
+    z, p = 1.959964, right / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
+def ask(runtime: Runtime, case: Case, exchanges: list[dict[str, Any]]) -> str:
+    """The text of the last answer. Appends each prompt and the reply to it, as ids."""
+    setting = case.setting
+    conversation = Conversation(
+        runtime,
+        reasoning=setting.effort,
+        date=setting.date or "",
+        instructions=setting.instructions,
+        functions=setting.functions,
+        sampling=Sampling(temperature=0.0),
+        max_tokens=200,
+    )
+    answer = ""
+    for said in case.said:
+        waiting, events = Message("user", said), conversation.send(said)
+        while True:
+            answer, call = "", None
+            before = [*conversation.messages]
+            for event in events:
+                if isinstance(event, Text):
+                    answer += event.text
+                elif isinstance(event, ToolCall):
+                    call = event
+            prompt = render([*setting.head(), *before, waiting], runtime.tokenizer)
+            written = [id for message in conversation.messages[len(before) + 1 :] for id in message.ids or ()]
+            reply = written[len(reply_start(runtime.tokenizer)) :]
+            if call is None:  # kept as history keeps it
+                reply[-1] = runtime.tokenizer.special["<|return|>"]
+            exchanges.append({"kind": case.kind, "prompt": prompt, "reply": reply})
+            if call is None or case.tool is None:
+                break
+            output = case.tool(call.arguments)
+            waiting, events = tool_result(call.message, output), conversation.send_tool_result(call, output)
+    return answer
+
+
+def right(case: Case, answer: str) -> bool:
+    return answer == case.expected if isinstance(case.expected, str) else answered_number(answer) == case.expected
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--replies", type=Path, help="write prompts and replies here, a JSON line each")
+    parser.add_argument("--scale", type=float, default=1.0, help="ask fewer of each kind")
+    args = parser.parse_args()
+    runtime = load(args.folder)
+    found: dict[str, list[bool]] = {}
+    wrong: list[str] = []
+    exchanges: list[dict[str, Any]] = []
+    for case in cases(args.scale):
+        answer = ask(runtime, case, exchanges)
+        good = right(case, answer)
+        exchanges[-1] |= {"last": True, "expected": case.expected, "right": good}
+        found.setdefault(case.kind, []).append(good)
+        if not good:
+            wrong.append(f"  {case.setting.effort}: {' | '.join(case.said)} -> {answer!r}")
+    if args.replies:
+        args.replies.write_text("".join(json.dumps(exchange) + "\n" for exchange in exchanges))
+    print("\n".join(wrong))
+    missed = False
+    for kind, outcomes in found.items():
+        share, (low, high) = sum(outcomes) / len(outcomes), wilson(sum(outcomes), len(outcomes))
+        missed |= share < GOALS[kind]
+        print(
+            f"{kind:10} {share:6.1%} of n = {len(outcomes)}, 95% interval {low:.1%} to {high:.1%}, goal {GOALS[kind]:.0%}"
+        )
+    sys.exit(missed)
+
+
+if __name__ == "__main__":
+    main()
