@@ -34,7 +34,10 @@ ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_ml
 ALLOWED["gptoss_mlx.sessions"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation", "gptoss_mlx.home"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
 ALLOWED["gptoss_mlx.tiny"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
-ALLOWED["gptoss_mlx.tiny.evaluate"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation", "gptoss_mlx.tiny"}
+ALLOWED["gptoss_mlx.tiny.evaluate"] = ALLOWED["gptoss_mlx.conversation"] | {
+    "gptoss_mlx.conversation",
+    "gptoss_mlx.tiny",
+}
 
 
 def floor_of(module: str) -> str | None:

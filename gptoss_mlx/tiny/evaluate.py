@@ -150,9 +150,8 @@ def main() -> None:
     for kind, outcomes in found.items():
         share, (low, high) = sum(outcomes) / len(outcomes), wilson(sum(outcomes), len(outcomes))
         missed |= share < GOALS[kind]
-        print(
-            f"{kind:10} {share:6.1%} of n = {len(outcomes)}, 95% interval {low:.1%} to {high:.1%}, goal {GOALS[kind]:.0%}"
-        )
+        interval = f"95% interval {low:.1%} to {high:.1%}"
+        print(f"{kind:10} {share:6.1%} of n = {len(outcomes)}, {interval}, goal {GOALS[kind]:.0%}")
     sys.exit(missed)
 
 

@@ -263,7 +263,8 @@ WORDS = {
         "Chile", "Madrid", "the moon", "Australia", "Germany", "Poland", "Iceland", "California",
     ),
     "form": (
-        "poem", "story", "joke", "song", "letter", "haiku", "novel", "speech", "recipe", "mail", "report", "list", "essay",
+        "poem", "story", "joke", "song", "letter", "haiku", "novel", "speech", "recipe", "mail", "report", "list",
+        "essay",
     ),
     "thing": (
         "cat", "dog", "car", "house", "tree", "computer", "phone", "book", "table", "window", "garden", "bicycle",

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gptoss_mlx.harmony import Message, Tokenizer, drop_thoughts, render_messages, reply_start
+from gptoss_mlx.harmony import Tokenizer, render_messages
 from gptoss_mlx.tiny import network
 from gptoss_mlx.tiny.conversations import Author
+from gptoss_mlx.tiny.examples import Example, encode
 from gptoss_mlx.tiny.vocabulary import tokenizer_json, train_tokens
 
 ORDINARY_TOKENS = 1003
@@ -80,45 +81,6 @@ class Batch:
     ids: Tensor  # [G,C,N]
     wanted: Tensor  # [G,C,N] bool: the next token is the model's own
     targets: Tensor  # [M]
-
-
-Example = tuple[list[int], list[bool]]
-
-
-def encode(messages: list[Message], tokenizer: Tokenizer, calls_as_emitted: bool = True) -> Example:
-    """Ids of a conversation after its head, and which of them the model writes: what comes after the last user message.
-
-    Past calls are in the form the model emits, as this runtime keeps them, or in that of a request's history, with the
-    recipient before the channel.
-    """
-    messages = drop_thoughts(messages)
-    last_user = max(i for i, message in enumerate(messages) if message.role == "user")
-    ids: list[int] = []
-    learn: list[bool] = []
-    for i, message in enumerate(messages):
-        own = message.role == "assistant" and i > last_user
-        if message.recipient and message.role == "assistant" and (own or calls_as_emitted):
-            part = emitted_call(message, tokenizer)
-        else:
-            part = render_messages([message], tokenizer)
-        given = len(reply_start(tokenizer)) if own and messages[i - 1].role != "assistant" else 0
-        ids += part
-        learn += [own and at >= given for at in range(len(part))]
-    ids[-1] = tokenizer.special["<|return|>"]
-    return ids, learn
-
-
-def emitted_call(message: Message, tokenizer: Tokenizer) -> list[int]:
-    """A tool call as gpt-oss writes it of itself: ``<|channel|>commentary to=functions.f <|constrain|>json``."""
-    special, text = tokenizer.special, tokenizer.encode
-    header = [
-        special["<|channel|>"],
-        *text(f"commentary to={message.recipient} "),
-        special["<|constrain|>"],
-        *text("json"),
-    ]
-    body = [special["<|message|>"], *text(str(message.content)), special["<|call|>"]]
-    return reply_start(tokenizer) + header + body
 
 
 def pad(rows: list[list[Any]], fill: Any, multiple: int) -> Tensor:
