@@ -6,7 +6,7 @@ ORACLE_VENV ?= .venv-oracle
 # A rolling index lists releases newer than the tested ones, so the oracle's versions are pinned.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 
-.PHONY: engine-report chat readme test test-20b check format oracle goldens goldens-harmony compare clean
+.PHONY: engine-report chat readme test test-20b check format oracle goldens goldens-harmony compare goldens-tiny tiny-train tiny-eval clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +51,23 @@ goldens: $(ORACLE_VENV)/.ready
 # From nothing to a chat with the bundled model; without a terminal, a scripted conversation that is checked.
 chat: $(VENV)/.ready
 	@if [ -t 0 ]; then $(VENV)/bin/gptoss-mac chat --model tiny; else $(VENV)/bin/python -m gptoss_mlx.cli.scripted_chat; fi
+
+# After the bundled checkpoint has changed.
+goldens-tiny: $(ORACLE_VENV)/.ready
+	$(ORACLE_VENV)/bin/python -m tests.oracle.tiny_replies write
+
+# The bundled small model from nothing, on one core in an hour; goes on where it was stopped.
+tiny-train: $(ORACLE_VENV)/.ready
+	$(ORACLE_VENV)/bin/python -m tests.tiny.check_network
+	$(ORACLE_VENV)/bin/python -m gptoss_mlx.tiny.train --work build/tiny
+	$(ORACLE_VENV)/bin/python -m gptoss_mlx.tiny.export --work build/tiny
+
+# What it was never trained on: through conversations on the converted model, then the same prompts in transformers.
+tiny-eval: $(VENV)/.ready $(ORACLE_VENV)/.ready
+	rm -rf build/tiny-eval
+	$(VENV)/bin/python -m gptoss_mlx.cli convert gptoss_mlx/tiny/checkpoint --out build/tiny-eval
+	$(VENV)/bin/python -m gptoss_mlx.tiny.evaluate build/tiny-eval --replies build/tiny-eval/replies.jsonl
+	$(ORACLE_VENV)/bin/python -m tests.oracle.tiny_replies again build/tiny-eval/replies.jsonl
 
 compare: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.oracle.compare_mlx_lm

@@ -44,6 +44,7 @@ def test_what_is_held_out_never_changes():
     assert [b for b in range(60) if is_held_out_pair(347, b)] == [0, 5, 21, 45]
     assert is_held_out_pair(0, 347)
     assert is_held_out_pair(-347, 0)
-    assert is_held_out_phrasing("add {a} to {b}.") == is_held_out_phrasing("add {a} to {b}.")
+    assert is_held_out_phrasing("Please compute {a} + {b}.")
+    assert not is_held_out_phrasing("What is {a} + {b}?")
     share = sum(is_held_out_pair(a, b) for a in range(300) for b in range(a)) / (300 * 299 / 2)
     assert share == pytest.approx(HELD_OUT_PAIRS / 100, abs=0.003)
