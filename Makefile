@@ -66,8 +66,8 @@ tiny-train: $(ORACLE_VENV)/.ready
 tiny-eval: $(VENV)/.ready $(ORACLE_VENV)/.ready
 	rm -rf build/tiny-eval
 	$(VENV)/bin/python -m gptoss_mlx.cli convert gptoss_mlx/tiny/checkpoint --out build/tiny-eval
-	$(VENV)/bin/python -m gptoss_mlx.tiny.evaluate build/tiny-eval --replies build/tiny-eval/replies.jsonl
-	$(ORACLE_VENV)/bin/python -m tests.oracle.tiny_replies again build/tiny-eval/replies.jsonl
+	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python -m gptoss_mlx.tiny.evaluate build/tiny-eval --replies build/tiny-replies.jsonl
+	$(ORACLE_VENV)/bin/python -m tests.oracle.tiny_replies again build/tiny-replies.jsonl
 
 compare: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.oracle.compare_mlx_lm

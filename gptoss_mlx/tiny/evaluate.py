@@ -9,7 +9,9 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -86,8 +88,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
-def ask(runtime: Runtime, case: Case, exchanges: list[dict[str, Any]]) -> str:
-    """The text of the last answer. Appends each prompt and the reply to it, as ids."""
+def ask(runtime: Runtime, case: Case) -> tuple[str, list[dict[str, Any]]]:
+    """The text of the last answer; and each prompt with the reply to it, as ids."""
     setting = case.setting
     conversation = Conversation(
         runtime,
@@ -98,7 +100,7 @@ def ask(runtime: Runtime, case: Case, exchanges: list[dict[str, Any]]) -> str:
         sampling=Sampling(temperature=0.0),
         max_tokens=200,
     )
-    answer = ""
+    answer, exchanges = "", []
     for said in case.said:
         waiting, events = Message("user", said), conversation.send(said)
         while True:
@@ -119,7 +121,18 @@ def ask(runtime: Runtime, case: Case, exchanges: list[dict[str, Any]]) -> str:
                 break
             output = case.tool(call.arguments)
             waiting, events = tool_result(call.message, output), conversation.send_tool_result(call, output)
-    return answer
+    return answer, exchanges
+
+
+_RUNTIME: list[Runtime] = []  # a worker's own
+
+
+def _open(folder: Path) -> None:
+    _RUNTIME.append(load(folder))
+
+
+def _ask(case: Case) -> tuple[str, list[dict[str, Any]]]:
+    return ask(_RUNTIME[0], case)
 
 
 def right(case: Case, answer: str) -> bool:
@@ -132,20 +145,21 @@ def main() -> None:
     parser.add_argument("--replies", type=Path, help="write prompts and replies here, a JSON line each")
     parser.add_argument("--scale", type=float, default=1.0, help="ask fewer of each kind")
     args = parser.parse_args()
-    runtime = load(args.folder)
     found: dict[str, list[bool]] = {}
-    wrong: list[str] = []
     exchanges: list[dict[str, Any]] = []
-    for case in cases(args.scale):
-        answer = ask(runtime, case, exchanges)
-        good = right(case, answer)
-        exchanges[-1] |= {"last": True, "expected": case.expected, "right": good}
-        found.setdefault(case.kind, []).append(good)
-        if not good:
-            wrong.append(f"  {case.setting.effort}: {' | '.join(case.said)} -> {answer!r}")
+    # A process for each core: a model this small keeps but one of them busy.
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_open, initargs=(args.folder,)) as workers:
+        for case, (answer, kept) in zip(
+            cases(args.scale), workers.map(_ask, cases(args.scale), chunksize=10), strict=True
+        ):
+            good = right(case, answer)
+            kept[-1] |= {"expected": case.expected, "right": good}
+            exchanges += kept
+            found.setdefault(case.kind, []).append(good)
+            if not good:
+                print(f"  {case.setting.effort}: {' | '.join(case.said)} -> {answer!r}", flush=True)
     if args.replies:
         args.replies.write_text("".join(json.dumps(exchange) + "\n" for exchange in exchanges))
-    print("\n".join(wrong))
     missed = False
     for kind, outcomes in found.items():
         share, (low, high) = sum(outcomes) / len(outcomes), wilson(sum(outcomes), len(outcomes))

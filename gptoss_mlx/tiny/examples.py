@@ -9,8 +9,8 @@ Example = tuple[list[int], list[bool]]
 def encode(messages: list[Message], tokenizer: Tokenizer, calls_as_emitted: bool = True) -> Example:
     """Ids of a conversation after its head, and which of them the model writes: what comes after the last user message.
 
-    Past calls are in the form the model emits, as this runtime keeps them, or in that of a request's history, with the
-    recipient before the channel.
+    Calls are in the form the model emits, as this runtime keeps them; or in that of a request's history, with the
+    recipient before the channel. The model does not learn to write the latter, only to go on from it.
     """
     messages = drop_thoughts(messages)
     last_user = max(i for i, message in enumerate(messages) if message.role == "user")
@@ -18,10 +18,13 @@ def encode(messages: list[Message], tokenizer: Tokenizer, calls_as_emitted: bool
     learn: list[bool] = []
     for i, message in enumerate(messages):
         own = message.role == "assistant" and i > last_user
-        if message.recipient and message.role == "assistant" and (own or calls_as_emitted):
+        if message.recipient and message.role == "assistant" and calls_as_emitted:
             part = emitted_call(message, tokenizer)
         else:
             part = render_messages([message], tokenizer)
+            if message.recipient and message.role == "assistant":
+                learn = [False] * len(learn)
+                own = False
         given = len(reply_start(tokenizer)) if own and messages[i - 1].role != "assistant" else 0
         ids += part
         learn += [own and at >= given for at in range(len(part))]

@@ -200,14 +200,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def rate(step: int, steps: int) -> float:
-    """Warm-up over 40 steps, constant, then straight down to nothing over the last 40%."""
-    return min((step + 1) / 40, 1.0, max((steps - step) / (0.4 * steps), 0.0))
+    """Warm-up over 40 steps, constant, then straight down to nothing over the last 65%."""
+    return min((step + 1) / 40, 1.0, max((steps - step) / (0.65 * steps), 0.0))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/tiny"), help="state and log")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--stop", type=int, default=10**9, help="stop before this step, to resume later")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)

@@ -52,7 +52,7 @@ class _Shards:
                 size = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(size))
             data = np.memmap(path, np.uint8, "r", offset=8 + size)
-            self._where |= {name: (data, entry) for name, entry in header.items()}
+            self._where |= {name: (data, entry) for name, entry in header.items() if name != "__metadata__"}
 
     def names(self) -> list[str]:
         return [name for name in self._where if not name.endswith("_scales")]

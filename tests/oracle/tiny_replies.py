@@ -71,12 +71,13 @@ PROMPTS: list[dict[str, Any]] = [
 
 class Oracle:
     def __init__(self) -> None:
+        torch.set_num_threads(1)  # the matrices are too small for two
         self.model = reference.load(CHECKPOINT)
         self.tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
         self.ends = json.loads((CHECKPOINT / "generation_config.json").read_text())["eos_token_id"]
 
     @torch.no_grad()
-    def replies(self, prompts: list[list[int]], batch: int = 40) -> list[list[int]]:
+    def replies(self, prompts: list[list[int]], batch: int = 100) -> list[list[int]]:
         """Greedy continuations up to and with the token that ends them."""
         out: dict[int, list[int]] = {}
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

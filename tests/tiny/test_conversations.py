@@ -31,7 +31,7 @@ def test_the_model_learns_to_go_on_from_the_very_prompts_the_runtime_makes(token
         setting = author.setting()
         messages = author.conversation(setting)
         ids, learn = encode(messages, tokenizer, calls_as_emitted=False)
-        asked = max(i for i, message in enumerate(messages) if message.role == "user")
+        asked = max(i for i, message in enumerate(messages) if message.role in ("user", "tool"))
         prompt = render([*setting.head(), *messages[: asked + 1]], tokenizer)
         head = render(setting.head(), tokenizer)
         given = learn.index(True)
