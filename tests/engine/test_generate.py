@@ -59,10 +59,17 @@ def test_going_back_to_a_mark_gives_what_a_cold_start_gives(runtime):
     ids, context = prompt(140), runtime.context()
     answer = greedy(runtime, context, ids, 30)
     other = [*ids, *answer[:3], *prompt(25, seed=2)]
-    read = []
-    warm = greedy(runtime, context, other, 8, progress=lambda done, total: read.append(done))
-    assert warm == greedy(runtime, runtime.context(), other, 8)
-    assert read[0] > len(ids), "the common prefix was read again"
+    assert context.reuse(other) == len(ids), "the prompt was marked when it had been read"
+    assert greedy(runtime, context, other, 8) == greedy(runtime, runtime.context(), other, 8)
+
+
+@pytest.mark.parametrize(("same", "more"), [(0, 3), (1, 3), (139, 3), (140, 0)])
+def test_a_prompt_that_shares_a_beginning_is_answered_as_from_cold(runtime, same, more):
+    """With 139 of 140 only the last id read differs; 140 and no more is the same again, its logits wanted anew."""
+    ids, context = prompt(140), runtime.context()
+    greedy(runtime, context, ids, 1)
+    other = ids[:same] + [(id + 1) % 512 for id in ids[same:]] + prompt(more, seed=4)
+    assert greedy(runtime, context, other, 6) == greedy(runtime, runtime.context(), other, 6)
 
 
 @pytest.mark.parametrize("layer", [0, 3])
