@@ -5,8 +5,10 @@ turn is dropped from what the model reads next, and the cache goes back to befor
 """
 
 import json
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date as today
 from typing import Any, Literal, get_args
@@ -97,13 +99,14 @@ Event = Thought | Text | ToolCall | ToolError | Done
 
 @dataclass
 class Conversation:
-    """A conversation with a loaded model. Iterate over what ``send`` returns to the end, or close it to cancel.
+    """A conversation with a loaded model. Iterate over what ``send`` returns to the end, or close it to cancel; the
+    next ``send`` closes it too.
 
     A cancelled reply keeps the answer text that came, as if the model had ended there; if none came, the message it was
     to answer is forgotten too. ``functions`` are harmony's or OpenAI's JSON declarations. ``date`` (ISO; today's by
     default, "" for none) is fixed for the conversation, or it would have to be re-read at midnight. ``on_prefill`` is
     told (tokens read, tokens of the prompt). Raises UsageError for values out of range, HarmonyError for declarations
-    that cannot be rendered.
+    that cannot be rendered, ModelFolderError for a model without a tokenizer.
     """
 
     runtime: Runtime
@@ -125,20 +128,22 @@ class Conversation:
         self._awaited: ToolCall | None = None
         self._rounds = 0
         self._cancelled = False
+        self._under_way: Callable[[], Generator[Event] | None] = lambda: None
         self.context = self.runtime.context()
-        self._head()
+        render(self._head(), self.runtime.tokenizer)  # refuses now what would fail at the first message
 
     def send(self, text: str) -> Iterator[Event]:
         """Say something; the reply's events. A call still unanswered is left behind."""
         if not text.strip():
             raise UsageError("the message is empty")
-        return self._reply(Message("user", text))
+        return self._begin(Message("user", text))
 
     def send_tool_result(self, call: ToolCall, output: str) -> Iterator[Event]:
         """Answer the call that ended the last reply; the events of what the model says to it."""
+        self._end()
         if call is not self._awaited:
             raise UsageError(f"the call of '{call.name}' is not the one awaiting a result")
-        return self._reply(tool_result(call.message, output))
+        return self._begin(tool_result(call.message, output))
 
     def cancel(self) -> None:
         """Stop the reply under way at its next token or prefill chunk. Safe from a signal handler or another thread."""
@@ -146,11 +151,24 @@ class Conversation:
 
     def clear(self) -> None:
         """Forget everything said."""
+        self._end()
         self.messages, self._awaited = [], None
 
     def settle(self) -> None:
         """Take the cache back to where the next message will go on from, when no reply is under way."""
         self.context.reuse(render([*self._head(), *self.messages, Message("user", "")], self.runtime.tokenizer))
+
+    def _begin(self, message: Message) -> Iterator[Event]:
+        """The events of a new reply. One that was left in the middle would write into the same history: it ends."""
+        self._end()
+        events = self._reply(message)
+        self._under_way = weakref.ref(events)  # weak, so that it still ends at once when it is dropped
+        return events
+
+    def _end(self) -> None:
+        """Close a reply that is still under way, as its reader may do."""
+        if events := self._under_way():
+            events.close()
 
     def _head(self) -> list[Message]:
         """What precedes the conversation; made anew each time, so that effort and instructions may be changed."""
@@ -161,7 +179,7 @@ class Conversation:
             head.append(Message("developer", Developer(self.instructions or None, tuple(self.functions))))  # type: ignore[arg-type]
         return head
 
-    def _reply(self, message: Message) -> Iterator[Event]:
+    def _reply(self, message: Message) -> Generator[Event]:
         """Add ``message`` and generate until there is an answer, a call to make, or a reason to stop."""
         before, awaited, rounds = len(self.messages), self._awaited, self._rounds
         self.messages.append(message)
@@ -327,9 +345,15 @@ def _visible(message: Message) -> bool:
 
 def _function(declared: Function | Mapping[str, Any]) -> Function:
     """A declaration as harmony has it, or as OpenAI's chat or responses API has it."""
-    if isinstance(declared, Function):
-        return declared
-    inner = declared.get("function", declared)
-    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-        raise UsageError(f"a function declaration has no name: {str(declared)[:80]}")
-    return Function(inner["name"], inner.get("description") or "", inner.get("parameters"))
+    if not isinstance(declared, Function):
+        inner = declared.get("function", declared) if isinstance(declared, Mapping) else None
+        if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+            raise UsageError(f"a function declaration has no name: {str(declared)[:80]!r}")
+        declared = Function(inner["name"], inner.get("description") or "", inner.get("parameters"))
+    if not re.fullmatch(r"[^\s<>|{]+", declared.name):
+        raise UsageError(f"a function cannot be called {declared.name!r:.80}; use letters, digits, _ and -")
+    if not isinstance(declared.description, str):
+        raise UsageError(f"the description of function '{declared.name}' is not text")
+    if not isinstance(declared.parameters, Mapping | None):
+        raise UsageError(f"the parameters of function '{declared.name}' are no JSON schema")
+    return declared

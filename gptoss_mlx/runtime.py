@@ -60,9 +60,8 @@ class Runtime:
         """
         special = self.tokenizer.special if self.folder.tokenizer_path else {}
         stops = {special[marker] for marker in STOP_MARKERS if marker in special}
-        own = self.folder.generation.get("eos_token_id", [])
-        stops |= {own} if isinstance(own, int) else set(own)
-        return frozenset(stops)
+        own = self.folder.generation.get("eos_token_id")
+        return frozenset(stops | ({own} if isinstance(own, int) else set(own or ())))
 
     def sampling(
         self,
@@ -88,8 +87,8 @@ class Runtime:
         """
         try:
             ids = mx.array(tokens)
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"tokens are not rows of equal length: {error}") from error
+        except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: an id that no integer type holds
+            raise UsageError("tokens must be rows of ids, all of one length") from error
         if ids.ndim != 2 or ids.size == 0 or not mx.issubdtype(ids.dtype, mx.integer):
             raise UsageError(f"tokens must be integers of shape [batch, length]; they are {ids.dtype} {ids.shape}")
         if mx.min(ids).item() < 0 or mx.max(ids).item() >= self.config.vocab_size:  # type: ignore[operator]
@@ -165,6 +164,6 @@ def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if dtype is None:
         return mx.bfloat16 if mx.metal.is_available() else mx.float32
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
+    if chosen is None or chosen not in DTYPES.values():
         raise UsageError(f"dtype is {dtype}; use float32 or bfloat16")
-    return chosen  # type: ignore[return-value]
+    return chosen

@@ -8,7 +8,7 @@ import pytest
 from gptoss_mlx import conversation as module
 from gptoss_mlx.conversation import Conversation, Done, Text, Thought, ToolCall, ToolError
 from gptoss_mlx.engine.sampling import Sampling
-from gptoss_mlx.errors import UsageError
+from gptoss_mlx.errors import HarmonyError, ModelFolderError, UsageError
 from gptoss_mlx.harmony import Tokenizer, render
 from tests.support.checkpoints import SMALL
 from tests.support.models import random_model
@@ -18,6 +18,10 @@ FINAL = "<|channel|>final<|message|>"
 THINK = "<|channel|>analysis<|message|>"
 CALL = "<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{}<|call|>"
 NEXT = "<|end|><|start|>assistant"
+
+
+def deep(levels):
+    return {"type": "array", "items": deep(levels - 1)} if levels else {"type": "string"}
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +220,28 @@ def test_cancelling_a_tool_round_leaves_the_call_to_be_answered_again(scripted):
     assert chat.prompts[1] == chat.prompts[2]
 
 
+@pytest.mark.parametrize("heard", [1, 4, 100])
+def test_a_reply_left_in_the_middle_ends_with_the_next_message(scripted, heard):
+    """Whoever keeps the iterator keeps no reply alive that could go on writing into the history."""
+    chat = scripted(THINK + "Hm." + NEXT + FINAL + "One, I say.<|return|>", FINAL + "Two.<|return|>")
+    left = chat.send("one")
+    text = said([event for _, event in zip(range(heard), left, strict=False)], Text)
+    events = list(chat.send("two"))
+    assert list(left) == []
+    assert said(events, Text) == "Two."
+    roles = [message.role for message in chat.messages if message.channel != "analysis"]
+    assert roles == (["user", "assistant"] * 2 if text else ["user", "assistant"])
+
+
+def test_clearing_ends_a_reply_under_way(scripted):
+    chat = scripted(FINAL + "One.<|return|>", FINAL + "Two.<|return|>")
+    left = chat.send("one")
+    next(left)
+    chat.clear()
+    assert list(left) == []
+    assert chat.messages == []
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     return random_model(tmp_path_factory.mktemp("chat"), SMALL, seed=21)
@@ -251,9 +277,29 @@ def test_changing_effort_or_instructions_takes_effect_at_the_next_message(script
     assert "<|start|>developer<|message|># Instructions\n\nBe brief.<|end|>" in chat.prompts[1]
 
 
-@pytest.mark.parametrize("options", [{"reasoning": "huge"}, {"max_tokens": 0}, {"functions": [{"type": "function"}]}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reasoning": "huge"},
+        {"max_tokens": 0},
+        *(
+            {"functions": bad}
+            for bad in (
+                "f",
+                [1],
+                [{"type": "function"}],
+                [{"function": None}],
+                [{"name": "two words"}],
+                [{"name": ""}],
+                [{"name": "f", "description": 3}],
+                [{"name": "f", "parameters": [1]}],
+                [{"name": "f", "parameters": deep(200)}],
+            )
+        ),
+    ],
+)
 def test_bad_options_are_refused(scripted, options):
-    with pytest.raises(UsageError):
+    with pytest.raises((UsageError, HarmonyError)):
         scripted(**options)
     with pytest.raises(UsageError, match="empty"):
         scripted().send("  ")
@@ -265,3 +311,9 @@ def test_text_that_looks_like_markers_stays_text(scripted, tokenizer):
     list(chat.send(attack))
     ids = render([*chat._head(), *chat.messages[:1]], tokenizer)
     assert ids.count(tokenizer.special["<|start|>"]) == 3  # system, user, assistant
+
+
+def test_a_model_without_a_tokenizer_is_refused_at_once(small):
+    folder = replace(small.folder, manifest=small.folder.manifest | {"files": {}})
+    with pytest.raises(ModelFolderError, match="no tokenizer"):
+        Conversation(replace(small, folder=folder))

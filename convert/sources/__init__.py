@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from convert.sources import huggingface, original
-from convert.sources.checkpoint import GENERATION, INDEX, TOKENIZER, Source, assign, read_headers, read_json
+from convert.sources.checkpoint import GENERATION, INDEX, REMEDY, TOKENIZER, Source, assign, read_headers, read_json
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.model_folder.generation import problem_with
+from gptoss_mlx.model_folder.layout import MANIFEST
 
 LAYOUTS = {"Hugging Face": huggingface, "original": original}
 
@@ -25,6 +27,8 @@ def open_checkpoint(path: Path) -> Source:
 
 def _open(path: Path) -> Source:
     folder = _find(path)
+    if (folder / MANIFEST).exists():
+        raise CheckpointError(f"{folder}: is a model folder already; use it with --model, or name its checkpoint")
     config_file = folder / "config.json"
     config = ModelConfig.from_dict(read_json(config_file), str(config_file))
     headers = read_headers(folder)
@@ -33,6 +37,8 @@ def _open(path: Path) -> Source:
         wanted = " nor ".join(f"'{module.EMBEDDING}' ({name} layout)" for name, module in LAYOUTS.items())
         raise CheckpointError(f"{folder}: holds neither {wanted}; get the published checkpoint")
     generation = read_json(folder / GENERATION) if (folder / GENERATION).exists() else None
+    if generation and (problem := problem_with(generation)):
+        raise CheckpointError(f"{folder / GENERATION}: {problem}; {REMEDY}")
     tokenizers = [place / TOKENIZER for place in (folder, path) if (place / TOKENIZER).exists()]
     return Source(
         layout=layout,

@@ -41,7 +41,8 @@ def sample(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
     """logits [B, V] to token ids [B] uint32, one draw for each row."""
     if sampling.temperature == 0:
         return mx.argmax(logits, axis=-1)
-    logits = logits / sampling.temperature
+    # From the largest down: whatever is divided by, the likeliest stays at 0 and nothing overflows upwards.
+    logits = (logits - mx.max(logits, axis=-1, keepdims=True)) / max(sampling.temperature, 1e-30)
     if sampling.top_k or sampling.top_p < 1 or sampling.min_p:
         return _sample_filtered(logits, sampling, key)
     return mx.random.categorical(logits, key=key)

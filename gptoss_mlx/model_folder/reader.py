@@ -19,6 +19,7 @@ import numpy as np
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, ModelFolderError
 from gptoss_mlx.model_folder import layout
+from gptoss_mlx.model_folder.generation import problem_with
 from gptoss_mlx.model_folder.safetensors import Tensor, read_header
 
 NUMPY_DTYPE = {"BF16": np.uint16, "F32": np.float32, "U32": np.uint32, "U8": np.uint8}
@@ -66,6 +67,8 @@ class ModelFolder:
         except CheckpointError as error:
             raise ModelFolderError(str(error)) from error
         generation = _read_json(path / layout.GENERATION)
+        if problem := problem_with(generation):
+            raise ModelFolderError(f"{path / layout.GENERATION}: {problem}; {REMEDY}")
 
         shards = layout.shards(config, manifest["quantization"]["dense"])
         found = {shard.file: _read_shard(path / shard.file, shard) for shard in shards}

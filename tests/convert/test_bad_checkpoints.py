@@ -95,6 +95,22 @@ def test_another_model_type(source, tmp_path):
     assert line.startswith(f"{source / 'config.json'}: model_type is 'llama'; only gpt-oss")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", "hot"), ("temperature", -1), ("top_p", True), ("top_k", 50.5), ("eos_token_id", [[1]])],
+)
+def test_generation_defaults_that_cannot_be_used(source, tmp_path, name, value):
+    (source / "generation_config.json").write_text(json.dumps({name: value}))
+    line = refusal(source, tmp_path)
+    assert line.startswith(f"{source}/generation_config.json: {name} is ")
+    assert line.endswith("; download it again")
+
+
+def test_a_model_folder_in_place_of_a_checkpoint(pristine, tmp_path):
+    assert run_cli("convert", pristine / "hf", "--out", tmp_path / "model")[0] == 0
+    assert "is a model folder already" in refusal(tmp_path / "model", tmp_path)
+
+
 def test_a_missing_shard(source, tmp_path):
     shard = source / "model-00002-of-00003.safetensors"
     shard.unlink()

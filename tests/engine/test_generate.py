@@ -10,6 +10,7 @@ from gptoss_mlx.engine.context import Cancelled
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import ContextLengthError, UsageError
+from gptoss_mlx.runtime import load
 
 GREEDY = Sampling(temperature=0)
 
@@ -147,3 +148,26 @@ def test_bad_arguments_are_refused(runtime, bad):
         next(runtime.generate([1], **bad))
     with pytest.raises(UsageError):
         next(runtime.generate([512], max_tokens=1))
+
+
+def test_generation_defaults_may_be_null(runtime):
+    folder = replace(runtime.folder, generation={"eos_token_id": None, "temperature": None, "top_k": 5})
+    other = replace(runtime, folder=folder)
+    assert other.sampling() == Sampling(top_k=5)
+    assert other.sampling(top_k=0, temperature=0.5) == Sampling(temperature=0.5)
+    special = runtime.tokenizer.special
+    assert other.stop_ids == {special[marker] for marker in ("<|return|>", "<|call|>", "<|endoftext|>")}
+    assert replace(runtime, folder=replace(folder, generation={"eos_token_id": 3})).stop_ids == other.stop_ids | {3}
+
+
+@pytest.mark.parametrize("tokens", [None, "abc", [1, 2], [[1], [1, 2]], [[1.5]], [[]], [[512]], [[-1]], [[2**70]]])
+def test_tokens_that_are_no_rows_of_ids_are_refused(runtime, tokens):
+    with pytest.raises(UsageError) as refused:
+        runtime.logits(tokens)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "double", mx.float16, 3])
+def test_a_dtype_that_is_not_offered_is_refused(runtime, dtype):
+    with pytest.raises(UsageError, match="float32 or bfloat16"):
+        load(runtime.folder.path, dtype=dtype)

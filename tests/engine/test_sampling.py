@@ -37,6 +37,8 @@ def kept(*indices, power=1.0):
         ({"min_p": 1.0}, kept(0)),
         ({"temperature": 2.0, "top_k": 3, "top_p": 0.6}, kept(0, 2, power=0.5)),
         ({"temperature": 0}, kept(0)),
+        ({"temperature": 1e-40}, kept(0)),
+        ({"temperature": 1e-320, "top_k": 3}, kept(0)),
     ],
 )
 def test_frequencies(options, want):
