@@ -5,12 +5,14 @@ terminal the text is written as it comes, without control codes. Knows events, n
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 from markdown_it import MarkdownIt
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
+from rich.segment import Segment
 from rich.text import Text
 
 from gptoss_mlx.cli.terminal import printable
@@ -118,7 +120,7 @@ class _Stream:
         if end := self._split(self._tail):
             self._live.console.print(self._draw(self._tail[:end].rstrip("\n")))
             self._tail = self._tail[end:]
-        self._live.update(self._draw(self._tail), refresh=True)
+        self._live.update(_Bottom(self._draw(self._tail)), refresh=True)
 
     def close(self) -> None:
         if self._live is None:
@@ -129,6 +131,18 @@ class _Stream:
         self._live.stop()
         if self._tail.strip():
             self._console.print(self._draw(self._tail.rstrip("\n")))
+
+
+@dataclass(frozen=True)
+class _Bottom:
+    """As many of the last lines as the screen has room for: what grows, a long code block say, is read at its end."""
+
+    whole: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in console.render_lines(self.whole, options, pad=False)[1 - console.height :]:
+            yield from line
+            yield Segment.line()
 
 
 def _lines_end(text: str) -> int:

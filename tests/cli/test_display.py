@@ -1,6 +1,7 @@
 """How a reply looks on a screen: a terminal emulator reads what is written, as a terminal would."""
 
 import io
+import re
 
 import pyte
 import pytest
@@ -70,6 +71,21 @@ def test_thought_then_answer_each_once_whatever_the_size_of_screen_and_pieces(co
     assert text.index("7: seven") < text.index("answer ──") < text.index("Sums") < text.index("Done.")
     if columns == 100:
         assert ["1", "2"] in [line.split() for line in shown]
+
+
+def test_what_is_longer_than_the_screen_is_followed_at_its_end():
+    """A code block is one block until it is closed: its newest line has to be seen, not its first ones."""
+    screen = Screen(40, 10)
+    with ReplyView(screen.console) as view:
+        view.show(Text("```python\n"))
+        for n in range(30):
+            view.show(Text(f"x{n} = {n}\n"))
+        meanwhile = pyte.Screen(40, 10)
+        pyte.Stream(meanwhile).feed(screen.bytes.getvalue())
+        assert "x29 = 29" in "\n".join(meanwhile.display)
+        view.show(Done("stop", USAGE))
+    text = "\n".join(screen.show([]))
+    assert [len(re.findall(rf"x{n} = ", text)) for n in range(30)] == [1] * 30
 
 
 def test_words_are_not_torn_at_forty_columns():

@@ -137,6 +137,12 @@ def test_a_prompt_over_the_context_is_refused_with_both_counts(runtime):
         next(runtime.generate([0] * 131073, max_tokens=1))
 
 
+def test_every_token_is_a_draw_of_its_own(runtime):
+    """At the highest temperature all 512 ids are about as likely: one key for all draws would repeat one id."""
+    drawn = list(runtime.generate(prompt(5), max_tokens=60, temperature=100.0, seed=1, stop=()))
+    assert len(set(drawn)) > 45
+
+
 def test_generation_ends_where_the_context_is_full(runtime, monkeypatch):
     monkeypatch.setattr(runtime.model, "config", replace(runtime.config, max_position_embeddings=24))
     assert len(greedy(runtime, runtime.context(), prompt(20), 100)) == 4
