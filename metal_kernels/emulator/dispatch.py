@@ -34,7 +34,9 @@ class _Argument(ctypes.Structure):
 
 
 class _Options(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint32) for name in ("check", "count_lines", "order", "seed", "flush_subnormals"))
+    _fields_ = tuple(
+        (name, ctypes.c_uint32) for name in ("check", "count_lines", "order", "seed", "seconds", "flush_subnormals")
+    )
 
 
 _TOTALS = (
@@ -109,12 +111,14 @@ def run(
     *,
     order: Order = "forward",
     seed: int = 1,
+    seconds: int = 600,
     flush_subnormals: bool = False,
     constants: dict[str, bool | int | float] | None = None,
 ) -> tuple[Report, bool]:
     """Run every thread of the grid, writing outputs into the buffers' arrays.
 
-    Returns the report and whether the run finished. ``constants`` sets the values of function constants by name.
+    Returns the report and whether the run finished. ``seconds`` of CPU time end a run that does not end
+    itself. ``constants`` sets the values of function constants by name.
     """
     if len(grid) != 3 or len(threadgroup) != 3 or min(grid) < 1 or min(threadgroup) < 1:
         raise CallError(f"{kernel}: grid {tuple(grid)} and threadgroup {tuple(threadgroup)} need three positive sizes")
@@ -133,7 +137,7 @@ def run(
         )
     )
     totals, uses, findings, found = _Totals(), (_BufferUse * count)(), (_Finding * MAX_FINDINGS)(), ctypes.c_uint32()
-    options = _Options(mode == "check", mode == "count", ORDERS[order], seed, flush_subnormals)
+    options = _Options(mode == "check", mode == "count", ORDERS[order], seed, seconds, flush_subnormals)
     with lock:
         for name, value in (constants or {}).items():
             kind = {bool: ctypes.c_bool, int: ctypes.c_int, float: ctypes.c_float}[type(value)]
@@ -151,9 +155,9 @@ def run(
             findings,
             ctypes.byref(found),
         )
-        seconds = time.perf_counter() - start
+        elapsed = time.perf_counter() - start
         marks = bytes((ctypes.c_uint8 * len(library.blocks)).in_dll(loaded, "emu_reached"))
-    report = Report(kernel, mode, seconds)
+    report = Report(kernel, mode, elapsed)
     for name in _TOTALS:
         if name != "switches":
             setattr(report, name, getattr(totals, name))

@@ -35,7 +35,8 @@ def metal_kernel(
     The result is called with keywords: ``inputs`` (numpy arrays, :class:`BFloat16` or mlx arrays), ``output_shapes``,
     ``output_dtypes``, ``grid`` (threads), ``threadgroup``, ``template`` ((name, dtype, int or bool) pairs),
     ``init_value``; and the emulator's ``order`` ("forward", "reversed", "shuffled": of threads and of threadgroups),
-    ``seed``, ``flush_subnormals``, ``mode``. It returns the outputs (mlx arrays if any input is one) and the
+    ``seed``, ``seconds`` (of CPU time, after which a loop is taken to be endless), ``flush_subnormals``, ``mode``. It
+    returns the outputs (mlx arrays if any input is one) and the
     :class:`Report`.
 
     Raises LintError if the source breaks a rule, CallError if the arrays do not fit, KernelFault if the run cannot
@@ -56,6 +57,7 @@ def metal_kernel(
         init_value: float | None = None,
         order: Order = "forward",
         seed: int = 1,
+        seconds: int = 600,
         flush_subnormals: bool = False,
         mode: Mode = default_mode,
     ) -> tuple[list[Any], Report]:
@@ -92,7 +94,16 @@ def metal_kernel(
 
         library = build(function, mode, flush_subnormals=flush_subnormals, toolchain=toolchain)
         report, finished = run(
-            library, name, mode, grid, threadgroup, buffers, order=order, seed=seed, flush_subnormals=flush_subnormals
+            library,
+            name,
+            mode,
+            grid,
+            threadgroup,
+            buffers,
+            order=order,
+            seed=seed,
+            seconds=seconds,
+            flush_subnormals=flush_subnormals,
         )
         if not finished:
             raise KernelFault(report)
@@ -157,7 +168,9 @@ def run_function(
 ) -> Report:
     """Run a kernel that brings its own signature (MLX's own, for one). Outputs are written into the buffers' arrays.
 
-    ``buffers`` by the numbers in the signature; an unused number gets an empty one. Raises LintError and KernelFault.
+    ``buffers`` by the numbers in the signature; an unused number gets an empty one. To count what a kernel of MLX's
+    loads, pass ``as_written=False``: its source reads the same word again and again and leaves it to the compiler to
+    load it once. Raises LintError and KernelFault.
     """
     library = build(function, mode, linted=linted, as_written=as_written, toolchain=toolchain)
     report, finished = run(library, name, mode, grid, threadgroup, buffers, order=order, constants=constants)

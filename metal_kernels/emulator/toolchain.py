@@ -18,11 +18,12 @@ from pathlib import Path
 from metal_kernels.emulator.errors import ToolchainError
 
 # Metal's literals are float and its half arithmetic has no excess precision; its compiler may contract, ours must not,
-# so that results do not depend on the compiler. Kernels may read one buffer through pointers of different types.
+# so that results do not depend on the compiler. Kernels may read one buffer through pointers of different types. A loop
+# that never ends must not vanish.
 LANGUAGE_FLAGS = (
     *("-std=c++17", "-nostdinc", "-nostdinc++", "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing"),
     *("-Xclang", "-cl-single-precision-constant", "-Xclang", "-ffloat16-excess-precision=none"),
-    *("-ffp-contract=off", "-fno-math-errno"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-finite-loops"),
     *("-Wno-unknown-attributes", "-Wno-c++20-extensions", "-Wno-duplicate-decl-specifier", "-Wno-nontrivial-memcall"),
     *("-Wno-user-defined-literals", "-Wno-reserved-user-defined-literal"),
     "-Wno-unknown-warning-option",

@@ -294,7 +294,17 @@ static void access_device(Buffer& buffer, u8* address, size_t n, Access access, 
   check_cells(cells, n, access, now, true, what, offset);
 }
 
-static u8 *image_begin, *image_end;  // where this library's own constants lie
+// Whether an address lies in this library: a constant table of the kernel, or its arguments. Asking is slow, so the
+// stretch known so far is remembered.
+static bool in_own_image(u8* address) {
+  static u8 *begin, *end;
+  if (address >= begin && address < end) return true;
+  Dl_info own, other;
+  if (!dladdr(&arena, &own) || !dladdr(address, &other) || own.dli_fbase != other.dli_fbase) return false;
+  begin = static_cast<u8*>(own.dli_fbase);
+  end = larger(end, address + 1);
+  return true;
+}
 
 static void access_memory(const volatile void* pointer, size_t n, Access access, bool atomic) {
   u8* address = static_cast<u8*>(const_cast<void*>(pointer));
@@ -302,13 +312,7 @@ static void access_memory(const volatile void* pointer, size_t n, Access access,
   if (address >= stack && address < stack + STACK) return;
   if (address >= arena && address < arena + ARENA) return access_threadgroup(address, n, access, atomic);
   if (Buffer* buffer = buffer_at(address, n)) return access_device(*buffer, address, n, access, atomic);
-  Dl_info image;
-  if (address >= image_begin && address < image_end) return;
-  if (dladdr(address, &image)) {  // a constant table; dladdr is slow, so its neighbourhood is remembered
-    image_begin = static_cast<u8*>(image.dli_fbase);
-    image_end = larger(image_end, address + 1);
-    return;
-  }
+  if (in_own_image(address)) return;
   report_wild_access(access == WRITE ? "writes" : "reads", address, n);
   stop_run();
 }

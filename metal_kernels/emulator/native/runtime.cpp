@@ -1,7 +1,9 @@
 // The dispatch: lays out the buffers, runs threadgroup after threadgroup, hands back outputs, findings and totals.
 // Compiled without instrumentation and linked into every kernel's library.
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/time.h>
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -31,6 +33,19 @@ static void on_fault(int, siginfo_t* info, void*) {
   } else {
     report_wild_access("touches", address, 1);
   }
+  failed = true;
+  siglongjmp(after_fault, 1);
+}
+
+static pthread_t runner;
+
+// A loop that never ends. The signal may reach any thread of the process; only the runner can leave the run.
+static void on_timeout(int signal) {
+  if (!pthread_equal(pthread_self(), runner)) {
+    pthread_kill(runner, signal);
+    return;
+  }
+  report(LIMIT, emu_site, 0, "still running after %u seconds; last seen here", options.seconds);
   failed = true;
   siglongjmp(after_fault, 1);
 }
@@ -191,7 +206,17 @@ int emu_run(const u32* grid, const u32* threadgroup, const Argument* arguments, 
   asm volatile("mrs %0, fpcr" : "=r"(float_mode));
   if (options.flush_subnormals) asm volatile("msr fpcr, %0" : : "r"(float_mode | (1ull << 24)));
 #endif
+  struct sigaction timeout = {}, previous_timeout = {};
+  timeout.sa_handler = on_timeout;
+  timeout.sa_flags = SA_ONSTACK;
+  runner = pthread_self();
+  sigaction(SIGVTALRM, &timeout, &previous_timeout);
+  struct itimerval limit = {}, previous_limit = {};
+  limit.it_value.tv_sec = options.seconds;
+  setitimer(ITIMER_VIRTUAL, &limit, &previous_limit);
   if (!sigsetjmp(after_fault, 1)) run_grid(grid, threadgroup);
+  setitimer(ITIMER_VIRTUAL, &previous_limit, nullptr);
+  sigaction(SIGVTALRM, &previous_timeout, nullptr);
 #if defined(__x86_64__)
   _mm_setcsr(float_mode);
 #elif defined(__aarch64__)

@@ -62,6 +62,7 @@ struct Options {
   u32 count_lines;       // group loads into 128-byte lines
   u32 order;             // 0 forward, 1 reversed, 2 shuffled
   u32 seed;              // of the shuffle
+  u32 seconds;           // of CPU time after which a run is given up
   u32 flush_subnormals;  // of float arithmetic (half is the build's business)
 };
 struct Totals {

@@ -223,6 +223,15 @@ def test_deep_private_memory_is_an_error_not_a_crash():
         )
 
 
+@pytest.mark.parametrize("mode", ["fast", "check"])
+def test_an_endless_loop_is_given_up(mode):
+    body = "uint i = thread_position_in_grid.x;\nuint k = 1;\nwhile (k != 0)\n  k += 2 * x[i & 7];\nout[i] = k;"
+    kernel = metal_kernel("endless", ["x"], ["out"], body)
+    call = {"inputs": [np.ones(8, np.uint32)], "output_shapes": [(8,)], "output_dtypes": ["uint32"], "seconds": 1}
+    with pytest.raises(KernelFault, match="still running after 1 seconds"):
+        kernel(**call, grid=(8, 1, 1), threadgroup=(8, 1, 1), mode=mode)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -98,11 +98,12 @@ struct numeric_limits {
   vec<half, N> NAME(vec<half, N>);
 #define EMU_FLOAT_FUNCTIONS                                                                                         \
   EMU_UNARY(exp)                                                                                                    \
-  EMU_UNARY(exp2) EMU_UNARY(exp10) EMU_UNARY(log) EMU_UNARY(log2) EMU_UNARY(log10) EMU_UNARY(sqrt) EMU_UNARY(rsqrt) \
-      EMU_UNARY(sin) EMU_UNARY(cos) EMU_UNARY(tan) EMU_UNARY(asin) EMU_UNARY(acos) EMU_UNARY(atan) EMU_UNARY(sinh)  \
-          EMU_UNARY(cosh) EMU_UNARY(tanh) EMU_UNARY(asinh) EMU_UNARY(acosh) EMU_UNARY(atanh) EMU_UNARY(floor)       \
-              EMU_UNARY(ceil) EMU_UNARY(round) EMU_UNARY(rint) EMU_UNARY(trunc) EMU_UNARY(fabs) EMU_UNARY(sign)     \
-                  EMU_UNARY(saturate) EMU_UNARY(sinpi) EMU_UNARY(cospi) EMU_UNARY(fract) template <class T>         \
+  EMU_UNARY(exp2)                                                                                                   \
+  EMU_UNARY(exp10) EMU_UNARY(log) EMU_UNARY(log2) EMU_UNARY(log10) EMU_UNARY(sqrt) EMU_UNARY(rsqrt) EMU_UNARY(sin)  \
+      EMU_UNARY(cos) EMU_UNARY(tan) EMU_UNARY(asin) EMU_UNARY(acos) EMU_UNARY(atan) EMU_UNARY(sinh) EMU_UNARY(cosh) \
+          EMU_UNARY(tanh) EMU_UNARY(asinh) EMU_UNARY(acosh) EMU_UNARY(atanh) EMU_UNARY(floor) EMU_UNARY(ceil)       \
+              EMU_UNARY(round) EMU_UNARY(rint) EMU_UNARY(trunc) EMU_UNARY(fabs) EMU_UNARY(sign) EMU_UNARY(saturate) \
+                  EMU_UNARY(sinpi) EMU_UNARY(cospi) EMU_UNARY(fract) template <class T>                             \
                   T pow(T, T);                                                                                      \
   template <class T>                                                                                                \
   T powr(T, T);                                                                                                     \
@@ -190,9 +191,9 @@ T mad24(T, T, T);
   template <class T>        \
   T quad_##NAME(T);
 EMU_REDUCTION(sum)
-EMU_REDUCTION(product) EMU_REDUCTION(min) EMU_REDUCTION(max) EMU_REDUCTION(and) EMU_REDUCTION(or)
-    EMU_REDUCTION(xor) template <class T>
-    T simd_prefix_inclusive_sum(T);
+EMU_REDUCTION(product)
+EMU_REDUCTION(min) EMU_REDUCTION(max) EMU_REDUCTION(and) EMU_REDUCTION(or) EMU_REDUCTION(xor) template <class T>
+T simd_prefix_inclusive_sum(T);
 template <class T>
 T simd_prefix_exclusive_sum(T);
 template <class T>
@@ -205,7 +206,8 @@ T simd_broadcast_first(T);
   template <class T>      \
   T NAME(T, ushort);
 EMU_SHUFFLE(simd_shuffle)
-EMU_SHUFFLE(simd_broadcast) EMU_SHUFFLE(simd_shuffle_xor) EMU_SHUFFLE(simd_shuffle_up) EMU_SHUFFLE(simd_shuffle_down)
+EMU_SHUFFLE(simd_broadcast)
+EMU_SHUFFLE(simd_shuffle_xor) EMU_SHUFFLE(simd_shuffle_up) EMU_SHUFFLE(simd_shuffle_down)
     EMU_SHUFFLE(simd_shuffle_rotate_up) EMU_SHUFFLE(simd_shuffle_rotate_down) EMU_SHUFFLE(quad_shuffle)
         EMU_SHUFFLE(quad_shuffle_xor) EMU_SHUFFLE(quad_broadcast) template <class T>
         T simd_shuffle_and_fill_up(T, T, ushort);
@@ -248,18 +250,18 @@ using atomic_float = atomic<float>;
 #define EMU_FETCH(SPACE, NAME) \
   template <class T, class U>  \
   T atomic_fetch_##NAME##_explicit(volatile SPACE atomic<T>*, U, memory_order);
-#define EMU_ATOMICS(SPACE)                                                                                     \
-  template <class T>                                                                                           \
-  T atomic_load_explicit(const volatile SPACE atomic<T>*, memory_order);                                       \
-  template <class T, class U>                                                                                  \
-  void atomic_store_explicit(volatile SPACE atomic<T>*, U, memory_order);                                      \
-  template <class T, class U>                                                                                  \
-  T atomic_exchange_explicit(volatile SPACE atomic<T>*, U, memory_order);                                      \
-  template <class T, class U>                                                                                  \
-  bool atomic_compare_exchange_weak_explicit(volatile SPACE atomic<T>*, T*, U, memory_order, memory_order);    \
-  EMU_FETCH(SPACE, add)                                                                                        \
-  EMU_FETCH(SPACE, sub) EMU_FETCH(SPACE, min) EMU_FETCH(SPACE, max) EMU_FETCH(SPACE, and) EMU_FETCH(SPACE, or) \
-      EMU_FETCH(SPACE, xor)
+#define EMU_ATOMICS(SPACE)                                                                                  \
+  template <class T>                                                                                        \
+  T atomic_load_explicit(const volatile SPACE atomic<T>*, memory_order);                                    \
+  template <class T, class U>                                                                               \
+  void atomic_store_explicit(volatile SPACE atomic<T>*, U, memory_order);                                   \
+  template <class T, class U>                                                                               \
+  T atomic_exchange_explicit(volatile SPACE atomic<T>*, U, memory_order);                                   \
+  template <class T, class U>                                                                               \
+  bool atomic_compare_exchange_weak_explicit(volatile SPACE atomic<T>*, T*, U, memory_order, memory_order); \
+  EMU_FETCH(SPACE, add)                                                                                     \
+  EMU_FETCH(SPACE, sub)                                                                                     \
+  EMU_FETCH(SPACE, min) EMU_FETCH(SPACE, max) EMU_FETCH(SPACE, and) EMU_FETCH(SPACE, or) EMU_FETCH(SPACE, xor)
 EMU_ATOMICS(EMU_DEVICE)
 EMU_ATOMICS(EMU_THREADGROUP_SPACE)
 

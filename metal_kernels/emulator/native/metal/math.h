@@ -6,10 +6,11 @@
 extern "C" {
 #define EMU_LIBM(NAME) float NAME(float) noexcept;
 EMU_LIBM(expf)
-EMU_LIBM(exp2f) EMU_LIBM(logf) EMU_LIBM(log2f) EMU_LIBM(log10f) EMU_LIBM(sqrtf) EMU_LIBM(sinf) EMU_LIBM(cosf)
-    EMU_LIBM(tanf) EMU_LIBM(asinf) EMU_LIBM(acosf) EMU_LIBM(atanf) EMU_LIBM(sinhf) EMU_LIBM(coshf) EMU_LIBM(tanhf)
-        EMU_LIBM(asinhf) EMU_LIBM(acoshf) EMU_LIBM(atanhf) EMU_LIBM(floorf) EMU_LIBM(ceilf) EMU_LIBM(roundf)
-            EMU_LIBM(rintf) EMU_LIBM(truncf) EMU_LIBM(fabsf) float powf(float, float) noexcept;
+EMU_LIBM(exp2f)
+EMU_LIBM(logf) EMU_LIBM(log2f) EMU_LIBM(log10f) EMU_LIBM(sqrtf) EMU_LIBM(sinf) EMU_LIBM(cosf) EMU_LIBM(tanf)
+    EMU_LIBM(asinf) EMU_LIBM(acosf) EMU_LIBM(atanf) EMU_LIBM(sinhf) EMU_LIBM(coshf) EMU_LIBM(tanhf) EMU_LIBM(asinhf)
+        EMU_LIBM(acoshf) EMU_LIBM(atanhf) EMU_LIBM(floorf) EMU_LIBM(ceilf) EMU_LIBM(roundf) EMU_LIBM(rintf)
+            EMU_LIBM(truncf) EMU_LIBM(fabsf) float powf(float, float) noexcept;
 float fmodf(float, float) noexcept;
 float atan2f(float, float) noexcept;
 float copysignf(float, float) noexcept;
@@ -42,22 +43,23 @@ namespace metal {
     for (int i = 0; i < N; i++) v[i] = NAME(v[i]);           \
     return v;                                                \
   }
-#define EMU_UNARY_FUNCTIONS                                                                                           \
-  EMU_UNARY(exp, ::expf(x))                                                                                           \
-  EMU_UNARY(exp2, ::exp2f(x)) EMU_UNARY(exp10, ::powf(10.f, x)) EMU_UNARY(log, ::logf(x)) EMU_UNARY(log2, ::log2f(x)) \
-      EMU_UNARY(log10, ::log10f(x)) EMU_UNARY(sqrt, ::sqrtf(x)) EMU_UNARY(rsqrt, 1.f / ::sqrtf(x))                    \
-          EMU_UNARY(sin, ::sinf(x)) EMU_UNARY(cos, ::cosf(x)) EMU_UNARY(tan, ::tanf(x)) EMU_UNARY(asin, ::asinf(x))   \
-              EMU_UNARY(acos, ::acosf(x)) EMU_UNARY(atan, ::atanf(x)) EMU_UNARY(sinh, ::sinhf(x))                     \
-                  EMU_UNARY(cosh, ::coshf(x)) EMU_UNARY(tanh, ::tanhf(x)) EMU_UNARY(asinh, ::asinhf(x))               \
-                      EMU_UNARY(acosh, ::acoshf(x)) EMU_UNARY(atanh, ::atanhf(x)) EMU_UNARY(floor, ::floorf(x))       \
-                          EMU_UNARY(ceil, ::ceilf(x)) EMU_UNARY(round, ::roundf(x)) EMU_UNARY(rint, ::rintf(x))       \
-                              EMU_UNARY(trunc, ::truncf(x)) EMU_UNARY(fabs, ::fabsf(x))                               \
-                                  EMU_UNARY(sign, (x > 0   ? 1.f                                                      \
-                                                   : x < 0 ? -1.f                                                     \
-                                                           : 0.f)) EMU_UNARY(saturate, (x < 0   ? 0.f                 \
-                                                                                        : x > 1 ? 1.f                 \
-                                                                                                : x))                 \
-                                      EMU_UNARY(sinpi, ::sinf(M_PI_F* x)) EMU_UNARY(cospi, ::cosf(M_PI_F* x))         \
+#define EMU_UNARY_FUNCTIONS                                                                                         \
+  EMU_UNARY(exp, ::expf(x))                                                                                         \
+  EMU_UNARY(exp2, ::exp2f(x))                                                                                       \
+  EMU_UNARY(exp10, ::powf(10.f, x)) EMU_UNARY(log, ::logf(x)) EMU_UNARY(log2, ::log2f(x))                           \
+      EMU_UNARY(log10, ::log10f(x)) EMU_UNARY(sqrt, ::sqrtf(x)) EMU_UNARY(rsqrt, 1.f / ::sqrtf(x))                  \
+          EMU_UNARY(sin, ::sinf(x)) EMU_UNARY(cos, ::cosf(x)) EMU_UNARY(tan, ::tanf(x)) EMU_UNARY(asin, ::asinf(x)) \
+              EMU_UNARY(acos, ::acosf(x)) EMU_UNARY(atan, ::atanf(x)) EMU_UNARY(sinh, ::sinhf(x))                   \
+                  EMU_UNARY(cosh, ::coshf(x)) EMU_UNARY(tanh, ::tanhf(x)) EMU_UNARY(asinh, ::asinhf(x))             \
+                      EMU_UNARY(acosh, ::acoshf(x)) EMU_UNARY(atanh, ::atanhf(x)) EMU_UNARY(floor, ::floorf(x))     \
+                          EMU_UNARY(ceil, ::ceilf(x)) EMU_UNARY(round, ::roundf(x)) EMU_UNARY(rint, ::rintf(x))     \
+                              EMU_UNARY(trunc, ::truncf(x)) EMU_UNARY(fabs, ::fabsf(x))                             \
+                                  EMU_UNARY(sign, (x > 0   ? 1.f                                                    \
+                                                   : x < 0 ? -1.f                                                   \
+                                                           : 0.f)) EMU_UNARY(saturate, (x < 0   ? 0.f               \
+                                                                                        : x > 1 ? 1.f               \
+                                                                                                : x))               \
+                                      EMU_UNARY(sinpi, ::sinf(M_PI_F* x)) EMU_UNARY(cospi, ::cosf(M_PI_F* x))       \
                                           EMU_UNARY(fract, (x - ::floorf(x)))
 EMU_UNARY_FUNCTIONS
 

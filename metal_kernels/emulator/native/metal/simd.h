@@ -66,10 +66,10 @@ EMU_HELPER T emu_reduce(emu_lanes* lanes, unsigned width) {
     return emu_reduce<T, combine_##NAME>(emu_meet(v, "quad_" #NAME), 4);  \
   }
 EMU_REDUCTION(sum, a + b)
-EMU_REDUCTION(product, a* b)
+EMU_REDUCTION(product, (a * b))
 EMU_REDUCTION(min, metal::min(a, b))
 EMU_REDUCTION(max, metal::max(a, b))
-EMU_REDUCTION(and, a& b)
+EMU_REDUCTION(and, (a & b))
 EMU_REDUCTION(or, a | b)
 EMU_REDUCTION(xor, a ^ b)
 
@@ -95,8 +95,7 @@ EMU_HELPER T emu_prefix(const emu_lanes* lanes, T identity, bool inclusive) {
 EMU_PREFIX(sum, 0)
 EMU_PREFIX(product, 1)
 
-// ---- shuffles: reading a lane that takes no part is undefined in Metal; here it is reported and gives all ones
-// ---------
+// ---- shuffles: reading a lane that takes no part is undefined in Metal; here it is reported, and gives all ones
 
 template <class T>
 EMU_INLINE T emu_take(T value, unsigned lane, const char* operation) {
@@ -119,7 +118,7 @@ EMU_INLINE unsigned emu_lane() { return emu_self()->thread_index_in_simdgroup[0]
 EMU_SHUFFLE(simd_shuffle, (void(lane), by))
 EMU_SHUFFLE(simd_broadcast, (void(lane), by))
 EMU_SHUFFLE(simd_shuffle_xor, lane ^ by)
-// Past the edge the value is unspecified in Metal. Own value, as the hardware gives.
+// These do not wrap: past the edge the value stays what it is.
 EMU_SHUFFLE(simd_shuffle_up, lane < by ? lane : lane - by)
 EMU_SHUFFLE(simd_shuffle_down, lane + by > 31 ? lane : lane + by)
 EMU_SHUFFLE(simd_shuffle_rotate_up, (lane - by) & 31)
