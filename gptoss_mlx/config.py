@@ -60,6 +60,9 @@ class ModelConfig:
         rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
         if not isinstance(rope, dict):
             raise CheckpointError(f"{where}: rope_scaling is no JSON object; get the file again from the model's page")
+        kind = rope.get("rope_type", rope.get("type", "yarn"))
+        if kind != "yarn":
+            raise CheckpointError(f"{where}: rope_type is {kind!r:.60}; only YaRN, as gpt-oss has it, is known")
         if rope.get("truncate"):
             raise CheckpointError(f"{where}: rope 'truncate' is true; gpt-oss uses YaRN without truncation")
 

@@ -36,3 +36,13 @@ def test_both_spellings_say_the_same():
     ours = ModelConfig.from_dict(hf_config(SMALL))
     assert ModelConfig.from_dict(original_config(SMALL)) == ours
     assert ModelConfig.from_dict(ours.to_dict()) == ours
+
+
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("change", [{"rope_type": "linear"}, {"rope_type": None}, {"truncate": True}])
+def test_rotary_positions_of_another_kind_are_refused_rather_than_read_as_ours(key, change):
+    raw = hf_config(SMALL)
+    rope = raw.pop("rope_scaling")
+    assert ModelConfig.from_dict(raw | {key: rope}) == ModelConfig.from_dict(hf_config(SMALL))
+    with pytest.raises(CheckpointError, match=next(iter(change))):
+        ModelConfig.from_dict(raw | {key: rope | change})
