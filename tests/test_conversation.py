@@ -242,6 +242,29 @@ def test_clearing_ends_a_reply_under_way(scripted):
     assert chat.messages == []
 
 
+def test_tool_calls_are_counted_anew_for_each_message(scripted):
+    """The limit is on one message's calls, not on those of the whole conversation."""
+    turn = CALL.format("nothing", "{}"), FINAL + "Sorry.<|return|>"
+    chat = scripted(*turn * (module.TOOL_ROUNDS + 1))
+    reasons = [list(chat.send("?"))[-1].reason for _ in range(module.TOOL_ROUNDS + 1)]
+    assert set(reasons) == {"stop"}
+
+
+def test_a_call_is_forgotten_with_the_conversation(scripted):
+    chat = scripted(CALL.format("weather", "{}"), functions=[WEATHER])
+    *_, call, _ = chat.send("?")
+    chat.clear()
+    with pytest.raises(UsageError, match="awaiting"):
+        chat.send_tool_result(call, "dry")
+
+
+def test_a_thought_cut_off_after_words_to_the_user_is_still_no_answer(scripted):
+    chat = scripted("<|channel|>commentary<|message|>One moment." + NEXT + THINK + "a b c d e f g h", max_tokens=16)
+    events = list(chat.send("?"))
+    assert said(events, Text) == "One moment."
+    assert events[-1].cut_in_thought
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     return random_model(tmp_path_factory.mktemp("chat"), SMALL, seed=21)
