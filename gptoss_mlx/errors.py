@@ -74,3 +74,19 @@ class KernelError(GptOssError):
     """A shader computes something else on this machine than plain MLX does."""
 
     exit_code = 9
+
+
+class RequestError(GptOssError):
+    """A request is malformed, or asks for what cannot be done. ``param`` names the field at fault."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class BatchLinesError(GptOssError):
+    """A batch is through, but some of its lines could not be answered."""
+
+    exit_code = 10

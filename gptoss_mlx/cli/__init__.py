@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from gptoss_mlx.cli import chat, convert, doctor, run, sessions
+from gptoss_mlx.cli import batch, chat, convert, doctor, run, sessions
 from gptoss_mlx.errors import GptOssError, StorageError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(chat.chat)
 app.command()(run.run)
+app.command()(batch.batch)
 app.command()(convert.convert)
 app.command()(doctor.doctor)
 app.add_typer(sessions.app, name="sessions")

@@ -47,6 +47,16 @@ def open_model(name: str) -> "Runtime":
         return load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
 
 
+def check(temperature: float | None, max_tokens: int | None) -> None:
+    """Refuse bad values before the long part, the loading."""
+    from gptoss_mlx.engine.sampling import Sampling
+    from gptoss_mlx.errors import UsageError
+
+    Sampling(temperature=1.0 if temperature is None else temperature)
+    if max_tokens is not None and max_tokens < 1:
+        raise UsageError(f"--max-tokens is {max_tokens}; it must be 1 or more")
+
+
 def start_conversation(
     model: str,
     reasoning: Reasoning,
@@ -56,7 +66,7 @@ def start_conversation(
     seed: int | None,
 ) -> "Conversation":
     """Load the model and begin."""
-    _check(temperature, max_tokens)
+    check(temperature, max_tokens)
     runtime = open_model(model)
 
     from gptoss_mlx.conversation import Conversation
@@ -71,20 +81,10 @@ def reopen_conversation(
     session: "Session", model: str, temperature: float | None, max_tokens: int | None, seed: int | None
 ) -> "tuple[Conversation, str | None]":
     """Load the model and go on with a session; with a note when it has to be read anew."""
-    _check(temperature, max_tokens)
+    check(temperature, max_tokens)
     runtime = open_model(model)
 
     from gptoss_mlx.sessions import open_session
 
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return open_session(session, runtime, sampling=sampling, max_tokens=max_tokens)
-
-
-def _check(temperature: float | None, max_tokens: int | None) -> None:
-    """Refuse bad values before the long part, the loading."""
-    from gptoss_mlx.engine.sampling import Sampling
-    from gptoss_mlx.errors import UsageError
-
-    Sampling(temperature=1.0 if temperature is None else temperature)
-    if max_tokens is not None and max_tokens < 1:
-        raise UsageError(f"--max-tokens is {max_tokens}; it must be 1 or more")

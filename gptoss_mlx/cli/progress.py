@@ -1,18 +1,23 @@
-"""A long run over bytes, shown: a bar with rate and time left on a terminal, now and then a plain line elsewhere."""
+"""A long run, shown: a bar with rate and time left on a terminal, now and then a plain line elsewhere. To stderr."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.filesize import decimal
+
+if TYPE_CHECKING:
+    from gptoss_mlx.batch.run import Tally
 
 LINE_SECONDS = 5.0
 
 
 @contextmanager
 def byte_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function to call with (bytes done, bytes in all). Writes to stderr."""
+    """Give a function to call with (bytes done, bytes in all)."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(console, label)
@@ -44,3 +49,40 @@ def _lines(console: Console, label: str) -> Callable[[int, int], None]:
         )
 
     return report
+
+
+@contextmanager
+def batch_progress() -> Iterator[Callable[["Tally"], None]]:
+    """Give a function to call with how far a batch is, as often as one likes."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _tally_lines(console)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda tally: bar.update(task, completed=tally.done, total=tally.total, description=_rates(tally))
+
+
+def _tally_lines(console: Console) -> Callable[["Tally"], None]:
+    last = time.monotonic()
+
+    def report(tally: "Tally") -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_SECONDS:
+            last = time.monotonic()
+            line = f"Answering: {tally.done} of {tally.total}, {_rates(tally)}"
+            console.print(line, highlight=False, soft_wrap=True)
+
+    return report
+
+
+def _rates(tally: "Tally") -> str:
+    parts = [f"{tally.tokens_per_second:.1f} tokens/s"]
+    if tally.seconds_left is not None:
+        parts.append(f"{timedelta(seconds=round(tally.seconds_left))} left")
+    if tally.errors:
+        parts.append(f"{tally.errors} errors")
+    return ", ".join(parts)

@@ -1,4 +1,8 @@
-"""How many bytes a sequence's cache takes: arithmetic on the model's sizes, for admission and for reports."""
+"""How many bytes a sequence's cache takes, by arithmetic on the model's sizes, and how many are free."""
+
+import os
+import re
+from pathlib import Path
 
 import mlx.core as mx
 
@@ -14,3 +18,17 @@ def cache_bytes(config: ModelConfig, positions: int, dtype: mx.Dtype) -> int:
     sliding = config.num_hidden_layers - full
     rows = full * positions + sliding * min(positions, config.sliding_window - 1)
     return rows * 2 * config.num_key_value_heads * config.head_dim * dtype.size
+
+
+def free_bytes() -> int:
+    """What more may be allocated now without swapping, as far as the machine says.
+
+    On Metal the recommended working set less what is held; on Linux MemAvailable; elsewhere half of physical memory.
+    """
+    if mx.metal.is_available():
+        return max(0, int(mx.device_info()["max_recommended_working_set_size"]) - mx.get_active_memory())
+    try:
+        available = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        available = None
+    return int(available[1]) * 1024 if available else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

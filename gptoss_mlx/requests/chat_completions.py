@@ -1,0 +1,186 @@
+"""OpenAI's ``/v1/chat/completions``: a body to a Request, an Answer to a body.
+
+Fields that would change the answer and cannot be honoured are refused, never passed over in silence. A JSON schema is
+asked for in the prompt, as the model was trained on; nothing enforces it, so ``strict`` is refused.
+"""
+
+from typing import Any
+
+from gptoss_mlx.errors import RequestError
+from gptoss_mlx.harmony import Function, ResponseFormat
+from gptoss_mlx.requests.fields import Fields
+from gptoss_mlx.requests.history import History
+from gptoss_mlx.requests.reply import Answer
+from gptoss_mlx.requests.request import (
+    Defaults,
+    Request,
+    distinct,
+    read_effort,
+    read_function,
+    read_limit,
+    read_name,
+    read_parts,
+    read_sampling,
+    read_stop,
+)
+
+NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "frequency_penalty": (0, 0.0),
+    "presence_penalty": (0, 0.0),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "verbosity": ("medium",),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "functions": (),
+    "function_call": (),
+    "moderation": (),
+}
+"""Each with the values that ask for nothing."""
+
+WITHOUT_EFFECT = (
+    *("user", "metadata", "store", "service_tier", "safety_identifier", "stream_options", "parallel_tool_calls"),
+    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+)
+
+
+def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Request:
+    """Raises RequestError; HarmonyError for a function's schema comes when the messages are rendered.
+
+    ``unknown_fields`` allows them, and lists them in the request: data sets have columns of their own.
+    """
+    body = Fields(raw)
+    for name, harmless in NOT_OFFERED.items():
+        body.only(name, *harmless)
+    body.skip(*WITHOUT_EFFECT)
+    messages = body.list("messages")
+    if not messages:
+        raise body.error("messages", "is missing" if messages is None else "is empty")
+    history = History()
+    for number, message in enumerate(messages):
+        _read_message(Fields(message, f"messages[{number}]"), f"messages[{number}]", history)
+    functions = _read_tools(body)
+    limit = read_limit(body, "max_completion_tokens", "max_tokens")
+    request = Request(
+        messages=history.finish(
+            "messages",
+            instructions=defaults.instructions,
+            reasoning=read_effort(body, "reasoning_effort", defaults),
+            date=defaults.date,
+            functions=functions,
+            response_format=_read_format(body.object("response_format")),
+        ),
+        sampling=read_sampling(body, defaults),
+        max_tokens=limit or defaults.max_tokens,
+        stop=read_stop(body),
+        stream=bool(body.flag("stream")),
+        model=body.text("model"),
+        unknown=body.unread(),
+    )
+    if not unknown_fields:
+        body.refuse_unread()
+    return request
+
+
+def write(answer: Answer, *, id: str, created: int, model: str, thought: bool) -> dict[str, Any]:
+    """The ``chat.completion`` object. ``id`` makes its ids; ``created`` is in Unix seconds.
+
+    With ``thought`` the message has it as ``reasoning``, the field others use for gpt-oss; OpenAI's has none.
+    """
+    message: dict[str, Any] = {"role": "assistant", "content": answer.content or None, "refusal": None}
+    if thought:
+        message["reasoning"] = answer.thought
+    if answer.calls:
+        message["tool_calls"] = [
+            {
+                "id": f"call_{id}_{number}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for number, call in enumerate(answer.calls)
+        ]
+    return {
+        "id": f"chatcmpl-{id}",
+        "object": "chat.completion",
+        "created": created,
+        "model": model,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": answer.reason}],
+        "usage": {
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": answer.completion_tokens,
+            "total_tokens": answer.prompt_tokens + answer.completion_tokens,
+            "completion_tokens_details": {"reasoning_tokens": answer.thought_tokens},
+        },
+    }
+
+
+def _read_message(message: Fields, where: str, history: History) -> None:
+    role = message.needed_text("role")
+    match role:
+        case "system" | "developer":
+            history.instruct(_content(message), where)
+        case "user":
+            history.user(_content(message), where)
+        case "assistant":
+            _read_assistant(message, where, history)
+        case "tool":
+            history.result(message.needed_text("tool_call_id"), _content(message), where)
+        case _:
+            raise message.error("role", f"is '{role[:40]}'; use system, developer, user, assistant or tool")
+
+
+def _content(message: Fields) -> str:
+    content = read_parts(message, "content", ("text",))
+    if content is None:
+        raise message.error("content", "is missing")
+    return content
+
+
+def _read_assistant(message: Fields, where: str, history: History) -> None:
+    for name in ("function_call", "audio"):
+        message.only(name)
+    calls = message.list("tool_calls") or []
+    text = read_parts(message, "content", ("text", "refusal")) or message.text("refusal") or ""
+    if not text and not calls:
+        raise RequestError(f"{where} has neither content nor tool_calls", where)
+    history.thought(message.text("reasoning") or message.text("reasoning_content") or "")
+    history.said(text, where, before_a_call=bool(calls))
+    for number, raw in enumerate(calls):
+        call = Fields(raw, f"{where}.tool_calls[{number}]")
+        function = call.object("function")
+        if call.any("type") not in (None, "function") or function is None:
+            raise call.error("type", "must be 'function', with the function")
+        history.called(call.needed_text("id"), read_name(function), function.needed_text("arguments"), where)
+
+
+def _read_tools(body: Fields) -> tuple[Function, ...]:
+    functions = []
+    for number, raw in enumerate(body.list("tools") or []):
+        tool = Fields(raw, f"tools[{number}]")
+        function = tool.object("function")
+        if tool.any("type") != "function" or function is None:
+            raise tool.error("type", "must be 'function', with the function")
+        functions.append(read_function(function))
+    choice = body.any("tool_choice")
+    if choice not in (None, "auto", "none"):
+        raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")
+    return () if choice == "none" else distinct(functions)
+
+
+def _read_format(form: Fields | None) -> ResponseFormat | None:
+    kind = form.needed_text("type") if form is not None else "text"
+    if form is None or kind == "text":
+        return None
+    schema = form.object("json_schema")
+    if kind != "json_schema" or schema is None:
+        raise form.error("type", f"'{kind[:40]}' is not supported; use json_schema, or ask for JSON in the prompt")
+    return read_schema(schema)
+
+
+def read_schema(form: Fields) -> ResponseFormat:
+    form.only("strict", False)
+    return ResponseFormat(form.needed_text("name"), form.schema("schema") or {}, form.text("description") or "")

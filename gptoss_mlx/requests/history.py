@@ -1,0 +1,77 @@
+"""The conversation a request holds, turned into harmony messages while it is read."""
+
+from collections.abc import Sequence
+
+from gptoss_mlx.errors import RequestError
+from gptoss_mlx.harmony import Developer, Function, Message, ResponseFormat, System, tool_call, tool_result
+from gptoss_mlx.harmony.messages import Effort
+
+
+class History:
+    """Collects messages in the order of the request. ``where`` names the place in it, for errors."""
+
+    def __init__(self) -> None:
+        self._instructions: list[str] = []
+        self._messages: list[Message] = []
+        self._awaited: dict[str, Message] = {}  # calls without a result yet, by their id
+
+    def instruct(self, text: str, where: str) -> None:
+        """A system or developer message. Those at the beginning become one; later ones stay where they are."""
+        self._settled(where)
+        if self._messages:
+            self._messages.append(Message("developer", Developer(text)))
+        elif text.strip():
+            self._instructions.append(text)
+
+    def user(self, text: str, where: str) -> None:
+        self._settled(where)
+        if not text.strip():
+            raise RequestError(f"{where} is empty", where)
+        self._messages.append(Message("user", text))
+
+    def thought(self, text: str) -> None:
+        if text:
+            self._messages.append(Message("assistant", text, channel="analysis"))
+
+    def said(self, text: str, where: str, *, before_a_call: bool = False) -> None:
+        self._settled(where)
+        if text:
+            self._messages.append(Message("assistant", text, channel="commentary" if before_a_call else "final"))
+
+    def called(self, id: str, name: str, arguments: str, where: str) -> None:
+        if id in self._awaited:
+            raise RequestError(f"{where}: the call id '{id}' occurs twice", where)
+        self._awaited[id] = tool_call(f"functions.{name}", arguments)
+
+    def result(self, id: str, output: str, where: str) -> None:
+        """A call's answer. The two stand together: harmony's model makes one call at a time."""
+        call = self._awaited.pop(id, None)
+        if call is None:
+            raise RequestError(f"{where}: there is no call '{id}' before it to answer", where)
+        self._messages += [call, tool_result(call, output)]
+
+    def finish(
+        self,
+        where: str,
+        *,
+        instructions: str | None,
+        reasoning: Effort,
+        date: str | None,
+        functions: Sequence[Function],
+        response_format: ResponseFormat | None,
+    ) -> tuple[Message, ...]:
+        """All messages, from the system's on. ``instructions`` are used where the request brought none of its own."""
+        self._settled(where)
+        own = "\n\n".join(self._instructions) or instructions or None
+        if not self._messages and not self._instructions:
+            raise RequestError(f"{where} has nothing in it to answer", where)
+        if self._messages and self._messages[-1].role == "assistant":
+            raise RequestError(f"{where} ends with the assistant's own message; there is nothing to answer", where)
+        head = [Message("system", System(reasoning, date))]
+        if own or functions or response_format:
+            head.append(Message("developer", Developer(own, tuple(functions), response_format)))
+        return (*head, *self._messages)
+
+    def _settled(self, where: str) -> None:
+        if self._awaited:
+            raise RequestError(f"{where}: the call '{next(iter(self._awaited))}' has no result yet", where)

@@ -1,0 +1,111 @@
+"""What a request comes down to, and what both of OpenAI's endpoints say in the same way."""
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.errors import RequestError, UsageError
+from gptoss_mlx.harmony import Function, Message
+from gptoss_mlx.harmony.messages import Effort
+from gptoss_mlx.requests.fields import Fields
+
+MAX_STOPS = 4
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds where a request says nothing. ``max_tokens`` None is the rest of the context."""
+
+    sampling: Sampling
+    reasoning: Effort = "medium"
+    instructions: str | None = None
+    max_tokens: int | None = None
+    date: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and how it is to be answered.
+
+    ``model`` is the name the request gives, if any. ``repeated`` are settings a response of the same endpoint shows
+    again. ``unknown`` fields were passed over; there are none unless that was asked for.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    max_tokens: int | None
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+    model: str | None = None
+    repeated: dict[str, Any] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+
+
+def read_sampling(body: Fields, defaults: Defaults) -> Sampling:
+    """Temperature and its kin. ``top_k`` and ``min_p`` are no fields of OpenAI's, but widely understood."""
+    given: dict[str, Any] = {name: body.number(name) for name in ("temperature", "top_p", "min_p")}
+    given |= {name: body.integer(name) for name in ("top_k", "seed")}
+    try:
+        return replace(defaults.sampling, **{name: value for name, value in given.items() if value is not None})
+    except UsageError as error:
+        raise RequestError(str(error), str(error).split()[0]) from error
+
+
+def read_limit(body: Fields, *names: str) -> int | None:
+    """How many tokens at most: the first of ``names`` that is there."""
+    values = [(name, body.integer(name)) for name in names]
+    for name, value in values:
+        if value is not None and value < 1:
+            raise body.error(name, f"is {value}; it must be 1 or more")
+    return next((value for _, value in values if value is not None), None)
+
+
+def read_effort(body: Fields, name: str, defaults: Defaults) -> Effort:
+    return body.one_of(name, *get_args(Effort)) or defaults.reasoning  # type: ignore[return-value]
+
+
+def read_stop(body: Fields) -> tuple[str, ...]:
+    value = body.any("stop")
+    stops = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops) or len(stops) > MAX_STOPS:
+        raise body.error("stop", f"must be a string or up to {MAX_STOPS} of them, none empty")
+    return tuple(stops)
+
+
+def read_function(function: Fields) -> Function:
+    """Name, description and parameters; ``strict`` would promise what is not enforced."""
+    function.only("strict", False)
+    return Function(read_name(function), function.text("description") or "", function.schema("parameters"))
+
+
+def read_name(function: Fields) -> str:
+    name = function.needed_text("name")
+    if not _NAME.fullmatch(name):
+        raise function.error("name", "must be 1 to 64 letters, digits, dashes and underscores")
+    return name
+
+
+def distinct(functions: list[Function]) -> tuple[Function, ...]:
+    names = [function.name for function in functions]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise RequestError(f"tools: the function '{double}' is declared twice", "tools")
+    return tuple(functions)
+
+
+def read_parts(holder: Fields, field: str, kinds: tuple[str, ...]) -> str | None:
+    """A content: a string, or parts that hold text. Anything else, such as an image, is an error."""
+    value = holder.any(field)
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise holder.error(field, "must be a string or an array of parts")
+    texts = []
+    for number, raw in enumerate(value):
+        part = Fields(raw, f"{holder.name(field)}[{number}]")
+        kind = part.needed_text("type")
+        if kind not in kinds:
+            raise part.error("type", f"'{kind[:40]}' is not supported; only text is")
+        texts.append(part.needed_text("refusal" if kind == "refusal" else "text"))
+    return "".join(texts)

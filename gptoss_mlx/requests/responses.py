@@ -1,0 +1,198 @@
+"""OpenAI's ``/v1/responses``, as far as it needs no memory of earlier requests: a body to a Request, an Answer to one.
+
+Fields that would change the answer and cannot be honoured are refused, never passed over in silence.
+"""
+
+from typing import Any
+
+from gptoss_mlx.harmony import Function, ResponseFormat
+from gptoss_mlx.requests.chat_completions import read_schema
+from gptoss_mlx.requests.fields import Fields
+from gptoss_mlx.requests.history import History
+from gptoss_mlx.requests.reply import Answer
+from gptoss_mlx.requests.request import (
+    Defaults,
+    Request,
+    distinct,
+    read_effort,
+    read_function,
+    read_limit,
+    read_name,
+    read_parts,
+    read_sampling,
+)
+
+NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+    "background": (False,),
+    "conversation": (),
+    "include": ([],),
+    "previous_response_id": (),
+    "prompt": (),
+    "context_management": (),
+    "max_tool_calls": (),
+    "moderation": (),
+    "top_logprobs": (0,),
+    "truncation": ("disabled",),
+}
+"""Each with the values that ask for nothing."""
+
+WITHOUT_EFFECT = (
+    *("user", "metadata", "store", "service_tier", "safety_identifier", "stream_options", "parallel_tool_calls"),
+    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+)
+
+
+def read(raw: Any, defaults: Defaults) -> Request:
+    """Raises RequestError; HarmonyError for a function's schema comes when the messages are rendered."""
+    body = Fields(raw)
+    for name, harmless in NOT_OFFERED.items():
+        body.only(name, *harmless)
+    body.skip(*WITHOUT_EFFECT)
+    history = History()
+    if instructions := body.text("instructions"):
+        history.instruct(instructions, "instructions")
+    _read_input(body, history)
+    reasoning = body.object("reasoning") or Fields({}, "reasoning")
+    reasoning.skip("summary", "generate_summary")
+    functions = _read_tools(body)
+    sampling = read_sampling(body, defaults)
+    limit = read_limit(body, "max_output_tokens") or defaults.max_tokens
+    request = Request(
+        messages=history.finish(
+            "input",
+            instructions=defaults.instructions,
+            reasoning=read_effort(reasoning, "effort", defaults),
+            date=defaults.date,
+            functions=functions,
+            response_format=_read_format(body.object("text")),
+        ),
+        sampling=sampling,
+        max_tokens=limit,
+        stream=bool(body.flag("stream")),
+        model=body.text("model"),
+        repeated={
+            "instructions": instructions,
+            "max_output_tokens": limit,
+            "metadata": body.schema("metadata") or {},
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "tool_choice": body.any("tool_choice") or "auto",
+            "tools": body.list("tools") or [],
+        },
+    )
+    reasoning.refuse_unread()
+    body.refuse_unread()
+    return request
+
+
+def write(
+    answer: Answer, repeated: dict[str, Any], *, id: str, created: int, model: str, thought: bool
+) -> dict[str, Any]:
+    """The ``response`` object. ``repeated`` is the request's; ``id`` makes its ids; ``created`` is in Unix seconds."""
+    cut_off = answer.reason == "length"
+    status = "incomplete" if cut_off else "completed"
+    output: list[dict[str, Any]] = []
+    if thought and answer.thought:
+        content = [{"type": "reasoning_text", "text": answer.thought}]
+        output.append({"id": f"rs_{id}", "type": "reasoning", "summary": [], "content": content})
+    for text, phase in ((answer.preamble, "commentary"), (answer.text, "final_answer")):
+        if text:
+            message = {"id": f"msg_{id}_{phase}", "type": "message", "role": "assistant", "status": status}
+            parts = [{"type": "output_text", "text": text, "annotations": []}]
+            output.append({**message, "phase": phase, "content": parts})
+    for number, call in enumerate(answer.calls):
+        ids = {"id": f"fc_{id}_{number}", "call_id": f"call_{id}_{number}"}
+        function = {"name": call.name, "arguments": call.arguments}
+        output.append({"type": "function_call", "status": "completed"} | ids | function)
+    return {
+        "id": f"resp_{id}",
+        "object": "response",
+        "created_at": created,
+        "status": status,
+        "error": None,
+        "incomplete_details": {"reason": "max_output_tokens"} if cut_off else None,
+        "model": model,
+        "output": output,
+        "parallel_tool_calls": False,
+        **repeated,
+        "usage": {
+            "input_tokens": answer.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": answer.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": answer.thought_tokens},
+            "total_tokens": answer.prompt_tokens + answer.completion_tokens,
+        },
+    }
+
+
+def _read_input(body: Fields, history: History) -> None:
+    given = body.any("input")
+    if isinstance(given, str):
+        history.user(given, "input")
+        return
+    items = body.list("input")
+    if not items:
+        raise body.error("input", "is missing" if items is None else "is empty")
+    for number, raw in enumerate(items):
+        where = f"input[{number}]"
+        _read_item(Fields(raw, where), where, history)
+
+
+def _read_item(item: Fields, where: str, history: History) -> None:
+    kind = item.text("type") or "message"
+    match kind:
+        case "message":
+            _read_message(item, where, history)
+        case "function_call":
+            history.called(item.needed_text("call_id"), read_name(item), item.needed_text("arguments"), where)
+        case "function_call_output":
+            output = read_parts(item, "output", ("input_text",))
+            if output is None:
+                raise item.error("output", "is missing")
+            history.result(item.needed_text("call_id"), output, where)
+        case "reasoning":
+            history.thought(read_parts(item, "content", ("reasoning_text",)) or "")
+        case _:
+            raise item.error("type", f"'{kind[:40]}' is not supported")
+
+
+def _read_message(item: Fields, where: str, history: History) -> None:
+    role = item.needed_text("role")
+    text = read_parts(item, "content", ("input_text", "output_text", "refusal"))
+    if text is None:
+        raise item.error("content", "is missing")
+    match role:
+        case "system" | "developer":
+            history.instruct(text, where)
+        case "user":
+            history.user(text, where)
+        case "assistant":
+            history.said(text, where, before_a_call=item.text("phase") == "commentary")
+        case _:
+            raise item.error("role", f"is '{role[:40]}'; use system, developer, user or assistant")
+
+
+def _read_tools(body: Fields) -> tuple[Function, ...]:
+    functions = []
+    for number, raw in enumerate(body.list("tools") or []):
+        tool = Fields(raw, f"tools[{number}]")
+        if tool.any("type") != "function":
+            raise tool.error("type", "must be 'function'")
+        functions.append(read_function(tool))
+    choice = body.any("tool_choice")
+    if choice not in (None, "auto", "none"):
+        raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")
+    return () if choice == "none" else distinct(functions)
+
+
+def _read_format(text: Fields | None) -> ResponseFormat | None:
+    if text is None:
+        return None
+    text.only("verbosity", "medium")
+    form = text.object("format")
+    kind = form.needed_text("type") if form is not None else "text"
+    if form is None or kind == "text":
+        return None
+    if kind != "json_schema":
+        raise form.error("type", f"'{kind[:40]}' is not supported; use json_schema, or ask for JSON in the prompt")
+    return read_schema(form)
