@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,9 +151,9 @@ def _line(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8", "replace")
 
 
-def _write(file: int, data: bytes, write: Callable[[int, bytes], int] = os.write) -> None:
+def _write(file: int, data: bytes) -> None:
     while data:  # a disk that fills up takes part of it, and the next write says so
-        data = data[write(file, data) :]
+        data = data[os.write(file, data) :]
 
 
 def _answered_id(line: bytes) -> str | None:

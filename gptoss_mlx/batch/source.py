@@ -8,6 +8,7 @@ A line that cannot be read is given out as such, with the reason; it does not en
 import csv
 import hashlib
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -192,7 +193,7 @@ def _recognised(name: str, file: BinaryIO, form: Form | None) -> Source:
     file.seek(0)
     start = file.read(1 << 16).removeprefix(_BOM).lstrip()
     looks = _looks_like(start)
-    if start.startswith(b"[") and suffix in (".json", ".jsonl", "") and form is None:
+    if form is None and suffix not in SUFFIXES and re.match(rb"\[\s*\{", start):
         raise UsageError(f"{name}: begins as a JSON array; write one object per line, as `jq -c '.[]'` does")
     by_name = SUFFIXES.get(suffix)
     chosen = form or by_name or looks

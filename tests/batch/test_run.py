@@ -1,0 +1,163 @@
+"""Lines to answers on a real decoder: every line answered once, alone or beside others, bad ones among the errors."""
+
+import json
+
+import pytest
+
+from gptoss_mlx.batch.answers import Answers, Errors, closing
+from gptoss_mlx.batch.run import Run, Tally
+from gptoss_mlx.batch.source import open_source
+from gptoss_mlx.conversation import Conversation, Done, Text, Thought
+from gptoss_mlx.engine.memory import cache_bytes
+from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.requests import Defaults
+
+GREEDY = Sampling(temperature=0)
+
+
+@pytest.fixture
+def answer(runtime, tmp_path):
+    """Run over these lines; the answers and the errors by id, and the tally."""
+
+    def answer(lines, *, rows=4, sampling=GREEDY, stop_after=None, name="out.jsonl", memory=None, **options):
+        source_path, out = tmp_path / "in.jsonl", tmp_path / name
+        source_path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+        defaults = Defaults(sampling, max_tokens=6, date="2025-06-28")
+        steps = 0
+
+        def stopped():
+            nonlocal steps
+            steps += 1
+            return stop_after is not None and steps > stop_after
+
+        with open_source(str(source_path)) as source:
+            survey = source.survey()
+            answers, errors = Answers(out, {}, {}), Errors(out)
+            with closing(answers, errors):
+                tally = Tally(survey.lines, len(answers.answered))
+                run = Run(runtime, source, answers, errors, defaults, tally, max_rows=rows, memory=memory, **options)
+                run.go(lambda tally: None, stopped)
+        return read(out), read(errors.path), tally
+
+    return answer
+
+
+def read(path):
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    assert len({key(record) for record in records}) == len(records)
+    return {key(record): record for record in records}
+
+
+def key(record):
+    return record.get("custom_id", record.get("id"))
+
+
+def prompts(count):
+    return [{"id": f"p{number}", "prompt": "x " * number + "?"} for number in range(count)]
+
+
+def test_each_form_is_answered_in_its_own_shape_and_as_a_conversation_answers(runtime, answer):
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi there"}], "max_tokens": 9}
+    lines = [
+        {"id": 5, "prompt": "Hi there", "max_tokens": 9, "source": "a data set"},
+        {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": body},
+        {"custom_id": "r", "method": "POST", "url": "/v1/responses", "body": {"input": "Hi there"}},
+    ]
+    answers, errors, tally = answer(lines, thought=True)
+    assert errors == {}
+    talk = Conversation(runtime, date="2025-06-28", sampling=GREEDY, max_tokens=9)
+    events = list(talk.send("Hi there"))
+    said = "".join(event.text for event in events if isinstance(event, Text))
+    thought = "".join(event.text for event in events if isinstance(event, Thought))
+    done = next(event for event in events if isinstance(event, Done))
+    plain, chat, response = answers[5], answers["c"], answers["r"]
+    assert (plain["answer"], plain["thought"], plain["finish_reason"]) == (said, thought, done.reason)
+    assert plain["usage"]["completion_tokens"] == done.usage.completion_tokens
+    assert plain["usage"]["prompt_tokens"] == done.usage.prompt_tokens
+    assert (chat["error"], chat["response"]["status_code"]) == (None, 200)
+    assert chat["response"]["body"]["object"] == "chat.completion"
+    assert (chat["response"]["body"]["choices"][0]["message"]["content"] or "") == said
+    assert chat["response"]["body"]["model"] == runtime.folder.path.name
+    assert response["response"]["body"]["object"] == "response"
+    assert response["response"]["body"]["usage"]["output_tokens"] <= 6
+    assert tally.other_models == {"gpt-4o": 1}
+    assert tally.ignored == {"source": 1}
+
+
+def test_lines_that_cannot_be_answered_are_errors_with_number_and_reason_and_the_rest_goes_on(runtime, answer):
+    limit = runtime.config.max_position_embeddings
+    lines = [
+        {"id": "good", "prompt": "a"},
+        "{not json",
+        {"id": "empty", "prompt": " "},
+        {"id": "hot", "prompt": "a", "temperature": -1},
+        {"id": "long", "prompt": "\x01" * limit},
+        {"id": "much", "prompt": "a", "max_tokens": 100_000},
+        {"custom_id": "s", "method": "POST", "url": "/v1/responses", "body": {"input": "a", "stream": True}},
+        {"id": "also good", "prompt": "b"},
+    ]
+    dtype = runtime.model.weights.head.dtype
+    answers, errors, tally = answer(lines, memory=cache_bytes(runtime.config, 3000, dtype))
+    assert set(answers) == {"good", "also good"}
+    assert {(id, error["line"], error["error"]["code"]) for id, error in errors.items()} == {
+        ("line-2", 2, "invalid_line"),
+        ("empty", 3, "invalid_request"),
+        ("hot", 4, "invalid_request"),
+        ("long", 5, "context_length_exceeded"),
+        ("much", 6, "out_of_memory"),
+        ("s", 7, "invalid_request"),
+    }
+    assert f"{limit:,}" in errors["long"]["error"]["message"]
+    assert errors["hot"]["error"]["param"] == "temperature"
+    assert (tally.answered, tally.errors, tally.done) == (2, 6, 8)
+
+
+@pytest.mark.parametrize("stop_after", [0, 3, 9])
+def test_stopped_and_run_again_the_rest_is_answered_as_it_would_have_been(answer, stop_after):
+    lines = [*prompts(10), "broken"]
+    whole, errors, _ = answer(lines, name="whole.jsonl")
+    first, _, _ = answer(lines, stop_after=stop_after)
+    assert len(first) < 10
+    second, errors_again, tally = answer(lines)
+    assert second == whole
+    assert errors_again == errors
+    assert (tally.before, tally.answered) == (len(first), 10 - len(first))
+    third, _, tally = answer(lines)
+    assert third == whole
+    assert tally.tokens == 0
+
+
+def test_a_seed_gives_each_line_its_own_draws_whatever_runs_beside_it(answer):
+    """Equal prompts, so only the draws differ."""
+    lines = [{"id": f"p{number}", "prompt": "same"} for number in range(6)]
+    warm = Sampling(temperature=1.0)
+    together, _, _ = answer(lines, sampling=warm, seed=3, name="a.jsonl")
+    alone, _, _ = answer(lines, sampling=warm, seed=3, rows=1, name="b.jsonl")
+    other, _, _ = answer(lines, sampling=warm, seed=4, name="c.jsonl")
+    assert together == alone
+    assert together != other
+    assert len({record["answer"] for record in together.values()}) > 1
+
+
+def test_the_input_is_read_only_as_far_as_rows_need_it(answer, monkeypatch):
+    """A file of any length takes the memory of its rows: lines are asked for when there is room."""
+    waiting = []
+    real = Run._ask
+
+    def ask(self, line, batch):
+        waiting.append(len(batch.waiting) + len(batch.reading) + len(batch.decoding))
+        return real(self, line, batch)
+
+    monkeypatch.setattr(Run, "_ask", ask)
+    answer(prompts(20), rows=3)
+    assert max(waiting) <= 6
+
+
+def test_a_row_that_is_over_by_a_stop_string_makes_room(answer):
+    first, _, _ = answer([{"id": 1, "prompt": "a", "max_tokens": 12}], name="a.jsonl")
+    text = first[1]["answer"]
+    assert len(text) > 3
+    stopped, _, _ = answer([{"id": 1, "prompt": "a", "max_tokens": 12, "stop": text[2]}, *prompts(3)], name="b.jsonl")
+    assert stopped[1]["answer"] == text[: text.index(text[2])]
+    assert stopped[1]["finish_reason"] == "stop"
+    assert len(stopped) == 4

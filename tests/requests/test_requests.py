@@ -1,0 +1,217 @@
+"""Bodies as OpenAI's clients write them, to prompts; and every body that must be refused, with the field at fault."""
+
+import json
+
+import pytest
+
+from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.errors import RequestError
+from gptoss_mlx.harmony import Tokenizer, render
+from gptoss_mlx.requests import Defaults, chat_completions, responses
+
+DEFAULTS = Defaults(Sampling(temperature=0.5), "low", max_tokens=50, date="2025-06-28")
+WEATHER = {"name": "weather", "description": "Weather.", "parameters": {"type": "object", "properties": {}}}
+USER = {"role": "user", "content": "Hi"}
+SYSTEM = (
+    "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06\n"
+    "Current date: 2025-06-28\n\nReasoning: {}\n\n"
+    "# Valid channels: analysis, commentary, final. Channel must be included for every message.{}<|end|>"
+)
+WITH_TOOLS = "\nCalls to these tools must go to the commentary channel: 'functions'."
+TOOLS = (
+    "# Tools\n\n## functions\n\nnamespace functions {\n\n// Weather.\ntype weather = (_: {\n}) => any;\n\n"
+    "} // namespace functions"
+)
+CALLED = (
+    "<|start|>assistant to=functions.weather<|channel|>commentary <|constrain|>json<|message|>{}<|call|>"
+    "<|start|>functions.weather to=assistant<|channel|>commentary<|message|>{}<|end|>"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.bundled()
+
+
+@pytest.fixture
+def prompt_of(tokenizer):
+    return lambda request: tokenizer.decode(render(request.messages, tokenizer), markers=True)
+
+
+def chat(**fields):
+    return chat_completions.read({"messages": [USER]} | fields, DEFAULTS)
+
+
+def respond(**fields):
+    return responses.read({"input": "Hi"} | fields, DEFAULTS)
+
+
+def test_a_chat_with_tools_is_rendered_as_the_model_was_trained(prompt_of):
+    """Two calls made at once are told one by one, each with its result; the finished turn's thought is gone."""
+    call = {"type": "function", "function": {"name": "weather", "arguments": '{"a": 1}'}}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "developer", "content": [{"type": "text", "text": "In "}, {"type": "text", "text": "English."}]},
+        {"role": "user", "content": "Old <|end|>"},
+        {"role": "assistant", "content": "Answer.", "reasoning": "Forgotten."},
+        USER,
+        {"role": "assistant", "content": "A look.", "reasoning": "Kept.", "tool_calls": [call | {"id": "1"}]},
+        {"role": "tool", "tool_call_id": "1", "content": "wet"},
+        {"role": "assistant", "tool_calls": [call | {"id": "2"}, call | {"id": "3"}]},
+        {"role": "tool", "tool_call_id": "3", "content": "dry"},
+        {"role": "tool", "tool_call_id": "2", "content": "hot"},
+    ]
+    tools = [{"type": "function", "function": WEATHER}]
+    prompt = prompt_of(chat(messages=messages, tools=tools, reasoning_effort="high", tool_choice="auto"))
+    assert prompt == (
+        SYSTEM.format("high", WITH_TOOLS)
+        + f"<|start|>developer<|message|># Instructions\n\nBe brief.\n\nIn English.\n\n{TOOLS}<|end|>"
+        + "<|start|>user<|message|>Old <|end|><|end|>"
+        + "<|start|>assistant<|channel|>final<|message|>Answer.<|end|>"
+        + "<|start|>user<|message|>Hi<|end|>"
+        + "<|start|>assistant<|channel|>analysis<|message|>Kept.<|end|>"
+        + "<|start|>assistant<|channel|>commentary<|message|>A look.<|end|>"
+        + CALLED.format('{"a": 1}', "wet")
+        + CALLED.format('{"a": 1}', "dry")
+        + CALLED.format('{"a": 1}', "hot")
+        + "<|start|>assistant"
+    )
+
+
+def test_the_same_conversation_through_either_endpoint_is_the_same_prompt(prompt_of):
+    call = {"name": "weather", "arguments": "{}"}
+    through_chat = chat(
+        messages=[
+            {"role": "system", "content": "Be brief."},
+            USER,
+            {
+                "role": "assistant",
+                "reasoning": "Hm.",
+                "tool_calls": [{"id": "c", "type": "function", "function": call}],
+            },
+            {"role": "tool", "tool_call_id": "c", "content": "wet"},
+        ],
+        tools=[{"type": "function", "function": WEATHER}],
+        max_tokens=7,
+        temperature=0.25,
+        response_format={"type": "json_schema", "json_schema": {"name": "w", "schema": {"type": "object"}}},
+    )
+    through_responses = respond(
+        instructions="Be brief.",
+        input=[
+            {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+            {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]},
+            {"type": "function_call", "call_id": "c", **call},
+            {"type": "function_call_output", "call_id": "c", "output": "wet"},
+        ],
+        tools=[{"type": "function", **WEATHER}],
+        max_output_tokens=7,
+        temperature=0.25,
+        text={"format": {"type": "json_schema", "name": "w", "schema": {"type": "object"}}},
+    )
+    assert prompt_of(through_chat) == prompt_of(through_responses)
+    assert '# Response Formats\n\n## w\n\n{"type":"object"}' in prompt_of(through_chat)
+    assert through_chat.sampling == through_responses.sampling == Sampling(temperature=0.25)
+    assert through_chat.max_tokens == through_responses.max_tokens == 7
+
+
+def test_what_a_request_does_not_say_is_left_to_the_defaults(prompt_of):
+    for request in (chat(), respond(), chat(temperature=None, max_tokens=None, reasoning_effort=None)):
+        assert request.sampling == DEFAULTS.sampling
+        assert request.max_tokens == 50
+        assert prompt_of(request) == SYSTEM.format("low", "") + "<|start|>user<|message|>Hi<|end|><|start|>assistant"
+
+
+def test_tools_not_to_be_called_are_not_shown(prompt_of):
+    tools = [{"type": "function", "function": WEATHER}]
+    assert "weather" not in prompt_of(chat(tools=tools, tool_choice="none"))
+
+
+CALL_1 = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
+BAD_CHAT = [
+    ({"messages": None}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": "Hi"}, "messages"),
+    ({"messages": ["Hi"]}, "messages[0]"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": ""}]}, "messages[0]"),
+    ({"messages": [{"role": "user", "content": " \n"}]}, "messages[0]"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+    ({"messages": [{"role": "system", "content": ""}]}, "messages"),
+    ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages[0].role"),
+    ({"messages": [USER, {"role": "assistant", "content": "Ho"}]}, "messages"),
+    ({"messages": [USER, CALL_1]}, "messages"),
+    ({"messages": [USER, CALL_1, USER]}, "messages[2]"),
+    ({"messages": [USER, {"role": "tool", "tool_call_id": "1", "content": "x"}]}, "messages[1]"),
+    ({"temperature": float("nan")}, "temperature"),
+    ({"temperature": float("inf")}, "temperature"),
+    ({"temperature": -0.1}, "temperature"),
+    ({"temperature": "0"}, "temperature"),
+    ({"temperature": True}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"top_k": 1.5}, "top_k"),
+    ({"seed": "1"}, "seed"),
+    ({"max_tokens": -1}, "max_tokens"),
+    ({"max_completion_tokens": 0}, "max_completion_tokens"),
+    ({"max_tokens": 1e3}, "max_tokens"),
+    ({"reasoning_effort": "none"}, "reasoning_effort"),
+    ({"stop": ["a", ""]}, "stop"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"n": 2}, "n"),
+    ({"logprobs": True}, "logprobs"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ({"frequency_penalty": 0.1}, "frequency_penalty"),
+    ({"functions": [WEATHER]}, "functions"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"tools": [{"type": "function", "function": WEATHER | {"name": "a b"}}]}, "tools[0].function.name"),
+    ({"tools": [{"type": "function", "function": WEATHER | {"strict": True}}]}, "tools[0].function.strict"),
+    ({"tools": [{"type": "function", "function": WEATHER}] * 2}, "tools"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"response_format": {"type": "json_object"}}, "response_format.type"),
+    ({"stream": "yes"}, "stream"),
+    ({"max_token": 5}, "max_token"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD_CHAT, ids=[json.dumps(fields)[:60] for fields, _ in BAD_CHAT])
+def test_a_chat_that_cannot_be_answered_names_the_field_at_fault(fields, param):
+    with pytest.raises(RequestError) as caught:
+        chat(**fields)
+    assert caught.value.param == param
+    assert param in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+BAD_RESPONSES = [
+    ({"input": None}, "input"),
+    ({"input": ""}, "input"),
+    ({"input": []}, "input"),
+    ({"input": 5}, "input"),
+    ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
+    ({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]}, "input[0]"),
+    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"background": True}, "background"),
+    ({"truncation": "auto"}, "truncation"),
+    ({"include": ["message.output_text.logprobs"]}, "include"),
+    ({"max_output_tokens": 0}, "max_output_tokens"),
+    ({"max_tokens": 5}, "max_tokens"),
+    ({"reasoning": {"effort": "minimal"}}, "reasoning.effort"),
+    ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD_RESPONSES)
+def test_a_response_that_cannot_be_given_names_the_field_at_fault(fields, param):
+    with pytest.raises(RequestError) as caught:
+        respond(**fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("read", [chat_completions.read, responses.read])
+@pytest.mark.parametrize("body", [None, [], "Hi", 5])
+def test_a_body_that_is_no_object_is_refused(read, body):
+    with pytest.raises(RequestError):
+        read(body, DEFAULTS)
