@@ -3,17 +3,22 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any, Literal
 
 from gptoss_mlx.batch.answers import Answers, Errors
 from gptoss_mlx.batch.source import BadLine, Line, Source
 from gptoss_mlx.engine.batching import Batch, Row
+from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.errors import ContextLengthError, GptOssError, MemoryBudgetError, RequestError
-from gptoss_mlx.harmony import render
+from gptoss_mlx.harmony import Message, render, render_messages
 from gptoss_mlx.requests import Answer, Defaults, ReplyReader, Request, chat_completions, responses
 from gptoss_mlx.runtime import Runtime
+
+PREFIX_SHARE = 0.125
+"""Of the memory, for beginnings of prompts that lines share."""
 
 
 @dataclass
@@ -59,7 +64,9 @@ class _Asked:
 
 @dataclass
 class Run:
-    """One run over an input. ``seed`` gives every line draws of its own, the same whenever it is answered."""
+    """One run over an input. ``memory`` bounds the rows' caches, in bytes. ``seed`` gives every line draws of its own,
+    the same whenever it is answered.
+    """
 
     runtime: Runtime
     source: Source
@@ -68,13 +75,14 @@ class Run:
     defaults: Defaults
     tally: Tally
     max_rows: int
-    memory: int | None
+    memory: int
     thought: bool = False
     seed: int | None = None
 
     def go(self, report: Callable[[Tally], None], stopped: Callable[[], bool]) -> bool:
         """Answer what is not answered yet; True when through. ``stopped`` is asked before each step."""
-        batch = Batch(self.runtime.model, max_rows=self.max_rows, memory=self.memory)
+        model, kept = self.runtime.model, int(self.memory * PREFIX_SHARE)
+        batch = Batch(model, self.max_rows, self.memory - kept, prefixes=PrefixCache(model, kept))
         asked: dict[Hashable, _Asked] = {}  # by line number
         lines = self._to_do()
         while not stopped():
@@ -110,7 +118,8 @@ class Run:
             prompt = render(request.messages, self.runtime.tokenizer)
             limit = request.max_tokens or self.runtime.config.max_position_embeddings
             context, stop = self.runtime.context(), self.runtime.stop_ids
-            batch.add(Row(line.number, prompt, context, limit, request.sampling, stop))
+            shared = len(render_messages(_head(request.messages), self.runtime.tokenizer))
+            batch.add(Row(line.number, prompt, context, limit, request.sampling, stop, shared))
         except GptOssError as error:
             codes = {ContextLengthError: "context_length_exceeded", MemoryBudgetError: "out_of_memory"}
             param = error.param if isinstance(error, RequestError) else None
@@ -163,6 +172,11 @@ class Run:
             body = responses.write(answer, asked.request.repeated, **about)
         response = {"status_code": 200, "request_id": f"req_{id}", "body": body}
         return {"id": f"batch_req_{id}", "custom_id": line.id, "response": response, "error": None}
+
+
+def _head(messages: Iterable[Message]) -> list[Message]:
+    """What comes before the first word of the user's: the part that many lines of a file have in common."""
+    return list(takewhile(lambda message: message.role in ("system", "developer"), messages))
 
 
 def _read_plain(fields: dict[str, Any], defaults: Defaults) -> Request:

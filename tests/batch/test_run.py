@@ -19,7 +19,7 @@ GREEDY = Sampling(temperature=0)
 def answer(runtime, tmp_path):
     """Run over these lines; the answers and the errors by id, and the tally."""
 
-    def answer(lines, *, rows=4, sampling=GREEDY, stop_after=None, name="out.jsonl", memory=None, **options):
+    def answer(lines, *, rows=4, sampling=GREEDY, stop_after=None, name="out.jsonl", memory=1 << 30, **options):
         source_path, out = tmp_path / "in.jsonl", tmp_path / name
         source_path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
         defaults = Defaults(sampling, max_tokens=6, date="2025-06-28")
@@ -151,6 +151,21 @@ def test_the_input_is_read_only_as_far_as_rows_need_it(answer, monkeypatch):
     monkeypatch.setattr(Run, "_ask", ask)
     answer(prompts(20), rows=3)
     assert max(waiting) <= 6
+
+
+def test_what_lines_share_is_read_once(runtime, answer, monkeypatch):
+    """The system message is most of these prompts; only the first row reads it."""
+    read = []
+    real = type(runtime.model).__call__
+
+    def call(self, tokens, cache):
+        read.append(tokens.shape[1])
+        return real(self, tokens, cache)
+
+    monkeypatch.setattr(type(runtime.model), "__call__", call)
+    answers, _, _ = answer(prompts(5))
+    longest = max(record["usage"]["prompt_tokens"] for record in answers.values())
+    assert sum(read) < 2 * longest
 
 
 def test_a_row_that_is_over_by_a_stop_string_makes_room(answer):
