@@ -203,9 +203,9 @@ def main() -> int:
     parser.add_argument("--prompts", type=Path, default=ROOT / "tests" / "data" / "prompts.jsonl")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--max-tokens", default="48")
+    parser.add_argument("--max-tokens", default="24")
     given = parser.parse_args()
-    options = ["--model", given.model, "--max-tokens", given.max_tokens, "--reasoning", "low"]
+    options = ["--model", given.model, "--max-tokens", given.max_tokens, "--reasoning", "low", "--include-thinking"]
     with tempfile.TemporaryDirectory() as folder:
         report = experiment(Path(folder), given.prompts, options, given.kills)
     print(report)
