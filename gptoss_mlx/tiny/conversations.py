@@ -54,9 +54,9 @@ class Author:
                 return template
 
     def said(self, templates: tuple[str, ...]) -> str:
-        """One of the templates, filled with words and numbers."""
+        """One of the templates, filled with words and numbers. Talk is learnt by heart: none of it is held out."""
         rng = self.rng
-        text = self.phrasing(templates)
+        text = rng.choice(templates)
         for name, words in phrases.WORDS.items():
             while "{" + name + "}" in text:
                 text = text.replace("{" + name + "}", rng.choice(words), 1)
@@ -92,8 +92,8 @@ class Author:
         while True:
             a = self.number(four) if first is None else first
             b = self.number(four)
-            if self.rng.random() < 0.03:
-                b = abs(a) if abs(a) <= LONGEST else b
+            if abs(a) <= LONGEST and self.rng.random() < 0.15:  # which is larger, must be looked at closely
+                b = max(0, abs(a) + self.rng.choice((0, self.rng.randint(-9, 9), self.rng.randint(-99, 99))))
             if is_held_out_pair(a, b) == self.held_out:
                 return a, b
 
@@ -138,7 +138,7 @@ class Author:
             if rng.random() < 0.22
             else self.phrasing(expressions, phrases.QUESTION_FRAMES)
         )
-        if rng.random() < 0.02 and expressions[0] in template and not self.held_out:
+        if rng.random() < 0.05 and expressions[0] in template and not self.held_out:
             a = -a
         return template.replace("{a}", str(a)).replace("{b}", str(b)), a, op, b
 
@@ -201,7 +201,7 @@ class Author:
                 ((), "More than two numbers.", phrases.TWO_ONLY),
                 ((), "A number is too long.", phrases.TOO_LONG),
             ),
-            (10, 8, 8, 4, 4, 45, 9, 12),
+            (14, 12, 12, 6, 6, 42, 8, 10),
         )[0]
         if asked:
             text = self.said(asked)
@@ -224,7 +224,7 @@ class Author:
         rng = self.rng
         messages: list[Message] = []
         value: int | None = None
-        turns = rng.choices((0, 1, 2, 3, 4, rng.randint(5, 9)), (0.7, 0.19, 0.06, 0.025, 0.015, 0.01))[0]
+        turns = rng.choices((0, 1, 2, 3, 4, rng.randint(5, 9)), (0.52, 0.32, 0.09, 0.04, 0.02, 0.01))[0]
         for _ in range(turns):
             finished, value = self.turn(setting, value)
             messages += finished
@@ -232,12 +232,12 @@ class Author:
 
     def turn(self, setting: Setting, value: int | None, last: bool = False) -> tuple[list[Message], int | None]:
         rng = self.rng
-        going_on = value is not None and abs(value) <= LONGEST and rng.random() < 0.65
+        going_on = value is not None and abs(value) <= LONGEST and rng.random() < 0.75
         if value is not None and abs(value) > LONGEST and rng.random() < 0.3:
             text = self.then_question(value)[0]
             return self.plain_turn(setting, text, "A number is too long.", phrases.TOO_LONG), None
         kind = rng.random()
-        product, talk = (0.42, 0.12) if setting.calculate else (0.06, 0.14)
+        product, talk = (0.36, 0.16) if setting.calculate else (0.06, 0.18)
         if not last:
             talk *= 1.5
         if kind < product:
