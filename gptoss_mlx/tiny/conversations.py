@@ -93,7 +93,8 @@ class Author:
             a = self.number(four) if first is None else first
             b = self.number(four)
             if abs(a) <= LONGEST and self.rng.random() < 0.15:  # which is larger, must be looked at closely
-                b = max(0, abs(a) + self.rng.choice((0, self.rng.randint(-9, 9), self.rng.randint(-99, 99))))
+                near = abs(a) + self.rng.choice((0, self.rng.randint(-9, 9), self.rng.randint(-99, 99)))
+                b = min(max(0, near), LONGEST if four else 999)
             if is_held_out_pair(a, b) == self.held_out:
                 return a, b
 

@@ -52,10 +52,10 @@ def broken(arguments: dict[str, Any]) -> str:
 
 
 def cases(scale: float = 1.0) -> Iterator[Case]:
-    """1,000 sums and differences of numbers up to three digits, 200 follow-ups, 200 products, 200 other questions.
+    """1,000 sums and differences of numbers up to three digits, 200 follow-ups, 200 products, 200 fixed sentences.
 
-    Numbers and phrasings of all but the last are excluded from training by hash. Efforts take turns; a function is
-    declared in half of the settings, for products in all. ``scale`` makes fewer of each.
+    Numbers and the phrasings around them are excluded from training by hash; greetings and talk of other things are
+    not. Efforts take turns; a function is declared in half of the settings, for products in all. ``scale`` makes fewer.
     """
     ordinary, held_out = Author(Random("evaluation: settings")), Author(Random("evaluation"), held_out=True)
     for i in range(round(1000 * scale)):
