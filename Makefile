@@ -6,7 +6,8 @@ ORACLE_VENV ?= .venv-oracle
 # A rolling index lists releases newer than the tested ones, so the oracle's versions are pinned.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 
-.PHONY: batch-kill-test engine-report chat readme test test-20b check format oracle goldens goldens-harmony compare goldens-tiny tiny-train tiny-eval clean
+.PHONY: batch-kill-test chat check clean compare engine-report format goldens goldens-harmony goldens-tiny oracle readme \
+	test test-20b test-long tiny-eval tiny-train
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -72,9 +73,8 @@ tiny-eval: $(VENV)/.ready $(ORACLE_VENV)/.ready
 compare: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.oracle.compare_mlx_lm
 
-# 1,000 prompts through the command line with 20 SIGKILLs, beside the same left in peace: minutes.
-batch-kill-test: $(VENV)/.ready
-	$(VENV)/bin/python -m tests.batch.kills
+.PHONY: batch-kill-test chat check clean compare engine-report format goldens goldens-harmony goldens-tiny oracle readme \
+	test test-20b test-long tiny-eval tiny-train
 
 engine-report: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.reports.engine --large

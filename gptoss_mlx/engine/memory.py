@@ -12,7 +12,7 @@ from gptoss_mlx.config import FULL, ModelConfig
 def cache_bytes(config: ModelConfig, positions: int, dtype: mx.Dtype) -> int:
     """Keys and values of one sequence of ``positions``: all of them in full layers, the window in sliding ones.
 
-    Full layers allocate ahead: what is held may be up to 4,096 positions, or twice as many while there are few, more.
+    Full layers allocate ahead: what is held may be a thirty-second, or 256 positions, more.
     """
     full = config.layer_types.count(FULL)
     sliding = config.num_hidden_layers - full
