@@ -73,8 +73,13 @@ tiny-eval: $(VENV)/.ready $(ORACLE_VENV)/.ready
 compare: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.oracle.compare_mlx_lm
 
-.PHONY: batch-kill-test chat check clean compare engine-report format goldens goldens-harmony goldens-tiny oracle readme \
-	test test-20b test-long tiny-eval tiny-train
+# 1,000 prompts through the command line with 20 SIGKILLs, beside the same left in peace: minutes.
+batch-kill-test: $(VENV)/.ready
+	$(VENV)/bin/python -m tests.batch.kills
+
+# A prefill of 16,000 tokens and a cache of 131,072 positions.
+test-long: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest -m slow tests/model/test_long_context.py
 
 engine-report: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.reports.engine --large

@@ -1,0 +1,71 @@
+"""What the README shows works as shown."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gptoss_mlx import errors
+from tests.support.cli_reference import README, with_reference
+
+ROOT = README.parent
+TEXT = README.read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.M | re.S)
+
+
+def commands():
+    return [line for block in blocks("sh") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """``gptoss-mac`` on the PATH, as an installed command is, and a home of its own."""
+    folder = tmp_path_factory.mktemp("readme")
+    script = folder / "gptoss-mac"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m gptoss_mlx.cli "$@"\n')
+    script.chmod(0o755)
+    return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "GPTOSS_MAC_HOME": str(folder / "home")}
+
+
+def test_the_command_line_reference_is_what_the_commands_say():
+    assert with_reference(TEXT) == TEXT, "run `make readme`"
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_shown_runs(environment, command):
+    done = subprocess.run(command, shell=True, input="", capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    if " run " in command:
+        question = re.search(r"(\d+) ([+-]) (\d+)", command)
+        a, sign, b = int(question[1]), question[2], int(question[3])
+        assert str(a + b if sign == "+" else a - b) in done.stdout
+
+
+def test_the_python_shown_runs(environment):
+    for block in blocks("python"):
+        done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, env=environment, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        assert "405" in done.stdout
+
+
+def test_every_exit_code_is_documented():
+    listed = {int(code) for code in re.findall(r"(\d+) [a-z]", TEXT.split("Exit codes:")[1].split("\n\n")[0])}
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert {error.exit_code for error in classes} <= listed
+
+
+def test_files_linked_to_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert target.startswith("http") or Path(ROOT, target).exists(), target
+
+
+def test_make_targets_named_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"make ([a-z0-9-]+)", TEXT)) - {"sure"}:
+        assert re.search(rf"^{target}:", makefile, re.M), target
