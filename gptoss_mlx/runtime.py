@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from pathlib import Path
 
 import mlx.core as mx
@@ -73,7 +74,10 @@ class Runtime:
     ) -> Sampling:
         """Sampling with the folder's generation defaults where None is given."""
         given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
-        own = {name: self.folder.generation[name] for name in given if self.folder.generation.get(name) is not None}
+        defaults = self.folder.generation
+        own = {name: defaults[name] for name in given if defaults.get(name) is not None}
+        if defaults.get("do_sample") is False:  # how Hugging Face's configs say greedy
+            own["temperature"] = 0.0
         return Sampling(**own | {name: value for name, value in given.items() if value is not None}, seed=seed)
 
     def context(self) -> Context:
@@ -112,13 +116,17 @@ class Runtime:
         stop: Collection[int] | None = None,
     ) -> Iterator[int]:
         """Ids after ``tokens``, until one of ``stop`` (default ``stop_ids``; it is yielded too) or ``max_tokens``."""
-        if not len(tokens) or not all(0 <= token < self.config.vocab_size for token in tokens):
+        try:
+            prompt, limit = [index(token) for token in tokens], index(max_tokens)
+        except TypeError as error:
+            raise UsageError(f"tokens and max_tokens must be whole numbers: {error}") from error
+        if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")
-        if max_tokens < 1:
-            raise UsageError(f"max_tokens is {max_tokens}; it must be 1 or more")
+        if limit < 1:
+            raise UsageError(f"max_tokens is {limit}; it must be 1 or more")
         sampling = Sampling(temperature, top_p, top_k, min_p, seed)
         stops = self.stop_ids if stop is None else stop
-        return generate(self.context(), list(tokens), max_tokens=max_tokens, sampling=sampling, stop=stops)
+        return generate(self.context(), prompt, max_tokens=limit, sampling=sampling, stop=stops)
 
 
 def load(

@@ -209,6 +209,28 @@ def test_cancelled_at_any_token_the_turn_keeps_its_answer_text_or_never_happened
         assert "Let me see" not in chat.prompts[-1]
 
 
+def test_a_call_completed_as_its_turn_is_cancelled_is_not_left_unanswered(scripted):
+    preamble = "<|channel|>commentary<|message|>One moment." + NEXT
+    real_feed = module.StreamParser.feed
+    chat = scripted(preamble + CALL.format("weather", "{}"), FINAL + "Dry.<|return|>", functions=[WEATHER])
+
+    def feed(self, ids):
+        events = real_feed(self, ids)
+        if any(isinstance(event, module.MessageEnd) and event.kind == "call" for event in events):
+            chat.cancel()
+        return events
+
+    module.StreamParser.feed = feed
+    try:
+        events = list(chat.send("?"))
+    finally:
+        module.StreamParser.feed = real_feed
+    assert events[-1].reason == "cancelled"
+    assert [message.recipient for message in chat.messages] == [None, None]
+    list(chat.send("well?"))
+    assert "<|call|>" not in chat.prompts[-1]
+
+
 def test_cancelling_a_tool_round_leaves_the_call_to_be_answered_again(scripted):
     chat = scripted(CALL.format("weather", "{}"), THINK + "Hm, well.", FINAL + "Dry.<|return|>", functions=[WEATHER])
     *_, call, _ = chat.send("?")

@@ -1,6 +1,7 @@
 """The bundled small model, ``tiny``: converted into the user's cache when first asked for."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def install_tiny() -> None:
     if _is_current(destination):
         return
     if destination.exists():
+        if not _is_ours(destination):
+            raise StorageError(f"{destination}: is not the bundled model; move it away, or give --model its whole path")
         shutil.rmtree(destination)
     try:
         convert(checkpoint(), destination)
@@ -37,8 +40,16 @@ def _is_current(folder: Path) -> bool:
     from gptoss_mlx.model_folder import ModelFolder
 
     try:
-        return ModelFolder.open(folder).manifest["source"]["sha256"] == _tensor_hashes()
+        return ModelFolder.open(folder).manifest["source"].get("sha256") == _tensor_hashes()
     except ModelFolderError:
+        return False
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it was made from some version of the bundled checkpoint, damaged or not."""
+    try:
+        return json.loads((folder / "manifest.json").read_bytes())["source"]["folder"] == checkpoint().name
+    except (OSError, ValueError, TypeError, KeyError):
         return False
 
 

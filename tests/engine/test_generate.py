@@ -177,3 +177,12 @@ def test_tokens_that_are_no_rows_of_ids_are_refused(runtime, tokens):
 def test_a_dtype_that_is_not_offered_is_refused(runtime, dtype):
     with pytest.raises(UsageError, match="float32 or bfloat16"):
         load(runtime.folder.path, dtype=dtype)
+
+
+def test_cancelling_between_tokens_ends_at_the_next_one(runtime):
+    got, context = [], runtime.context()
+    options = {"max_tokens": 50, "sampling": GREEDY, "stop": (), "cancelled": lambda: len(got) >= 3}
+    for token in generate(context, prompt(20), **options):
+        got += [token]
+    assert len(got) <= 4
+    assert context.ids == prompt(20) + got
