@@ -1,6 +1,6 @@
 # Every target sets up what it needs, from nothing but Python 3.11+ and make.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 ORACLE_VENV ?= .venv-oracle
 # A rolling index lists releases newer than the tested ones, so the oracle's versions are pinned.
