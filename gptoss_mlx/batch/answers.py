@@ -107,7 +107,7 @@ class Answers:
                     )
                 elif id is not None:
                     if id in self.answered:
-                        raise StorageError(f"{self.path}: '{id[:80]}' is answered twice; remove line {number}")
+                        raise StorageError(f"{self.path}: {id[:80]!r} is answered twice; remove line {number}")
                     self.answered.add(id)
                 at += len(line)
             if damaged is not None:

@@ -88,7 +88,7 @@ class Source:
             first = seen.setdefault(str(line.id), line.number)
             if first != line.number:
                 raise UsageError(
-                    f"{self.name}: lines {first} and {line.number} have the same id '{str(line.id)[:80]}'; "
+                    f"{self.name}: lines {first} and {line.number} have the same id {str(line.id)[:80]!r}; "
                     "every id must be there once, or left out"
                 )
         if not seen:
