@@ -27,6 +27,11 @@ test-20b: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest -s -m slow tests/convert/test_20b_shapes.py
 	$(VENV)/bin/python -m pytest -s -m slow tests/metal_kernels/test_launch.py
 
+.PHONY: kernel-report
+# What the shaders read and how exact they are, counted in the emulator; writes kernel-report.md.
+kernel-report: $(VENV)/.ready
+	$(VENV)/bin/python -m tests.metal_kernels.kernel_report
+
 check: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

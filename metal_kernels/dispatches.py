@@ -5,14 +5,16 @@ and returns None for arrays no shader is made for. Rows per simdgroup are what c
 has tuned them yet.
 """
 
+import functools
+import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from metal_kernels.reference import Dense, Experts
+from metal_kernels.reference import Dense, Experts, input_dtype
 from metal_kernels.source import CONSTANT_BELOW, TemplateValue
 
 FOLDER = Path(__file__).resolve().parent
@@ -24,69 +26,98 @@ GATE_UP_SIMDGROUPS = 2
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 
-@dataclass(frozen=True)
-class Dispatch:
+class Dispatch(NamedTuple):
     """One launch of one shader, as ``mx.fast.metal_kernel`` takes it."""
 
     shader: str
     template: tuple[tuple[str, TemplateValue], ...]
-    inputs: tuple[mx.array, ...]
     output_shapes: tuple[tuple[int, ...], ...]
     output_dtypes: tuple[mx.Dtype, ...]
     grid: tuple[int, int, int]
     threadgroup: tuple[int, int, int]
+    inputs: tuple[mx.array, ...] = ()
 
     def retiled(self, **template: int) -> "Dispatch":
         """The same work under other tile sizes. The grid follows."""
         values = dict(self.template) | template
         threads, width = _THREADS[self.shader](values)
         grid = (threads, *self.grid[1:])
-        return Dispatch(
-            self.shader,
-            tuple(values.items()),
-            self.inputs,
-            self.output_shapes,
-            self.output_dtypes,
-            grid,
-            (width, 1, 1),
-        )
+        return self._replace(template=tuple(values.items()), grid=grid, threadgroup=(width, 1, 1))
 
 
 def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense, dtype: mx.Dtype) -> Dispatch | None:
-    rows, columns = x.shape
-    experts = router.weight.shape[0]
-    floats = (x, norm, router.weight)
-    if router.bias is None or router.scales is not None or router.bias.dtype != router.weight.dtype:
+    if router.bias is None or router.scales is not None:
         return None
-    if not _fits(rows, columns, experts) or not _are(FLOATS, *floats) or dtype not in FLOATS:
+    inputs = (x, norm, router.weight, router.bias)
+    plan = _norm_router(*map(_kind, inputs), eps, dtype)
+    return plan and plan._replace(inputs=inputs)
+
+
+def expert_gate_up(
+    normed: mx.array, logits: mx.array, slots: mx.array, experts: Experts, k: int, limit: float
+) -> Dispatch | None:
+    inputs = (normed, logits, slots, *experts)
+    plan = _expert_gate_up(*map(_kind, inputs), k, limit)
+    return plan and plan._replace(inputs=inputs)
+
+
+def expert_down_residual(
+    activated: mx.array, logits: mx.array, slots: mx.array, experts: Experts, residual: mx.array
+) -> Dispatch | None:
+    inputs = (activated, logits, slots, *experts, residual)
+    plan = _expert_down(*map(_kind, inputs))
+    return plan and plan._replace(inputs=inputs)
+
+
+# ---- the same from shapes and dtypes alone, which hardly ever change: planned once, as Python is slow beside a GPU
+
+
+class Kind(NamedTuple):
+    """What of an array decides a launch."""
+
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+
+
+def _kind(array: mx.array) -> Kind:
+    return Kind(array.shape, array.dtype)
+
+
+@functools.lru_cache(64)
+def _norm_router(x: Kind, norm: Kind, router: Kind, bias: Kind, eps: float, dtype: mx.Dtype) -> Dispatch | None:
+    rows, columns = x.shape
+    experts = router.shape[0]
+    if not _fits(rows, columns, experts) or not _are(FLOATS, x, norm, router) or dtype not in FLOATS:
+        return None
+    if bias.dtype != router.dtype:
         return None
     values: dict[str, TemplateValue] = {
         "X": name(x.dtype),
         "N": name(norm.dtype),
-        "W": name(router.weight.dtype),
+        "W": name(router.dtype),
         "T": name(dtype),
         "COLUMNS": columns,
         "EXPERTS": experts,
         "SIMDGROUPS": ROUTER_SIMDGROUPS,
         "EPSILON_BITS": _bits(eps),
     }
-    inputs = (x, norm, router.weight, router.bias)
     shapes = (_handed(rows, columns, dtype), (rows, experts))
-    return _dispatch("norm_router", values, inputs, shapes, (dtype, mx.float32), (rows, 1))
+    return _dispatch("norm_router", values, shapes, (dtype, mx.float32), (rows, 1))
 
 
-def expert_gate_up(
-    normed: mx.array, logits: mx.array, slots: mx.array, experts: Experts, k: int, limit: float
+@functools.lru_cache(64)
+def _expert_gate_up(
+    normed: Kind, logits: Kind, slots: Kind, weight: Kind, scales: Kind, bias: Kind, k: int, limit: float
 ) -> Dispatch | None:
-    if normed.ndim != 4:
+    if len(normed.shape) != 4:
         return None
-    rows, columns, outputs = normed.shape[0], normed[0].size, experts.weight.shape[1] // 2
-    if not _expert_fits(rows, columns, outputs, k, normed, logits, slots, experts):
+    rows, columns, outputs = normed.shape[0], math.prod(normed.shape[1:]), weight.shape[1] // 2
+    if not _expert_fits(rows, columns, outputs, k, normed, logits, slots, weight, scales, bias):
         return None
-    dtype = experts.input_dtype
+    dtype = input_dtype(bias.dtype)
     values: dict[str, TemplateValue] = {
         "T": name(normed.dtype),
-        "B": name(experts.bias.dtype),
+        "B": name(bias.dtype),
         "O": name(dtype),
         "COLUMNS": columns,
         "OUTPUTS": outputs,
@@ -97,24 +128,24 @@ def expert_gate_up(
         "SIMDGROUPS": GATE_UP_SIMDGROUPS,
         "LIMIT_BITS": _bits(limit),
     }
-    inputs = (normed, logits, slots, *experts)
     shape = _handed(rows, outputs, dtype)
-    return _dispatch("expert_gate_up", values, inputs, ((rows, k, *shape[1:]),), (dtype,), (k, rows))
+    return _dispatch("expert_gate_up", values, ((rows, k, *shape[1:]),), (dtype,), (k, rows))
 
 
-def expert_down_residual(
-    activated: mx.array, logits: mx.array, slots: mx.array, experts: Experts, residual: mx.array
+@functools.lru_cache(64)
+def _expert_down(
+    activated: Kind, logits: Kind, slots: Kind, weight: Kind, scales: Kind, bias: Kind, residual: Kind
 ) -> Dispatch | None:
-    if activated.ndim != 5:
+    if len(activated.shape) != 5 or residual.dtype not in FLOATS:
         return None
-    rows, k, columns, outputs = *activated.shape[:2], activated[0, 0].size, experts.weight.shape[1]
-    if not _expert_fits(rows, columns, outputs, k, activated, logits, slots, experts) or residual.dtype not in FLOATS:
+    rows, k, columns, outputs = *activated.shape[:2], math.prod(activated.shape[2:]), weight.shape[1]
+    if not _expert_fits(rows, columns, outputs, k, activated, logits, slots, weight, scales, bias):
         return None
     # 2880 rows divide by five, which saves an eighth of the traffic; a simdgroup could hold no more in one batch.
     tile = 5 if outputs % 5 == 0 else 4
     values: dict[str, TemplateValue] = {
         "T": name(activated.dtype),
-        "B": name(experts.bias.dtype),
+        "B": name(bias.dtype),
         "X": name(residual.dtype),
         "COLUMNS": columns,
         "OUTPUTS": outputs,
@@ -123,8 +154,7 @@ def expert_down_residual(
         "ROWS": tile,
         "BATCH": tile,
     }
-    inputs = (activated, logits, slots, *experts, residual)
-    return _dispatch("expert_down", values, inputs, ((rows, outputs),), (residual.dtype,), (rows, 1))
+    return _dispatch("expert_down", values, ((rows, outputs),), (residual.dtype,), (rows, 1))
 
 
 def name(dtype: mx.Dtype) -> str:
@@ -143,13 +173,12 @@ _THREADS = {
 def _dispatch(
     shader: str,
     values: dict[str, TemplateValue],
-    inputs: tuple[mx.array, ...],
     shapes: tuple[tuple[int, ...], ...],
     dtypes: tuple[mx.Dtype, ...],
     above: tuple[int, int],
 ) -> Dispatch:
     threads, width = _THREADS[shader](values)
-    return Dispatch(shader, tuple(values.items()), inputs, shapes, dtypes, (threads, *above), (width, 1, 1))
+    return Dispatch(shader, tuple(values.items()), shapes, dtypes, (threads, *above), (width, 1, 1))
 
 
 def _handed(rows: int, columns: int, dtype: mx.Dtype) -> tuple[int, int, int, int]:
@@ -168,25 +197,27 @@ def _expert_fits(
     columns: int,
     outputs: int,
     k: int,
-    x: mx.array,
-    logits: mx.array,
-    slots: mx.array,
-    experts: Experts,
+    x: Kind,
+    logits: Kind,
+    slots: Kind,
+    weight: Kind,
+    scales: Kind,
+    bias: Kind,
 ) -> bool:
     return (
         _fits(rows, columns, logits.shape[1])
         and outputs % 32 == 0
         and 0 < k <= min(MAX_CHOICES, logits.shape[1])
-        and _are(FLOATS, x, experts.bias)
+        and _are(FLOATS, x, bias)
         and _are((mx.float32,), logits)
         and _are((mx.int32,), slots)
-        and _are((mx.uint32,), experts.weight)
-        and _are((mx.uint8,), experts.scales)
+        and _are((mx.uint32,), weight)
+        and _are((mx.uint8,), scales)
     )
 
 
-def _are(dtypes: Sequence[mx.Dtype], *arrays: mx.array) -> bool:
-    return all(array.dtype in dtypes for array in arrays)
+def _are(dtypes: Sequence[mx.Dtype], *kinds: Kind) -> bool:
+    return all(kind.dtype in dtypes for kind in kinds)
 
 
 def _bits(value: float) -> int:

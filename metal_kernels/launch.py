@@ -22,6 +22,7 @@ from metal_kernels.source import MetalSource
 __all__ = ["FEW_ROWS", "expert_down_residual", "expert_gate_up", "expert_mlp_grouped", "norm_router", "where"]
 
 VARIABLE = "GPTOSS_MAC_KERNELS"
+DTYPES: dict[Any, mx.Dtype] = {dispatches.name(dtype): dtype for dtype in dispatches.FLOATS}
 
 
 def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
@@ -89,7 +90,7 @@ class CompileError(Exception):
 
 @dataclass
 class Kernel:
-    """One shader at one place: what compiled, and whether something did not."""
+    """One shader at one place: the templates it has compiled for, and whether there was one it did not."""
 
     source: MetalSource
     place: str
@@ -124,14 +125,13 @@ class Kernel:
 
     def launch(self, dispatch: Dispatch) -> list[mx.array]:
         """The outputs: on Metal not yet computed, nor the shader compiled."""
-        dtypes: dict[Any, mx.Dtype] = {dispatches.name(dtype): dtype for dtype in dispatches.FLOATS}
         out = self._call(
             inputs=list(dispatch.inputs),
             output_shapes=list(dispatch.output_shapes),
             output_dtypes=list(dispatch.output_dtypes),
             grid=dispatch.grid,
             threadgroup=dispatch.threadgroup,
-            template=[(name, dtypes.get(value, value)) for name, value in dispatch.template],
+            template=[(name, DTYPES.get(value, value)) for name, value in dispatch.template],
         )
         return out if self.place == "metal" else out[0]
 

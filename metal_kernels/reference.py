@@ -45,8 +45,12 @@ class Experts(NamedTuple):
 
     @property
     def input_dtype(self) -> mx.Dtype:
-        """What rows are handed to it as: half beside 16-bit weights, whose 11 bits of precision bfloat16 has not."""
-        return mx.float32 if self.bias.dtype == mx.float32 else mx.float16
+        return input_dtype(self.bias.dtype)
+
+
+def input_dtype(bias: mx.Dtype) -> mx.Dtype:
+    """What rows are handed to experts as: half beside 16-bit biases, as bfloat16 would keep 8 of its 11 bits."""
+    return mx.float32 if bias == mx.float32 else mx.float16
 
 
 def chunk_major(x: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -3,7 +3,6 @@
 import re
 import shutil
 import warnings
-from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -176,7 +175,7 @@ def test_mlx_generates_from_our_call_the_function_that_is_emulated(operation, tm
     source = MetalSource.read(dispatches.FOLDER / f"{operation}.metal")
     file = tmp_path / "traced.mlxfn"
     mx.export_function(
-        str(file), lambda *inputs: Kernel(source, "metal").launch(replace(made, inputs=inputs)), *made.inputs
+        str(file), lambda *inputs: Kernel(source, "metal").launch(made._replace(inputs=inputs)), *made.inputs
     )
     text = file.read_bytes().decode(errors="replace")
     generated = text[text.index("#line 1") : text.index("\ntemplate [[host_name(")]

@@ -51,6 +51,7 @@ class Case:
     activations: mx.Dtype = mx.float16
     biases: mx.Dtype = mx.bfloat16
     residuals: mx.Dtype = mx.float32
+    slots: int | None = None  # fewer than experts: some share one, as they never would; it spares memory
     seed: int = 0
 
     def __str__(self) -> str:
@@ -60,6 +61,16 @@ class Case:
     @cached_property
     def arrays(self) -> "Arrays":
         return Arrays.random(self)
+
+
+def of_20b() -> "Case":
+    """One row at the published size. Four experts that lie in four slots are chosen, of as many slots as fit a test."""
+    case = Case(1, 2880, 2880, 32, slots=8)
+    logits = np.random.default_rng(20).standard_normal((1, 32))
+    logits[0, [20, 3, 30, 9]] += 4
+    case.__dict__["arrays"] = replace(case.arrays, logits=mx.array(logits.astype(np.float32)))
+    assert len({int(case.arrays.slots[e]) for e in chosen(logits[0], 4)[0]}) == 4
+    return case
 
 
 @dataclass(frozen=True)
@@ -81,17 +92,19 @@ class Arrays:
         def normal(*shape: int, dtype: mx.Dtype, scale: float = 1.0) -> mx.array:
             return mx.array((scale * rng.standard_normal(shape)).astype(np.float32)).astype(dtype)
 
-        slots = case.experts + 2
+        slots = case.slots or case.experts + 2
 
         def experts(rows: int, columns: int) -> Experts:
+            top = 130 - round(np.log2(columns) / 2)  # products to about 20, so that SwiGLU's clamps are met
             return Experts(
                 mx.array(rng.integers(0, 1 << 32, (slots, rows, columns // 8), np.uint32)),
-                mx.array(rng.integers(112, 122, (slots, rows, columns // 32), np.uint8)),
+                mx.array(rng.integers(top - 10, top, (slots, rows, columns // 32), np.uint8)),
                 normal(slots, rows, dtype=case.biases, scale=0.5),
             )
 
         logits = rng.standard_normal((case.rows, case.experts)) * 2
         logits[::2] = np.round(logits[::2])  # many ties
+        logits[0, -1] = logits[0].max() + 0.5
         x = normal(case.rows, case.hidden, dtype=case.residuals, scale=5)
         return cls(
             x=x,
@@ -102,11 +115,23 @@ class Arrays:
             ),
             normed=normal(case.rows, case.hidden, dtype=case.activations),
             logits=mx.array(logits.astype(np.float32)),
-            slots=mx.array(rng.permutation(slots)[: case.experts].astype(np.int32)),
+            slots=mx.array(np.resize(rng.permutation(slots), case.experts).astype(np.int32)),
             gate_up=experts(2 * case.inter, case.hidden),
             activated=normal(case.rows, case.k, case.inter, dtype=case.activations),
             down=experts(case.hidden, case.inter),
         )
+
+
+OPERATIONS = ("norm_router", "expert_gate_up", "expert_down")
+F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
+# Groups of 32 below and above the lanes; experts below, at and above them and at no multiple; 1 to 8 rows; each dtype;
+# and what each hands on.
+CASES = [
+    (Case(2, 32, 32, 8, k=8, activations=F16, biases=BF16, residuals=F16), BF16),
+    (Case(1, 1056, 64, 32), F32),
+    (Case(8, 64, 1056, 128, activations=F32, biases=F32), F32),
+    (Case(3, 160, 96, 33, k=2, activations=BF16, biases=F16, residuals=BF16), F16),
+]
 
 
 # ---- definitions in float64
@@ -133,14 +158,18 @@ def defined_norm_router(a: Arrays) -> tuple[np.ndarray, np.ndarray]:
     return normed, normed @ exact(a.router.weight).T + exact(a.router.bias)
 
 
+def swiglu(both: np.ndarray) -> np.ndarray:
+    gate, linear = np.minimum(both[..., 0::2], LIMIT), np.clip(both[..., 1::2], -LIMIT, LIMIT)
+    return gate / (1 + np.exp(-1.702 * gate)) * (linear + 1)
+
+
 def defined_gate_up(a: Arrays, k: int) -> np.ndarray:
     out = []
     for x, logits in zip(exact(a.normed), exact(a.logits), strict=True):
         for expert in chosen(logits, k)[0]:
             slot = int(a.slots[expert])
             both = values(a.gate_up, slot) @ x + exact(a.gate_up.bias[slot])
-            gate, linear = np.minimum(both[0::2], LIMIT), np.clip(both[1::2], -LIMIT, LIMIT)
-            out.append(gate / (1 + np.exp(-1.702 * gate)) * (linear + 1))
+            out.append(swiglu(both))
     return np.array(out).reshape(len(a.normed), k, -1)
 
 
@@ -173,8 +202,8 @@ def dispatch(operation: str, case: Case, handed_on: mx.Dtype = mx.float32) -> Di
         if made is not None:  # the project hands on float32 beside float32 biases only
             width = 16 // handed_on.size
             shape = (case.rows, case.k, 32 // width, case.inter // 32, width)
-            template = dict(made.template) | {"O": str(handed_on).removeprefix("mlx.core.")}
-            made = replace(made, template=tuple(template.items()), output_shapes=(shape,), output_dtypes=(handed_on,))
+            template = tuple((dict(made.template) | {"O": dispatches.name(handed_on)}).items())
+            made = made._replace(template=template, output_shapes=(shape,), output_dtypes=(handed_on,))
     else:
         made = dispatches.expert_down_residual(handed(a.activated), a.logits, a.slots, a.down, a.x)
     assert made is not None, f"no shader of {operation} for {case}"
@@ -216,6 +245,21 @@ def error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
+@dataclass(frozen=True, order=True)
+class Error:
+    """As parts of the largest value."""
+
+    largest: float
+    root_mean_square: float
+
+    @classmethod
+    def of(cls, got: np.ndarray, want: np.ndarray) -> "Error":
+        return cls(error(got, want), float(np.sqrt(((got - want) ** 2).mean()) / np.abs(want).max()))
+
+    def __str__(self) -> str:
+        return f"{self.largest:.1e}, {self.root_mean_square:.1e}"
+
+
 # ---- what has to hold
 
 
@@ -250,3 +294,40 @@ def check_tilings(operation: str, case: Case, folder: Path = dispatches.FOLDER) 
     for tiling in tilings(operation):
         again, _ = run(made.retiled(**tiling), folder, mode="fast")
         assert all(mx.array_equal(a, b) for a, b in zip(out, again, strict=True)), tiling
+
+
+def check_logits(operation: str, experts: int, folder: Path = dispatches.FOLDER) -> None:
+    """NaN, infinite and equal logits lead to no address outside the weights, and where they mean something, to that."""
+    case = Case(6, 32, 32, experts)
+    logits = np.random.default_rng(1).standard_normal((6, experts)).astype(np.float32)
+    logits[0] = np.nan
+    logits[1] = -np.inf
+    logits[2] = np.inf
+    logits[3, 5:] = np.nan
+    logits[4, 1:] = -np.inf
+    logits[5] = 0.25
+    last_slots = mx.arange(len(case.arrays.gate_up.weight))[-experts:].astype(mx.int32)
+    case.__dict__["arrays"] = replace(case.arrays, logits=mx.array(logits), slots=last_slots)
+    out, report = run(dispatch(operation, case), folder, mode="check")
+    assert not report.findings, str(report)
+    sane = [4, 5] if operation == "expert_down" else [5]  # row 4 chooses three experts without weight: any will do
+    for got, want in zip(results(operation, out), defined(operation, case), strict=True):
+        assert error(got[sane], want[sane]) < FLOAT32_ERROR
+
+
+def check_codes(folder: Path = dispatches.FOLDER) -> None:
+    """One choice, no bias, no residual, and activations that pick one column: what comes out is the weight itself."""
+    codes = np.arange(32, dtype=np.uint32) % 16
+    words = [sum(int(c) << (4 * i) for i, c in enumerate(codes[at : at + 8])) for at in range(0, 32, 8)]
+    weight = np.tile(np.array(words, np.uint32), (8, 32, 1))
+    scales = np.resize(np.array([0, 1, 13, 112, 127, 239, 240], np.uint8), (8, 32, 1))
+    down = Experts(mx.array(weight), mx.array(scales), mx.zeros((8, 32)))
+    logits, slots = mx.zeros((8, 8)), mx.arange(8, dtype=mx.int32)
+    want = np.array(
+        mx.dequantize(down.weight[0], down.scales[0], group_size=32, bits=4, mode="mxfp4", dtype=mx.float32)
+    )
+    for start in range(0, 32, 8):
+        picked = handed(mx.eye(8, 32, k=start)[:, None])
+        made = dispatches.expert_down_residual(picked, logits, slots, down, mx.zeros((8, 32)))
+        assert made is not None
+        assert np.array_equal(exact(run(made, folder, mode="fast")[0][0]), want.T[start : start + 8])

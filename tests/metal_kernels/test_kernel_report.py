@@ -1,0 +1,50 @@
+"""The figures the expert shaders have to keep, and that the report would show their loss."""
+
+import shutil
+
+import pytest
+
+from metal_kernels import dispatches
+from tests.metal_kernels.kernel_report import measure, table
+from tests.support import kernel_checks as checks
+from tests.support.kernel_checks import Case
+
+# MB of loads as written, at the published size: what more rows per simdgroup bought over MLX's 88 and 44.
+MOST_ISSUED = {"expert_gate_up": 52.3, "expert_down": 34.6}
+
+
+@pytest.fixture(scope="module")
+def published():
+    return checks.of_20b()
+
+
+@pytest.mark.parametrize("operation", MOST_ISSUED)
+def test_figures_at_the_published_size(operation, published):
+    row = measure(operation, published)
+    assert row.unique == row.fewest
+    assert row.weights_once
+    assert row.total / 1e6 <= MOST_ISSUED[operation] < row.stock_issued / 1e6
+    assert row.error.largest <= 2e-6
+    # The largest of some thousand roundings is luck; their mean square is not.
+    assert row.error.root_mean_square <= row.stock_error.root_mean_square
+
+
+LOADS = {
+    "norm_router": ("norm_router.metal", "w = load_eight(router + expert * COLUMNS + n);", "router"),
+    "expert_gate_up": ("mxfp4.h", "scale[r] = mxfp4_scale(scales[at]);", "scales"),
+}
+
+
+@pytest.mark.parametrize("operation", LOADS)
+def test_a_load_done_twice_changes_the_report(operation, tmp_path):
+    case = Case(1, 64, 64, 32)
+    for path in [*dispatches.FOLDER.glob("*.metal"), *dispatches.FOLDER.glob("*.h")]:
+        shutil.copy(path, tmp_path)
+    file, load, buffer = LOADS[operation]
+    text = (tmp_path / file).read_text()
+    assert load in text
+    (tmp_path / file).write_text(text.replace(load, f"{load} {load}"))
+    once, doubled = (measure(operation, case, folder, stock=False) for folder in (dispatches.FOLDER, tmp_path))
+    assert doubled.issued[buffer] == 2 * once.issued[buffer]
+    assert doubled.error == once.error  # the result cannot tell; the counters can
+    assert table([doubled]) != table([once])
