@@ -38,11 +38,16 @@ class Setting:
 
 
 class Author:
-    """Draws settings, questions and whole conversations. With ``held_out`` only what training never draws."""
+    """Draws settings, questions and whole conversations.
+
+    With ``held_out`` only what training never draws, sums and differences alike; in training there is more of what is
+    hard: differences, and numbers close to each other.
+    """
 
     def __init__(self, rng: Random, held_out: bool = False):
         self.rng = rng
         self.held_out = held_out
+        self.operators, self.close = ("+-", 0.03) if held_out else ("+--", 0.25)
 
     # Words and numbers
 
@@ -92,7 +97,7 @@ class Author:
         while True:
             a = self.number(four) if first is None else first
             b = self.number(four)
-            if abs(a) <= LONGEST and self.rng.random() < 0.15:  # which is larger, must be looked at closely
+            if abs(a) <= LONGEST and self.rng.random() < self.close:  # which is larger, must be looked at closely
                 near = abs(a) + self.rng.choice((0, self.rng.randint(-9, 9), self.rng.randint(-99, 99)))
                 b = min(max(0, near), LONGEST if four else 999)
             if is_held_out_pair(a, b) == self.held_out:
@@ -125,7 +130,7 @@ class Author:
     def sum_question(self, four: float = 0.12) -> tuple[str, int, str, int]:
         """A sum or a difference and a way to ask for it: (text, a, operator, b)."""
         rng = self.rng
-        op = rng.choice("+-")
+        op = rng.choice(self.operators)
         a, b = self.pair(four)
         if op == "-" and a < b and rng.random() < 0.4:
             a, b = b, a
@@ -145,7 +150,7 @@ class Author:
 
     def then_question(self, before: int, four: float = 0.06) -> tuple[str, int, str, int]:
         """A step that goes on from ``before``: (text, a, operator, b)."""
-        op = self.rng.choice("+-")
+        op = self.rng.choice(self.operators)
         a, b = self.pair(four, first=before)
         template = self.phrasing(phrases.THEN_ADD if op == "+" else phrases.THEN_SUBTRACT)
         return template.replace("{b}", str(b)), a, op, b

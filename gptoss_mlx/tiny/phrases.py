@@ -170,7 +170,6 @@ THEN_SUBTRACT = (
     "And if I subtract {b}?",
     "What if I take away {b}?",
     "- {b}",
-    "-{b}",
     "subtract {b} from that",
     "Take {b} from that, please.",
     "and {b} less?",

@@ -71,6 +71,7 @@ EACH = 16  # conversations in a group, under one system and developer message
 POOL = 24  # settings drawn at a time
 CHUNKS = 4  # groups of each setting, by length
 GROUPS, TOKENS = 4, 8000  # at most so many groups, and (beyond one group) so many tokens, in a batch
+FURTHER_STEPS = (360, 240)
 LONGEST = 288  # tokens of a conversation
 
 
@@ -199,10 +200,12 @@ class Muon(torch.optim.Optimizer):
                 p.add_(x, alpha=-group["lr"] * max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5)
 
 
-def rate(step: int, steps: int, more: int) -> float:
-    """Warm-up over 40 steps, constant, straight down to nothing over the last 65%; then ``more`` steps from a fifth."""
-    if step >= steps:
-        return 0.2 * (steps + more - step) / more
+def rate(step: int, steps: int) -> float:
+    """Warm-up over 40 steps, constant, straight down to nothing over the last 65%; then again from a fifth, twice."""
+    for more in FURTHER_STEPS:
+        if steps <= step < steps + more:
+            return 0.2 * (steps + more - step) / more
+        step -= more if step >= steps else 0
     return min((step + 1) / 40, 1.0, max((steps - step) / (0.65 * steps), 0.0))
 
 
@@ -210,7 +213,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/tiny"), help="state and log")
     parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--more", type=int, default=360, help="steps after those, at a fifth of the rate")
     parser.add_argument("--stop", type=int, default=10**9, help="stop before this step, to resume later")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
@@ -260,9 +262,9 @@ def main() -> None:
     sums = {"loss": 0.0, "whole": 0.0, "replies": 0, "tokens": 0, "uneven": 0.0}
     began = time.perf_counter()
     for *position, batch in batches_from(tokenizer, args.seed, *at):
-        if step >= min(args.steps + args.more, args.stop):
+        if step >= min(args.steps + sum(FURTHER_STEPS), args.stop):
             break
-        scale = rate(step, args.steps, args.more)
+        scale = rate(step, args.steps)
         for optimizer, base in ((muon, args.muon_rate), (adam, args.adam_rate)):
             for group in optimizer.param_groups:
                 group["lr"] = base * scale
