@@ -58,7 +58,7 @@ def test_run_repeats_a_seed_and_reads_standard_input(gptoss, folder):
         (("hi", "--model", "20b"), 4, ["hf download openai/gpt-oss-20b", "gptoss-mac convert gpt-oss-20b"]),
         (("hi", "--model", "openai/gpt-oss-120b"), 4, ["hf download openai/gpt-oss-120b"]),
         (("hi", "--model", "llama"), 4, ["llama", "20b"]),
-        (("hi", "--model", "../../etc"), 4, ["../../etc"]),
+        (("hi", "--model", "../../no-such-folder"), 4, ["../../no-such-folder"]),
         (("hi", "--model", "tests"), 3, ["tests", "gptoss-mac convert"]),
         (("hi", "--model", "m" * 300), 4, ["mmm"]),
         (("hi", "--model", "./" + "m" * 300), 4, ["mmm"]),
