@@ -27,10 +27,14 @@ test-20b: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest -s -m slow tests/convert/test_20b_shapes.py
 	$(VENV)/bin/python -m pytest -s -m slow tests/metal_kernels/test_launch.py
 
-.PHONY: kernel-report
+.PHONY: kernel-report mutate
 # What the shaders read and how exact they are, counted in the emulator; writes kernel-report.md.
 kernel-report: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.metal_kernels.kernel_report
+
+# Every barrier, bound and row offset of the shaders, changed one at a time: the tests have to notice. Ten minutes.
+mutate: $(VENV)/.ready
+	$(VENV)/bin/python -m tests.metal_kernels.mutate
 
 check: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

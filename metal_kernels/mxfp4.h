@@ -34,7 +34,7 @@ METAL_FUNC float dot_eight(uint word, const thread Eight& x, float sum) {
 // activation loads shrink with ROWS, registers grow with BATCH.
 template <int COLUMNS, int ROWS, int BATCH, typename T>
 METAL_FUNC void mxfp4_rows(const device uint* weight, const device uint8_t* scales, uint first, const device T* x,
-                           uint lane, thread float* sums) {
+                           uint lane, thread float (&sums)[ROWS]) {
   constexpr uint GROUPS = COLUMNS / 32;
 #pragma unroll
   for (int r = 0; r < ROWS; r++) sums[r] = 0;

@@ -3,7 +3,7 @@
 
 // The K largest of E logits in falling order, ties to the lower id. All lanes get the same answer.
 template <int E, int K>
-METAL_FUNC void top_experts(const device float* logits, uint lane, thread uint* ids, thread float* values) {
+METAL_FUNC void top_experts(const device float* logits, uint lane, thread uint (&ids)[K], thread float (&values)[K]) {
   constexpr int PER_LANE = (E + 31) / 32;
   float v[PER_LANE];
 #pragma unroll
@@ -36,7 +36,7 @@ METAL_FUNC void top_experts(const device float* logits, uint lane, thread uint* 
 
 // v[k], with constant indices only: a private array indexed by a variable would leave the registers.
 template <int K, typename T>
-METAL_FUNC T pick(const thread T* v, uint k) {
+METAL_FUNC T pick(const thread T (&v)[K], uint k) {
   T picked = v[0];
 #pragma unroll
   for (int i = 1; i < K; i++) {

@@ -1,0 +1,299 @@
+"""Changes the shaders one place at a time and puts each mutant to the tests' checks: all of them have to notice.
+
+Run as ``python -m tests.metal_kernels.mutate [WORD]``, with a word only those whose description contains it. Three
+kinds: a barrier removed; a bound moved by one, up and down; two row offsets swapped, be they positions in one array or
+variables in one statement. A mutant that computes the same is listed in EQUIVALENT with the reason.
+"""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import Queue
+
+from metal_kernels import dispatches
+from metal_kernels.emulator import EmulatorError, LintError
+from metal_kernels.source import SourceError, without_comments
+from tests.support import kernel_checks as checks
+
+USERS = {
+    "norm_router.metal": ("norm_router",),
+    "expert_gate_up.metal": ("expert_gate_up",),
+    "expert_down.metal": ("expert_down",),
+    "routing.h": ("expert_gate_up", "expert_down"),
+    "mxfp4.h": ("expert_gate_up", "expert_down"),
+    "activations.h": ("norm_router", "expert_gate_up", "expert_down"),
+}
+SPAWN = get_context("spawn")
+SECONDS = 600  # a mutant may never end
+# What positions are computed from.
+OFFSETS = (
+    "row",
+    "choice",
+    "expert",
+    "slot",
+    "first",
+    "matrix_row",
+    "lane",
+    "groups",
+    "g",
+    "n",
+    "r",
+    "b",
+    "i",
+    "j",
+    "k",
+)
+# Mutants that compute the same, by file and description.
+STEPS_OF_8 = "positions come in steps of 8 and so does the bound: one less cuts off none"
+ROUNDS_TO_65504 = "65503 and 65505 both round to 65504, which is half's largest"
+FAR = "exp of 79 or 81 in a denominator: the quotient is below 1e-33 either way"
+NEVER_EQUAL = "no id and no choice equals the number of them, so the added turn does nothing"
+SAME_SUM = "the same three added in another order, and whole numbers at that"
+SAME_PICK = "takes v[k] at every turn, where it was taken at one: the same value, only not from a register"
+EQUIVALENT = {
+    "norm_router.metal: for (uint n = 8 * thread_index; n < COLUMNS; n += 8 * 32 * SIMDGROUPS) {  ->  "
+    "for (uint n = 8 * thread_index; n < (COLUMNS - 1); n += 8 * 32 * SIMDGROUPS) {": STEPS_OF_8,
+    "expert_gate_up.metal: float away = min(-1.702f * gate, 80.0f);  ->  "
+    "float away = min(-1.702f * gate, (80.0f + 1));": FAR,
+    "expert_gate_up.metal: float away = min(-1.702f * gate, 80.0f);  ->  "
+    "float away = min(-1.702f * gate, (80.0f - 1));": FAR,
+    "routing.h: for (int i = 0; i < PER_LANE; i++) {  ->  for (int i = 0; i < (PER_LANE + 1); i++) { (2)": NEVER_EQUAL,
+    "routing.h: if (k == uint(i)) picked = v[i];  ->  if (i == uint(i)) picked = v[k];": SAME_PICK,
+    "mxfp4.h: uint at = (first + uint(b + r)) * GROUPS + g;  ->  "
+    "uint at = (r + uint(b + first)) * GROUPS + g;": SAME_SUM,
+    "routing.h: for (int i = 1; i < K; i++) {  ->  for (int i = 1; i < (K + 1); i++) {": NEVER_EQUAL,
+    **{
+        f"activations.h: return half(clamp(v, -65504.0f, 65504.0f));  ->  return half(clamp(v, {to}));": ROUNDS_TO_65504
+        for to in (
+            "(-65504.0f + 1), 65504.0f",
+            "(-65504.0f - 1), 65504.0f",
+            "-65504.0f, (65504.0f + 1)",
+            "-65504.0f, (65504.0f - 1)",
+        )
+    },
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A shader file with one place changed."""
+
+    file: str
+    line: int
+    what: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+
+def mutants(path: Path) -> Iterator[Mutant]:
+    text = path.read_text()
+    code = without_comments(text)
+    seen: set[str] = set()
+    described: Counter[str] = Counter()
+    for start, stop, new in (*_barriers(code), *_bounds(code), *_offsets(code)):
+        changed = text[:start] + new + text[stop:]
+        if changed in seen or changed == text:
+            continue
+        seen.add(changed)
+        pairs = list(zip(code.split("\n"), without_comments(changed).split("\n"), strict=True))
+        differing = [number for number, (was, now) in enumerate(pairs) if was != now]
+        was, now = (" / ".join(pairs[n][side].strip() for n in differing) for side in (0, 1))
+        what = f"{was}  ->  {now or '(nothing)'}"
+        described[what] += 1
+        again = f" ({described[what]})" if described[what] > 1 else ""  # of lines that read the same
+        yield Mutant(path.name, differing[0] + 1, what + again, changed)
+
+
+Edit = tuple[int, int, str]
+
+
+def _barriers(code: str) -> Iterator[Edit]:
+    for match in re.finditer(r"\b\w+_barrier\([^;]*;", code):
+        yield match.start(), match.end(), ""
+
+
+def _bounds(code: str) -> Iterator[Edit]:
+    """Right sides of comparisons, what min and clamp hold to, rounding constants of divisions, sizes of arrays."""
+    for match in re.finditer(r" (<|>) (?!<|>)", code):
+        start = match.end()
+        stop = _end(code, start)
+        for step in ("+", "-"):
+            yield start, stop, f"({code[start:stop]} {step} 1)"
+    for match in re.finditer(r"\b(min|clamp)\(", code):
+        at = match.end()
+        end = _end(code, at)
+        while code[end] == ",":
+            start, end = end + 2, _end(code, end + 2)
+            for step in ("+", "-"):
+                yield start, end, f"({code[start:end]} {step} 1)"
+    for match in re.finditer(r"\((\w+) \+ (\d+)\) / \d+", code):
+        for change in (1, -1):
+            yield match.start(2), match.end(2), str(int(match[2]) + change)
+    # A longer array only leaves its end unused.
+    for match in re.finditer(r"^\s*(?:threadgroup )?(?:float2?|uint4?) [^=;()]*\[[^;()]*;", code, re.M):
+        for size in re.finditer(r"\[([^\]]+)\]", match[0]):
+            start = match.start() + size.start(1)
+            yield start, start + len(size[1]), f"{size[1]} - 1"
+
+
+def _end(code: str, at: int) -> int:
+    """Where the expression that begins at ``at`` ends."""
+    depth = 0
+    while True:
+        char = code[at]
+        if depth == 0 and (char in ";),?" or code.startswith((" &&", " ||", " ?"), at)):
+            return at
+        depth += (char in "([") - (char in ")]")
+        at += 1
+
+
+def _offsets(code: str) -> Iterator[Edit]:
+    """Swaps: of two offset variables within a statement, and of two positions in one array within a function."""
+    for match in re.finditer(r"[^;{}]+", code):
+        found = [
+            m
+            for m in re.finditer(r"(?<![\w.])(" + "|".join(OFFSETS) + r")\b(?![\w(]|\+\+)", match[0])
+            if not match[0].lstrip().startswith(("METAL_FUNC", "template", "[[kernel]]", "#pragma once"))
+        ]
+        for a, b in combinations(found, 2):
+            if a[0] != b[0] and not _commute(match[0], a, b):
+                new = match[0][: a.start()] + b[0] + match[0][a.end() : b.start()] + a[0] + match[0][b.end() :]
+                yield match.start(), match.end(), new
+    for function in re.finditer(r"\)\s*\{\n(.*?)\n\}", code, re.S):
+        subscripts: dict[str, list[re.Match[str]]] = {}
+        for match in re.finditer(r"(?<!float |uint4 )(?<!uint )(?<!float2 )\b([\w.]+)\[([^\[\]]+)\]", function[1]):
+            subscripts.setdefault(match[1], []).append(match)
+        for found in subscripts.values():
+            for a, b in combinations(found, 2):
+                if a[2] != b[2]:
+                    body, base = function[1], function.start(1)
+                    new = body[a.start(2) : a.end(2)], body[b.start(2) : b.end(2)]
+                    yield base + a.start(2), base + b.end(2), new[1] + body[a.end(2) : b.start(2)] + new[0]
+
+
+def _commute(statement: str, a: re.Match[str], b: re.Match[str]) -> bool:
+    """Whether the two are the operands of one sum or of one test for equality, which is the same either way round."""
+    between, before, after = statement[a.end() : b.start()], statement[: a.start()], statement[b.end() :]
+    free = not before.rstrip().endswith(("*", "/", "%")) and not after.lstrip().startswith(("*", "/", "%"))
+    return free and bool(re.fullmatch(r"\s*(\+|==)\s*(u?int\()?", between))
+
+
+def notice(mutant: Mutant, folder: Path) -> str | None:
+    """What the first check that notices says; None if none does."""
+    (folder / mutant.file).write_text(mutant.text)
+    try:
+        for operation in USERS[mutant.file]:
+            for case, handed_on in checks.CASES:
+                checks.check(operation, case, folder, handed_on)
+        for operation in USERS[mutant.file]:
+            if operation != "norm_router":
+                checks.check_tilings(operation, checks.CASES[1][0], folder)
+                for experts in (32, 33):
+                    checks.check_logits(operation, experts, folder)
+        if "expert_down" in USERS[mutant.file]:
+            checks.check_codes(folder)
+    except (LintError, SourceError) as error:
+        return "does not compile: " + str(error).partition("\n")[0]
+    except (AssertionError, EmulatorError) as error:
+        return str(error).partition("\n")[0] or type(error).__name__
+    return None
+
+
+def all_mutants() -> list[Mutant]:
+    return [mutant for name in USERS for mutant in mutants(dispatches.FOLDER / name)]
+
+
+class Worker:
+    """A process that puts mutants to the checks, and a new one where a mutant has crashed it or does not end."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._here, there = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=_serve, args=(there,), daemon=True)
+        self._process.start()
+        there.close()
+
+    def judge(self, mutant: Mutant) -> tuple[str, str]:
+        """What became of a mutant, and what was said."""
+        if str(mutant) in EQUIVALENT:
+            return "equivalent", EQUIVALENT[str(mutant)]
+        self._here.send(mutant)
+        said: str | None = f"did not end within {SECONDS} s"
+        try:
+            if self._here.poll(SECONDS):
+                said = self._here.recv()
+            else:
+                self._restart()
+        except EOFError:
+            self._process.join()
+            said = f"crashed, signal {-self._process.exitcode}"
+            assert self._process.exitcode < 0, "the checks themselves failed: see above"
+            self._restart()
+        if said is None:
+            return "MISSED", ""
+        return ("not compiling" if said.startswith("does not compile") else "noticed"), said
+
+    def _restart(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._start()
+
+
+def _serve(there: Connection) -> None:
+    while True:
+        try:
+            mutant = there.recv()
+        except EOFError:  # no more
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            for name in USERS:
+                shutil.copy(dispatches.FOLDER / name, scratch)
+            there.send(notice(mutant, Path(scratch)))
+
+
+def main() -> None:
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    every = all_mutants()
+    chosen = [mutant for mutant in every if word in str(mutant)]
+    counts: Counter[str] = Counter()
+    workers: Queue[Worker] = Queue()
+
+    def judged(mutant: Mutant) -> tuple[str, str]:
+        worker = workers.get()
+        try:
+            return worker.judge(mutant)
+        finally:
+            workers.put(worker)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["XDG_CACHE_HOME"] = scratch  # what mutants compile to is of no use later
+        count = os.cpu_count() or 1
+        for _ in range(count):
+            workers.put(Worker())
+        with ThreadPoolExecutor(count) as pool:
+            for mutant, (kind, said) in zip(chosen, pool.map(judged, chosen), strict=True):
+                counts[kind] += 1
+                print(f"{kind:<13} {mutant.file}:{mutant.line}: {mutant.what}\n              {said}", flush=True)
+    print(", ".join(f"{kind} {count}" for kind, count in counts.items()))
+    stale = set(EQUIVALENT) - {str(mutant) for mutant in every}
+    for description in sorted(stale):
+        print(f"listed as equivalent, but no such mutant: {description}")
+    sys.exit(bool(counts["MISSED"] or stale))
+
+
+if __name__ == "__main__":
+    main()
