@@ -82,6 +82,18 @@ def test_the_model_on_emulated_shaders_agrees_with_transformers(case, length, ch
     assert emulated == list(OPERATIONS) * (-(-length // chunk) * case.sizes["num_hidden_layers"])
 
 
+def test_the_bundled_model_gives_the_same_greedy_reply_on_emulated_shaders(monkeypatch, tmp_path, emulated):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
+    asked = ("run", "--model", "tiny", "--temperature", 0, "--show-thinking", "What is 12 + 30?")
+    shaders = run_cli(*asked)
+    assert shaders[:2] == (0, "12 + 30 = 42.\n")
+    ran = emulated.copy()
+    assert ran == list(OPERATIONS) * (len(ran) // 3)
+    monkeypatch.setenv(launch.VARIABLE, "off")
+    assert run_cli(*asked) == shaders
+    assert len(emulated) == len(ran) > 100
+
+
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 def test_both_bodies_agree_in_a_layer(dtype, monkeypatch, emulated):
     case = Case(4, 96, 64, 32, biases=dtype)
