@@ -177,6 +177,7 @@ def test_ctrl_c_stops_the_reply_and_ctrl_d_leaves(folder, tmp_path):
     chat.wait_for("> ")
     chat.type("/help\r")
     chat.wait_for("/reasoning")
+    chat.wait_for("> ")  # before it, Ctrl-D would end a line that nobody reads
     chat.type("\x04")
     assert chat.process.wait(20) == 0
     assert "hello" in (tmp_path / "history").read_text()
