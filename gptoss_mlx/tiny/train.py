@@ -258,7 +258,8 @@ def main() -> None:
         with (args.work / "log.jsonl").open("a") as file:
             file.write(line + "\n")
 
-    log(event="start", step=step, torch=torch.__version__, **{k: str(v) for k, v in vars(args).items()})
+    options = {name: str(value) for name, value in vars(args).items() if name != "work"}  # the log is published
+    log(event="start", step=step, torch=torch.__version__, **options)
     sums = {"loss": 0.0, "whole": 0.0, "replies": 0, "tokens": 0, "uneven": 0.0}
     began = time.perf_counter()
     for *position, batch in batches_from(tokenizer, args.seed, *at):
