@@ -40,14 +40,14 @@ class Setting:
 class Author:
     """Draws settings, questions and whole conversations.
 
-    With ``held_out`` only what training never draws, sums and differences alike; in training there is more of what is
-    hard: differences, and numbers close to each other.
+    With ``held_out`` only what training never draws. With ``hard``, as in training, there are more differences than
+    sums, and many numbers close to each other; without it both are drawn evenly.
     """
 
-    def __init__(self, rng: Random, held_out: bool = False):
+    def __init__(self, rng: Random, held_out: bool = False, hard: bool = True):
         self.rng = rng
         self.held_out = held_out
-        self.operators, self.close = ("+-", 0.03) if held_out else ("+--", 0.25)
+        self.operators, self.close = ("+--", 0.25) if hard else ("+-", 0.03)
 
     # Words and numbers
 

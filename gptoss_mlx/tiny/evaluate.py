@@ -25,6 +25,7 @@ from gptoss_mlx.tiny.arithmetic import answered_number, result
 from gptoss_mlx.tiny.conversations import EFFORTS, Author, Setting
 
 GOALS = {"sum": 0.97, "follow-up": 0.95, "product": 0.95, "sentence": 0.95}
+"""What must be right. Of the harder mix no goal is set: it shows where the model is weak."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,30 @@ def broken(arguments: dict[str, Any]) -> str:
 
 
 def cases(scale: float = 1.0) -> Iterator[Case]:
-    """1,000 sums and differences of numbers up to three digits, 200 follow-ups, 200 products, 200 fixed sentences.
+    """1,000 sums and differences of numbers up to three digits, 200 follow-ups, 200 products, 200 fixed sentences, and
+    200 sums and 100 follow-ups in training's harder mix: two thirds differences, a quarter of numbers close together.
 
     Numbers and the phrasings around them are excluded from training by hash; greetings and talk of other things are
     not. Efforts take turns; a function is declared in half of the settings, for products in all. ``scale`` makes fewer.
     """
-    ordinary, held_out = Author(Random("evaluation: settings")), Author(Random("evaluation"), held_out=True)
-    for i in range(round(1000 * scale)):
-        text, a, op, b = held_out.sum_question(four=0.0)
-        setting = ordinary.setting(EFFORTS[i % 3], calculate=i % 2 == 0)
-        yield Case("sum", setting, (text,), result(a, op, b))
-    for i in range(round(200 * scale)):
-        text, a, op, b = held_out.sum_question(four=0.0)
-        then, before, then_op, more = held_out.then_question(result(a, op, b), four=0.0)
-        setting = ordinary.setting(EFFORTS[i % 3], calculate=i % 2 == 0)
-        yield Case("follow-up", setting, (text, then), result(before, then_op, more))
+    ordinary = Author(Random("evaluation: settings"))
+    held_out = Author(Random("evaluation"), held_out=True, hard=False)
+
+    def sums(author: Author, n: int, kind: str) -> Iterator[Case]:
+        for i in range(round(n * scale)):
+            text, a, op, b = author.sum_question(four=0.0)
+            setting = ordinary.setting(EFFORTS[i % 3], calculate=i % 2 == 0)
+            yield Case(kind, setting, (text,), result(a, op, b))
+
+    def follow_ups(author: Author, n: int, kind: str) -> Iterator[Case]:
+        for i in range(round(n * scale)):
+            text, a, op, b = author.sum_question(four=0.0)
+            then, before, then_op, more = author.then_question(result(a, op, b), four=0.0)
+            setting = ordinary.setting(EFFORTS[i % 3], calculate=i % 2 == 0)
+            yield Case(kind, setting, (text, then), result(before, then_op, more))
+
+    yield from sums(held_out, 1000, "sum")
+    yield from follow_ups(held_out, 200, "follow-up")
     for i in range(round(200 * scale)):
         text, a, b = held_out.product_question()
         setting = ordinary.setting(EFFORTS[i % 3], calculate=True)
@@ -79,6 +89,9 @@ def cases(scale: float = 1.0) -> Iterator[Case]:
         yield Case("sentence", with_function, (text,), phrases.TOOL_FAILED.format(a=a, b=b), broken)
         yield Case("sentence", without, (held_out.said(phrases.OTHER_ASKED),), phrases.CANNOT)
         yield Case("sentence", with_function, (held_out.said(phrases.HELLO_ASKED),), phrases.HELLO)
+    hard = Author(Random("evaluation: hard"), held_out=True)
+    yield from sums(hard, 200, "hard sum")
+    yield from follow_ups(hard, 100, "hard follow-up")
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -163,9 +176,11 @@ def main() -> None:
     missed = False
     for kind, outcomes in found.items():
         share, (low, high) = sum(outcomes) / len(outcomes), wilson(sum(outcomes), len(outcomes))
-        missed |= share < GOALS[kind]
+        goal = GOALS.get(kind)
+        missed |= goal is not None and share < goal
         interval = f"95% interval {low:.1%} to {high:.1%}"
-        print(f"{kind:10} {share:6.1%} of n = {len(outcomes)}, {interval}, goal {GOALS[kind]:.0%}")
+        aim = "no goal" if goal is None else f"goal {goal:.0%}"
+        print(f"{kind:14} {share:6.1%} of n = {len(outcomes)}, {interval}, {aim}")
     sys.exit(missed)
 
 

@@ -144,7 +144,7 @@ def batches_from(tokenizer: Tokenizer, seed: int, number: int, index: int) -> It
 
 def held_out_sums(tokenizer: Tokenizer, count: int) -> list[Batch]:
     """Sums and differences whose numbers and phrasing are never trained on, four settings at a time."""
-    ordinary, held_out = Author(Random("settings")), Author(Random("held out"), held_out=True)
+    ordinary, held_out = Author(Random("settings")), Author(Random("held out"), held_out=True, hard=False)
     batches = []
     for at in range(count // (4 * EACH)):
         groups = []

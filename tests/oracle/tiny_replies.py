@@ -189,7 +189,7 @@ def again(file: Path) -> None:
         differ = sum(x != y for x, y in zip(ours[kind], theirs[kind], strict=True)) / len(ours[kind])
         failed |= differ > ALLOWED_DIFFERENCE
         print(
-            f"{kind:10} converted {a:6.1%}, transformers {b:6.1%}; right in one only {differ:.1%}; "
+            f"{kind:14} converted {a:6.1%}, transformers {b:6.1%}; right in one only {differ:.1%}; "
             f"replies equal token for token {sum(same[kind]) / len(same[kind]):.1%} of {len(same[kind])}"
         )
     sys.exit(failed)
