@@ -2,7 +2,7 @@
 
 Run as ``python -m tests.metal_kernels.mutate [WORD]``, with a word only those whose description contains it. Three
 kinds: a barrier removed; a bound moved by one, up and down; two row offsets swapped, be they positions in one array or
-variables in one statement. A mutant that computes the same is listed in EQUIVALENT with the reason.
+variables in one statement. A mutant that computes the same is listed by its suite as equivalent, with the reason.
 """
 
 import os
@@ -22,17 +22,16 @@ from queue import Queue
 
 from metal_kernels import dispatches
 from metal_kernels.emulator import EmulatorError, LintError
-from metal_kernels.source import SourceError, without_comments
-from tests.support import kernel_checks as checks
+from metal_kernels.source import MetalSource, SourceError, without_comments
+from tests.support.kernel_checks.suites import SUITES
 
-USERS = {
-    "norm_router.metal": ("norm_router",),
-    "expert_gate_up.metal": ("expert_gate_up",),
-    "expert_down.metal": ("expert_down",),
-    "routing.h": ("expert_gate_up", "expert_down"),
-    "mxfp4.h": ("expert_gate_up", "expert_down"),
-    "activations.h": ("norm_router", "expert_gate_up", "expert_down"),
-}
+
+def _files(shader: str) -> list[str]:
+    """What a shader is made of: its own file and what it includes."""
+    return re.findall(r'^#line 1 "(.+)"$', MetalSource.read(dispatches.FOLDER / f"{shader}.metal").header, re.M)
+
+
+FILES = {shader: _files(shader) for suite in SUITES for shader in suite.operations}
 SPAWN = get_context("spawn")
 SECONDS = 600  # a mutant may never end
 # What positions are computed from.
@@ -53,35 +52,7 @@ OFFSETS = (
     "j",
     "k",
 )
-# Mutants that compute the same, by file and description.
-STEPS_OF_8 = "positions come in steps of 8 and so does the bound: one less cuts off none"
-ROUNDS_TO_65504 = "65503 and 65505 both round to 65504, which is half's largest"
-FAR = "exp of 79 or 81 in a denominator: the quotient is below 1e-33 either way"
-NEVER_EQUAL = "no id and no choice equals the number of them, so the added turn does nothing"
-SAME_SUM = "the same three added in another order, and whole numbers at that"
-SAME_PICK = "takes v[k] at every turn, where it was taken at one: the same value, only not from a register"
-EQUIVALENT = {
-    "norm_router.metal: for (uint n = 8 * thread_index; n < COLUMNS; n += 8 * 32 * SIMDGROUPS) {  ->  "
-    "for (uint n = 8 * thread_index; n < (COLUMNS - 1); n += 8 * 32 * SIMDGROUPS) {": STEPS_OF_8,
-    "expert_gate_up.metal: float away = min(-1.702f * gate, 80.0f);  ->  "
-    "float away = min(-1.702f * gate, (80.0f + 1));": FAR,
-    "expert_gate_up.metal: float away = min(-1.702f * gate, 80.0f);  ->  "
-    "float away = min(-1.702f * gate, (80.0f - 1));": FAR,
-    "routing.h: for (int i = 0; i < PER_LANE; i++) {  ->  for (int i = 0; i < (PER_LANE + 1); i++) { (2)": NEVER_EQUAL,
-    "routing.h: if (k == uint(i)) picked = v[i];  ->  if (i == uint(i)) picked = v[k];": SAME_PICK,
-    "mxfp4.h: uint at = (first + uint(b + r)) * GROUPS + g;  ->  "
-    "uint at = (r + uint(b + first)) * GROUPS + g;": SAME_SUM,
-    "routing.h: for (int i = 1; i < K; i++) {  ->  for (int i = 1; i < (K + 1); i++) {": NEVER_EQUAL,
-    **{
-        f"activations.h: return half(clamp(v, -65504.0f, 65504.0f));  ->  return half(clamp(v, {to}));": ROUNDS_TO_65504
-        for to in (
-            "(-65504.0f + 1), 65504.0f",
-            "(-65504.0f - 1), 65504.0f",
-            "-65504.0f, (65504.0f + 1)",
-            "-65504.0f, (65504.0f - 1)",
-        )
-    },
-}
+EQUIVALENT = {description: reason for suite in SUITES for description, reason in suite.equivalent.items()}
 
 
 @dataclass(frozen=True)
@@ -194,16 +165,8 @@ def notice(mutant: Mutant, folder: Path) -> str | None:
     """What the first check that notices says; None if none does."""
     (folder / mutant.file).write_text(mutant.text)
     try:
-        for operation in USERS[mutant.file]:
-            for case, handed_on in checks.CASES:
-                checks.check(operation, case, folder, handed_on)
-        for operation in USERS[mutant.file]:
-            if operation != "norm_router":
-                checks.check_tilings(operation, checks.CASES[1][0], folder)
-                for experts in (32, 33):
-                    checks.check_logits(operation, experts, folder)
-        if "expert_down" in USERS[mutant.file]:
-            checks.check_codes(folder)
+        for suite in SUITES:
+            suite.check([name for name in suite.operations if mutant.file in FILES[name]], folder)
     except (LintError, SourceError) as error:
         return "does not compile: " + str(error).partition("\n")[0]
     except (AssertionError, EmulatorError) as error:
@@ -212,7 +175,8 @@ def notice(mutant: Mutant, folder: Path) -> str | None:
 
 
 def all_mutants() -> list[Mutant]:
-    return [mutant for name in USERS for mutant in mutants(dispatches.FOLDER / name)]
+    files = dict.fromkeys(name for made_of in FILES.values() for name in made_of)
+    return [mutant for name in files for mutant in mutants(dispatches.FOLDER / name)]
 
 
 class Worker:
@@ -260,8 +224,8 @@ def _serve(there: Connection) -> None:
         except EOFError:  # no more
             return
         with tempfile.TemporaryDirectory() as scratch:
-            for name in USERS:
-                shutil.copy(dispatches.FOLDER / name, scratch)
+            for path in (*dispatches.FOLDER.glob("*.metal"), *dispatches.FOLDER.glob("*.h")):
+                shutil.copy(path, scratch)
             there.send(notice(mutant, Path(scratch)))
 
 

@@ -6,9 +6,11 @@ import mlx.core as mx
 import pytest
 
 from metal_kernels import dispatches
-from tests.support.kernel_checks import (
+from tests.support.kernel_checks.common import error, run
+from tests.support.kernel_checks.experts import (
     CASES,
     OPERATIONS,
+    TILINGS,
     Arrays,
     Case,
     check,
@@ -17,11 +19,9 @@ from tests.support.kernel_checks import (
     check_tilings,
     defined,
     dispatch,
-    error,
     handed,
     of_20b,
     results,
-    run,
 )
 
 
@@ -47,9 +47,9 @@ def test_every_line_of_every_shader_is_reached_by_these_cases():
             assert "return " not in text or (path.name, number) in lines, f"{path.name}:{number}"
 
 
-@pytest.mark.parametrize("operation", ["expert_gate_up", "expert_down"])
+@pytest.mark.parametrize("operation", TILINGS)
 def test_the_same_bits_in_every_tiling(operation):
-    check_tilings(operation, CASES[1][0])
+    check_tilings(operation)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

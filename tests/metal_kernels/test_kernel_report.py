@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from metal_kernels import dispatches
-from tests.metal_kernels.kernel_report import measure, table
-from tests.support import kernel_checks as checks
-from tests.support.kernel_checks import Case
+from tests.metal_kernels.kernel_report import table
+from tests.support.kernel_checks.expert_rows import measure
+from tests.support.kernel_checks.experts import Case, of_20b
 
 # MB of loads as written, at the published size: what more rows per simdgroup bought over MLX's 88 and 44.
 MOST_ISSUED = {"expert_gate_up": 52.3, "expert_down": 34.6}
@@ -15,7 +15,7 @@ MOST_ISSUED = {"expert_gate_up": 52.3, "expert_down": 34.6}
 
 @pytest.fixture(scope="module")
 def published():
-    return checks.of_20b()
+    return of_20b()
 
 
 @pytest.mark.parametrize("operation", MOST_ISSUED)

@@ -24,7 +24,8 @@ from tests.model.test_logits import GOLDENS
 from tests.oracle.cases import GOLDEN_CASES, sampled_rows
 from tests.support.checkpoints import write_checkpoint
 from tests.support.cli import run_cli
-from tests.support.kernel_checks import Case, dispatch, run
+from tests.support.kernel_checks.common import run
+from tests.support.kernel_checks.experts import Case, dispatch
 from tests.support.measure import relative_l2, run_in_chunks
 
 OPERATIONS = ("norm_router", "expert_gate_up", "expert_down")

@@ -1,9 +1,6 @@
-"""What the expert shaders have to satisfy, as functions of a folder of shaders, so that mutants can be put to them too.
+"""What norm + router and the expert shaders have to satisfy."""
 
-The definitions are in float64 numpy, written from the formulas; they share nothing with the packages under test.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,20 +10,23 @@ import numpy as np
 
 from metal_kernels import dispatches
 from metal_kernels.dispatches import Dispatch
-from metal_kernels.emulator import Report, metal_kernel
+from metal_kernels.emulator import Report
 from metal_kernels.reference import Dense, Experts
-from metal_kernels.source import MetalSource
+from tests.support.kernel_checks.common import (
+    BF16,
+    EPS,
+    F16,
+    F32,
+    FLOAT32_ERROR,
+    check_in_every_order,
+    check_tiling,
+    error,
+    exact,
+    run,
+)
 
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
-EPS, LIMIT = 1e-5, 7.0
-# Largest error of one output, as a part of the largest value.
-FLOAT32_ERROR = 2e-6
-ROUNDING = {mx.float32: FLOAT32_ERROR, mx.float16: 2.0**-11 + 2e-6, mx.bfloat16: 2.0**-8 + 2e-6}
-
-
-def exact(array: mx.array) -> np.ndarray:
-    """An mlx array's values in float64."""
-    return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array).astype(np.float64)
+LIMIT = 7.0
 
 
 def chunks(row: np.ndarray, width: int) -> np.ndarray:
@@ -123,7 +123,6 @@ class Arrays:
 
 
 OPERATIONS = ("norm_router", "expert_gate_up", "expert_down")
-F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
 # Groups of 32 below and above the lanes; experts below, at and above them and at no multiple; 1 to 8 rows; each dtype;
 # and what each hands on.
 CASES = [
@@ -210,21 +209,6 @@ def dispatch(operation: str, case: Case, handed_on: mx.Dtype = mx.float32) -> Di
     return made
 
 
-def run(made: Dispatch, folder: Path = dispatches.FOLDER, **options) -> tuple[list[mx.array], Report]:
-    """Run one dispatch with the shader in ``folder``. Options are the emulator's."""
-    source = MetalSource.read(folder / f"{made.shader}.metal")
-    kernel = metal_kernel(**source.arguments())
-    return kernel(
-        inputs=made.inputs,
-        output_shapes=made.output_shapes,
-        output_dtypes=made.output_dtypes,
-        grid=made.grid,
-        threadgroup=made.threadgroup,
-        template=made.template,
-        **options,
-    )
-
-
 def results(operation: str, out: list[mx.array]) -> list[np.ndarray]:
     """Outputs in natural order and float64."""
     if operation == "norm_router":
@@ -240,60 +224,24 @@ def defined(operation: str, case: Case) -> list[np.ndarray]:
     return [defined_down(case.arrays, case.k)]
 
 
-def error(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest difference, as a part of the largest value."""
-    return float(np.abs(got - want).max() / np.abs(want).max())
-
-
-@dataclass(frozen=True, order=True)
-class Error:
-    """As parts of the largest value."""
-
-    largest: float
-    root_mean_square: float
-
-    @classmethod
-    def of(cls, got: np.ndarray, want: np.ndarray) -> "Error":
-        return cls(error(got, want), float(np.sqrt(((got - want) ** 2).mean()) / np.abs(want).max()))
-
-    def __str__(self) -> str:
-        return f"{self.largest:.1e}, {self.root_mean_square:.1e}"
-
-
 # ---- what has to hold
 
 
 def check(operation: str, case: Case, folder: Path = dispatches.FOLDER, handed_on: mx.Dtype = mx.float32) -> Report:
-    """Right to rounding, and clean in check mode, and bit-equal in three orders of threads and threadgroups."""
     made = dispatch(operation, case, handed_on)
-    out, report = run(made, folder, mode="check")
-    assert not report.findings, str(report)
-    for got, want, dtype in zip(results(operation, out), defined(operation, case), made.output_dtypes, strict=True):
-        assert np.isfinite(got).all()
-        assert error(got, want) <= ROUNDING[dtype], (error(got, want), dtype)
-    for order in ("reversed", "shuffled"):
-        again, report_again = run(made, folder, mode="check", order=order)
-        assert not report_again.findings, str(report_again)
-        assert all(mx.array_equal(a, b) for a, b in zip(out, again, strict=True)), order
-    return report
+    return check_in_every_order(made, defined(operation, case), lambda out: results(operation, out), folder)
 
 
-def tilings(operation: str) -> Iterator[dict[str, int]]:
-    if operation == "norm_router":  # simdgroups share a sum there, so it is theirs to divide
-        return
-    if operation == "expert_gate_up":
-        yield from ({"ROWS": r, "BATCH": b, "SIMDGROUPS": s} for r, b, s in ((2, 2, 1), (4, 2, 4), (8, 8, 2)))
-    else:
-        yield from ({"ROWS": r, "BATCH": b} for r, b in ((1, 1), (2, 1), (8, 4)))
+# Simdgroups of norm_router share a sum, so it is theirs to divide.
+TILINGS = {
+    "expert_gate_up": [{"ROWS": r, "BATCH": b, "SIMDGROUPS": s} for r, b, s in ((2, 2, 1), (4, 2, 4), (8, 8, 2))],
+    "expert_down": [{"ROWS": r, "BATCH": b} for r, b in ((1, 1), (2, 1), (8, 4))],
+}
 
 
-def check_tilings(operation: str, case: Case, folder: Path = dispatches.FOLDER) -> None:
+def check_tilings(operation: str, folder: Path = dispatches.FOLDER) -> None:
     """The same bits however the work is divided."""
-    made = dispatch(operation, case)
-    out, _ = run(made, folder, mode="fast")
-    for tiling in tilings(operation):
-        again, _ = run(made.retiled(**tiling), folder, mode="fast")
-        assert all(mx.array_equal(a, b) for a, b in zip(out, again, strict=True)), tiling
+    check_tiling(dispatch(operation, CASES[1][0]), TILINGS[operation], folder)
 
 
 def check_logits(operation: str, experts: int, folder: Path = dispatches.FOLDER) -> None:
@@ -331,3 +279,17 @@ def check_codes(folder: Path = dispatches.FOLDER) -> None:
         made = dispatches.expert_down_residual(picked, logits, slots, down, mx.zeros((8, 32)))
         assert made is not None
         assert np.array_equal(exact(run(made, folder, mode="fast")[0][0]), want.T[start : start + 8])
+
+
+def check_all(operations: Sequence[str], folder: Path) -> None:
+    """Every check of some of the operations, quick ones first."""
+    for operation in operations:
+        for case, handed_on in CASES:
+            check(operation, case, folder, handed_on)
+    for operation in operations:
+        if operation in TILINGS:
+            check_tilings(operation, folder)
+            for experts in (32, 33):
+                check_logits(operation, experts, folder)
+    if "expert_down" in operations:
+        check_codes(folder)

@@ -1,55 +1,26 @@
-"""How each shader is called: template values, grid, and the arrays in its parameters' order.
-
-Knows shapes and the shaders; not where they run (``launch``). Each function takes what its twin in ``reference`` takes
-and returns None for arrays no shader is made for. Rows per simdgroup are what counting in the emulator favours; no Mac
-has tuned them yet.
-"""
+"""The launches of norm + router and of the experts."""
 
 import functools
 import math
-import struct
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
 
+from metal_kernels.dispatches.plan import FEW_ROWS, FLOATS, Dispatch, Kind, are, bits, kind, name, planned
 from metal_kernels.reference import Dense, Experts, input_dtype
 from metal_kernels.source import CONSTANT_BELOW, TemplateValue
 
-FOLDER = Path(__file__).resolve().parent
-FEW_ROWS = 8
-"""Up to here a row reads its own experts; beyond, rows share them, and no shader of ours is made for it."""
 MAX_CHOICES = 8
 ROUTER_SIMDGROUPS = 4
 GATE_UP_SIMDGROUPS = 2
-FLOATS = (mx.float32, mx.float16, mx.bfloat16)
-
-
-class Dispatch(NamedTuple):
-    """One launch of one shader, as ``mx.fast.metal_kernel`` takes it."""
-
-    shader: str
-    template: tuple[tuple[str, TemplateValue], ...]
-    output_shapes: tuple[tuple[int, ...], ...]
-    output_dtypes: tuple[mx.Dtype, ...]
-    grid: tuple[int, int, int]
-    threadgroup: tuple[int, int, int]
-    inputs: tuple[mx.array, ...] = ()
-
-    def retiled(self, **template: int) -> "Dispatch":
-        """The same work under other tile sizes. The grid follows."""
-        values = dict(self.template) | template
-        threads, width = _THREADS[self.shader](values)
-        grid = (threads, *self.grid[1:])
-        return self._replace(template=tuple(values.items()), grid=grid, threadgroup=(width, 1, 1))
 
 
 def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense, dtype: mx.Dtype) -> Dispatch | None:
     if router.bias is None or router.scales is not None:
         return None
     inputs = (x, norm, router.weight, router.bias)
-    plan = _norm_router(*map(_kind, inputs), eps, dtype)
+    plan = _norm_router(*map(kind, inputs), eps, dtype)
     return plan and plan._replace(inputs=inputs)
 
 
@@ -57,7 +28,7 @@ def expert_gate_up(
     normed: mx.array, logits: mx.array, slots: mx.array, experts: Experts, k: int, limit: float
 ) -> Dispatch | None:
     inputs = (normed, logits, slots, *experts)
-    plan = _expert_gate_up(*map(_kind, inputs), k, limit)
+    plan = _expert_gate_up(*map(kind, inputs), k, limit)
     return plan and plan._replace(inputs=inputs)
 
 
@@ -65,29 +36,15 @@ def expert_down_residual(
     activated: mx.array, logits: mx.array, slots: mx.array, experts: Experts, residual: mx.array
 ) -> Dispatch | None:
     inputs = (activated, logits, slots, *experts, residual)
-    plan = _expert_down(*map(_kind, inputs))
+    plan = _expert_down(*map(kind, inputs))
     return plan and plan._replace(inputs=inputs)
-
-
-# ---- the same from shapes and dtypes alone, which hardly ever change: planned once, as Python is slow beside a GPU
-
-
-class Kind(NamedTuple):
-    """What of an array decides a launch."""
-
-    shape: tuple[int, ...]
-    dtype: mx.Dtype
-
-
-def _kind(array: mx.array) -> Kind:
-    return Kind(array.shape, array.dtype)
 
 
 @functools.lru_cache(64)
 def _norm_router(x: Kind, norm: Kind, router: Kind, bias: Kind, eps: float, dtype: mx.Dtype) -> Dispatch | None:
     rows, columns = x.shape
     experts = router.shape[0]
-    if not _fits(rows, columns, experts) or not _are(FLOATS, x, norm, router) or dtype not in FLOATS:
+    if not _fits(rows, columns, experts) or not are(FLOATS, x, norm, router) or dtype not in FLOATS:
         return None
     if bias.dtype != router.dtype:
         return None
@@ -99,10 +56,10 @@ def _norm_router(x: Kind, norm: Kind, router: Kind, bias: Kind, eps: float, dtyp
         "COLUMNS": columns,
         "EXPERTS": experts,
         "SIMDGROUPS": ROUTER_SIMDGROUPS,
-        "EPSILON_BITS": _bits(eps),
+        "EPSILON_BITS": bits(eps),
     }
     shapes = (_handed(rows, columns, dtype), (rows, experts))
-    return _dispatch("norm_router", values, shapes, (dtype, mx.float32), (rows, 1))
+    return planned("norm_router", values, shapes, (dtype, mx.float32), _router_threads, (rows, 1))
 
 
 @functools.lru_cache(64)
@@ -126,10 +83,10 @@ def _expert_gate_up(
         "ROWS": 8,
         "BATCH": 4,
         "SIMDGROUPS": GATE_UP_SIMDGROUPS,
-        "LIMIT_BITS": _bits(limit),
+        "LIMIT_BITS": bits(limit),
     }
     shape = _handed(rows, outputs, dtype)
-    return _dispatch("expert_gate_up", values, ((rows, k, *shape[1:]),), (dtype,), (k, rows))
+    return planned("expert_gate_up", values, ((rows, k, *shape[1:]),), (dtype,), _gate_up_threads, (k, rows))
 
 
 @functools.lru_cache(64)
@@ -154,31 +111,19 @@ def _expert_down(
         "ROWS": tile,
         "BATCH": tile,
     }
-    return _dispatch("expert_down", values, ((rows, outputs),), (residual.dtype,), (rows, 1))
+    return planned("expert_down", values, ((rows, outputs),), (residual.dtype,), _down_threads, (rows, 1))
 
 
-def name(dtype: mx.Dtype) -> str:
-    """A dtype's name as templates have it."""
-    return str(dtype).removeprefix("mlx.core.")
+def _router_threads(v: Mapping[str, Any]) -> tuple[int, int]:
+    return 32 * v["SIMDGROUPS"] * v["EXPERTS"], 32 * v["SIMDGROUPS"]
 
 
-# Threads along x, and threads of a threadgroup, by template values.
-_THREADS = {
-    "norm_router": lambda v: (32 * v["SIMDGROUPS"] * v["EXPERTS"], 32 * v["SIMDGROUPS"]),
-    "expert_gate_up": lambda v: (32 * 2 * v["OUTPUTS"] // v["ROWS"], 32 * v["SIMDGROUPS"]),
-    "expert_down": lambda v: (32 * v["K"] * v["OUTPUTS"] // v["ROWS"], 32 * v["K"]),
-}
+def _gate_up_threads(v: Mapping[str, Any]) -> tuple[int, int]:
+    return 32 * 2 * v["OUTPUTS"] // v["ROWS"], 32 * v["SIMDGROUPS"]
 
 
-def _dispatch(
-    shader: str,
-    values: dict[str, TemplateValue],
-    shapes: tuple[tuple[int, ...], ...],
-    dtypes: tuple[mx.Dtype, ...],
-    above: tuple[int, int],
-) -> Dispatch:
-    threads, width = _THREADS[shader](values)
-    return Dispatch(shader, tuple(values.items()), shapes, dtypes, (threads, *above), (width, 1, 1))
+def _down_threads(v: Mapping[str, Any]) -> tuple[int, int]:
+    return 32 * v["K"] * v["OUTPUTS"] // v["ROWS"], 32 * v["K"]
 
 
 def _handed(rows: int, columns: int, dtype: mx.Dtype) -> tuple[int, int, int, int]:
@@ -208,18 +153,9 @@ def _expert_fits(
         _fits(rows, columns, logits.shape[1])
         and outputs % 32 == 0
         and 0 < k <= min(MAX_CHOICES, logits.shape[1])
-        and _are(FLOATS, x, bias)
-        and _are((mx.float32,), logits)
-        and _are((mx.int32,), slots)
-        and _are((mx.uint32,), weight)
-        and _are((mx.uint8,), scales)
+        and are(FLOATS, x, bias)
+        and are((mx.float32,), logits)
+        and are((mx.int32,), slots)
+        and are((mx.uint32,), weight)
+        and are((mx.uint8,), scales)
     )
-
-
-def _are(dtypes: Sequence[mx.Dtype], *kinds: Kind) -> bool:
-    return all(kind.dtype in dtypes for kind in kinds)
-
-
-def _bits(value: float) -> int:
-    """A float32 as template integer: compiled in, where an argument would be an array made anew at every call."""
-    return int(struct.unpack("<i", struct.pack("<f", value))[0])

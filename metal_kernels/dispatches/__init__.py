@@ -1,0 +1,20 @@
+"""How each shader is called: template values, grid, and the arrays in its parameters' order.
+
+Knows shapes and the shaders; not where they run (``launch``). Each function takes what its twin in ``reference`` takes
+and returns None for arrays no shader is made for. Rows per simdgroup are what counting in the emulator favours; no Mac
+has tuned them yet.
+"""
+
+from metal_kernels.dispatches.experts import expert_down_residual, expert_gate_up, norm_router
+from metal_kernels.dispatches.plan import FEW_ROWS, FLOATS, FOLDER, Dispatch, name
+
+__all__ = [
+    "FEW_ROWS",
+    "FLOATS",
+    "FOLDER",
+    "Dispatch",
+    "expert_down_residual",
+    "expert_gate_up",
+    "name",
+    "norm_router",
+]

@@ -1,0 +1,30 @@
+"""Mutants of the expert shaders and of what they include that compute the same, by file and description: why."""
+
+STEPS_OF_8 = "positions come in steps of 8 and so does the bound: one less cuts off none"
+ROUNDS_TO_65504 = "65503 and 65505 both round to 65504, which is half's largest"
+FAR = "exp of 79 or 81 in a denominator: the quotient is below 1e-33 either way"
+NEVER_EQUAL = "no id and no choice equals the number of them, so the added turn does nothing"
+SAME_SUM = "the same three added in another order, and whole numbers at that"
+SAME_PICK = "takes v[k] at every turn, where it was taken at one: the same value, only not from a register"
+EQUIVALENT = {
+    "norm_router.metal: for (uint n = 8 * thread_index; n < COLUMNS; n += 8 * 32 * SIMDGROUPS) {  ->  "
+    "for (uint n = 8 * thread_index; n < (COLUMNS - 1); n += 8 * 32 * SIMDGROUPS) {": STEPS_OF_8,
+    "expert_gate_up.metal: float away = min(-1.702f * gate, 80.0f);  ->  "
+    "float away = min(-1.702f * gate, (80.0f + 1));": FAR,
+    "expert_gate_up.metal: float away = min(-1.702f * gate, 80.0f);  ->  "
+    "float away = min(-1.702f * gate, (80.0f - 1));": FAR,
+    "routing.h: for (int i = 0; i < PER_LANE; i++) {  ->  for (int i = 0; i < (PER_LANE + 1); i++) { (2)": NEVER_EQUAL,
+    "routing.h: if (k == uint(i)) picked = v[i];  ->  if (i == uint(i)) picked = v[k];": SAME_PICK,
+    "mxfp4.h: uint at = (first + uint(b + r)) * GROUPS + g;  ->  "
+    "uint at = (r + uint(b + first)) * GROUPS + g;": SAME_SUM,
+    "routing.h: for (int i = 1; i < K; i++) {  ->  for (int i = 1; i < (K + 1); i++) {": NEVER_EQUAL,
+    **{
+        f"activations.h: return half(clamp(v, -65504.0f, 65504.0f));  ->  return half(clamp(v, {to}));": ROUNDS_TO_65504
+        for to in (
+            "(-65504.0f + 1), 65504.0f",
+            "(-65504.0f - 1), 65504.0f",
+            "-65504.0f, (65504.0f + 1)",
+            "-65504.0f, (65504.0f - 1)",
+        )
+    },
+}

@@ -1,0 +1,22 @@
+"""The families of shaders: what the mutation suite puts mutants to, and what the kernel report lists."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.kernel_checks import expert_mutants, expert_rows, experts
+from tests.support.kernel_checks.row import Row
+
+
+@dataclass(frozen=True)
+class Suite:
+    """``operations``: names of shaders. ``check``: every check of some of them with the shaders in a folder, raising if
+    one does not hold. ``equivalent``: mutants that compute the same, with the reason. ``rows``: for the report."""
+
+    operations: tuple[str, ...]
+    check: Callable[[Sequence[str], Path], None]
+    equivalent: Mapping[str, str]
+    rows: Callable[[], Iterable[Row]]
+
+
+SUITES = (Suite(experts.OPERATIONS, experts.check_all, expert_mutants.EQUIVALENT, expert_rows.rows),)
