@@ -1,4 +1,4 @@
-"""The expert operations, each through the body that fits: its shader, or plain MLX.
+"""The decoder's operations, each through the body that fits: its shader, or plain MLX.
 
 The only place that decides, by shape, dtype and device. ``GPTOSS_MAC_KERNELS=off`` keeps to plain MLX; ``=emulated``
 runs the shaders in the emulator, on any machine and slowly. By default a shader runs on Metal where there is Metal. A
@@ -16,10 +16,35 @@ import mlx.core as mx
 
 from metal_kernels import dispatches, reference
 from metal_kernels.dispatches import FEW_ROWS, FOLDER, Dispatch
-from metal_kernels.reference import Dense, Experts, expert_mlp_grouped
+from metal_kernels.reference import (
+    Dense,
+    Experts,
+    attention,
+    attention_with_cache,
+    embed,
+    expert_mlp_grouped,
+    input_dtype,
+    norm_head,
+    norm_qkv_rope,
+    output_residual,
+)
 from metal_kernels.source import MetalSource
 
-__all__ = ["FEW_ROWS", "expert_down_residual", "expert_gate_up", "expert_mlp_grouped", "norm_router", "where"]
+__all__ = [
+    "FEW_ROWS",
+    "attention",
+    "attention_with_cache",
+    "embed",
+    "expert_down_residual",
+    "expert_gate_up",
+    "expert_mlp_grouped",
+    "input_dtype",
+    "norm_head",
+    "norm_qkv_rope",
+    "norm_router",
+    "output_residual",
+    "where",
+]
 
 VARIABLE = "GPTOSS_MAC_KERNELS"
 DTYPES: dict[Any, mx.Dtype] = {dispatches.name(dtype): dtype for dtype in dispatches.FLOATS}

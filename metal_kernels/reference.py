@@ -90,7 +90,7 @@ def dense(x: mx.array, layer: Dense) -> mx.array:
 
 
 def embed(tokens: mx.array, table: Dense) -> mx.array:
-    """[B, L] token ids to [B, L, H] float32. Only the rows asked for are read or decoded."""
+    """Token ids [...] to [..., H] float32. Only the rows asked for are read or decoded."""
     rows = table.weight[tokens]
     if table.scales is not None and table.biases is not None:
         rows = mx.dequantize(rows, table.scales[tokens], table.biases[tokens], group_size=64, bits=8)
@@ -98,20 +98,22 @@ def embed(tokens: mx.array, table: Dense) -> mx.array:
 
 
 def rope(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    """Rotate halves: dimension i pairs with i + D / 2. x [B, N, L, D]; cos, sin [L, D / 2] float32."""
+    """Rotate halves: dimension i pairs with i + D / 2. x [T, N, D]; cos, sin [T, D / 2] float32. In float32."""
     first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
-    rotated = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
+    cos, sin = cos[:, None], sin[:, None]
+    return mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
 def norm_qkv_rope(
     x: mx.array, norm: mx.array, eps: float, qkv: Dense, cos: mx.array, sin: mx.array, heads: int, kv_heads: int
-) -> tuple[mx.array, mx.array, mx.array]:
-    """x [B, L, H] to q [B, N, L, D] and k, v [B, M, L, D], q and k rotated. qkv rows: all of q, then k, then v."""
-    B, L, _ = x.shape
-    out = dense(rms_norm(x, norm, eps), qkv).reshape(B, L, heads + 2 * kv_heads, -1).transpose(0, 2, 1, 3)
-    q, k, v = out[:, :heads], out[:, heads : heads + kv_heads], out[:, heads + kv_heads :]
-    return rope(q, cos, sin), rope(k, cos, sin), v
+) -> tuple[mx.array, mx.array]:
+    """x [T, H] to q [T, N, D] float32, and keys and values [T, 2, M, D] in the layer's dtype; q and keys rotated.
+
+    qkv rows: all of q, then keys, then values.
+    """
+    out = dense(rms_norm(x, norm, eps), qkv).reshape(len(x), heads + 2 * kv_heads, -1)
+    rotated, v = rope(out[:, : heads + kv_heads], cos, sin), out[:, heads + kv_heads :]
+    return rotated[:, :heads], mx.stack([rotated[:, heads:].astype(v.dtype), v], axis=1)
 
 
 def attention(
@@ -120,22 +122,64 @@ def attention(
     """Softmax attention with one sink logit per query head, [B, L, N * D].
 
     q [B, N, L, D] are the last L of the P positions k, v [B, M, P, D] hold. Query i sees key j iff
-    ``0 <= i - j < window``, counted in positions: ``window`` keys with its own; None means all before it.
+    ``0 <= i - j < window``, counted in positions: ``window`` keys with its own; None means all before it. With a
+    window, queries go in bands of it, each beside at most two windows of keys.
     """
     B, N, L, D = q.shape
-    P = k.shape[2]
-    mask: mx.array | str | None = None
-    if window is not None and window < P:
-        age = (mx.arange(L) + (P - L))[:, None] - mx.arange(P)[None]
-        mask = (age >= 0) & (age < window)
-    elif L > 1:
-        mask = "causal"
-    out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask, sinks=sinks.astype(q.dtype))
+    P, sinks = k.shape[2], sinks.astype(q.dtype)
+    bands = []
+    for start in range(0, L, window or L):
+        stop = min(start + (window or L), L)
+        first, last = max(0, P - L + start + 1 - window) if window else 0, P - L + stop
+        mask: mx.array | str | None = None
+        if window is not None and last - first > window:
+            age = mx.arange(P - L + start, last)[:, None] - mx.arange(first, last)[None]
+            mask = (age >= 0) & (age < window)
+        elif stop - start > 1:
+            mask = "causal"
+        keys, values = k[:, :, first:last], v[:, :, first:last]
+        part = q[:, :, start:stop]
+        bands.append(mx.fast.scaled_dot_product_attention(part, keys, values, scale=scale, mask=mask, sinks=sinks))
+    out = mx.concatenate(bands, axis=2) if len(bands) > 1 else bands[0]
     return out.transpose(0, 2, 1, 3).reshape(B, L, N * D)
 
 
+def attention_with_cache(
+    q: mx.array,
+    kv: mx.array,
+    body: mx.array,
+    tail: mx.array,
+    rows: mx.array,
+    keys: int,
+    sinks: mx.array,
+    scale: float,
+    window: int | None,
+    dtype: mx.Dtype,
+) -> tuple[mx.array, mx.array]:
+    """The same over a cache in two parts, which are read where they lie: attended [L, N * D] in ``dtype``, and a tail
+    [2, 1, M, R, D] with the new rows.
+
+    q [L, N, D] float32 and kv [L, 2, M, D] are L new positions of one sequence. They come after the rows of body
+    [2, 1, M, capacity, D] and of tail [2, 1, M, R, D] that ``rows`` [2] int32 counts; ``keys`` is their sum.
+    """
+    (L, N, D), M = q.shape, kv.shape[2]
+    body_rows = int(rows.tolist()[0])  # type: ignore[index, arg-type]
+    tail_rows = keys - body_rows
+    tail = mx.slice_update(tail, kv.transpose(1, 2, 0, 3)[:, None], mx.array([tail_rows]), (3,))
+    parts = [part.astype(mx.float32) for part in (body[:, 0, :, :body_rows], tail[:, 0, :, : tail_rows + L])]
+    grouped = q.reshape(L, M, N // M, D).transpose(1, 2, 0, 3).reshape(M, -1, D) * scale
+    scores = mx.concatenate([grouped @ part[0].swapaxes(1, 2) for part in parts], axis=-1).reshape(N, L, -1)
+    age = mx.arange(keys, keys + L)[:, None] - mx.arange(keys + L)
+    scores = mx.where((age >= 0) & (age < (window or keys + L)), scores, -mx.inf)
+    sink = mx.broadcast_to(sinks.astype(mx.float32)[:, None, None], (N, L, 1))
+    weights = mx.softmax(mx.concatenate([scores, sink], axis=-1), axis=-1, precise=True).reshape(M, N // M * L, -1)
+    out = weights[..., :body_rows] @ parts[0][1] + weights[..., body_rows:-1] @ parts[1][1]
+    out = out.reshape(M, N // M, L, D).transpose(2, 0, 1, 3).reshape(L, N * D)
+    return out.astype(dtype), tail
+
+
 def output_residual(attended: mx.array, o: Dense, residual: mx.array) -> mx.array:
-    """attended [B, L, N * D], projected and added to residual [B, L, H] float32."""
+    """attended [T, N * D], projected and added to residual [T, H] float32."""
     return residual + dense(attended, o)
 
 
@@ -215,8 +259,8 @@ def expert_mlp_grouped(
 
 
 def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
-    """x [..., H] to vocabulary logits [..., V]."""
-    return dense(rms_norm(x, norm, eps), head)
+    """x [T, H] float32 to vocabulary logits [T, V] float32."""
+    return dense(rms_norm(x, norm, eps), head).astype(mx.float32)
 
 
 def _gather(x: mx.array, experts: Experts, slot: mx.array, sorted_indices: bool = False) -> mx.array:

@@ -136,8 +136,8 @@ class Batch:
         rows = list(self.decoding)
         marks = [row.context.cache.mark() for row in rows]
         try:
-            x = self.model.decode_rows(mx.array([row.token for row in rows]), [row.context.cache for row in rows])
-            logits = self.model.logits(x)[0]
+            x = self.model.decode(mx.array([[row.token] for row in rows]), [row.context.cache for row in rows])
+            logits = self.model.logits(x)[:, 0]
             mx.eval(logits, [row.context.cache.arrays() for row in rows])
         except BaseException:
             for row, mark in zip(rows, marks, strict=True):

@@ -7,16 +7,18 @@ from pathlib import Path
 import mlx.core as mx
 
 from gptoss_mlx.config import FULL, ModelConfig
+from gptoss_mlx.model.cache import TAIL
 
 
 def cache_bytes(config: ModelConfig, positions: int, dtype: mx.Dtype) -> int:
-    """Keys and values of one sequence of ``positions``: all of them in full layers, the window in sliding ones.
+    """Keys and values of one sequence of ``positions``: all of them in full layers, the window in sliding ones, and a
+    tail in each.
 
-    Full layers allocate ahead: what is held may be a thirty-second, or 256 positions, more.
+    Full layers allocate ahead: what is held may be a 24th, or 256 positions, more.
     """
     full = config.layer_types.count(FULL)
     sliding = config.num_hidden_layers - full
-    rows = full * positions + sliding * min(positions, config.sliding_window - 1)
+    rows = full * positions + sliding * min(positions, config.sliding_window - 1) + (full + sliding) * TAIL
     return rows * 2 * config.num_key_value_heads * config.head_dim * dtype.size
 
 

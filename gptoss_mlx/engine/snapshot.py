@@ -17,7 +17,7 @@ from gptoss_mlx.files import replaced_whole
 from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.decoder import Decoder
 
-VERSION = "1"
+VERSION = "2"
 _DIGEST_BYTES = 32
 
 

@@ -5,46 +5,49 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.model.cache import Layer, SlidingLayer
+from gptoss_mlx.model.cache import LayerCache
 from gptoss_mlx.model.rope import attention_scale
 from gptoss_mlx.model.weights import LayerWeights
-from metal_kernels import reference as ops
+from metal_kernels import launch as ops
+
+Rope = tuple[mx.array, mx.array]
 
 
-def attend(
-    x: mx.array, weights: LayerWeights, cache: Layer, rope: tuple[mx.array, mx.array], config: ModelConfig
-) -> mx.array:
-    """x [B, L, H] float32 to x plus its attention, extending ``cache`` by L positions."""
-    q, k, v = _project(x, weights, rope, config)
-    return ops.output_residual(_attend(q, k, v, weights, cache, config), weights.o, x)
+def attend(x: mx.array, weights: LayerWeights, cache: LayerCache, rope: Rope, config: ModelConfig) -> mx.array:
+    """x [B, L, H] float32 to x plus its attention, adding L positions to the body of ``cache``: for prompts."""
+    B, L, H = x.shape
+    q, kv = _project(x.reshape(B * L, H), weights, rope, config)
+    q = q.reshape(B, L, *q.shape[1:]).transpose(0, 2, 1, 3)
+    keys, values = cache.append(kv.reshape(B, L, *kv.shape[1:]).transpose(2, 0, 3, 1, 4))
+    attended = ops.attention(q.astype(kv.dtype), keys, values, weights.sinks, attention_scale(config), cache.window)
+    return ops.output_residual(attended.reshape(B * L, -1), weights.o, x.reshape(B * L, H)).reshape(x.shape)
 
 
 def attend_rows(
-    x: mx.array,
-    weights: LayerWeights,
-    caches: Sequence[Layer],
-    rope: tuple[mx.array, mx.array],
-    config: ModelConfig,
+    x: mx.array, weights: LayerWeights, caches: Sequence[LayerCache], rope: Rope, config: ModelConfig
 ) -> mx.array:
-    """x [1, T, H], one position each of T sequences, each attending over its own cache. Projected together."""
-    q, k, v = _project(x, weights, rope, config)
-    attended = [
-        _attend(q[:, :, row : row + 1], k[:, :, row : row + 1], v[:, :, row : row + 1], weights, cache, config)
-        for row, cache in enumerate(caches)
-    ]
-    return ops.output_residual(mx.concatenate(attended, axis=1), weights.o, x)
+    """x [T, H] float32, the same number of new positions of each of some sequences, the first's first. Each sequence
+    attends over its own cache, into the tail of which they go. Projected together."""
+    q, kv = _project(x, weights, rope, config)
+    each = len(x) // len(caches)
+    attended = []
+    for start, cache in zip(range(0, len(x), each), caches, strict=True):
+        rows = slice(start, start + each)
+        out, tail = ops.attention_with_cache(
+            q[rows],
+            kv[rows],
+            *cache.prepared(),
+            weights.sinks,
+            attention_scale(config),
+            cache.window,
+            ops.input_dtype(kv.dtype),
+        )
+        cache.advance(tail, each)
+        attended.append(out)
+    return ops.output_residual(mx.concatenate(attended) if len(attended) > 1 else attended[0], weights.o, x)
 
 
-def _project(
-    x: mx.array, weights: LayerWeights, rope: tuple[mx.array, mx.array], config: ModelConfig
-) -> tuple[mx.array, mx.array, mx.array]:
+def _project(x: mx.array, weights: LayerWeights, rope: Rope, config: ModelConfig) -> tuple[mx.array, mx.array]:
+    """x [T, H] to q [T, N, D] float32 and kv [T, 2, M, D]."""
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     return ops.norm_qkv_rope(x, weights.attn_norm, config.rms_norm_eps, weights.qkv, *rope, heads, kv_heads)
-
-
-def _attend(
-    q: mx.array, k: mx.array, v: mx.array, weights: LayerWeights, cache: Layer, config: ModelConfig
-) -> mx.array:
-    keys, values = cache.extend(k, v)
-    window = cache.window if isinstance(cache, SlidingLayer) else None
-    return ops.attention(q, keys, values, weights.sinks, attention_scale(config), window)

@@ -14,7 +14,7 @@ from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.moe import mix
 from gptoss_mlx.model.rope import inverse_frequencies, tables
 from gptoss_mlx.model.weights import Weights
-from metal_kernels import reference as ops
+from metal_kernels import launch as ops
 
 
 @dataclass
@@ -29,26 +29,36 @@ class Decoder:
 
     def __call__(self, tokens: mx.array, cache: KVCache) -> mx.array:
         """Read tokens [B, L] after those in ``cache``, extending it; the residual stream [B, L, H] float32."""
-        positions = mx.arange(cache.length, cache.length + tokens.shape[1])
-        rope = tables(self._inverse_frequencies, positions)
+        B, L = tokens.shape
+        if B == 1 and L <= ops.FEW_ROWS:
+            return self.decode(tokens, [cache])
+        positions = mx.arange(cache.length, cache.length + L)
+        rope = tables(self._inverse_frequencies, mx.tile(positions, B))
         x = ops.embed(tokens, self.weights.embedding)
         for weights, layer_cache in zip(self.weights.layers, cache.layers, strict=True):
             x = attend(x, weights, layer_cache, rope, self.config)
-            x = mix(x, weights, self.config)
+            x = mix(x.reshape(B * L, -1), weights, self.config).reshape(x.shape)
         return x
 
-    def decode_rows(self, tokens: mx.array, caches: Sequence[KVCache]) -> mx.array:
-        """Read one token for each of T sequences, tokens [T], extending each one's own cache; [1, T, H] float32.
+    def decode(self, tokens: mx.array, caches: Sequence[KVCache]) -> mx.array:
+        """Read the next L of each of S sequences, tokens [S, L], extending each one's own cache; [S, L, H] float32.
 
-        Weights are read once for all rows. Attention is per row: no padding, so no row's result depends on another's.
+        For few tokens: weights are read once for all rows, caches once for each. Attention is per sequence: no padding,
+        so no row's result depends on another's.
         """
-        rope = tables(self._inverse_frequencies, mx.array([cache.length for cache in caches]))
-        x = ops.embed(tokens[None], self.weights.embedding)
+        S, L = tokens.shape
+        for cache in caches:
+            cache.prepare(L, self.config, self.weights.layers[0].qkv.dtype)
+        positions = [cache.length + i for cache in caches for i in range(L)]
+        rope = tables(self._inverse_frequencies, mx.array(positions))
+        x = ops.embed(tokens.reshape(-1), self.weights.embedding)
         for number, weights in enumerate(self.weights.layers):
             x = attend_rows(x, weights, [cache.layers[number] for cache in caches], rope, self.config)
             x = mix(x, weights, self.config)
-        return x
+        return x.reshape(S, L, -1)
 
     def logits(self, x: mx.array) -> mx.array:
-        """The residual stream [B, L, H] to vocabulary logits [B, L, V] float32."""
-        return ops.norm_head(x, self.weights.norm, self.config.rms_norm_eps, self.weights.head).astype(mx.float32)
+        """The residual stream [..., H] to vocabulary logits [..., V] float32."""
+        rows = x.reshape(-1, x.shape[-1])
+        out = ops.norm_head(rows, self.weights.norm, self.config.rms_norm_eps, self.weights.head)
+        return out.reshape(*x.shape[:-1], -1)

@@ -65,7 +65,7 @@ def layer_of(case: Case) -> tuple[mx.array, LayerWeights, ModelConfig]:
     none, dense = mx.zeros((1,)), Dense(mx.zeros((1, 1)))
     router = Dense(a.router.weight.astype(mx.float32), a.router.bias.astype(mx.float32))
     weights = LayerWeights(none, dense, none, dense, a.norm, router, a.slots, a.gate_up, a.down)
-    return a.x.reshape(1, case.rows, case.hidden), weights, config
+    return a.x, weights, config
 
 
 def mixed(case: Case) -> np.ndarray:

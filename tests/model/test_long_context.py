@@ -133,6 +133,7 @@ def test_a_prefill_of_16000_tokens_agrees_at_64_positions_and_holds_what_the_for
             got.append(np.array(runtime.model.logits(x[:, mx.array(inside)])[0]))
         mx.eval(context.cache.arrays())
     assert relative_l2(np.concatenate(got), want) <= 1e-5
+    mx.eval(runtime.model(mx.array([[7]]), context.cache), context.cache.arrays())
     del x
     held = mx.get_active_memory() - before
     assert held <= 1.05 * cache_bytes(runtime.config, 16000, mx.float32)
@@ -145,8 +146,7 @@ def test_a_cache_filled_to_the_last_position_decodes_as_a_direct_computation(run
     rng = np.random.default_rng(1)
     held = {}
     for number, rows in ((0, WINDOW - 1), (1, length)):
-        for name in ("keys", "values"):
-            held[f"{number}.{name}"] = rng.standard_normal((1, KV_HEADS, rows, D), np.float32)
+        held[f"{number}.kv"] = rng.standard_normal((2, 1, KV_HEADS, rows, D), np.float32)
     cache = KVCache.restored(config, length, {name: mx.array(a) for name, a in held.items()}, mx.float32)
     got = np.array(runtime.model.logits(runtime.model(mx.array([[7]]), cache))[0])
 
@@ -155,7 +155,7 @@ def test_a_cache_filled_to_the_last_position_decodes_as_a_direct_computation(run
     x = reference.t["model.embed_tokens.weight"][[7]]
     for layer, rows in ((0, WINDOW - 1), (1, length)):
         q, k, v = (reference.project(reference.normed(x, layer), layer, which, position) for which in "qkv")
-        past_k, past_v = (held[f"{layer}.{n}"][0].transpose(1, 0, 2).astype(np.float64) for n in ("keys", "values"))
+        past_k, past_v = held[f"{layer}.kv"][:, 0].transpose(0, 2, 1, 3).astype(np.float64)
         keys, values = np.concatenate([past_k * factor, k]), np.concatenate([past_v, v])
         x = reference.experts(x + reference.attend(q, keys, values, np.array([rows]), layer), layer)
     want = reference.norm(x, "model.norm.weight") @ reference.t["lm_head.weight"].T
