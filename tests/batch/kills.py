@@ -114,7 +114,9 @@ class _Killer:
 
     def _wait(self, process: subprocess.Popen, number: int, lines: int) -> None:
         if number % 5 == 3:
-            time.sleep(self.rng.uniform(0.1, 0.9) * self.until_first)
+            before, end = _lines(self.out), time.monotonic() + self.rng.uniform(0.1, 0.9) * self.until_first
+            while time.monotonic() < end and _lines(self.out) == before:  # it may start faster than the first did
+                time.sleep(0.001)
             return
         while _lines(self.out) <= lines and process.poll() is None:
             time.sleep(0.001)
