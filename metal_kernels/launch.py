@@ -20,7 +20,6 @@ from metal_kernels.reference import (
     Dense,
     Experts,
     attention,
-    attention_with_cache,
     embed,
     expert_mlp_grouped,
     input_dtype,
@@ -76,6 +75,29 @@ def expert_down_residual(
     if (out := _launch(dispatches.expert_down_residual, arguments)) is not None:
         return out[0]
     return reference.expert_down_residual(*arguments)
+
+
+def attention_with_cache(
+    q: mx.array,
+    kv: mx.array,
+    body: mx.array,
+    tail: mx.array,
+    rows: mx.array,
+    keys: int,
+    sinks: mx.array,
+    scale: float,
+    window: int | None,
+    dtype: mx.Dtype,
+) -> tuple[mx.array, mx.array]:
+    """As :func:`reference.attention_with_cache`. Two shaders where there are many keys."""
+    arguments = (q, kv, body, tail, rows, keys, sinks, scale, window, dtype)
+    if (out := _launch(dispatches.attention_with_cache, arguments)) is not None:
+        attended, fresh = out
+        if not dispatches.is_split(attended):
+            return attended, fresh
+        if (joined := _launch(dispatches.attention_combine, (attended, sinks, dtype))) is not None:
+            return joined[0], fresh
+    return reference.attention_with_cache(*arguments)
 
 
 def where() -> str | None:

@@ -57,9 +57,12 @@ def chunk_major(x: mx.array, dtype: mx.Dtype) -> mx.array:
     """[..., H] to the form in which rows are handed to experts, [..., C, H / 32, W]: chunks of 16 bytes, W values each,
     C to a group of 32. The shaders' lanes take a group each, and so read side by side."""
     width = 16 // dtype.size
-    if dtype == mx.float16:
-        x = mx.clip(x, -65504, 65504)
-    return x.astype(dtype).reshape(*x.shape[:-1], -1, 32 // width, width).swapaxes(-3, -2)
+    return narrowed(x, dtype).reshape(*x.shape[:-1], -1, 32 // width, width).swapaxes(-3, -2)
+
+
+def narrowed(x: mx.array, dtype: mx.Dtype) -> mx.array:
+    """In the dtype rows are handed on in. half ends at 65504."""
+    return (mx.clip(x, -65504, 65504) if dtype == mx.float16 else x).astype(dtype)
 
 
 def natural(x: mx.array) -> mx.array:
@@ -160,7 +163,10 @@ def attention_with_cache(
     [2, 1, M, R, D] with the new rows.
 
     q [L, N, D] float32 and kv [L, 2, M, D] are L new positions of one sequence. They come after the rows of body
-    [2, 1, M, capacity, D] and of tail [2, 1, M, R, D] that ``rows`` [2] int32 counts; ``keys`` is their sum.
+    [2, 1, M, capacity, D] and of tail [2, 1, M, R, D] that ``rows`` [2] int32 counts; ``keys`` is their sum. What other
+    rows hold is of no account, nor what lies beyond the new rows in the fresh tail.
+
+    Products are of float32, for which 16-bit keys and values are opened: in 16 bits, MLX's CPU backend would add up so.
     """
     (L, N, D), M = q.shape, kv.shape[2]
     body_rows = int(rows.tolist()[0])  # type: ignore[index, arg-type]
@@ -175,7 +181,7 @@ def attention_with_cache(
     weights = mx.softmax(mx.concatenate([scores, sink], axis=-1), axis=-1, precise=True).reshape(M, N // M * L, -1)
     out = weights[..., :body_rows] @ parts[0][1] + weights[..., body_rows:-1] @ parts[1][1]
     out = out.reshape(M, N // M, L, D).transpose(2, 0, 1, 3).reshape(L, N * D)
-    return out.astype(dtype), tail
+    return narrowed(out, dtype), tail
 
 
 def output_residual(attended: mx.array, o: Dense, residual: mx.array) -> mx.array:

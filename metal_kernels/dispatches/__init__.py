@@ -5,6 +5,7 @@ and returns None for arrays no shader is made for. Rows per simdgroup are what c
 has tuned them yet.
 """
 
+from metal_kernels.dispatches.attention import SPLIT_KEYS, attention_combine, attention_with_cache, is_split
 from metal_kernels.dispatches.experts import expert_down_residual, expert_gate_up, norm_router
 from metal_kernels.dispatches.plan import FEW_ROWS, FLOATS, FOLDER, Dispatch, name
 
@@ -12,9 +13,13 @@ __all__ = [
     "FEW_ROWS",
     "FLOATS",
     "FOLDER",
+    "SPLIT_KEYS",
     "Dispatch",
+    "attention_combine",
+    "attention_with_cache",
     "expert_down_residual",
     "expert_gate_up",
+    "is_split",
     "name",
     "norm_router",
 ]

@@ -22,16 +22,11 @@ from queue import Queue
 
 from metal_kernels import dispatches
 from metal_kernels.emulator import EmulatorError, LintError
-from metal_kernels.source import MetalSource, SourceError, without_comments
+from metal_kernels.source import SourceError, without_comments
+from tests.support.kernel_checks.common import shader_files
 from tests.support.kernel_checks.suites import SUITES
 
-
-def _files(shader: str) -> list[str]:
-    """What a shader is made of: its own file and what it includes."""
-    return re.findall(r'^#line 1 "(.+)"$', MetalSource.read(dispatches.FOLDER / f"{shader}.metal").header, re.M)
-
-
-FILES = {shader: _files(shader) for suite in SUITES for shader in suite.operations}
+FILES = {shader: shader_files(shader) for suite in SUITES for shader in suite.operations}
 SPAWN = get_context("spawn")
 SECONDS = 600  # a mutant may never end
 # What positions are computed from.

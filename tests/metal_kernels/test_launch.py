@@ -24,11 +24,13 @@ from tests.model.test_logits import GOLDENS
 from tests.oracle.cases import GOLDEN_CASES, sampled_rows
 from tests.support.checkpoints import write_checkpoint
 from tests.support.cli import run_cli
+from tests.support.kernel_checks import attention
 from tests.support.kernel_checks.common import run
 from tests.support.kernel_checks.experts import Case, dispatch
 from tests.support.measure import relative_l2, run_in_chunks
 
 OPERATIONS = ("norm_router", "expert_gate_up", "expert_down")
+LAYER = ("attention", *OPERATIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +82,7 @@ def test_the_model_on_emulated_shaders_agrees_with_transformers(case, length, ch
         want = golden[str(length)]
     got = run_in_chunks(runtime, case.tokens(length), chunk, sampled_rows(length))
     assert relative_l2(got, want) <= 1e-5
-    assert emulated == list(OPERATIONS) * (-(-length // chunk) * case.sizes["num_hidden_layers"])
+    assert emulated == list(LAYER) * (-(-length // chunk) * case.sizes["num_hidden_layers"])
 
 
 def test_the_bundled_model_gives_the_same_greedy_reply_on_emulated_shaders(monkeypatch, tmp_path, emulated):
@@ -89,7 +91,7 @@ def test_the_bundled_model_gives_the_same_greedy_reply_on_emulated_shaders(monke
     shaders = run_cli(*asked)
     assert shaders[:2] == (0, "12 + 30 = 42.\n")
     ran = emulated.copy()
-    assert ran == list(OPERATIONS) * (len(ran) // 3)
+    assert ran == list(LAYER) * (len(ran) // 4)
     monkeypatch.setenv(launch.VARIABLE, "off")
     assert run_cli(*asked) == shaders
     assert len(emulated) == len(ran) > 100
@@ -181,11 +183,17 @@ def test_other_failures_are_not_taken_for_a_compiler_s(monkeypatch, emulated):
         mixed(Case(1, 64, 64, 8, biases=mx.float32))
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_mlx_generates_from_our_call_the_function_that_is_emulated(operation, tmp_path):
+LAUNCHES = [
+    *(dispatch(operation, Case(3, 64, 64, 8), mx.float16) for operation in OPERATIONS),
+    attention.dispatch(attention.Case(5, 0, 1)),
+    dispatches.attention_combine(mx.zeros((1, 8, 2, 68)), mx.zeros((8,)), mx.float16),
+]
+
+
+@pytest.mark.parametrize("made", LAUNCHES, ids=lambda made: made.shader)
+def test_mlx_generates_from_our_call_the_function_that_is_emulated(made, tmp_path):
     """Tracing for export runs MLX's own code for ``metal_kernel`` without Metal, and keeps the source it made."""
-    made = dispatch(operation, Case(3, 64, 64, 8), mx.float16)
-    source = MetalSource.read(dispatches.FOLDER / f"{operation}.metal")
+    source = MetalSource.read(dispatches.FOLDER / f"{made.shader}.metal")
     file = tmp_path / "traced.mlxfn"
     mx.export_function(
         str(file), lambda *inputs: Kernel(source, "metal").launch(made._replace(inputs=inputs)), *made.inputs

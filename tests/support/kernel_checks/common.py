@@ -1,5 +1,6 @@
 """What the checks of every family of shaders are made of: running a dispatch, errors, the same in every order."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ ROUNDING = {F32: FLOAT32_ERROR, F16: 2.0**-11 + 2e-6, BF16: 2.0**-8 + 2e-6}
 def exact(array: mx.array) -> np.ndarray:
     """An mlx array's values in float64."""
     return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array).astype(np.float64)
+
+
+def shader_files(shader: str) -> list[str]:
+    """What a shader is made of: its own file and what it includes."""
+    return re.findall(r'^#line 1 "(.+)"$', MetalSource.read(dispatches.FOLDER / f"{shader}.metal").header, re.M)
 
 
 def run(made: Dispatch, folder: Path = dispatches.FOLDER, **options) -> tuple[list[mx.array], Report]:

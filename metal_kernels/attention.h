@@ -1,0 +1,98 @@
+// What the attention shaders share: where a cache's rows lie, sums over lanes, and the end of a softmax with a sink.
+#pragma once
+#include "activations.h"
+
+// Stands for the maximum of no scores: finite, so that no difference of two such is undefined.
+METAL_FUNC float of_none() { return -numeric_limits<float>::max(); }
+
+// Eight values as they lie in memory.
+template <typename T>
+struct Chunk {
+  uint4 words[sizeof(T) / 2];
+};
+template <typename T>
+METAL_FUNC Chunk<T> load_chunk(const device T* p) {
+  Chunk<T> x;
+#pragma unroll
+  for (uint i = 0; i < sizeof(T) / 2; i++) x.words[i] = ((const device uint4*)p)[i];
+  return x;
+}
+template <typename T>
+METAL_FUNC void store_chunk(device T* p, const thread Chunk<T>& x) {
+#pragma unroll
+  for (uint i = 0; i < sizeof(T) / 2; i++) ((device uint4*)p)[i] = x.words[i];
+}
+METAL_FUNC Eight open_chunk(const thread Chunk<half>& x) { return from_halves(x.words[0]); }
+METAL_FUNC Eight open_chunk(const thread Chunk<bfloat>& x) { return from_bfloats(x.words[0]); }
+METAL_FUNC Eight open_chunk(const thread Chunk<float>& x) { return from_floats(x.words[0], x.words[1]); }
+
+// One key/value head of a cache. Its positions are counted through body, tail and new rows, in this order.
+template <typename T>
+struct Cache {
+  const device T* body;   // [2, heads, capacity, D]: keys, then values
+  const device T* tail;   // [2, heads, TAIL, D]
+  const device T* added;  // [rows, 2, heads, D]
+  uint in_body, before;   // positions in the body, and in body and tail
+  uint capacity, heads, head;
+};
+
+// The key (side 0) or value (side 1) of position j.
+template <int D, int TAIL, typename T>
+METAL_FUNC const device T* cached(const thread Cache<T>& cache, uint side, uint j) {
+  uint plane = side * cache.heads + cache.head;
+  if (j < cache.in_body) return cache.body + (plane * cache.capacity + j) * D;
+  if (j < cache.before) return cache.tail + (plane * TAIL + (j - cache.in_body)) * D;
+  return cache.added + ((j - cache.before) * 2 * cache.heads + plane) * D;
+}
+
+// Eight dimensions from dim on of the key or value of position j; of none but zero from end on. Those from handed_on on are
+// stored in the fresh tail too.
+template <int SIDE, int D, int TAIL, typename T>
+METAL_FUNC Eight cached_eight(const thread Cache<T>& cache, uint j, uint dim, uint end, uint handed_on,
+                              device T* fresh_tail) {
+  Eight opened = {{0, 0, 0, 0, 0, 0, 0, 0}};
+  if (j < end) {
+    Chunk<T> chunk = load_chunk(cached<D, TAIL>(cache, SIDE, j) + dim);
+    opened = open_chunk(chunk);
+    if (j >= handed_on) {
+      uint plane = SIDE * cache.heads + cache.head;
+      store_chunk(fresh_tail + (plane * TAIL + (j - cache.in_body)) * D + dim, chunk);
+    }
+  }
+  return opened;
+}
+
+METAL_FUNC float dot_eight(float4 low, float4 high, const thread Eight& x) {
+  float sum = low.x * x.v[0];
+  sum = fma(low.y, x.v[1], sum);
+  sum = fma(low.z, x.v[2], sum);
+  sum = fma(low.w, x.v[3], sum);
+  sum = fma(high.x, x.v[4], sum);
+  sum = fma(high.y, x.v[5], sum);
+  sum = fma(high.z, x.v[6], sum);
+  return fma(high.w, x.v[7], sum);
+}
+
+// Sums v over the lanes that differ in the bits from FROM down to TO, dividing the sums among those lanes: of M such lanes,
+// the m-th in order has N / M of them, from m * (N / M) on, at v's beginning. Once each has but one, they share it.
+template <int FROM, int TO, int N>
+METAL_FUNC void divided_sums(thread float (&v)[N], uint lane) {
+  int kept = N;
+#pragma unroll
+  for (int bit = FROM; bit >= TO; bit /= 2) {
+    kept /= 2;
+    if (kept == 0) v[0] += simd_shuffle_xor(v[0], ushort(bit));
+    bool upper = (lane & uint(bit)) != 0;
+#pragma unroll
+    for (int i = 0; i < kept; i++) {
+      float mine = upper ? v[i + kept] : v[i], other = upper ? v[i] : v[i + kept];
+      v[i] = mine + simd_shuffle_xor(other, ushort(bit));
+    }
+  }
+}
+
+// Weighted values under a softmax's maximum and sum, once the sink has joined it: a logit that has no value.
+METAL_FUNC float with_sink(float value, float maximum, float sum, float sink) {
+  float top = max(maximum, sink), weight = exp(maximum - top);
+  return value * (weight / (sum * weight + exp(sink - top)));
+}

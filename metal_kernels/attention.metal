@@ -1,0 +1,154 @@
+// Attention with sinks of new rows over a cache and themselves, and the cache's fresh tail: the old one and the new rows.
+//
+// Grid: x over splits of the keys, y over key/value heads, z over the new rows. A threadgroup serves all GROUP query heads
+// of its key/value head, so each key and value is loaded once; what belongs in the tail is stored on the way. A simdgroup
+// takes 32 keys at a time: D / 8 lanes read a key, eight dimensions each, as many keys side by side as there are lanes.
+// Dividing the sums of their products leaves each lane with the scores of one key, for an online softmax. Which keys meet
+// in which order follows from a row's position alone, so its result depends on no other row, nor on what lies where.
+//
+// With SPLIT, a threadgroup has but SPLIT keys, and attention_combine ends what it begins.
+#include "attention.h"
+
+template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 64, int GROUP = 8, int TAIL = 64,
+          int WINDOW = 0, int SPLIT = 0, int BATCH = 4, int SIMDGROUPS = 4, int SCALE_BITS = 1040187392>  // a float: 0.125
+[[kernel]] void attention(
+    const device float* q,           // [rows, heads, D]
+    const device T* added,           // [rows, 2, kv heads, D]: keys, then values
+    const device T* body,            // [2, 1, kv heads, capacity, D]
+    const constant int* body_shape,
+    const device T* tail,            // [2, 1, kv heads, TAIL, D]
+    const constant int* counts,      // [2]: rows that hold positions in body and tail
+    const device S* sinks,           // [heads]
+    device O* attended,              // [rows, heads, D]; with SPLIT [rows, heads, splits, D + 4]: maximum, sum, 0, 0
+    device T* fresh_tail,            // as tail; rows that hold no position are not written
+    uint simdgroup_index_in_threadgroup [[simdgroup_index_in_threadgroup]],
+    uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
+    uint thread_index_in_threadgroup [[thread_index_in_threadgroup]],
+    uint3 threadgroup_position_in_grid [[threadgroup_position_in_grid]],
+    uint3 threadgroups_per_grid [[threadgroups_per_grid]]) {
+  constexpr int LANES = D / 8;              // to a key
+  constexpr int BATCHES = LANES / BATCH;    // a lane reads LANES keys of the 32, BATCH at a time
+  constexpr int KEPT = GROUP * D / 32;      // of a simdgroup's sums, to a lane
+  threadgroup float4 queries[GROUP * D / 4];
+  threadgroup float4 parts[SIMDGROUPS][GROUP * D / 4];
+  threadgroup float2 scales[SIMDGROUPS][GROUP];  // maximum and sum
+  uint lane = thread_index_in_simdgroup, simdgroup = simdgroup_index_in_threadgroup;
+  uint split = threadgroup_position_in_grid.x, splits = threadgroups_per_grid.x, row = threadgroup_position_in_grid.z;
+  Cache<T> cache;
+  cache.body = body;
+  cache.tail = tail;
+  cache.added = added;
+  cache.in_body = uint(counts[0]);
+  cache.before = uint(counts[0] + counts[1]);
+  cache.capacity = uint(body_shape[3]);
+  cache.heads = threadgroups_per_grid.y;
+  cache.head = threadgroup_position_in_grid.y;
+  uint first_head = (row * cache.heads + cache.head) * GROUP;
+
+  uint own = cache.before + row, end = own + 1, begin = 0;
+  if (WINDOW > 0) begin = max(end, uint(WINDOW)) - uint(WINDOW);
+  if (SPLIT > 0) {
+    begin = split * SPLIT;
+    end = min(end, begin + SPLIT);
+  }
+  // The first row hands on the old tail, each row itself.
+  uint handed_on = row == 0 ? cache.in_body : own;
+
+  for (uint i = thread_index_in_threadgroup; i < GROUP * D / 4; i += 32 * SIMDGROUPS) {
+    queries[i] = ((const device float4*)q)[first_head * (D / 4) + i] * as_type<float>(SCALE_BITS);
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+
+  uint dim = lane % LANES * 8, leader = lane / LANES * LANES;
+  float sums[GROUP * 8];
+#pragma unroll
+  for (int i = 0; i < GROUP * 8; i++) sums[i] = 0;
+  float maximum = of_none(), sum = 0;  // of query head number `lane`
+#pragma unroll 1
+  for (uint run = begin + 32 * simdgroup; run < end; run += 32 * SIMDGROUPS) {
+    float scores[GROUP];
+#pragma unroll
+    for (int b = 0; b < BATCHES; b++) {
+      Eight keys[BATCH];
+#pragma unroll
+      for (int i = 0; i < BATCH; i++) {
+        keys[i] = cached_eight<0, D, TAIL>(cache, run + leader + i * BATCHES + b, dim, end, handed_on, fresh_tail);
+      }
+#pragma unroll
+      for (int h = 0; h < GROUP; h++) {
+        float4 low = queries[(h * D + dim) / 4], high = queries[(h * D + dim) / 4 + 1];
+        float products[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) products[i] = dot_eight(low, high, keys[i]);
+        divided_sums<LANES / 2, 1>(products, lane);
+        if (b == 0 || lane % BATCHES == uint(b)) scores[h] = products[0];
+      }
+    }
+    bool seen = run + lane < end;
+#pragma unroll
+    for (int h = 0; h < GROUP; h++) {
+      float before = simd_broadcast(maximum, ushort(h));
+      float top = max(before, simd_max(seen ? scores[h] : of_none()));
+      float away = exp(before - top);
+      scores[h] = seen ? exp(scores[h] - top) : 0.0f;
+      float total = simd_sum(scores[h]);
+      if (lane == uint(h)) {
+        maximum = top;
+        sum = fma(sum, away, total);
+      }
+#pragma unroll
+      for (int i = 0; i < 8; i++) sums[h * 8 + i] *= away;
+    }
+#pragma unroll
+    for (int b = 0; b < BATCHES; b++) {
+      Eight values[BATCH];
+#pragma unroll
+      for (int i = 0; i < BATCH; i++) {
+        values[i] = cached_eight<1, D, TAIL>(cache, run + leader + b * BATCH + i, dim, end, handed_on, fresh_tail);
+      }
+#pragma unroll
+      for (int i = 0; i < BATCH; i++) {
+#pragma unroll
+        for (int h = 0; h < GROUP; h++) {
+          float weight = simd_shuffle(scores[h], ushort(leader + b * BATCH + i));
+#pragma unroll
+          for (int d = 0; d < 8; d++) sums[h * 8 + d] = fma(weight, values[i].v[d], sums[h * 8 + d]);
+        }
+      }
+    }
+  }
+
+  divided_sums<16, LANES>(sums, lane);
+  threadgroup float* part = (threadgroup float*)parts[simdgroup];
+#pragma unroll
+  for (int i = 0; i < KEPT; i++) {
+    uint at = lane / LANES * KEPT + i;  // eight dimensions of a head, then of the next
+    part[at / 8 * D + dim + at % 8] = sums[i];
+  }
+  if (lane < GROUP) scales[simdgroup][lane] = float2(maximum, sum);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint i = thread_index_in_threadgroup; i < GROUP * D / 4; i += 32 * SIMDGROUPS) {
+    uint h = i / (D / 4), d = i % (D / 4) * 4, head = first_head + h;
+    float top = of_none(), total = 0;
+    float4 whole = 0;
+#pragma unroll
+    for (int s = 0; s < SIMDGROUPS; s++) top = max(top, scales[s][h].x);
+#pragma unroll
+    for (int s = 0; s < SIMDGROUPS; s++) {
+      float weight = exp(scales[s][h].x - top);
+      total = fma(weight, scales[s][h].y, total);
+      whole += weight * parts[s][i];
+    }
+    if (SPLIT > 0) {
+      device float4* unfinished = (device float4*)attended + (head * splits + split) * (D / 4 + 1);
+      unfinished[d / 4] = whole;
+      if (d == 0) unfinished[D / 4] = float4(top, total, 0, 0);
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        float value = with_sink(whole[j], top, total, float(sinks[head - row * cache.heads * GROUP]));
+        attended[head * D + d + j] = narrowed<O>(value);
+      }
+    }
+  }
+}

@@ -1,0 +1,43 @@
+// Ends an attention that was split over keys: joins the splits' sums, and the sink.
+//
+// Grid: x over query heads, y over rows; a simdgroup each. Lanes are splits where weights are made, and dimensions where
+// values are added.
+#include "attention.h"
+
+template <typename S = bfloat, typename O = half, int D = 64>
+[[kernel]] void attention_combine(
+    const device float* parts,       // [rows, heads, splits, D + 4]: weighted values, maximum and sum of a softmax, 0, 0
+    const constant int* parts_shape,
+    const device S* sinks,           // [heads]
+    device O* attended,              // [rows, heads, D]
+    uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
+    uint3 threadgroup_position_in_grid [[threadgroup_position_in_grid]]) {
+  constexpr int WIDTH = D + 4;
+  uint lane = thread_index_in_simdgroup, splits = uint(parts_shape[2]);
+  uint head = threadgroup_position_in_grid.x, at = threadgroup_position_in_grid.y * uint(parts_shape[1]) + head;
+  parts += at * splits * WIDTH;
+  float top = of_none();
+  for (uint s = lane; s < splits; s += 32) top = max(top, parts[s * WIDTH + D]);
+  top = simd_max(top);
+
+  float total = 0, sums[D / 32];
+#pragma unroll
+  for (int d = 0; d < D / 32; d++) sums[d] = 0;
+  for (uint first = 0; first < splits; first += 32) {
+    float weight = 0;
+    if (first + lane < splits) {
+      weight = exp(parts[(first + lane) * WIDTH + D] - top);
+      total = fma(weight, parts[(first + lane) * WIDTH + D + 1], total);
+    }
+    for (uint s = first; s < min(splits, first + 32); s++) {
+      float each = simd_broadcast(weight, ushort(s - first));
+#pragma unroll
+      for (int d = 0; d < D / 32; d++) sums[d] += each * parts[s * WIDTH + d * 32 + lane];
+    }
+  }
+  total = simd_sum(total);
+#pragma unroll
+  for (int d = 0; d < D / 32; d++) {
+    attended[at * D + d * 32 + lane] = narrowed<O>(with_sink(sums[d], top, total, float(sinks[head])));
+  }
+}
