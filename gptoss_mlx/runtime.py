@@ -149,7 +149,7 @@ def load(
         launch.check()
     except ValueError as error:
         raise UsageError(str(error)) from error
-    total = sum(folder.array(name).nbytes for name in folder.names())
+    total = sum(stretch.nbytes for stretch in folder.stretches())
     if memory_budget is not None and total > memory_budget:
         raise MemoryBudgetError(
             f"{folder.path}: the weights take {total / 1e9:.2f} GB, the budget is {memory_budget / 1e9:.2f} GB; "

@@ -192,7 +192,10 @@ def output_residual(attended: mx.array, o: Dense, residual: mx.array) -> mx.arra
 def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
     """x [T, H] to its normed rows, handed on chunk-major in ``dtype``, and the raw router logits [T, E] float32."""
     normed = rms_norm(x, norm, eps)
-    return chunk_major(normed, dtype), dense(normed, router).astype(mx.float32)
+    # In float32 whatever the router's dtype: near ties decide which experts are read.
+    bias = None if router.bias is None else router.bias.astype(mx.float32)
+    exact = Dense(router.weight.astype(mx.float32), bias)
+    return chunk_major(normed, dtype), dense(normed, exact)
 
 
 def top_experts(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:

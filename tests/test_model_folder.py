@@ -71,8 +71,10 @@ def test_a_shard_is_an_ordinary_safetensors_file(tmp_path, dense):
 
 def test_stretches_are_whole_pages_dense_first_then_experts(pristine):
     model = ModelFolder.open(pristine)
-    for layer in range(2):
-        dense, experts = model.stretches(layer)
+    embedding, *layers, head = model.stretches()
+    assert ("embedding.weight" in embedding.tensors, "norm.weight" in head.tensors) == (True, True)
+    assert [name for stretch in model.stretches() for name in stretch.tensors] == model.names()
+    for dense, experts in zip(layers[::2], layers[1::2], strict=True):
         assert dense.offset + dense.nbytes == experts.offset
         assert experts.offset + experts.nbytes == experts.file.stat().st_size
         assert len(dense.tensors) == 13
@@ -224,7 +226,7 @@ def test_a_name_twice_in_a_header_is_refused(folder):
 
 
 def poke(folder: Path, name: str, at: int, value: int) -> None:
-    _, experts = ModelFolder.open(folder).stretches(1)
+    experts = ModelFolder.open(folder).stretches()[4]
     with (folder / LAYER).open("r+b") as file:
         file.seek(experts.offset + experts.tensors[name][0] + at)
         file.write(bytes([value]))

@@ -1,19 +1,19 @@
 """A model folder's arrays as the decoder wants them. Knows tensor names and dtypes; the maths is elsewhere."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
-from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model_folder import ModelFolder
 from metal_kernels.reference import Dense, Experts
 
 
 @dataclass
 class LayerWeights:
-    """One decoder layer. Norms, sinks and the router are float32; dense layers and biases have the model's dtype."""
+    """One decoder layer. All that is of a float type has the model's dtype; a norm stored in float32 keeps it."""
 
     attn_norm: mx.array  # [H]
     qkv: Dense  # [(N + 2M) * D, H]
@@ -35,48 +35,53 @@ class Weights:
 
 
 def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int], None] | None = None) -> Weights:
-    """Read every tensor. ``progress`` is told the bytes of each as it is read."""
+    """Read every tensor. ``progress`` is told the bytes of each stretch as it is read.
 
-    def array(name: str, to: mx.Dtype | None = None) -> mx.array:
-        raw = folder.array(name)
-        out = mx.array(raw)
-        if folder.dtype(name) == "BF16":
-            out = out.view(mx.bfloat16)
-        if to is not None:
-            out = out.astype(to)
-        mx.eval(out)  # one tensor at a time: the sources of casts would otherwise all be alive at once
+    A layer has two buffers, one for its dense tensors and one for its experts, which on Metal are the mapped file
+    itself: MLX decides when to commit work by the buffers it has met, and one tensor each would be fifty commits a
+    token. What the model's dtype has to be cast to gets a buffer of its own.
+    """
+    arrays: dict[str, mx.array] = {}
+    for stretch in folder.stretches():
+        # Adopted buffers stay in memory while the GPU works, used or not. Of the embedding a token uses one row.
+        data = folder.stretch_bytes(stretch)
+        buffer = mx.array(data) if "embedding.weight" in stretch.tensors else mx.asarray(data)
+        for name, (offset, stored, shape) in stretch.tensors.items():
+            array = _view(buffer, offset, stored, shape)
+            arrays[name] = array.astype(dtype) if stored == "BF16" and not name.startswith("embedding.") else array
+        mx.eval([arrays[name] for name in stretch.tensors])  # a cast's source is let go before the next is read
         if progress is not None:
-            progress(raw.nbytes)
-        return out
+            progress(stretch.nbytes)
 
-    def dense(name: str, to: mx.Dtype | None = dtype) -> Dense:
-        has = names.__contains__
-        bias = array(f"{name}.bias", to) if has(f"{name}.bias") else None
-        if has(f"{name}.scales"):
-            return Dense(array(f"{name}.weight"), bias, array(f"{name}.scales", to), array(f"{name}.biases", to))
-        return Dense(array(f"{name}.weight", to), bias)
+    def dense(name: str) -> Dense:
+        return Dense(arrays[f"{name}.weight"], *(arrays.get(f"{name}.{part}") for part in ("bias", "scales", "biases")))
 
     def experts(name: str) -> Experts:
-        return Experts(array(f"{name}.weight"), array(f"{name}.scales"), array(f"{name}.bias", dtype))
+        return Experts(*(arrays[f"{name}.{part}"] for part in ("weight", "scales", "bias")))
 
     def layer(name: str) -> LayerWeights:
         return LayerWeights(
-            attn_norm=array(f"{name}.attn_norm.weight", mx.float32),
+            attn_norm=arrays[f"{name}.attn_norm.weight"],
             qkv=dense(f"{name}.qkv"),
-            sinks=array(f"{name}.sinks", mx.float32),
+            sinks=arrays[f"{name}.sinks"],
             o=dense(f"{name}.o"),
-            mlp_norm=array(f"{name}.mlp_norm.weight", mx.float32),
-            router=dense(f"{name}.router", mx.float32),
-            slots=mx.array(np.arange(folder.config.num_local_experts, dtype=np.int32)),
+            mlp_norm=arrays[f"{name}.mlp_norm.weight"],
+            router=dense(f"{name}.router"),
+            slots=slots,
             gate_up=experts(f"{name}.experts.gate_up"),
             down=experts(f"{name}.experts.down"),
         )
 
-    names = set(folder.names())
-    config: ModelConfig = folder.config
+    slots = mx.array(np.arange(folder.config.num_local_experts, dtype=np.int32))
     return Weights(
-        embedding=dense("embedding", None),
-        layers=[layer(f"layers.{n}") for n in range(config.num_hidden_layers)],
-        norm=array("norm.weight", mx.float32),
+        embedding=dense("embedding"),
+        layers=[layer(f"layers.{n}") for n in range(folder.config.num_hidden_layers)],
+        norm=arrays["norm.weight"],
         head=dense("head"),
     )
+
+
+def _view(buffer: mx.array, offset: int, stored: str, shape: tuple[int, ...]) -> mx.array:
+    dtype = {"BF16": mx.bfloat16, "F32": mx.float32, "U32": mx.uint32, "U8": mx.uint8}[stored]
+    count = dtype.size * math.prod(shape)
+    return buffer[offset : offset + count].view(dtype).reshape(shape)

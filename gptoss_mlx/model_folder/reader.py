@@ -105,12 +105,15 @@ class ModelFolder:
         data = self._maps(file)[tensor.offset : tensor.offset + tensor.nbytes]
         return data.view(NUMPY_DTYPE[tensor.dtype]).reshape(tensor.shape)
 
-    def stretches(self, layer: int) -> tuple[Stretch, Stretch]:
-        """A layer's dense tensors and its expert tensors."""
-        file = layout.layer_file(layer)
-        dense = {name: t for name, t in self._shards[file].items() if not layout.is_expert(name)}
-        experts = {name: t for name, t in self._shards[file].items() if layout.is_expert(name)}
-        return self._stretch(file, dense), self._stretch(file, experts)
+    def stretches(self) -> list[Stretch]:
+        """Every shard as one stretch, a layer's as two: its dense tensors, then its expert tensors."""
+        found = []
+        for file, tensors in self._shards.items():
+            for expert in (False, True):
+                group = {name: t for name, t in tensors.items() if layout.is_expert(name) == expert}
+                if group:
+                    found.append(self._stretch(file, group))
+        return found
 
     def stretch_bytes(self, stretch: Stretch) -> np.ndarray:
         """A stretch as a read-only uint8 view of the mapped file; its address is a multiple of the page size."""
