@@ -28,6 +28,7 @@ from gptoss_mlx.harmony import (
     StreamParser,
     System,
     render,
+    render_messages,
     tool_result,
 )
 from gptoss_mlx.harmony import Event as Parsed
@@ -87,11 +88,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Done:
-    """The last event. ``cut_in_thought``: it stopped before any answer began, and a thought is no answer."""
+    """The last event. ``cut_in_thought``: it stopped before any answer began, and a thought is no answer.
+    ``context_full``: no limit of the caller's ended it, there is no room for more in this conversation.
+    """
 
     reason: Reason
     usage: Usage
     cut_in_thought: bool = False
+    context_full: bool = False
 
 
 Event = Thought | Text | ToolCall | ToolError | Done
@@ -156,7 +160,20 @@ class Conversation:
 
     def settle(self) -> None:
         """Take the cache back to where the next message will go on from, when no reply is under way."""
-        self.context.reuse(render([*self._head(), *self.messages, Message("user", "")], self.runtime.tokenizer))
+        self.context = self.runtime.go_on(self.context, self._next_prompt())
+
+    def to_read(self) -> tuple[int, int]:
+        """How many tokens of what was said so far the next message has to read, and how many there are.
+
+        The last answer's, where nothing was changed. Effort, instructions, functions and date stand at the beginning:
+        after a change all are read, unless this very beginning was read before.
+        """
+        prompt = self._next_prompt()
+        return len(prompt) - self.runtime.reusable(self.context, prompt), len(prompt)
+
+    def _next_prompt(self) -> list[int]:
+        """What the next message's prompt begins with, and an empty message."""
+        return render([*self._head(), *self.messages, Message("user", "")], self.runtime.tokenizer)
 
     def _begin(self, message: Message) -> Iterator[Event]:
         """The events of a new reply. One that was left in the middle would write into the same history: it ends."""
@@ -195,7 +212,9 @@ class Conversation:
                     break
                 if reply.call is None:
                     finished = True
-                    yield Done("length" if reply.cut_off else "stop", meter.usage(), reply.cut_in_thought)
+                    full = len(self.context.ids) + 1 >= self.runtime.config.max_position_embeddings
+                    reason: Reason = "length" if reply.cut_off else "stop"
+                    yield Done(reason, meter.usage(), reply.cut_in_thought, reply.cut_off and full)
                     return
                 self._rounds += 1
                 call, problem = self._check(reply.call)
@@ -226,7 +245,8 @@ class Conversation:
     def _generate(self, reply: "_Reply", meter: "_Meter") -> Iterator[Event]:
         """One prompt, one reply. Each of its messages enters the history when it ends, or when generation does."""
         prompt = render([*self._head(), *self.messages], self.runtime.tokenizer)
-        meter.start(prompt, self.context.reuse(prompt))
+        self.context = self.runtime.go_on(self.context, prompt)
+        meter.start(prompt, len(self.context.ids))
         room = self.runtime.config.max_position_embeddings
         ids = generate(
             self.context,
@@ -238,6 +258,7 @@ class Conversation:
             progress=self.on_prefill,
         )
         try:
+            self._read_head(prompt)
             for id in ids:
                 events = reply.parser.feed(id)
                 meter.count(thinking=reply.thinking)
@@ -252,6 +273,14 @@ class Conversation:
             for event in reply.parser.finish():
                 reply.rest += list(self._take(event, reply))
         yield from reply.rest
+
+    def _read_head(self, prompt: list[int]) -> None:
+        """Read what precedes the conversation, and leave it where another with the same beginning finds it."""
+        head = len(render_messages(self._head(), self.runtime.tokenizer))
+        if len(self.context.ids) < head:
+            self.context.read(prompt[:head], cancelled=lambda: self._cancelled)
+            self.context.mark()
+            self.runtime.prefixes.keep(self.runtime.model_key, self.context)
 
     def _take(self, event: Parsed, reply: "_Reply") -> Iterator[Event]:
         match event:

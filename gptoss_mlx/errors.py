@@ -70,6 +70,12 @@ class HarmonyError(GptOssError):
     exit_code = 2
 
 
+class EngineError(GptOssError):
+    """The model could not be run: memory ran out, or MLX failed."""
+
+    exit_code = 11
+
+
 class KernelError(GptOssError):
     """A shader computes something else on this machine than plain MLX does."""
 
@@ -90,3 +96,9 @@ class BatchLinesError(GptOssError):
     """A batch is through, but some of its lines could not be answered."""
 
     exit_code = 10
+
+
+def one_line(error: BaseException) -> str:
+    """What another library's error says, in one line that is short enough to show."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= 200 else f"{text[:197]}...") or type(error).__name__

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -13,6 +13,8 @@ import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.context import Context
 from gptoss_mlx.engine.generate import generate
+from gptoss_mlx.engine.memory import free_bytes
+from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import MemoryBudgetError, ModelFolderError, UsageError
 from gptoss_mlx.harmony import Tokenizer
@@ -26,14 +28,20 @@ DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 STOP_MARKERS = ("<|return|>", "<|call|>", "<|endoftext|>")
 METAL_CACHE_LIMIT = 1 << 30
 """Bytes MLX's allocator may keep for reuse. Its own default is in effect unbounded."""
+PREFIX_SHARE = 0.0625
+"""Of the memory that is free once the weights are loaded, for beginnings of prompts that may come again."""
 
 
 @dataclass
 class Runtime:
-    """A loaded model: ids to logits, ids to ids, and the tokenizer that goes with it."""
+    """A loaded model: ids to logits, ids to ids, and the tokenizer that goes with it.
+
+    ``prefixes`` is what conversations, batches and a server's requests have read for each other.
+    """
 
     folder: ModelFolder
     model: Decoder
+    prefixes: PrefixCache = field(default_factory=lambda: PrefixCache(budget=0))
 
     @property
     def config(self) -> ModelConfig:
@@ -43,6 +51,11 @@ class Runtime:
     def hash(self) -> str:
         """What names these weights and this vocabulary: the sha256 of the manifest, which holds those of both."""
         return hashlib.sha256((self.folder.path / "manifest.json").read_bytes()).hexdigest()
+
+    @cached_property
+    def model_key(self) -> str:
+        """What a cache must have been read with to be used here: these weights, in this dtype."""
+        return f"{self.hash} {self.model.weights.head.dtype}"
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -83,6 +96,14 @@ class Runtime:
     def context(self) -> Context:
         """A new, empty sequence."""
         return Context.empty(self.model)
+
+    def go_on(self, context: Context, prompt: list[int]) -> Context:
+        """What to read ``prompt`` with in place of ``context``: see ``PrefixCache.go_on``."""
+        return self.prefixes.go_on(self.model_key, context, prompt)
+
+    def reusable(self, context: Context, prompt: list[int]) -> int:
+        """How many ids of ``prompt`` would not be read if it went on from ``context``, or from what is kept."""
+        return max(context.reusable(prompt), self.prefixes.reusable(self.model_key, prompt))
 
     def logits(self, tokens: list[list[int]] | mx.array) -> mx.array:
         """Token ids [B, L] to logits [B, L, V] float32, from an empty cache.
@@ -134,14 +155,15 @@ def load(
     *,
     dtype: str | mx.Dtype | None = None,
     memory_budget: int | None = None,
+    prefixes: PrefixCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Runtime:
     """Load a model by name, folder or Hub id.
 
     ``dtype`` is that of activations and dense weights, "float32" or "bfloat16"; by default bfloat16 on Metal, and
     float32 on the CPU backend, whose bf16 kernels are eight times slower and 2% off. ``memory_budget`` bounds the
-    weights' bytes. ``progress`` is told (bytes read, total). Raises ModelNotInstalledError, ModelFolderError,
-    MemoryBudgetError.
+    weights' bytes. ``prefixes`` may be another model's too; by default it gets a sixteenth of what memory is free then.
+    ``progress`` is told (bytes read, total). Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
     """
     folder = ModelFolder.open(find_model(model))
     chosen = _dtype(dtype)
@@ -165,7 +187,10 @@ def load(
         if progress is not None:
             progress(read, total)
 
-    return Runtime(folder, Decoder(folder.config, load_weights(folder, chosen, advance)))
+    decoder = Decoder(folder.config, load_weights(folder, chosen, advance))
+    if prefixes is None:
+        prefixes = PrefixCache(int(free_bytes() * PREFIX_SHARE))
+    return Runtime(folder, decoder, prefixes)
 
 
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:

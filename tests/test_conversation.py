@@ -7,8 +7,9 @@ import pytest
 
 from gptoss_mlx import conversation as module
 from gptoss_mlx.conversation import Conversation, Done, Text, Thought, ToolCall, ToolError
+from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.sampling import Sampling
-from gptoss_mlx.errors import HarmonyError, ModelFolderError, UsageError
+from gptoss_mlx.errors import ContextLengthError, HarmonyError, ModelFolderError, UsageError
 from gptoss_mlx.harmony import Tokenizer, render
 from tests.support.checkpoints import SMALL
 from tests.support.models import random_model
@@ -63,7 +64,8 @@ def scripted(tokenizer, monkeypatch):
             tokenizer=tokenizer,
             stop_ids=frozenset(),
             config=SimpleNamespace(max_position_embeddings=1000),
-            context=lambda: SimpleNamespace(reuse=lambda prompt: 0),
+            context=lambda: SimpleNamespace(ids=[0] * 10**6),
+            go_on=lambda context, prompt: context,
             sampling=Sampling,
         )
         conversation = Conversation(runtime, date="2025-06-28", **options)
@@ -302,7 +304,7 @@ def test_a_turn_after_a_cancelled_one_is_what_a_cold_cache_says(small):
         for _, _event in zip(range(stop_after), stream, strict=False):
             pass
         stream.close()
-        cold = Conversation(small, date="", sampling=greedy, max_tokens=40)
+        cold = Conversation(replace(small, prefixes=PrefixCache(0)), date="", sampling=greedy, max_tokens=40)
         cold.messages = list(chat.messages)
         warm_events, cold_events = list(chat.send("three")), list(cold.send("three"))
         assert [m.ids for m in chat.messages] == [m.ids for m in cold.messages]
@@ -310,6 +312,91 @@ def test_a_turn_after_a_cancelled_one_is_what_a_cold_cache_says(small):
         assert warm_events[-1].usage.cached_tokens > 0
         assert cold_events[-1].usage.cached_tokens == 0
         assert first[-1].usage.completion_tokens > 0
+
+
+@pytest.fixture
+def talk(small, monkeypatch):
+    """Conversations with one runtime that has read nothing yet; ``talk.read(chat, text)`` counts what a turn reads.
+
+    It is the tokens of the prompt that reach the decoder: those of the reply come one at a time.
+    """
+    runtime, counts = replace(small, prefixes=PrefixCache(1 << 30)), []
+    real = type(small.model).__call__
+
+    def call(self, tokens, cache):
+        counts.append(tokens.shape[1])
+        return real(self, tokens, cache)
+
+    monkeypatch.setattr(type(small.model), "__call__", call)
+
+    def read(chat, text):
+        counts.clear()
+        done = list(chat.send(text))[-1]
+        prompt = sum(counts) - (done.usage.completion_tokens - 1)
+        assert prompt == done.usage.prompt_tokens - done.usage.cached_tokens
+        return prompt
+
+    def start(**options):
+        options = {"date": "", "instructions": "Be brief. " * 40, "sampling": Sampling(temperature=0)} | options
+        return Conversation(runtime, max_tokens=12, **options)
+
+    return SimpleNamespace(start=start, read=read)
+
+
+def test_a_changed_effort_costs_what_is_said_and_changing_it_back_next_to_nothing(talk):
+    chat = talk.start()
+    talk.read(chat, "one")
+    talk.read(chat, "two")
+    usual, total = chat.to_read()
+    assert usual < 40 < 300 < total
+    chat.reasoning = "high"
+    again, total = chat.to_read()
+    assert again == total
+    new = len(chat.runtime.tokenizer.encode("three"))  # the message said in place of an empty one
+    assert talk.read(chat, "three") == total + new
+    chat.reasoning = "medium"
+    back, _ = chat.to_read()
+    assert usual < back < 100, "only what was said meanwhile"
+    assert talk.read(chat, "four") == back + len(chat.runtime.tokenizer.encode("four"))
+
+
+def test_after_a_new_start_and_in_a_second_conversation_the_beginning_is_not_read_again(talk):
+    first = talk.start()
+    whole = talk.read(first, "one")
+    for _ in range(9):  # more turns than a context has marks
+        talk.read(first, "and")
+    first.clear()
+    assert talk.read(first, "other") < 30 < 300 < whole
+    assert talk.read(talk.start(), "two") < 30
+    assert talk.read(talk.start(instructions="Be long. " * 40), "three") > 300
+
+
+def test_a_turn_goes_on_alike_from_what_another_conversation_read(talk, small):
+    talk.read(talk.start(), "one")
+    warm, cold = talk.start(), Conversation(
+        replace(small, prefixes=PrefixCache(0)), date="", instructions="Be brief. " * 40,
+        sampling=Sampling(temperature=0), max_tokens=12,
+    )  # fmt: skip
+    list(warm.send("two"))
+    list(cold.send("two"))
+    assert [m.ids for m in warm.messages] == [m.ids for m in cold.messages]
+
+
+def test_a_full_context_says_so_and_another_conversation_can_begin(talk, small, monkeypatch):
+    chat = talk.start()
+    limit = len(render([*chat._head()], chat.runtime.tokenizer)) + 20
+    monkeypatch.setattr(small.model, "config", replace(small.config, max_position_embeddings=limit))
+    chat.max_tokens = None
+    done = list(chat.send("one"))[-1]
+    assert (done.reason, done.context_full) == ("length", True)
+    said = list(chat.messages)
+    with pytest.raises(ContextLengthError, match="begin a new conversation"):
+        list(chat.send("two"))
+    assert chat.messages == said
+    chat.clear()
+    chat.max_tokens = 2
+    done = list(chat.send("one"))[-1]
+    assert (done.reason, done.context_full) == ("length", False)
 
 
 def test_changing_effort_or_instructions_takes_effect_at_the_next_message(scripted):

@@ -162,6 +162,25 @@ def test_missing_and_truncated_shards_are_refused(folder):
     assert f"{shard}: missing" in refusal(folder)
 
 
+@pytest.mark.parametrize("moment", range(5))
+def test_a_shard_that_vanishes_at_any_moment_is_one_line(folder, monkeypatch, moment):
+    """An external disk is pulled: the file was there when it was looked for, and is gone when it is opened."""
+    shard, real, left = folder / LAYER, Path.open, moment
+
+    def vanishing(path, *args, **named):
+        nonlocal left
+        if path == shard:
+            left -= 1
+            if left < 0:
+                raise FileNotFoundError(2, "No such file or directory", str(path))
+        return real(path, *args, **named)
+
+    monkeypatch.setattr(Path, "open", vanishing)
+    with pytest.raises(ModelFolderError) as refused:
+        ModelFolder.open(folder).array("layers.1.sinks")
+    assert str(refused.value) == f"{shard}: missing; convert the model again"
+
+
 def test_a_symbolic_link_in_place_of_a_shard_is_refused(folder, tmp_path):
     shutil.move(folder / LAYER, tmp_path / "elsewhere")
     (folder / LAYER).symlink_to(tmp_path / "elsewhere")

@@ -1,6 +1,7 @@
 """A conversation kept on disk goes on as if the program had never ended, whatever has become of its cache."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import gptoss_mlx
 from gptoss_mlx import sessions
 from gptoss_mlx.conversation import Conversation
+from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.snapshot import Unusable, read_snapshot
 from gptoss_mlx.errors import SessionError, StorageError, UsageError
@@ -47,6 +49,8 @@ def kept(runtime):
 
 
 def reopened(runtime):
+    """As by another process, which has read nothing yet."""
+    runtime = replace(runtime, prefixes=PrefixCache(1 << 30))
     return sessions.open_session(sessions.read_session("demo"), runtime, **GREEDY)
 
 

@@ -10,15 +10,14 @@ from typing import Any, Literal
 
 from gptoss_mlx.batch.answers import Answers, Errors
 from gptoss_mlx.batch.source import BadLine, Line, Source
-from gptoss_mlx.engine.batching import Batch, Row
-from gptoss_mlx.engine.prefix_cache import PrefixCache
-from gptoss_mlx.errors import ContextLengthError, GptOssError, MemoryBudgetError, RequestError
+from gptoss_mlx.engine.batching import Batch, Failed, Row
+from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, MemoryBudgetError, RequestError
 from gptoss_mlx.harmony import Message, render, render_messages
 from gptoss_mlx.requests import Answer, Defaults, ReplyReader, Request, chat_completions, responses
 from gptoss_mlx.runtime import Runtime
 
-PREFIX_SHARE = 0.125
-"""Of the memory, for beginnings of prompts that lines share."""
+FAILURES = 3
+"""Rows that may fail one after the other, with nothing answered in between, before it is not the rows' fault."""
 
 
 @dataclass
@@ -59,13 +58,14 @@ class Tally:
 class _Asked:
     line: Line
     request: Request
+    row: Row
     reader: ReplyReader
 
 
 @dataclass
 class Run:
-    """One run over an input. ``memory`` bounds the rows' caches, in bytes. ``seed`` gives every line draws of its own,
-    the same whenever it is answered.
+    """One run over an input. ``memory`` bounds the rows' caches, in bytes; what lines have in common is the runtime's
+    to keep. ``seed`` gives every line draws of its own, the same whenever it is answered.
     """
 
     runtime: Runtime
@@ -80,9 +80,12 @@ class Run:
     seed: int | None = None
 
     def go(self, report: Callable[[Tally], None], stopped: Callable[[], bool]) -> bool:
-        """Answer what is not answered yet; True when through. ``stopped`` is asked before each step."""
-        model, kept = self.runtime.model, int(self.memory * PREFIX_SHARE)
-        batch = Batch(model, self.max_rows, self.memory - kept, prefixes=PrefixCache(model, kept))
+        """Answer what is not answered yet; True when through. ``stopped`` is asked before each step.
+
+        Raises EngineError when the model cannot be run at all; what is answered by then is kept.
+        """
+        runtime, failures = self.runtime, 0
+        batch = Batch(runtime.model, self.max_rows, self.memory, prefixes=runtime.prefixes, model_key=runtime.model_key)
         asked: dict[Hashable, _Asked] = {}  # by line number
         lines = self._to_do()
         while not stopped():
@@ -92,6 +95,12 @@ class Run:
             if not batch.busy:
                 return True
             for produced in batch.step():
+                if isinstance(produced, Failed):
+                    failures += 1
+                    if failures == FAILURES:
+                        raise EngineError(f"{failures} lines in a row cannot be computed: {produced.problem}")
+                    self._refuse(asked.pop(produced.id).line, "failed", produced.problem)
+                    continue
                 reader = asked[produced.id].reader
                 reader.feed(produced.token)
                 self.tally.tokens += 1
@@ -99,6 +108,7 @@ class Run:
                     if not produced.finished:
                         batch.remove(produced.id)
                     self._keep(asked.pop(produced.id), produced.finished or "stop")
+                    failures = 0
             report(self.tally)
         return False
 
@@ -119,13 +129,14 @@ class Run:
             limit = request.max_tokens or self.runtime.config.max_position_embeddings
             context, stop = self.runtime.context(), self.runtime.stop_ids
             shared = len(render_messages(_head(request.messages), self.runtime.tokenizer))
-            batch.add(Row(line.number, prompt, context, limit, request.sampling, stop, shared))
+            row = Row(line.number, prompt, context, limit, request.sampling, stop, shared)
+            batch.add(row)
         except GptOssError as error:
             codes = {ContextLengthError: "context_length_exceeded", MemoryBudgetError: "out_of_memory"}
             param = error.param if isinstance(error, RequestError) else None
             self._refuse(line, codes.get(type(error), "invalid_request"), str(error), param)
             return None
-        return _Asked(line, request, ReplyReader(self.runtime.tokenizer, len(prompt), request.stop))
+        return _Asked(line, request, row, ReplyReader(self.runtime.tokenizer, len(prompt), request.stop))
 
     def _read(self, line: Line) -> Request:
         match line.kind:
@@ -155,7 +166,7 @@ class Run:
         self.tally.errors += 1
 
     def _keep(self, asked: _Asked, ended: Literal["stop", "length"]) -> None:
-        answer = asked.reader.finish(ended)
+        answer = asked.reader.finish(ended, asked.row.cached or 0)
         self.answers.append(self._record(asked, answer))
         self.tally.answered += 1
         self.tally.cut_in_thought += answer.cut_in_thought
@@ -198,7 +209,7 @@ def _plain_record(id: str | int, answer: Answer, thought: bool) -> dict[str, Any
         record["thought"] = answer.thought
     if answer.calls:
         record["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in answer.calls]
-    counts = ("prompt_tokens", "completion_tokens", "thought_tokens")
+    counts = ("prompt_tokens", "cached_tokens", "completion_tokens", "thought_tokens")
     return record | {"finish_reason": answer.reason, "usage": {name: getattr(answer, name) for name in counts}}
 
 

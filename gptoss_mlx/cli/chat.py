@@ -50,10 +50,13 @@ def chat(
         conversation = options.start_conversation(model, effort, system, temperature, max_tokens, seed)
     else:
         conversation, note = options.reopen_conversation(kept, model, temperature, max_tokens, seed)
-        conversation.reasoning = effort.value
-        conversation.instructions = system if system is not None else conversation.instructions
         if note:
             console.print(Text(note, style="dim"))
+        changed = effort.value != conversation.reasoning or system not in (None, conversation.instructions)
+        conversation.reasoning = effort.value
+        conversation.instructions = system if system is not None else conversation.instructions
+        if changed or note:
+            console.print(Text(_cost(conversation), style="dim"))
     chatting = _Chat(conversation, console, name, model)
     if console.is_terminal:
         about = [conversation.runtime.folder.path.name, f"reasoning {effort}", "/help"]
@@ -62,6 +65,14 @@ def chat(
     with chatting, _Input(console) as read:
         while (line := read()) is not None and chatting.take(line):
             pass
+
+
+def _cost(conversation: "Conversation") -> str:
+    """What a change of settings costs: they stand at the beginning, so all that follows has to be read again."""
+    if not conversation.messages:
+        return "The conversation is empty, so this costs nothing."
+    again, total = conversation.to_read()
+    return f"The next message reads {again:,} of the {total:,} tokens so far again."
 
 
 def _find_session(name: str | None, last: bool) -> "tuple[str | None, Session | None]":
@@ -130,12 +141,12 @@ class _Chat:
                 self._say("A new conversation.")
             case "/reasoning", "low" | "medium" | "high":
                 conversation.reasoning = rest
-                self._say(f"Reasoning: {rest}. The conversation is read anew at the next message.")
+                self._say(f"Reasoning: {rest}. {_cost(conversation)}")
             case "/reasoning", _:
                 self._say(f"Reasoning: {conversation.reasoning}. Use /reasoning low, medium or high.")
             case "/system", _:
                 conversation.instructions = rest or None
-                self._say("Instructions set." if rest else "Instructions cleared.")
+                self._say(f"Instructions {'set' if rest else 'cleared'}. {_cost(conversation)}")
             case "/thinking", "":
                 self._thinking = not self._thinking
                 self._say(f"The thought is {'shown' if self._thinking else 'hidden'}.")

@@ -85,11 +85,12 @@ def summary(done: Done) -> str:
         parts.append(f"first after {usage.time_to_first_token:.2f} s")
     if usage.cached_tokens:
         parts.append(f"{usage.prompt_tokens - usage.cached_tokens} of {usage.prompt_tokens} prompt tokens read")
-    if note := REASONS.get(done.reason):
+    if note := CONTEXT_FULL if done.context_full else REASONS.get(done.reason):
         parts.append(f"{note}, while still thinking: no answer" if done.cut_in_thought else note)
     return " · ".join(parts)
 
 
+CONTEXT_FULL = "the context is full: /new begins a new conversation"
 REASONS = {
     "length": "stopped at the token limit",
     "cancelled": "stopped by you",

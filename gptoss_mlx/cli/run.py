@@ -65,6 +65,8 @@ def run(
         raise KeyboardInterrupt
     if done.cut_in_thought or not answer:
         remedy = "raise --max-tokens or lower --reasoning" if done.cut_in_thought else "ask again, or in other words"
+        if done.context_full:
+            remedy = "the context is full: shorten the prompt or lower --reasoning"
         raise NoAnswerError(f"stopped after {done.usage.completion_tokens} tokens, before an answer began; {remedy}")
 
 

@@ -15,13 +15,16 @@ from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.sampling import Sampling, sample
-from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
+from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError, one_line
 from gptoss_mlx.model.decoder import Decoder
 
 
 @dataclass(eq=False)
 class Row:
-    """One sequence to generate. ``context`` may already have read a beginning of ``prompt``."""
+    """One sequence to generate. ``context`` may already have read a beginning of ``prompt``.
+
+    ``cached`` ids of the prompt did not have to be read; None until reading has begun.
+    """
 
     id: Hashable
     prompt: list[int]
@@ -30,6 +33,7 @@ class Row:
     sampling: Sampling
     stop: frozenset[int]
     shared: int = 0  # ids at the beginning of the prompt that other rows may have too
+    cached: int | None = None
     produced: int = 0
     token: int = 0  # drawn, not yet read
     key: mx.array = field(init=False)
@@ -52,11 +56,20 @@ class Produced:
     finished: Literal["stop", "length"] | None
 
 
+@dataclass(frozen=True)
+class Failed:
+    """A row that could not be computed and is no longer there; the others are as they were."""
+
+    id: Hashable
+    problem: str
+
+
 @dataclass
 class Batch:
     """Rows under way and rows waiting.
 
     At most ``max_rows`` run at once, and only as many as their caches, grown to the end, fit in ``memory`` bytes.
+    ``model_key`` names the model in ``prefixes``.
     """
 
     model: Decoder
@@ -64,6 +77,7 @@ class Batch:
     memory: int | None = None
     prefill_chunk: int = PREFILL_CHUNK
     prefixes: PrefixCache | None = None
+    model_key: str = ""
     waiting: deque[Row] = field(default_factory=deque)
     reading: list[Row] = field(default_factory=list)
     decoding: list[Row] = field(default_factory=list)
@@ -96,13 +110,21 @@ class Batch:
     def busy(self) -> bool:
         return bool(self.waiting or self.reading or self.decoding)
 
-    def step(self) -> list[Produced]:
-        """Admit who fits, read one chunk of one prompt, and draw one token for every row that is decoding."""
+    def step(self) -> list[Produced | Failed]:
+        """Admit who fits, read one chunk of one prompt, and draw one token for every row that is decoding.
+
+        A row that cannot be computed is taken out. Raises EngineError when every one of several fails, each by itself:
+        then it is not a row's fault, and all of them are still there.
+        """
         self._admit()
-        produced = self._decode()
+        out = self._decode()
         if self.reading:
-            produced += self._prefill(self.reading[0])
-        return produced
+            row = self.reading[0]
+            try:
+                out += self._prefill(row)
+            except Exception as error:
+                out.append(self._fail(row, error))
+        return out
 
     def _admit(self) -> None:
         """In the order of arrival: a large row that must wait is not overtaken for ever by small ones."""
@@ -112,17 +134,20 @@ class Batch:
                 return
             self.reading.append(self.waiting.popleft())
 
-    def _prefill(self, row: Row) -> list[Produced]:
-        if self.prefixes is not None and not row.context.ids:
-            row.context = self.prefixes.start(row.prompt)
+    def _prefill(self, row: Row) -> list[Produced | Failed]:
+        if row.cached is None:
+            if self.prefixes is not None:
+                row.context = self.prefixes.go_on(self.model_key, row.context, row.prompt)
+            row.cached = row.context.reuse(row.prompt)
         context = row.context
-        done = context.reuse(row.prompt)
+        done = len(context.ids)
         end = min(done + self.prefill_chunk, len(row.prompt))
         if done < row.shared < end:
             end = row.shared
         logits = context.read(row.prompt[:end], chunk=self.prefill_chunk)
         if end == row.shared and self.prefixes is not None:
-            self.prefixes.keep(context)
+            context.mark()
+            self.prefixes.keep(self.model_key, context)
         if end < len(row.prompt):
             return []
         self.reading.remove(row)
@@ -130,10 +155,37 @@ class Batch:
         self.decoding.append(row)
         return [self._draw(row, logits)]
 
-    def _decode(self) -> list[Produced]:
-        if not self.decoding:
-            return []
+    def _decode(self) -> list[Produced | Failed]:
         rows = list(self.decoding)
+        if not rows:
+            return []
+        try:
+            logits = self._read_tokens(rows)
+        except Exception as error:
+            return self._decode_singly(error)
+        return [self._draw(row, logits[number : number + 1]) for number, row in enumerate(rows)]
+
+    def _decode_singly(self, error: Exception) -> list[Produced | Failed]:
+        """After a step that failed with ``error``: whoever fails again alone is at fault, unless several do and all."""
+        outcomes: list[tuple[Row, mx.array | Exception]] = []
+        for row in self.decoding:
+            try:
+                outcomes.append((row, self._read_tokens([row])))
+            except Exception as own:
+                outcomes.append((row, own))
+        if len(outcomes) > 1 and all(isinstance(outcome, Exception) for _, outcome in outcomes):
+            raise EngineError(f"the model cannot be run: {one_line(error)}") from error
+        return [
+            self._fail(row, outcome) if isinstance(outcome, Exception) else self._draw(row, outcome)
+            for row, outcome in outcomes
+        ]
+
+    def _fail(self, row: Row, error: Exception) -> Failed:
+        self.remove(row.id)
+        return Failed(row.id, one_line(error))
+
+    def _read_tokens(self, rows: list[Row]) -> mx.array:
+        """Each row's last token into its cache; logits [T, V]. An error leaves every row as it was."""
         marks = [row.context.cache.mark() for row in rows]
         try:
             x = self.model.decode(mx.array([[row.token] for row in rows]), [row.context.cache for row in rows])
@@ -145,7 +197,7 @@ class Batch:
             raise
         for row in rows:
             row.context.ids.append(row.token)
-        return [self._draw(row, logits[number : number + 1]) for number, row in enumerate(rows)]
+        return logits
 
     def _draw(self, row: Row, logits: mx.array) -> Produced:
         """The same keys in the same order as ``generate``: a seed gives a row what it gives a single run."""

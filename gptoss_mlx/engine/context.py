@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from gptoss_mlx.errors import ContextLengthError
+from gptoss_mlx.errors import ContextLengthError, EngineError, one_line
 from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.decoder import Decoder
 
@@ -40,23 +40,27 @@ class Context:
         if not self.marks or self.marks[-1].length < self.cache.length:
             self.marks = [*self.marks[1 - MARKS :], self.cache.mark()]
 
-    def reuse(self, prompt: list[int]) -> int:
-        """Go back to the furthest point from which ``prompt`` can be continued; how many of its ids are already read.
+    def reusable(self, prompt: list[int]) -> int:
+        """How many ids of ``prompt`` need not be read: up to the furthest point from which it can be continued.
 
         At least one id is left to read, for its logits.
         """
-        common = next((i for i, (a, b) in enumerate(zip(self.ids, prompt, strict=False)) if a != b), None)
-        if common is None:
-            common = min(len(self.ids), len(prompt))
-        common = min(common, len(prompt) - 1)
-        if common < len(self.ids):
-            self.marks = [mark for mark in self.marks if mark.length <= common]
+        common = min(common_length(self.ids, prompt), len(prompt) - 1)
+        if common == len(self.ids):
+            return common
+        return max((mark.length for mark in self.marks if mark.length <= common), default=0)
+
+    def reuse(self, prompt: list[int]) -> int:
+        """Go back to that point; as ``reusable``."""
+        length = self.reusable(prompt)
+        if length < len(self.ids):
+            self.marks = [mark for mark in self.marks if mark.length <= length]
             if self.marks:
                 self.cache.rewind(self.marks[-1])
             else:
                 self.cache = KVCache.empty(self.model.config)
-            del self.ids[self.cache.length :]
-        return len(self.ids)
+            del self.ids[length:]
+        return length
 
     def read(
         self,
@@ -92,11 +96,23 @@ class Context:
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:
-        """Layers are extended one by one: an error, Ctrl-C included, must not leave some of them ahead of the rest."""
+        """Layers are extended one by one: an error, Ctrl-C included, must not leave some of them ahead of the rest.
+
+        Raises EngineError in place of what MLX raises.
+        """
         mark, count = self.cache.mark(), len(self.ids)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             self.cache.rewind(mark)
             del self.ids[count:]
+            if isinstance(error, RuntimeError | MemoryError):
+                raise EngineError(f"the model cannot be run: {one_line(error)}") from error
             raise
+
+
+def common_length(a: list[int], b: list[int]) -> int:
+    """How many ids both begin with."""
+    if a == b[: len(a)]:
+        return len(a)
+    return next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))

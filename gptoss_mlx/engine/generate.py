@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.sampling import Sampling, sample
+from gptoss_mlx.errors import ContextLengthError
 
 
 def generate(
@@ -22,20 +23,26 @@ def generate(
     """Yield up to ``max_tokens`` ids after ``prompt``; an id of ``stop`` is yielded and ends it.
 
     Closing the iterator stops it. ``cancelled`` is asked between tokens and between prefill chunks. Either way
-    ``context`` stays true to what it has read, and can be used again. Raises ContextLengthError for a prompt that is
-    too long; where the context fills up during generation, generation ends.
+    ``context`` stays true to what it has read, and can be used again. Raises ContextLengthError for a prompt that
+    leaves no room for a token; where the context fills up during generation, generation ends.
     """
-    room = context.model.config.max_position_embeddings - len(prompt)
+    limit = context.model.config.max_position_embeddings
+    room = limit - len(prompt)
+    if room < 1:
+        raise ContextLengthError(
+            f"the prompt has {len(prompt):,} tokens and the model's context holds {limit:,}, its answer's included; "
+            "shorten it, or begin a new conversation"
+        )
     logits = context.read(prompt, chunk=prefill_chunk, cancelled=cancelled, progress=progress)
     context.mark()
     key, draw = mx.random.split(sampling.first_key())
     token = sample(logits, sampling, draw)
     mx.async_eval(token)
-    limit = min(max_tokens, room)
-    for count in range(1, limit + 1):
+    last = min(max_tokens, room)
+    for count in range(1, last + 1):
         following: mx.array | None = None
         with context.undone_on_error():
-            if count < limit:
+            if count < last:
                 # The next step is on its way before this token is looked at: reading it back then costs no idle time.
                 key, draw = mx.random.split(key)
                 x = context.model(token[:, None], context.cache)

@@ -7,10 +7,13 @@ names come from ``layout``, never from the index, so nothing a folder says can l
 import hashlib
 import json
 import mmap
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +131,7 @@ class ModelFolder:
         buffer = memoryview(bytearray(_SCAN_BYTES))
         for name, (file, tensor) in self._where.items():
             digest = hashlib.sha256()
-            with (self.path / file).open("rb", buffering=0) as source:
+            with _opened(self.path / file) as source:
                 source.seek(tensor.offset)
                 for start in range(0, tensor.nbytes, _SCAN_BYTES):
                     block = buffer[: min(_SCAN_BYTES, tensor.nbytes - start)]
@@ -150,7 +153,7 @@ class ModelFolder:
 
     def _maps(self, file: str) -> np.ndarray:
         if file not in self._mapped:
-            with (self.path / file).open("rb") as opened:
+            with _opened(self.path / file) as opened:
                 mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             self._mapped[file] = np.frombuffer(mapped, np.uint8)
         return self._mapped[file]
@@ -178,18 +181,15 @@ def _read_json(path: Path) -> dict[str, Any]:
         if not isinstance(raw, dict):
             raise ValueError("no JSON object")
     except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); check the disk, or {REMEDY}") from error
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path}: damaged ({error}); {REMEDY}") from error
     return raw
 
 
 def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be read ({error.strerror})") from error
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -247,7 +247,9 @@ def _read_shard(path: Path, shard: layout.Shard) -> dict[str, Tensor]:
         if found[name].offset != expected:
             raise ModelFolderError(f"{path}: tensor '{name}' is not at byte {expected:,}; {REMEDY}")
         expected = layout.align(expected + found[name].nbytes)
-    if path.stat().st_size != expected:
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size != expected:
         raise ModelFolderError(f"{path}: does not end on a whole page; {REMEDY}")
     return {name: found[name] for name in specs}
 
@@ -257,7 +259,7 @@ def _check_scales(path: Path, tensors: dict[str, Tensor]) -> None:
         if not (layout.is_expert(name) and name.endswith(".scales")):
             continue
         buffer = memoryview(bytearray(min(_SCAN_BYTES, tensor.nbytes)))
-        with path.open("rb", buffering=0) as file:
+        with _opened(path) as file:
             file.seek(tensor.offset)
             for start in range(0, tensor.nbytes, len(buffer)):
                 block = buffer[: tensor.nbytes - start]
@@ -267,6 +269,18 @@ def _check_scales(path: Path, tensors: dict[str, Tensor]) -> None:
                         f"{path}: tensor '{name}' has an MXFP4 scale of {largest}, "
                         f"at most {layout.MAX_SCALE} is usable; {REMEDY}"
                     )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[FileIO]:
+    """The file, unbuffered. What fails in opening or reading it, as when its disk is pulled, is a ModelFolderError."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise ModelFolderError(f"{path}: missing; {REMEDY}") from error
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); check the disk, or {REMEDY}") from error
 
 
 def _read_into(file: Any, block: memoryview, path: Path) -> None:

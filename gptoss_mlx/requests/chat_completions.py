@@ -113,6 +113,7 @@ def write(answer: Answer, *, id: str, created: int, model: str, thought: bool) -
             "prompt_tokens": answer.prompt_tokens,
             "completion_tokens": answer.completion_tokens,
             "total_tokens": answer.prompt_tokens + answer.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": answer.cached_tokens},
             "completion_tokens_details": {"reasoning_tokens": answer.thought_tokens},
         },
     }

@@ -18,7 +18,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """``preamble`` is what is said to the user before a call."""
+    """``preamble`` is what is said to the user before a call; ``cached_tokens`` of the prompt had been read before."""
 
     text: str
     preamble: str
@@ -28,6 +28,7 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     thought_tokens: int
+    cached_tokens: int = 0
 
     @property
     def content(self) -> str:
@@ -64,7 +65,7 @@ class ReplyReader:
             self._take(event)
         return events
 
-    def finish(self, ended: Literal["stop", "length"]) -> Answer:
+    def finish(self, ended: Literal["stop", "length"], cached_tokens: int = 0) -> Answer:
         """The answer. ``ended`` is how generation ended: by an id to stop at, or by its limit."""
         for event in self._parser.finish():
             self._take(event)
@@ -78,6 +79,7 @@ class ReplyReader:
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._tokens,
             thought_tokens=self._thought_tokens,
+            cached_tokens=cached_tokens,
         )
 
     def _take(self, event: Event) -> None:

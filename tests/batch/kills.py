@@ -144,10 +144,13 @@ def _id(record: dict) -> str:
 
 
 def _comparable(record: dict) -> dict:
-    """Without the time of day."""
+    """Without the time of day, and without what a process had read before: one begun anew has read nothing."""
     body = (record.get("response") or {}).get("body") or {}
     for name in ("created", "created_at"):
         body.pop(name, None)
+    usage = body.get("usage") or record.get("usage") or {}
+    for name in ("cached_tokens", "prompt_tokens_details", "input_tokens_details"):
+        usage.pop(name, None)
     return record
 
 

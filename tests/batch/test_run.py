@@ -9,7 +9,9 @@ from gptoss_mlx.batch.run import Run, Tally
 from gptoss_mlx.batch.source import open_source
 from gptoss_mlx.conversation import Conversation, Done, Text, Thought
 from gptoss_mlx.engine.memory import cache_bytes
+from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.errors import EngineError
 from gptoss_mlx.requests import Defaults
 
 GREEDY = Sampling(temperature=0)
@@ -154,7 +156,7 @@ def test_the_input_is_read_only_as_far_as_rows_need_it(answer, monkeypatch):
 
 
 def test_what_lines_share_is_read_once(runtime, answer, monkeypatch):
-    """The system message is most of these prompts; only the first row reads it."""
+    """System and developer messages are most of these prompts; only the first row reads them, and usage says so."""
     read = []
     real = type(runtime.model).__call__
 
@@ -163,9 +165,49 @@ def test_what_lines_share_is_read_once(runtime, answer, monkeypatch):
         return real(self, tokens, cache)
 
     monkeypatch.setattr(type(runtime.model), "__call__", call)
-    answers, _, _ = answer(prompts(5))
-    longest = max(record["usage"]["prompt_tokens"] for record in answers.values())
-    assert sum(read) < 2 * longest
+    runtime.prefixes = PrefixCache(1 << 30)
+    messages = [{"role": "system", "content": "Be brief. " * 20}, {"role": "user", "content": "Well?"}]
+    chat = {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": messages}}
+    body = {"instructions": "Be brief. " * 20, "input": "And?"}
+    response = {"custom_id": "r", "method": "POST", "url": "/v1/responses", "body": body}
+    answers, _, _ = answer([*prompts(5), chat, response])
+    plain = [answers[f"p{number}"]["usage"] for number in range(5)]
+    assert plain[0]["cached_tokens"] == 0
+    assert len({usage["cached_tokens"] for usage in plain[1:]}) == 1
+    assert plain[1]["cached_tokens"] > 50
+    first, second = (answers[id]["response"]["body"]["usage"] for id in "cr")
+    system, both = first["prompt_tokens_details"]["cached_tokens"], second["input_tokens_details"]["cached_tokens"]
+    assert both > system + 200 > 200, "the first has the system message in common with all, the second its instructions"
+    prompt = sum(usage["prompt_tokens"] for usage in (*plain, first)) + second["input_tokens"]
+    assert sum(read) == prompt - sum(usage["cached_tokens"] for usage in plain) - system - both
+
+
+def test_a_row_that_cannot_be_computed_is_an_error_of_its_line_alone(runtime, answer, monkeypatch):
+    real = type(runtime.model).__call__
+
+    def call(self, tokens, cache):
+        if 7 in tokens.tolist()[0]:
+            raise RuntimeError("no memory\nfor this")
+        return real(self, tokens, cache)
+
+    want, _, _ = answer(prompts(3), name="a.jsonl")
+    monkeypatch.setattr(type(runtime.model), "__call__", call)
+    bad = {"id": "bad", "prompt": runtime.tokenizer.decode([7]) + "!"}
+    got, errors, _ = answer([*prompts(2), bad, prompts(3)[2]], name="b.jsonl")
+    assert {id: record["answer"] for id, record in got.items()} == {id: one["answer"] for id, one in want.items()}
+    assert errors["bad"]["error"]["code"] == "failed"
+    assert "no memory for this" in errors["bad"]["error"]["message"]
+
+
+def test_a_model_that_cannot_be_run_ends_the_run_and_keeps_what_is_answered(runtime, answer, monkeypatch, tmp_path):
+    answer(prompts(9), stop_after=10, rows=2, name="a.jsonl")
+    before = read(tmp_path / "a.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(runtime.model), "__call__", lambda *_: 1 / 0)
+        with pytest.raises(EngineError, match="division by zero"):
+            answer(prompts(9), rows=2, name="a.jsonl")
+    assert read(tmp_path / "a.jsonl") == before
+    assert len(answer(prompts(9), rows=2, name="a.jsonl")[0]) == 9
 
 
 def test_a_row_that_is_over_by_a_stop_string_makes_room(answer):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from gptoss_mlx.engine.batching import Batch, Row
+from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.sampling import Sampling
-from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError
+from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError
 
 GREEDY = Sampling(temperature=0)
 LENGTHS = (3, 40, 126, 200, 70, 128)
@@ -133,6 +133,60 @@ def test_an_interrupted_step_is_undone_and_can_be_taken_again(runtime, monkeypat
         want = alone(runtime, number, 10)
         sure = margins_hold(runtime, number, want)
         assert whole[:sure] == want[:sure]
+
+
+def failing(layer, monkeypatch, error):
+    """Whoever extends ``layer``, one row's of one layer, fails."""
+    real = type(layer).extend
+
+    def extend(self, k, v):
+        if self is layer:
+            raise error
+        return real(self, k, v)
+
+    monkeypatch.setattr(type(layer), "extend", extend)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_a_row_that_fails_is_taken_out_and_disturbs_no_other(runtime, monkeypatch, phase):
+    batch = Batch(runtime.model, prefill_chunk=60)
+    for number in range(3):
+        batch.add(row(runtime, number, 15))
+    bad = batch.waiting[1]
+    said, failed = {}, []
+    steps = 0
+    while batch.busy:
+        if (phase == "prefill" and bad in batch.reading) or (bad in batch.decoding and bad.produced == 6):
+            failing(bad.context.cache.layers[2], monkeypatch, RuntimeError("no\nmore"))
+        for one in batch.step():
+            if isinstance(one, Failed):
+                failed.append((one.id, one.problem))
+            else:
+                said.setdefault(one.id, []).append(one.token)
+        steps += 1
+        assert steps < 100
+    assert [id for id, _ in failed] == [1]
+    assert "no more" in failed[0][1]
+    assert len(said.get(1, [])) == (0 if phase == "prefill" else 6)
+    for number in (0, 2):
+        want = alone(runtime, number, 15)
+        sure = margins_hold(runtime, number, want)
+        assert len(said[number]) == 15
+        assert said[number][:sure] == want[:sure]
+
+
+def test_where_no_row_can_be_computed_none_is_to_blame(runtime, monkeypatch):
+    batch = Batch(runtime.model)
+    for number in range(2):
+        batch.add(row(runtime, number, 10))
+    first = [one for _ in range(4) for one in batch.step()]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(runtime.model), "decode_rows", lambda *_: 1 / 0)
+        with pytest.raises(EngineError, match="division by zero"):
+            batch.step()
+    said, _ = run(batch)
+    for number in range(2):
+        assert len([one for one in first if one.id == number]) + len(said[number]) == 10
 
 
 def test_memory_admits_rows_by_what_they_may_grow_to(runtime):

@@ -9,7 +9,7 @@ import pytest
 from gptoss_mlx.engine.context import Cancelled
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.sampling import Sampling
-from gptoss_mlx.errors import ContextLengthError, UsageError
+from gptoss_mlx.errors import ContextLengthError, EngineError, UsageError
 from gptoss_mlx.runtime import load
 
 GREEDY = Sampling(temperature=0)
@@ -133,9 +133,23 @@ def test_the_graph_does_not_grow_with_the_tokens(runtime):
     assert mx.get_active_memory() - start < full + (1 << 20)
 
 
-def test_a_prompt_over_the_context_is_refused_with_both_counts(runtime):
-    with pytest.raises(ContextLengthError, match=r"131,073.*131,072"):
-        next(runtime.generate([0] * 131073, max_tokens=1))
+@pytest.mark.parametrize("length", [131072, 131073])
+def test_a_prompt_that_leaves_no_room_is_refused_with_both_counts(runtime, length):
+    with pytest.raises(ContextLengthError, match=rf"{length:,}.*131,072"):
+        next(runtime.generate([0] * length, max_tokens=1))
+
+
+def test_what_mlx_cannot_compute_is_one_line_and_the_context_can_be_used_again(runtime, monkeypatch):
+    ids, context = prompt(40), runtime.context()
+
+    def fail(*_):
+        raise RuntimeError("[malloc] Unable to allocate\n 99999 bytes.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(runtime.model), "__call__", fail)
+        with pytest.raises(EngineError, match=r"Unable to allocate 99999 bytes"):
+            greedy(runtime, context, ids, 4)
+    assert greedy(runtime, context, ids, 4) == greedy(runtime, runtime.context(), ids, 4)
 
 
 def test_every_token_is_a_draw_of_its_own(runtime):
