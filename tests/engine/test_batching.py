@@ -136,15 +136,16 @@ def test_an_interrupted_step_is_undone_and_can_be_taken_again(runtime, monkeypat
 
 
 def failing(layer, monkeypatch, error):
-    """Whoever extends ``layer``, one row's of one layer, fails."""
-    real = type(layer).extend
+    """Whoever reads or extends ``layer``, one row's of one layer, fails."""
+    for method in ("append", "prepared"):
+        real = getattr(type(layer), method)
 
-    def extend(self, k, v):
-        if self is layer:
-            raise error
-        return real(self, k, v)
+        def call(self, *arguments, real=real):
+            if self is layer:
+                raise error
+            return real(self, *arguments)
 
-    monkeypatch.setattr(type(layer), "extend", extend)
+        monkeypatch.setattr(type(layer), method, call)
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
@@ -181,7 +182,7 @@ def test_where_no_row_can_be_computed_none_is_to_blame(runtime, monkeypatch):
         batch.add(row(runtime, number, 10))
     first = [one for _ in range(4) for one in batch.step()]
     with monkeypatch.context() as patch:
-        patch.setattr(type(runtime.model), "decode_rows", lambda *_: 1 / 0)
+        patch.setattr(type(runtime.model), "decode", lambda *_: 1 / 0)
         with pytest.raises(EngineError, match="division by zero"):
             batch.step()
     said, _ = run(batch)
