@@ -23,9 +23,6 @@ from metal_kernels.reference import (
     embed,
     expert_mlp_grouped,
     input_dtype,
-    norm_head,
-    norm_qkv_rope,
-    output_residual,
 )
 from metal_kernels.source import MetalSource
 
@@ -39,6 +36,7 @@ __all__ = [
     "expert_mlp_grouped",
     "input_dtype",
     "norm_head",
+    "norm_head_argmax",
     "norm_qkv_rope",
     "norm_router",
     "output_residual",
@@ -46,7 +44,25 @@ __all__ = [
 ]
 
 VARIABLE = "GPTOSS_MAC_KERNELS"
-DTYPES: dict[Any, mx.Dtype] = {dispatches.name(dtype): dtype for dtype in dispatches.FLOATS}
+DTYPES: dict[Any, mx.Dtype] = {dispatches.name(dtype): dtype for dtype in (*dispatches.FLOATS, mx.uint32)}
+
+
+def norm_qkv_rope(
+    x: mx.array, norm: mx.array, eps: float, qkv: Dense, cos: mx.array, sin: mx.array, heads: int, kv_heads: int
+) -> tuple[mx.array, mx.array]:
+    """As :func:`reference.norm_qkv_rope`."""
+    arguments = (x, norm, eps, qkv, cos, sin, heads, kv_heads)
+    if (out := _launch(dispatches.norm_qkv_rope, arguments)) is not None:
+        return out[0], out[1]
+    return reference.norm_qkv_rope(*arguments)
+
+
+def output_residual(attended: mx.array, o: Dense, residual: mx.array) -> mx.array:
+    """As :func:`reference.output_residual`."""
+    arguments = (attended, o, residual)
+    if (out := _launch(dispatches.output_residual, arguments)) is not None:
+        return out[0]
+    return reference.output_residual(*arguments)
 
 
 def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
@@ -98,6 +114,23 @@ def attention_with_cache(
         if (joined := _launch(dispatches.attention_combine, (attended, sinks, dtype))) is not None:
             return joined[0], fresh
     return reference.attention_with_cache(*arguments)
+
+
+def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
+    """As :func:`reference.norm_head`."""
+    arguments = (x, norm, eps, head)
+    if (out := _launch(dispatches.norm_head, arguments)) is not None:
+        return out[0]
+    return reference.norm_head(*arguments)
+
+
+def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
+    """As :func:`reference.norm_head_argmax`. Two shaders: no logit but the largest of each threadgroup is written."""
+    arguments = (x, norm, eps, head)
+    best = _launch(dispatches.norm_head_best, arguments)
+    if best is not None and (out := _launch(dispatches.best_token, tuple(best))) is not None:
+        return out[0]
+    return reference.norm_head_argmax(*arguments)
 
 
 def where() -> str | None:

@@ -272,6 +272,11 @@ def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
     return dense(rms_norm(x, norm, eps), head).astype(mx.float32)
 
 
+def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
+    """x [T, H] float32 to the token of each row's largest logit, [T] uint32. Equal logits go to the lower token."""
+    return mx.argmax(norm_head(x, norm, eps, head), axis=-1)
+
+
 def _gather(x: mx.array, experts: Experts, slot: mx.array, sorted_indices: bool = False) -> mx.array:
     return mx.gather_qmm(
         x,

@@ -6,6 +6,7 @@ has tuned them yet.
 """
 
 from metal_kernels.dispatches.attention import SPLIT_KEYS, attention_combine, attention_with_cache, is_split
+from metal_kernels.dispatches.dense import best_token, norm_head, norm_head_best, norm_qkv_rope, output_residual
 from metal_kernels.dispatches.experts import expert_down_residual, expert_gate_up, norm_router
 from metal_kernels.dispatches.plan import FEW_ROWS, FLOATS, FOLDER, Dispatch, name
 
@@ -17,9 +18,14 @@ __all__ = [
     "Dispatch",
     "attention_combine",
     "attention_with_cache",
+    "best_token",
     "expert_down_residual",
     "expert_gate_up",
     "is_split",
     "name",
+    "norm_head",
+    "norm_head_best",
+    "norm_qkv_rope",
     "norm_router",
+    "output_residual",
 ]

@@ -38,8 +38,8 @@ class Dispatch(NamedTuple):
         """The same work under other tile sizes. The grid follows."""
         values = dict(self.template) | template
         threads, width = self.threads(values)
-        grid = (threads, *self.grid[1:])
-        return self._replace(template=tuple(values.items()), grid=grid, threadgroup=(width, 1, 1))
+        grid, threadgroup = (threads, *self.grid[1:]), (width, *self.threadgroup[1:])
+        return self._replace(template=tuple(values.items()), grid=grid, threadgroup=threadgroup)
 
 
 class Kind(NamedTuple):
@@ -60,10 +60,11 @@ def planned(
     dtypes: tuple[mx.Dtype, ...],
     threads: Threads,
     above: tuple[int, int],
+    together: int = 1,
 ) -> Dispatch:
-    """A dispatch that lacks only its inputs; ``above``: threadgroups along y and z."""
+    """A dispatch without inputs. ``above``: threads along y and z, ``together``: of a threadgroup along y."""
     along, width = threads(values)
-    return Dispatch(shader, tuple(values.items()), shapes, dtypes, (along, *above), (width, 1, 1), threads)
+    return Dispatch(shader, tuple(values.items()), shapes, dtypes, (along, *above), (width, together, 1), threads)
 
 
 def are(dtypes: Sequence[mx.Dtype], *kinds: Kind) -> bool:

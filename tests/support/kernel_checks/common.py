@@ -17,7 +17,7 @@ F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
 EPS = 1e-5
 # Largest error of one output, as a part of the largest value.
 FLOAT32_ERROR = 2e-6
-ROUNDING = {F32: FLOAT32_ERROR, F16: 2.0**-11 + 2e-6, BF16: 2.0**-8 + 2e-6}
+ROUNDING = {F32: FLOAT32_ERROR, F16: 2.0**-11 + 2e-6, BF16: 2.0**-8 + 2e-6, mx.uint32: 0.0}
 
 
 def exact(array: mx.array) -> np.ndarray:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from tests.support.kernel_checks.common import Error
 
+WEIGHTS = ("weight", "scales", "biases", "router")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,4 +32,4 @@ class Row:
     @property
     def weights_once(self) -> bool:
         """Whether each byte of weights and scales that has to be read is loaded exactly once."""
-        return all(self.issued[name] == self.fewest[name] for name in ("weight", "scales"))
+        return all(self.issued[name] == self.fewest[name] for name in WEIGHTS if name in self.fewest)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.kernel_checks import expert_mutants, expert_rows, experts
+from tests.support.kernel_checks import dense, dense_mutants, dense_rows, expert_mutants, expert_rows, experts
 from tests.support.kernel_checks.row import Row
 
 
@@ -19,4 +19,7 @@ class Suite:
     rows: Callable[[], Iterable[Row]]
 
 
-SUITES = (Suite(experts.OPERATIONS, experts.check_all, expert_mutants.EQUIVALENT, expert_rows.rows),)
+SUITES = (
+    Suite(experts.OPERATIONS, experts.check_all, expert_mutants.EQUIVALENT, expert_rows.rows),
+    Suite(dense.OPERATIONS, dense.check_all, dense_mutants.EQUIVALENT, dense_rows.rows),
+)

@@ -1,0 +1,52 @@
+// The final RMSNorm and the head as in norm_head, but of the logits only the largest of each threadgroup is kept, and where
+// it was: best_token then takes the largest of those.
+#include "best.h"
+#include "dense.h"
+
+template <typename N = bfloat, typename W = bfloat, typename S = bfloat, int COLUMNS = 2880, int VOCABULARY = 201088,
+          int PAIRS = 4, int SIMDGROUPS = 8, int ROWS = 1, int EPSILON_BITS = 925353388>  // of a float: 1e-5
+[[kernel]] void norm_head_best(
+    const device float* x,           // [ROWS, COLUMNS]
+    const device N* norm,            // [COLUMNS]
+    const device W* weight,          // [VOCABULARY, COLUMNS], q8 with W = uint: [VOCABULARY, COLUMNS / 4]
+    const device S* scales,          // [VOCABULARY, COLUMNS / 64], of q8 only
+    const device S* biases,          // [VOCABULARY, COLUMNS / 64], of q8 only
+    device float* logits,            // [ROWS, threadgroups]
+    device uint* tokens,             // [ROWS, threadgroups]
+    uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
+    uint3 thread_position_in_grid [[thread_position_in_grid]],
+    uint3 thread_position_in_threadgroup [[thread_position_in_threadgroup]],
+    uint3 threadgroup_position_in_grid [[threadgroup_position_in_grid]],
+    uint3 threadgroups_per_grid [[threadgroups_per_grid]]) {
+  threadgroup float values[ROWS][SIMDGROUPS];
+  threadgroup uint places[ROWS][SIMDGROUPS];
+  uint lane = thread_index_in_simdgroup, row = thread_position_in_grid.y;
+  uint first = thread_position_in_grid.x / 32 * (2 * PAIRS);
+  NormedRow<N> input = {x + row * COLUMNS, norm, 0};
+  float2 pairs[PAIRS / 4];
+  dense_pairs<COLUMNS, PAIRS, PAIRS>(weight, scales, biases, first, input, lane, pairs);
+  float scale = rsqrt(simd_sum(input.squares) / float(COLUMNS) + as_type<float>(EPSILON_BITS));
+  Best best = {-INFINITY, first + lane};
+#pragma unroll
+  for (int b = 0; b < PAIRS / 4; b++) {
+    if (lane < 4) {
+      uint n = first + 4 * b + lane;
+      best = better(best, {pairs[b].x * scale, n});
+      best = better(best, {pairs[b].y * scale, n + PAIRS});
+    }
+  }
+  best = simd_best(best);
+  uint simdgroup = thread_position_in_threadgroup.x / 32;
+  if (lane == 0) {
+    values[row][simdgroup] = best.value;
+    places[row][simdgroup] = best.at;
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  if (thread_position_in_threadgroup.x == 0) {
+#pragma unroll
+    for (int s = 1; s < SIMDGROUPS; s++) best = better(best, {values[row][s], places[row][s]});
+    uint n = row * threadgroups_per_grid.x + threadgroup_position_in_grid.x;
+    logits[n] = best.value;
+    tokens[n] = best.at;
+  }
+}

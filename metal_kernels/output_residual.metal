@@ -1,0 +1,31 @@
+// Attention's output projection, its bias, and the residual.
+//
+// Grid: x over 2 * PAIRS rows of the matrix to a simdgroup, y over rows of the input, which share a threadgroup.
+#include "dense.h"
+
+template <typename T = half, typename W = bfloat, typename S = bfloat, typename B = bfloat, int COLUMNS = 4096,
+          int OUTPUTS = 2880, int PAIRS = 4>
+[[kernel]] void output_residual(
+    const device T* attended,        // [rows, COLUMNS]
+    const device W* weight,          // [OUTPUTS, COLUMNS], q8 with W = uint: [OUTPUTS, COLUMNS / 4]
+    const device S* scales,          // [OUTPUTS, COLUMNS / 64], of q8 only
+    const device S* biases,          // [OUTPUTS, COLUMNS / 64], of q8 only
+    const device B* bias,            // [OUTPUTS]
+    const device float* residual,    // [rows, OUTPUTS]
+    device float* out,               // [rows, OUTPUTS]
+    uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
+    uint3 thread_position_in_grid [[thread_position_in_grid]]) {
+  uint lane = thread_index_in_simdgroup, row = thread_position_in_grid.y;
+  uint first = thread_position_in_grid.x / 32 * (2 * PAIRS);
+  PlainRow<T> input = {attended + row * COLUMNS};
+  float2 pairs[PAIRS / 4];
+  dense_pairs<COLUMNS, PAIRS, PAIRS>(weight, scales, biases, first, input, lane, pairs);
+#pragma unroll
+  for (int b = 0; b < PAIRS / 4; b++) {
+    if (lane < 4) {
+      uint n = first + 4 * b + lane, m = row * OUTPUTS + n;
+      out[m] = residual[m] + (pairs[b].x + float(bias[n]));
+      out[m + PAIRS] = residual[m + PAIRS] + (pairs[b].y + float(bias[n + PAIRS]));
+    }
+  }
+}
