@@ -63,14 +63,11 @@ METAL_FUNC Eight cached_eight(const thread Cache<T>& cache, uint j, uint dim, ui
 }
 
 METAL_FUNC float dot_eight(float4 low, float4 high, const thread Eight& x) {
-  float sum = low.x * x.v[0];
-  sum = fma(low.y, x.v[1], sum);
-  sum = fma(low.z, x.v[2], sum);
-  sum = fma(low.w, x.v[3], sum);
-  sum = fma(high.x, x.v[4], sum);
-  sum = fma(high.y, x.v[5], sum);
-  sum = fma(high.z, x.v[6], sum);
-  return fma(high.w, x.v[7], sum);
+  Eight y = {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 8; i++) sum = fma(y.v[i], x.v[i], sum);
+  return sum;
 }
 
 // Sums v over the lanes that differ in the bits from FROM down to TO, dividing the sums among those lanes: of M such lanes,

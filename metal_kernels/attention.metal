@@ -39,15 +39,15 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
   cache.tail = tail;
   cache.added = added;
   cache.in_body = uint(counts[0]);
-  cache.before = uint(counts[0] + counts[1]);
+  cache.before = cache.in_body + uint(counts[1]);
   cache.capacity = uint(body_shape[3]);
   cache.heads = threadgroups_per_grid.y;
   cache.head = threadgroup_position_in_grid.y;
   uint first_head = (row * cache.heads + cache.head) * GROUP;
 
   uint own = cache.before + row, end = own + 1, begin = 0;
-  if (WINDOW > 0) begin = max(end, uint(WINDOW)) - uint(WINDOW);
-  if (SPLIT > 0) {
+  if (WINDOW) begin = max(end, uint(WINDOW)) - uint(WINDOW);
+  if (SPLIT) {
     begin = split * SPLIT;
     end = min(end, begin + SPLIT);
   }
@@ -139,7 +139,7 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
       total = fma(weight, scales[s][h].y, total);
       whole += weight * parts[s][i];
     }
-    if (SPLIT > 0) {
+    if (SPLIT) {
       device float4* unfinished = (device float4*)attended + (head * splits + split) * (D / 4 + 1);
       unfinished[d / 4] = whole;
       if (d == 0) unfinished[D / 4] = float4(top, total, 0, 0);

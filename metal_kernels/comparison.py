@@ -48,6 +48,8 @@ def compare(run: Run, *, hidden: int = 2880, inter: int = 2880, experts: int = 8
         layer = _layer(hidden, inter, experts, dtype)
         for rows in (1, 3):
             yield from _operations(run, layer, rows, hidden, f"{rows}x{hidden} {dispatches.name(dtype)}")
+        for keys, window in ((300, 128), (600, None)):
+            yield _attention(run, dtype, keys, window)
     yield fp4_codes(run)
 
 
@@ -117,6 +119,27 @@ def _operations(run: Run, layer: _Layer, rows: int, hidden: int, where: str) -> 
     made = dispatches.expert_down_residual(activated, logits, layer.slots, layer.down, x)
     out = reference.expert_down_residual(activated, logits, layer.slots, down, x)
     yield _compared(f"expert_down {where}", run, made, [out])
+
+
+def _attention(run: Run, dtype: mx.Dtype, keys: int, window: int | None) -> Comparison:
+    """Three rows over so many keys, 20 of them in the tail: split, without a window."""
+    rng = np.random.default_rng(keys)
+
+    def normal(*shape: int) -> mx.array:
+        return mx.array(rng.standard_normal(shape).astype(np.float32))
+
+    kv, body, tail = (normal(*shape).astype(dtype) for shape in ((3, 2, 8, 64), (2, 1, 8, keys, 64), (2, 1, 8, 64, 64)))
+    rows, sinks = mx.array([keys - 20, 20], mx.int32), normal(64).astype(dtype)
+    arguments = (2 * normal(3, 64, 64), kv, body, tail, rows, keys, sinks, 0.125, window, mx.float32)
+    made = dispatches.attention_with_cache(*arguments)
+    assert made is not None
+    attended, fresh = run(made)
+    if dispatches.is_split(attended):
+        attended = run(dispatches.attention_combine(attended, sinks, mx.float32))[0]
+    want, want_fresh = reference.attention_with_cache(*arguments)
+    error = max(_error(attended, want), _error(fresh[..., :23, :], want_fresh[..., :23, :]))
+    kind = f"window of {window}" if window else f"{keys} keys"
+    return Comparison(f"attention {kind} {dispatches.name(dtype)}", error, ALLOWED[mx.float32])
 
 
 def _compared(what: str, run: Run, made: Dispatch | None, want: list[mx.array]) -> Comparison:

@@ -19,7 +19,8 @@ def table(rows: list[Row]) -> str:
         "# The shaders, counted",
         "",
         "Written by `make kernel-report`. One row through one layer of gpt-oss-20b, whose sizes are 120b's but for the",
-        "number of experts, and through 2,048 rows of the head; half activations, bf16 biases.",
+        "number of experts, and through 2,048 rows of the head; half activations, bf16 biases and cache. For attention the",
+        "weights are keys and values.",
         "Emulated: nothing here was measured on a GPU. MB issued are those of all loads, ours as the source has",
         "them, those of MLX's kernel as clang leaves them. Errors are of float32 outputs against float64, the largest",
         "and the root mean square, as parts of the largest value; MLX's product is finished by plain MLX in float32.",
@@ -30,7 +31,7 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         weights = sum(row.issued.get(name, 0) for name in WEIGHTS) / 1e6
         stock = ("", "") if row.stock_issued is None else (f"{row.stock_issued / 1e6:.2f}", str(row.stock_error))
-        once = "yes" if row.weights_once else "NO"
+        once = ("yes" if row.weights_once else "NO") if weights else ""
         lines.append(
             f"| {row.operation} | {row.total / 1e6:.2f} | {weights:.2f} | {row.unique_to_fewest:.2f} | {once} | "
             f"{row.lines} | {row.error} | {stock[0]} | {stock[1]} |"

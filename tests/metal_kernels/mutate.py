@@ -46,6 +46,15 @@ OFFSETS = (
     "i",
     "j",
     "k",
+    "s",
+    "d",
+    "h",
+    "split",
+    "own",
+    "run",
+    "leader",
+    "dim",
+    "plane",
 )
 EQUIVALENT = {description: reason for suite in SUITES for description, reason in suite.equivalent.items()}
 
@@ -108,7 +117,7 @@ def _bounds(code: str) -> Iterator[Edit]:
         for change in (1, -1):
             yield match.start(2), match.end(2), str(int(match[2]) + change)
     # A longer array only leaves its end unused.
-    for match in re.finditer(r"^\s*(?:threadgroup )?(?:float2?|uint4?) [^=;()]*\[[^;()]*;", code, re.M):
+    for match in re.finditer(r"^\s*(?:threadgroup )?(?:float[24]?|uint4?|Eight) [^=;()]*\[[^;()]*;", code, re.M):
         for size in re.finditer(r"\[([^\]]+)\]", match[0]):
             start = match.start() + size.start(1)
             yield start, start + len(size[1]), f"{size[1]} - 1"
@@ -152,8 +161,8 @@ def _offsets(code: str) -> Iterator[Edit]:
 def _commute(statement: str, a: re.Match[str], b: re.Match[str]) -> bool:
     """Whether the two are the operands of one sum or of one test for equality, which is the same either way round."""
     between, before, after = statement[a.end() : b.start()], statement[: a.start()], statement[b.end() :]
-    free = not before.rstrip().endswith(("*", "/", "%")) and not after.lstrip().startswith(("*", "/", "%"))
-    return free and bool(re.fullmatch(r"\s*(\+|==)\s*(u?int\()?", between))
+    free = not before.rstrip().endswith(("*", "/", "%", "-")) and not after.lstrip().startswith(("*", "/", "%"))
+    return free and bool(re.fullmatch(r"\s*(\+|==)\s*(\w+( \* \w+)* \+ )*(u?int\()?", between))
 
 
 def notice(mutant: Mutant, folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The figures the expert shaders have to keep, and that the report would show their loss."""
+"""The figures the expert and attention shaders have to keep, and that the report would show their loss."""
 
 import shutil
 
@@ -6,6 +6,7 @@ import pytest
 
 from metal_kernels import dispatches
 from tests.metal_kernels.kernel_report import table
+from tests.support.kernel_checks import attention_rows
 from tests.support.kernel_checks.expert_rows import measure
 from tests.support.kernel_checks.experts import Case, of_20b
 
@@ -27,6 +28,19 @@ def test_figures_at_the_published_size(operation, published):
     assert row.error.largest <= 2e-6
     # The largest of some thousand roundings is luck; their mean square is not.
     assert row.error.root_mean_square <= row.stock_error.root_mean_square
+
+
+def test_attention_reads_each_key_and_value_once_and_little_else():
+    rows = list(attention_rows.rows())
+    assert [row.operation.partition(",")[0] for row in rows] == ["attention"] + 2 * ["attention", "attention_combine"]
+    for row in rows:
+        assert row.unique == row.fewest
+        assert row.weights_once
+        assert row.total <= 1.2 * sum(row.fewest.values())
+        assert row.error.largest <= 2e-6
+        if row.stock_issued is not None:
+            assert 7 * row.total < row.stock_issued  # eight query heads read for themselves there
+            assert row.error.root_mean_square <= 1.5 * row.stock_error.root_mean_square
 
 
 LOADS = {

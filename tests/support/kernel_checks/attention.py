@@ -33,6 +33,7 @@ class Case:
     sinks: mx.Dtype = BF16
     unused: int = 3  # rows of the body
     sharpness: float = 2.0  # the scores' standard deviation
+    loud: int | None = None  # a key with scores that dwarf all others
     seed: int = 0
 
     def __str__(self) -> str:
@@ -83,13 +84,18 @@ class Arrays:
         def cache(rows: int) -> mx.array:
             return normal(2, 1, case.kv_heads, rows, case.dim).astype(case.kv)
 
+        kv, body = normal(case.new, 2, case.kv_heads, case.dim), cache(case.body)
+        if case.loud is not None and case.loud < case.body:
+            body[0, :, :, case.loud] *= 200
+        elif case.loud is not None:
+            kv[case.loud - case.keys, 0] *= 200
         sinks = 2 * rng.standard_normal(case.heads).astype(np.float32)
         sinks[:3] = 40, -40, -np.inf
         return cls.of(
             case,
             normal(case.new, case.heads, case.dim, scale=case.sharpness),
-            normal(case.new, 2, case.kv_heads, case.dim).astype(case.kv),
-            cache(case.body),
+            kv.astype(case.kv),
+            body,
             cache(case.tail),
             mx.array(sinks).astype(case.sinks),
         )
@@ -110,15 +116,16 @@ def _as_cache(kv: mx.array) -> mx.array:
     return kv.transpose(1, 2, 0, 3)[:, None]
 
 
-# Nothing before; body or tail empty; a tail that gets full; the window's edge passed; heads, widths and dtypes; splits
-# of which one is short, and rows of which some need one split fewer.
+# Nothing before; body or tail empty; a tail that gets full; a window's edge passed; a window filled; scores that dwarf
+# the others in the last run of all, and in the first of two; heads, widths and dtypes; splits of which one is short,
+# and rows of which some need one split fewer.
 CASES = [
+    (Case(90, 41, 3, heads=8, kv_heads=4, dim=32, window=64, kv=F16, sinks=F16), F32),
     (Case(0, 0, 1, unused=0), F32),
     (Case(0, 56, 8, window=128, kv=F32, sinks=F32), F16),
-    (Case(126, 0, 3, heads=16, kv_heads=2, window=128), F32),
-    (Case(90, 41, 3, heads=8, kv_heads=4, dim=32, window=64, kv=F16, sinks=F16), F32),
+    (Case(126, 0, 3, heads=16, kv_heads=2, window=128, loud=128), F32),
     (Case(33, 5, 2, kv_heads=8, dim=128, unused=0, sharpness=30, kv=F16), BF16),
-    (Case(254, 0, 3, kv=F32), F32),
+    (Case(254, 0, 3, kv=F32, loud=9), F32),
     (Case(449, 63, 1, heads=64, kv_heads=8), F32),
 ]
 
@@ -227,12 +234,13 @@ def check_tilings(folder: Path = dispatches.FOLDER) -> None:
 
 
 def check_combine(folder: Path = dispatches.FOLDER) -> None:
-    """Splits below, at and above the lanes, one of them of no keys at all."""
-    for splits, dim, dtype in ((2, 32, F32), (32, 64, BF16), (70, 128, F16)):
+    """Splits below, at and above the lanes, the last of them by far the largest, or of no keys at all."""
+    for splits, dim, dtype in ((2, 32, F32), (32, 64, BF16), (33, 128, F16)):
         rng = np.random.default_rng(splits)
         parts = rng.standard_normal((2, 8, splits, dim + 4)).astype(np.float32)
         parts[..., -4] *= 5
         parts[..., -3] = rng.uniform(1, 100, parts.shape[:3])
+        parts[0, :, -1, -4] = 200
         parts[1, :, -1] = 0
         parts[1, :, -1, -4] = -np.finfo(np.float32).max
         given, sinks = mx.array(parts), mx.array(rng.standard_normal(8)).astype(dtype)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from tests.support.kernel_checks.common import Error
 
-WEIGHTS = ("weight", "scales", "biases", "router")
+WEIGHTS = ("weight", "scales", "biases", "router", "body", "tail", "added")
+"""Matrices, and a cache."""
 
 
 @dataclass(frozen=True)
@@ -31,5 +32,5 @@ class Row:
 
     @property
     def weights_once(self) -> bool:
-        """Whether each byte of weights and scales that has to be read is loaded exactly once."""
+        """Whether each byte of weights, scales and cache that has to be read is loaded exactly once."""
         return all(self.issued[name] == self.fewest[name] for name in WEIGHTS if name in self.fewest)

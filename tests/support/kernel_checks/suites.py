@@ -4,7 +4,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.kernel_checks import dense, dense_mutants, dense_rows, expert_mutants, expert_rows, experts
+from tests.support.kernel_checks import (
+    attention,
+    attention_mutants,
+    attention_rows,
+    dense,
+    dense_mutants,
+    dense_rows,
+    expert_mutants,
+    expert_rows,
+    experts,
+)
 from tests.support.kernel_checks.row import Row
 
 
@@ -22,4 +32,5 @@ class Suite:
 SUITES = (
     Suite(experts.OPERATIONS, experts.check_all, expert_mutants.EQUIVALENT, expert_rows.rows),
     Suite(dense.OPERATIONS, dense.check_all, dense_mutants.EQUIVALENT, dense_rows.rows),
+    Suite(attention.OPERATIONS, attention.check_all, attention_mutants.EQUIVALENT, attention_rows.rows),
 )
