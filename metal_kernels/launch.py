@@ -8,13 +8,13 @@ shader that does not compile is warned of once, and plain MLX does its work from
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import mlx.core as mx
 
-from metal_kernels import dispatches, reference
+from metal_kernels import cpu_attention, dispatches, reference
 from metal_kernels.dispatches import FEW_ROWS, FOLDER, Dispatch
 from metal_kernels.reference import (
     Dense,
@@ -30,6 +30,7 @@ __all__ = [
     "FEW_ROWS",
     "attention",
     "attention_with_cache",
+    "attention_with_caches",
     "embed",
     "expert_down_residual",
     "expert_gate_up",
@@ -131,6 +132,28 @@ def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx
     if best is not None and (out := _launch(dispatches.best_token, tuple(best))) is not None:
         return out[0]
     return reference.norm_head_argmax(*arguments)
+
+
+def attention_with_caches(
+    q: mx.array,
+    kv: mx.array,
+    caches: Sequence[tuple[mx.array, mx.array, mx.array, int]],
+    sinks: mx.array,
+    scale: float,
+    window: int | None,
+    dtype: mx.Dtype,
+) -> tuple[mx.array, list[mx.array]]:
+    """:func:`attention_with_cache` for each of S sequences, the same number of new positions each: attended [T, N * D],
+    and the tails. ``caches`` hold what that function takes as body, tail, rows and keys."""
+    if len(caches) > 1 and where() is None and reference.on_cpu() and kv.dtype == dtype == mx.float32:
+        return cpu_attention.attention_with_caches(q, kv, caches, sinks, scale, window)
+    each = len(q) // len(caches)
+    pairs = [
+        attention_with_cache(q[start : start + each], kv[start : start + each], *cache, sinks, scale, window, dtype)
+        for start, cache in zip(range(0, len(q), each), caches, strict=True)
+    ]
+    attended = mx.concatenate([out for out, _ in pairs]) if len(pairs) > 1 else pairs[0][0]
+    return attended, [tail for _, tail in pairs]
 
 
 def where() -> str | None:

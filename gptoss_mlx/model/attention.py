@@ -29,22 +29,13 @@ def attend_rows(
     """x [T, H] float32, the same number of new positions of each of some sequences, the first's first. Each sequence
     attends over its own cache, into the tail of which they go. Projected together."""
     q, kv = _project(x, weights, rope, config)
-    each = len(x) // len(caches)
-    attended = []
-    for start, cache in zip(range(0, len(x), each), caches, strict=True):
-        rows = slice(start, start + each)
-        out, tail = ops.attention_with_cache(
-            q[rows],
-            kv[rows],
-            *cache.prepared(),
-            weights.sinks,
-            attention_scale(config),
-            cache.window,
-            ops.input_dtype(kv.dtype),
-        )
-        cache.advance(tail, each)
-        attended.append(out)
-    return ops.output_residual(mx.concatenate(attended) if len(attended) > 1 else attended[0], weights.o, x)
+    prepared, window = [cache.prepared() for cache in caches], caches[0].window
+    attended, tails = ops.attention_with_caches(
+        q, kv, prepared, weights.sinks, attention_scale(config), window, ops.input_dtype(kv.dtype)
+    )
+    for cache, tail in zip(caches, tails, strict=True):
+        cache.advance(tail, len(x) // len(caches))
+    return ops.output_residual(attended, weights.o, x)
 
 
 def _project(x: mx.array, weights: LayerWeights, rope: Rope, config: ModelConfig) -> tuple[mx.array, mx.array]:

@@ -1,0 +1,56 @@
+"""Several sequences attended together are what each is alone, whatever their lengths; MLX's own attention says what."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from metal_kernels import launch
+
+N, M, D, TAIL = 8, 2, 64, 64
+
+
+def sequences(lengths, new, dtype, seed=0):
+    """Caches with (body, tail) rows of ``lengths`` filled, what lies beyond them being large, and ``new`` positions."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return mx.array(rng.standard_normal(shape, np.float32)).astype(dtype)
+
+    caches = []
+    for body, tail in lengths:
+        parts = [normal(2, 1, M, rows, D) for rows in (body + 5, TAIL)]
+        parts[0][:, :, :, body:] = 1e4
+        parts[1][:, :, :, tail:] = 1e4
+        caches.append((*parts, mx.array([body, tail], mx.int32), body + tail))
+    T = len(lengths) * new
+    return normal(T, N, D).astype(mx.float32), normal(T, 2, M, D), caches, normal(N).astype(mx.float32)
+
+
+def by_mlx(q, kv, cache, sinks, window):
+    body, tail, rows, keys = cache
+    body_rows, tail_rows = rows.tolist()
+    parts = [body[:, :, :, :body_rows], tail[:, :, :, :tail_rows], kv.transpose(1, 2, 0, 3)[:, None]]
+    joined = mx.concatenate(parts, axis=3).astype(mx.float32)
+    age = mx.arange(keys, keys + len(q))[:, None] - mx.arange(keys + len(q))
+    mask = (age >= 0) & (age < (window or keys + len(q)))
+    out = mx.fast.scaled_dot_product_attention(
+        q.transpose(1, 0, 2)[None], joined[0], joined[1], scale=0.2, mask=mask, sinks=sinks
+    )
+    return np.array(out[0].transpose(1, 0, 2).reshape(len(q), -1))
+
+
+@pytest.mark.parametrize("window", [None, 128])
+@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_each_sequence_is_as_alone(window, new, dtype):
+    lengths = [(0, 0), (0, 7), (100, 27), (100, 28), (127, 60), (40, 0)]
+    q, kv, caches, sinks = sequences(lengths, new, dtype)
+    attended, tails = launch.attention_with_caches(q, kv, caches, sinks, 0.2, window, mx.float32)
+    for number, cache in enumerate(caches):
+        own, filled = slice(number * new, (number + 1) * new), lengths[number][1]
+        want = by_mlx(q[own], kv[own], cache, sinks, window)
+        assert np.abs(np.array(attended[own]) - want).max() <= 2e-6 * np.abs(want).max()
+        assert tails[number].dtype == dtype
+        assert mx.array_equal(tails[number][..., :filled, :], cache[1][..., :filled, :])
+        assert mx.array_equal(tails[number][..., filled : filled + new, :], kv[own].transpose(1, 2, 0, 3)[:, None])
+        assert (cache[1][..., filled:, :] == mx.array(1e4, dtype)).all(), "the old tail is another step's to go back to"
