@@ -31,6 +31,7 @@ __all__ = [
     "attention",
     "attention_with_cache",
     "attention_with_caches",
+    "each_row_for_itself",
     "embed",
     "expert_down_residual",
     "expert_gate_up",
@@ -154,6 +155,17 @@ def attention_with_caches(
     ]
     attended = mx.concatenate([out for out, _ in pairs]) if len(pairs) > 1 else pairs[0][0]
     return attended, [tail for _, tail in pairs]
+
+
+def each_row_for_itself(rows: int, k: int, experts: int) -> bool:
+    """Whether rows read the experts they want one by one, rather than sorted and grouped by expert.
+
+    On the CPU backend grouping decodes an expert once, at the price of one and a half to two rows of a product that
+    decodes as it goes (float32, 20b's shape and the bundled model's): it pays once as many rows want each expert.
+    """
+    if rows <= FEW_ROWS:
+        return True
+    return where() is None and reference.on_cpu() and 2 * rows * k < 3 * experts
 
 
 def where() -> str | None:

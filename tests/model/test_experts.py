@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import cpu_experts
+from metal_kernels import cpu_experts, launch
 from metal_kernels import reference as ops
 
 E, H, INTER, K, LIMIT = 6, 64, 96, 3, 7.0
@@ -44,6 +44,20 @@ def by_definition(x, logits, slots, gate_up, down):
             h = gate / (1 + np.exp(-1.702 * gate)) * (linear + 1)
             out[t] += weight * (low[s] @ h + np.array(down.bias, np.float64)[s])
     return out
+
+
+@pytest.mark.parametrize(
+    ("rows", "experts", "grouped"),
+    [(8, 8, False), (9, 8, True), (11, 32, False), (12, 32, True), (47, 128, False), (48, 128, True)],
+)
+def test_rows_are_grouped_once_as_many_want_each_expert_that_decoding_it_once_pays(rows, experts, grouped):
+    assert launch.each_row_for_itself(rows, 4, experts) is not grouped
+
+
+def test_for_shaders_rows_are_grouped_beyond_what_they_take(monkeypatch):
+    monkeypatch.setattr(launch, "where", lambda: "metal")
+    assert launch.each_row_for_itself(launch.FEW_ROWS, 4, 32)
+    assert not launch.each_row_for_itself(launch.FEW_ROWS + 1, 4, 32)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
