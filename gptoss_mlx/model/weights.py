@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from gptoss_mlx.model_folder import ModelFolder
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.model_folder import ModelFolder, Stretch
 from metal_kernels.reference import Dense, Experts
 
 
@@ -45,13 +46,26 @@ def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int],
     for stretch in folder.stretches():
         # Adopted buffers stay in memory while the GPU works, used or not. Of the embedding a token uses one row.
         data = folder.stretch_bytes(stretch)
-        buffer = mx.array(data) if "embedding.weight" in stretch.tensors else mx.asarray(data)
-        for name, (offset, stored, shape) in stretch.tensors.items():
-            array = _view(buffer, offset, stored, shape)
-            arrays[name] = array.astype(dtype) if stored == "BF16" and not name.startswith("embedding.") else array
-        mx.eval([arrays[name] for name in stretch.tensors])  # a cast's source is let go before the next is read
+        found = tensors(mx.array(data) if "embedding.weight" in stretch.tensors else mx.asarray(data), stretch, dtype)
+        mx.eval(found)  # a cast's source is let go before the next is read
+        arrays |= found
         if progress is not None:
             progress(stretch.nbytes)
+    return assembled(folder.config, arrays)
+
+
+def tensors(buffer: mx.array, stretch: Stretch, dtype: mx.Dtype) -> dict[str, mx.array]:
+    """The tensors of a stretch as slices of ``buffer`` [nbytes] uint8, cast to ``dtype`` where they are bfloat16."""
+    found = {}
+    for name, (offset, stored, shape) in stretch.tensors.items():
+        as_stored = {"BF16": mx.bfloat16, "F32": mx.float32, "U32": mx.uint32, "U8": mx.uint8}[stored]
+        array = buffer[offset : offset + as_stored.size * math.prod(shape)].view(as_stored).reshape(shape)
+        found[name] = array.astype(dtype) if stored == "BF16" and not name.startswith("embedding.") else array
+    return found
+
+
+def assembled(config: ModelConfig, arrays: dict[str, mx.array]) -> Weights:
+    """A model's tensors by name, in their places."""
 
     def dense(name: str) -> Dense:
         return Dense(arrays[f"{name}.weight"], *(arrays.get(f"{name}.{part}") for part in ("bias", "scales", "biases")))
@@ -72,16 +86,10 @@ def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int],
             down=experts(f"{name}.experts.down"),
         )
 
-    slots = mx.array(np.arange(folder.config.num_local_experts, dtype=np.int32))
+    slots = mx.array(np.arange(config.num_local_experts, dtype=np.int32))
     return Weights(
         embedding=dense("embedding"),
-        layers=[layer(f"layers.{n}") for n in range(folder.config.num_hidden_layers)],
+        layers=[layer(f"layers.{n}") for n in range(config.num_hidden_layers)],
         norm=arrays["norm.weight"],
         head=dense("head"),
     )
-
-
-def _view(buffer: mx.array, offset: int, stored: str, shape: tuple[int, ...]) -> mx.array:
-    dtype = {"BF16": mx.bfloat16, "F32": mx.float32, "U32": mx.uint32, "U8": mx.uint8}[stored]
-    count = dtype.size * math.prod(shape)
-    return buffer[offset : offset + count].view(dtype).reshape(shape)

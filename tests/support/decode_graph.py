@@ -1,0 +1,160 @@
+"""One decode step as MLX records it: what it dispatches on Metal, and when MLX would commit.
+
+Tracing for export runs the decoder's own Python with the shaders chosen as on Metal, on any machine and without a
+weight in memory. Every primitive in the recording is a known number of dispatches, or the count fails.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import mlx.core as mx
+
+from gptoss_mlx.config import FULL, SLIDING, ModelConfig
+from gptoss_mlx.model.cache import TAIL, KVCache
+from gptoss_mlx.model.decoder import Decoder
+from gptoss_mlx.model.weights import assembled, tensors
+from gptoss_mlx.model_folder import Stretch, layout
+from gptoss_mlx.model_folder.safetensors import nbytes_of
+from metal_kernels import launch
+
+# Primitives that only look at their input otherwise (mlx 0.32, mlx/backend/gpu/primitives.cpp), as long as it is
+# contiguous, as all here are; and those that are one dispatch each.
+VIEWS = {"View", "Slice", "Reshape", "Squeeze", "ExpandDims", "Broadcast", "Flatten", "Unflatten", "Transpose", "StopGradient"}
+ONE = {"CustomKernel", "Gather", "AsType", "Add", "Multiply", "Subtract", "Cos", "Sin", "ArgReduce", "Dequantize"}
+LIMITS = {"base, pro": (40, 40), "max, ultra": (50, 50)}
+"""Operations and 2^20 elements after which MLX 0.32 commits, by chip (mlx/backend/metal/device.cpp)."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A primitive: its name, for a shader of ours the shader's, and the names and sizes of what it reads and makes."""
+
+    name: str
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+
+
+def stretches(config: ModelConfig, dense: str) -> list[Stretch]:
+    """What a model folder of this shape would have, by its layout."""
+    found = []
+    for shard in layout.shards(config, dense):
+        for group in (shard.dense, shard.experts):
+            inside, at = {}, 0
+            for name, spec in group.items():
+                inside[name] = (at, spec.dtypes[0], spec.shape)
+                at = layout.align(at + nbytes_of(spec.dtypes[0], spec.shape))
+            if inside:
+                found.append(Stretch(layout.INDEX, 0, at, inside))  # type: ignore[arg-type]
+    return found
+
+
+def record(config: ModelConfig, dense: str, length: int) -> list[Node]:
+    """One greedy step after ``length`` positions, in bfloat16, from token id to token id."""
+    parts = stretches(config, dense)
+    buffers = [mx.zeros((part.nbytes,), mx.uint8) for part in parts]
+    cache = KVCache.empty(config)
+    for layer in cache.layers:
+        layer.length, layer.tail_rows = length, min(length, TAIL // 2)
+        layer.body_rows = length - layer.tail_rows
+        if layer.window:
+            layer.body_rows = min(layer.body_rows, layer.window - 1)
+        heads, dim = config.num_key_value_heads, config.head_dim
+        layer.body = mx.zeros((2, 1, heads, layer.body_rows + 100, dim), mx.bfloat16)
+        layer.tail = mx.zeros((2, 1, heads, TAIL, dim), mx.bfloat16)
+    held = cache.arrays()
+
+    def step(token: mx.array, *arrays: mx.array) -> list[mx.array]:
+        found: dict[str, mx.array] = {}
+        for part, buffer in zip(parts, arrays, strict=False):
+            found |= tensors(buffer, part, mx.bfloat16)
+        for number, layer in enumerate(cache.layers):
+            layer.body, layer.tail = arrays[len(parts) + 2 * number :][:2]
+        model = Decoder(config, assembled(config, found))
+        x = model(token, cache)
+        return [model.greedy(x[:, -1]), *(layer.tail for layer in cache.layers if layer.tail is not None)]
+
+    recorded: list[dict] = []
+    with (
+        patch.object(launch, "where", lambda: "metal"),
+        patch.object(launch.Kernel, "__call__", launch.Kernel.launch),
+        patch.object(mx, "dequantize", _dequantize),
+        patch.object(mx.fast, "rms_norm", _refused),
+        patch.object(mx.fast, "rope", _refused),
+        patch.object(mx.fast, "scaled_dot_product_attention", _refused),
+    ):
+        mx.export_function(recorded.append, step, mx.zeros((1, 1), mx.uint32), *buffers, *held)
+    return [_node(entry) for entry in recorded if entry["type"] == "primitive"]
+
+
+def dispatches(nodes: Sequence[Node]) -> Counter[str]:
+    """How many of each primitive, shaders by their names. Raises KeyError for one whose dispatches are not known."""
+    counts: Counter[str] = Counter()
+    for node in nodes:
+        if node.name.startswith("custom_kernel_") or node.name in ONE:
+            counts[node.name] += 1
+        elif node.name == "Concatenate":  # a copy for each input
+            counts[node.name] += len(node.inputs)
+        elif node.name not in VIEWS:
+            raise KeyError(node.name)
+    return counts
+
+
+def per_layer(config: ModelConfig, dense: str, length: int) -> Counter[str]:
+    """Dispatches of two layers more, one sliding and one full."""
+    both = (SLIDING, FULL)
+    more, fewer = (
+        dispatches(record(_with_layers(config, both * count), dense, length)) for count in (2, 1)
+    )
+    return more - fewer
+
+
+def commits(nodes: Sequence[Node], limits: tuple[int, int]) -> int:
+    """How often MLX commits in one step: after so many operations, or so many elements of buffers it had not met since
+    the last time, each counted once and by its first view."""
+    base: dict[str, str] = {}
+    met: set[str] = set()
+    operations = elements = committed = 0
+    for node in nodes:
+        if node.name in VIEWS:
+            base[node.outputs[0][0]] = base.get(node.inputs[0][0], node.inputs[0][0])
+            continue
+        operations += 1
+        for name, size in (*node.inputs, *node.outputs):
+            buffer = base.get(name, name)
+            elements += size * (buffer not in met)
+            met.add(buffer)
+        if operations > limits[0] or elements >> 20 > limits[1]:
+            committed, operations, elements = committed + 1, 0, 0
+            met.clear()
+    return committed + bool(operations)
+
+
+def _with_layers(config: ModelConfig, kinds: tuple[str, ...]) -> ModelConfig:
+    return ModelConfig(**vars(config) | {"num_hidden_layers": len(kinds), "layer_types": kinds})
+
+
+def _node(entry: dict) -> Node:
+    name = entry["arguments"][0] if entry["name"] == "CustomKernel" else entry["name"]
+    sized = [tuple((n, mx.zeros(shape).size) for n, shape, _ in entry[side]) for side in ("inputs", "outputs")]
+    return Node(name, *sized)
+
+
+def _refused(*_: object, **__: object) -> mx.array:
+    raise AssertionError("plain MLX where a shader should be")
+
+
+def _dequantize(w: mx.array, scales: mx.array, biases: mx.array, **_: object) -> mx.array:
+    """One dispatch on Metal, where the CPU backend would be recorded as many."""
+    kernel = mx.fast.metal_kernel(
+        name="dequantize", input_names=["w", "s", "b"], output_names=["out"], source="out[0] = w[0] * s[0] + b[0];"
+    )
+    shape = (*w.shape[:-1], w.shape[-1] * 4)
+    return kernel(  # type: ignore[operator]
+        inputs=[w, scales, biases],
+        output_shapes=[shape],
+        output_dtypes=[scales.dtype],
+        grid=(1, 1, 1),
+        threadgroup=(1, 1, 1),
+    )[0]
