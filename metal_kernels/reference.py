@@ -172,14 +172,19 @@ def attention_with_cache(
     body_rows = int(rows.tolist()[0])  # type: ignore[index, arg-type]
     tail_rows = keys - body_rows
     tail = mx.slice_update(tail, kv.transpose(1, 2, 0, 3)[:, None], mx.array([tail_rows]), (3,))
-    parts = [part.astype(mx.float32) for part in (body[:, 0, :, :body_rows], tail[:, 0, :, : tail_rows + L])]
+    first = 0 if window is None else max(0, keys + 1 - window)  # that the first of the new rows sees
+    start = min(first, body_rows)
+    pieces = body[:, 0, :, start:body_rows], tail[:, 0, :, first - start : tail_rows + L]
+    parts = [piece.astype(mx.float32) for piece in pieces]
     grouped = q.reshape(L, M, N // M, D).transpose(1, 2, 0, 3).reshape(M, -1, D) * scale
     scores = mx.concatenate([grouped @ part[0].swapaxes(1, 2) for part in parts], axis=-1).reshape(N, L, -1)
-    age = mx.arange(keys, keys + L)[:, None] - mx.arange(keys + L)
-    scores = mx.where((age >= 0) & (age < (window or keys + L)), scores, -mx.inf)
+    if L > 1:
+        age = mx.arange(keys, keys + L)[:, None] - mx.arange(first, keys + L)
+        scores = mx.where((age >= 0) & (age < (window or keys + L)), scores, -mx.inf)
     sink = mx.broadcast_to(sinks.astype(mx.float32)[:, None, None], (N, L, 1))
     weights = mx.softmax(mx.concatenate([scores, sink], axis=-1), axis=-1, precise=True).reshape(M, N // M * L, -1)
-    out = weights[..., :body_rows] @ parts[0][1] + weights[..., body_rows:-1] @ parts[1][1]
+    in_body = body_rows - start
+    out = weights[..., :in_body] @ parts[0][1] + weights[..., in_body:-1] @ parts[1][1]
     out = out.reshape(M, N // M, L, D).transpose(2, 0, 1, 3).reshape(L, N * D)
     return narrowed(out, dtype), tail
 
