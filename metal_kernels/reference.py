@@ -7,6 +7,8 @@ D head_dim, E experts, K experts per token, S slots, V vocabulary.
 The residual stream is float32 throughout; products run in the dtype of their weights.
 """
 
+from functools import reduce
+from itertools import accumulate
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -174,19 +176,27 @@ def attention_with_cache(
     tail = mx.slice_update(tail, kv.transpose(1, 2, 0, 3)[:, None], mx.array([tail_rows]), (3,))
     first = 0 if window is None else max(0, keys + 1 - window)  # that the first of the new rows sees
     start = min(first, body_rows)
-    pieces = body[:, 0, :, start:body_rows], tail[:, 0, :, first - start : tail_rows + L]
-    parts = [piece.astype(mx.float32) for piece in pieces]
-    grouped = q.reshape(L, M, N // M, D).transpose(1, 2, 0, 3).reshape(M, -1, D) * scale
-    scores = mx.concatenate([grouped @ part[0].swapaxes(1, 2) for part in parts], axis=-1).reshape(N, L, -1)
+    pieces = [tail[:, 0, :, first - start : tail_rows + L].astype(mx.float32)]
+    if start < body_rows:
+        pieces.insert(0, body[:, 0, :, start:body_rows].astype(mx.float32))
+    grouped = (q * scale).reshape(L, M, N // M, D).transpose(1, 2, 0, 3).reshape(M, -1, D)
+    scores = [grouped @ piece[0].swapaxes(1, 2) for piece in pieces]
     if L > 1:
-        age = mx.arange(keys, keys + L)[:, None] - mx.arange(first, keys + L)
-        scores = mx.where((age >= 0) & (age < (window or keys + L)), scores, -mx.inf)
-    sink = mx.broadcast_to(sinks.astype(mx.float32)[:, None, None], (N, L, 1))
-    weights = mx.softmax(mx.concatenate([scores, sink], axis=-1), axis=-1, precise=True).reshape(M, N // M * L, -1)
-    in_body = body_rows - start
-    out = weights[..., :in_body] @ parts[0][1] + weights[..., in_body:-1] @ parts[1][1]
+        seen = _seen(keys, L, first, window or keys + L)
+        whole = mx.concatenate(scores, axis=-1).reshape(N, L, -1)
+        scores = [mx.where(seen, whole, -mx.inf).reshape(M, N // M * L, -1)]
+    sink = mx.repeat(sinks.astype(mx.float32), L) if L > 1 else sinks.astype(mx.float32)
+    weights = mx.softmax(mx.concatenate([*scores, sink.reshape(M, -1, 1)], axis=-1), axis=-1, precise=True)
+    shares = mx.split(weights, list(accumulate(piece.shape[2] for piece in pieces)), axis=-1)  # the last is the sink's
+    out = reduce(mx.add, [share @ piece[1] for share, piece in zip(shares, pieces, strict=False)])
     out = out.reshape(M, N // M, L, D).transpose(2, 0, 1, 3).reshape(L, N * D)
     return narrowed(out, dtype), tail
+
+
+def _seen(keys: int, L: int, first: int, window: int) -> mx.array:
+    """Whether the new rows, which come after ``keys`` others, see the rows from ``first`` on: [L, keys + L - first]."""
+    age = mx.arange(keys, keys + L)[:, None] - mx.arange(first, keys + L)
+    return (age >= 0) & (age < window)
 
 
 def output_residual(attended: mx.array, o: Dense, residual: mx.array) -> mx.array:

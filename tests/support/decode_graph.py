@@ -21,7 +21,18 @@ from metal_kernels import launch
 
 # Primitives that only look at their input otherwise (mlx 0.32, mlx/backend/gpu/primitives.cpp), as long as it is
 # contiguous, as all here are; and those that are one dispatch each.
-VIEWS = {"View", "Slice", "Reshape", "Squeeze", "ExpandDims", "Broadcast", "Flatten", "Unflatten", "Transpose", "StopGradient"}
+VIEWS = {"View", "Slice", "Reshape", "Squeeze", "ExpandDims", "Broadcast", "Flatten", "Unflatten", "Transpose"}
+    "View",
+    "Slice",
+    "Reshape",
+    "Squeeze",
+    "ExpandDims",
+    "Broadcast",
+    "Flatten",
+    "Unflatten",
+    "Transpose",
+    "StopGradient",
+}
 ONE = {"CustomKernel", "Gather", "AsType", "Add", "Multiply", "Subtract", "Cos", "Sin", "ArgReduce", "Dequantize"}
 LIMITS = {"base, pro": (40, 40), "max, ultra": (50, 50)}
 """Operations and 2^20 elements after which MLX 0.32 commits, by chip (mlx/backend/metal/device.cpp)."""
@@ -104,9 +115,7 @@ def dispatches(nodes: Sequence[Node]) -> Counter[str]:
 def per_layer(config: ModelConfig, dense: str, length: int) -> Counter[str]:
     """Dispatches of two layers more, one sliding and one full."""
     both = (SLIDING, FULL)
-    more, fewer = (
-        dispatches(record(_with_layers(config, both * count), dense, length)) for count in (2, 1)
-    )
+    more, fewer = (dispatches(record(_with_layers(config, both * count), dense, length)) for count in (2, 1))
     return more - fewer
 
 
