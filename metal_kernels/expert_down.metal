@@ -11,9 +11,9 @@ template <typename T = half, typename B = bfloat, typename X = float, int COLUMN
     const device T* activated,       // [rows, K, COLUMNS], chunk-major
     const device float* logits,      // [rows, EXPERTS]
     const device int* slots,         // [EXPERTS]
+    const device B* bias,            // [slots, OUTPUTS]
     const device uint* weight,       // [slots, OUTPUTS, COLUMNS / 8]
     const device uint8_t* scales,    // [slots, OUTPUTS, COLUMNS / 32]
-    const device B* bias,            // [slots, OUTPUTS]
     const device X* residual,        // [rows, OUTPUTS]
     device X* out,                   // [rows, OUTPUTS]
     uint simdgroup_index_in_threadgroup [[simdgroup_index_in_threadgroup]],

@@ -19,9 +19,9 @@ template <typename T = half, typename B = bfloat, typename O = half, int COLUMNS
     const device T* normed,          // [rows, COLUMNS], chunk-major
     const device float* logits,      // [rows, EXPERTS]
     const device int* slots,         // [EXPERTS]
+    const device B* bias,            // [slots, 2 * OUTPUTS]
     const device uint* weight,       // [slots, 2 * OUTPUTS, COLUMNS / 8]
     const device uint8_t* scales,    // [slots, 2 * OUTPUTS, COLUMNS / 32]
-    const device B* bias,            // [slots, 2 * OUTPUTS]
     device O* activated,             // [rows, K, OUTPUTS], chunk-major
     uint simdgroup_index_in_threadgroup [[simdgroup_index_in_threadgroup]],
     uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],

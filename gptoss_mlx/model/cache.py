@@ -172,7 +172,7 @@ class KVCache:
             array = held.get(f"{number}.kv")
             if array is None or array.shape != shape or array.dtype != dtype:
                 raise ValueError(f"layer {number} does not hold {rows} positions in {dtype}")
-            layer.body, layer.body_rows, layer.length = array, rows, length
+            layer.body, layer.body_rows, layer.length = mx.contiguous(array), rows, length
         return cache
 
     def arrays(self) -> list[mx.array]:

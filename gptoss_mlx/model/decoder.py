@@ -62,3 +62,7 @@ class Decoder:
         rows = x.reshape(-1, x.shape[-1])
         out = ops.norm_head(rows, self.weights.norm, self.config.rms_norm_eps, self.weights.head)
         return out.reshape(*x.shape[:-1], -1)
+
+    def greedy(self, x: mx.array) -> mx.array:
+        """The residual stream [T, H] to the likeliest ids [T] uint32, the lower of equals."""
+        return ops.norm_head_argmax(x, self.weights.norm, self.config.rms_norm_eps, self.weights.head)

@@ -27,7 +27,7 @@ def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense, dtype: m
 def expert_gate_up(
     normed: mx.array, logits: mx.array, slots: mx.array, experts: Experts, k: int, limit: float
 ) -> Dispatch | None:
-    inputs = (normed, logits, slots, *experts)
+    inputs = (normed, logits, slots, *_bias_first(experts))
     plan = _expert_gate_up(*map(kind, inputs), k, limit)
     return plan and plan._replace(inputs=inputs)
 
@@ -35,9 +35,15 @@ def expert_gate_up(
 def expert_down_residual(
     activated: mx.array, logits: mx.array, slots: mx.array, experts: Experts, residual: mx.array
 ) -> Dispatch | None:
-    inputs = (activated, logits, slots, *experts, residual)
+    inputs = (activated, logits, slots, *_bias_first(experts), residual)
     plan = _expert_down(*map(kind, inputs))
     return plan and plan._replace(inputs=inputs)
+
+
+def _bias_first(experts: Experts) -> tuple[mx.array, mx.array, mx.array]:
+    """Slices of one buffer, the smallest first: MLX counts a buffer by the slice it meets first, in elements, and
+    commits what it has after some 40 million. By a weight each projection would be a commit."""
+    return experts.bias, experts.weight, experts.scales
 
 
 @functools.lru_cache(64)
@@ -64,7 +70,7 @@ def _norm_router(x: Kind, norm: Kind, router: Kind, bias: Kind, eps: float, dtyp
 
 @functools.lru_cache(64)
 def _expert_gate_up(
-    normed: Kind, logits: Kind, slots: Kind, weight: Kind, scales: Kind, bias: Kind, k: int, limit: float
+    normed: Kind, logits: Kind, slots: Kind, bias: Kind, weight: Kind, scales: Kind, k: int, limit: float
 ) -> Dispatch | None:
     if len(normed.shape) != 4:
         return None
@@ -91,7 +97,7 @@ def _expert_gate_up(
 
 @functools.lru_cache(64)
 def _expert_down(
-    activated: Kind, logits: Kind, slots: Kind, weight: Kind, scales: Kind, bias: Kind, residual: Kind
+    activated: Kind, logits: Kind, slots: Kind, bias: Kind, weight: Kind, scales: Kind, residual: Kind
 ) -> Dispatch | None:
     if len(activated.shape) != 5 or residual.dtype not in FLOATS:
         return None

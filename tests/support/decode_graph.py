@@ -4,6 +4,7 @@ Tracing for export runs the decoder's own Python with the shaders chosen as on M
 weight in memory. Every primitive in the recording is a known number of dispatches, or the count fails.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,29 +23,24 @@ from metal_kernels import launch
 # Primitives that only look at their input otherwise (mlx 0.32, mlx/backend/gpu/primitives.cpp), as long as it is
 # contiguous, as all here are; and those that are one dispatch each.
 VIEWS = {"View", "Slice", "Reshape", "Squeeze", "ExpandDims", "Broadcast", "Flatten", "Unflatten", "Transpose"}
-    "View",
-    "Slice",
-    "Reshape",
-    "Squeeze",
-    "ExpandDims",
-    "Broadcast",
-    "Flatten",
-    "Unflatten",
-    "Transpose",
-    "StopGradient",
-}
 ONE = {"CustomKernel", "Gather", "AsType", "Add", "Multiply", "Subtract", "Cos", "Sin", "ArgReduce", "Dequantize"}
+SHADER = "custom_kernel_"
 LIMITS = {"base, pro": (40, 40), "max, ultra": (50, 50)}
 """Operations and 2^20 elements after which MLX 0.32 commits, by chip (mlx/backend/metal/device.cpp)."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A primitive: its name, for a shader of ours the shader's, and the names and sizes of what it reads and makes."""
+    """A primitive: its name, for a shader that of its function, and the names and shapes of what it reads and makes."""
 
     name: str
-    inputs: tuple[tuple[str, int], ...]
-    outputs: tuple[tuple[str, int], ...]
+    inputs: tuple[tuple[str, tuple[int, ...]], ...]
+    outputs: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @property
+    def shader(self) -> str | None:
+        """The file it is of, without the types MLX appends."""
+        return self.name.removeprefix(SHADER).partition("__")[0] if self.name.startswith(SHADER) else None
 
 
 def stretches(config: ModelConfig, dense: str) -> list[Stretch]:
@@ -83,8 +79,10 @@ def record(config: ModelConfig, dense: str, length: int) -> list[Node]:
         for number, layer in enumerate(cache.layers):
             layer.body, layer.tail = arrays[len(parts) + 2 * number :][:2]
         model = Decoder(config, assembled(config, found))
-        x = model(token, cache)
-        return [model.greedy(x[:, -1]), *(layer.tail for layer in cache.layers if layer.tail is not None)]
+        return [
+            model.greedy(model(token, cache)[:, -1]),
+            *(layer.tail for layer in cache.layers if layer.tail is not None),
+        ]
 
     recorded: list[dict] = []
     with (
@@ -103,8 +101,8 @@ def dispatches(nodes: Sequence[Node]) -> Counter[str]:
     """How many of each primitive, shaders by their names. Raises KeyError for one whose dispatches are not known."""
     counts: Counter[str] = Counter()
     for node in nodes:
-        if node.name.startswith("custom_kernel_") or node.name in ONE:
-            counts[node.name] += 1
+        if node.shader or node.name in ONE:
+            counts[node.shader or node.name] += 1
         elif node.name == "Concatenate":  # a copy for each input
             counts[node.name] += len(node.inputs)
         elif node.name not in VIEWS:
@@ -114,8 +112,7 @@ def dispatches(nodes: Sequence[Node]) -> Counter[str]:
 
 def per_layer(config: ModelConfig, dense: str, length: int) -> Counter[str]:
     """Dispatches of two layers more, one sliding and one full."""
-    both = (SLIDING, FULL)
-    more, fewer = (dispatches(record(_with_layers(config, both * count), dense, length)) for count in (2, 1))
+    more, fewer = (dispatches(record(with_layers(config, alternating(n)), dense, length)) for n in (4, 2))
     return more - fewer
 
 
@@ -130,9 +127,9 @@ def commits(nodes: Sequence[Node], limits: tuple[int, int]) -> int:
             base[node.outputs[0][0]] = base.get(node.inputs[0][0], node.inputs[0][0])
             continue
         operations += 1
-        for name, size in (*node.inputs, *node.outputs):
+        for name, shape in (*node.inputs, *node.outputs):
             buffer = base.get(name, name)
-            elements += size * (buffer not in met)
+            elements += math.prod(shape) * (buffer not in met)
             met.add(buffer)
         if operations > limits[0] or elements >> 20 > limits[1]:
             committed, operations, elements = committed + 1, 0, 0
@@ -140,14 +137,34 @@ def commits(nodes: Sequence[Node], limits: tuple[int, int]) -> int:
     return committed + bool(operations)
 
 
-def _with_layers(config: ModelConfig, kinds: tuple[str, ...]) -> ModelConfig:
+def strided(nodes: Sequence[Node]) -> list[str]:
+    """Shaders that are given a view which MLX would have to copy first, at every call."""
+    loose: set[str] = set()
+    found = []
+    for node in nodes:
+        if node.name in VIEWS:
+            (name, shape), (made, cut) = node.inputs[0], node.outputs[0]
+            whole = node.name not in ("Transpose", "Broadcast") and (node.name != "Slice" or shape[1:] == cut[1:])
+            if name in loose or not whole:
+                loose.add(made)
+        elif node.shader:
+            found += [node.shader for name, _ in node.inputs if name in loose]
+    return found
+
+
+def alternating(layers: int) -> tuple[str, ...]:
+    """The published models' layer types."""
+    return (SLIDING, FULL) * (layers // 2)
+
+
+def with_layers(config: ModelConfig, kinds: tuple[str, ...]) -> ModelConfig:
     return ModelConfig(**vars(config) | {"num_hidden_layers": len(kinds), "layer_types": kinds})
 
 
 def _node(entry: dict) -> Node:
     name = entry["arguments"][0] if entry["name"] == "CustomKernel" else entry["name"]
-    sized = [tuple((n, mx.zeros(shape).size) for n, shape, _ in entry[side]) for side in ("inputs", "outputs")]
-    return Node(name, *sized)
+    inputs, outputs = (tuple((n, shape) for n, shape, _ in entry[side]) for side in ("inputs", "outputs"))
+    return Node(name, inputs, outputs)
 
 
 def _refused(*_: object, **__: object) -> mx.array:

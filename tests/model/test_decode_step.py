@@ -1,0 +1,75 @@
+"""What one decode step costs in launches, counted on recordings of the decoder itself at the published shapes."""
+
+from unittest.mock import patch
+
+import mlx.core as mx
+import pytest
+
+from gptoss_mlx.config import ModelConfig
+from metal_kernels import launch, reference
+from tests.support import decode_graph
+from tests.support.decode_graph import commits, dispatches, per_layer, record, strided
+
+PUBLISHED = {"20b": (24, 32, 8), "120b": (36, 128, 10)}  # layers, experts, and the most commits a token may take
+
+
+def config(model):
+    layers, experts, _ = PUBLISHED[model]
+    return decode_graph.with_layers(
+        ModelConfig(num_hidden_layers=0, num_local_experts=experts), decode_graph.alternating(layers)
+    )
+
+
+@pytest.mark.parametrize("dense", ["q8", "bf16"])
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_a_layer_is_six_dispatches_or_seven(model, dense):
+    short, long = (per_layer(config(model), dense, length) for length in (100, 1024))
+    assert short.total() == 12, "a sliding and a full layer"
+    assert long - short == {"attention_combine": 1}
+    assert set(short) == {
+        "norm_qkv_rope",
+        "attention",
+        "output_residual",
+        "norm_router",
+        "expert_gate_up",
+        "expert_down",
+    }
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_a_token_takes_few_commits(model):
+    for dense in ("q8", "bf16"):
+        nodes = record(config(model), dense, 1024)
+        for limits in decode_graph.LIMITS.values():
+            assert commits(nodes, limits) <= PUBLISHED[model][2]
+
+
+def test_with_a_buffer_for_each_tensor_commits_would_be_many():
+    """What the two buffers of a layer are for; the simulation sees the difference."""
+    with patch.object(decode_graph, "VIEWS", decode_graph.VIEWS - {"View"}):  # each view counts as a buffer of its own
+        assert commits(record(config("20b"), "q8", 1024), (40, 40)) > 40
+
+
+def test_no_shader_is_given_what_has_to_be_copied_first():
+    nodes = record(config("20b"), "q8", 1024)
+    assert strided(nodes) == []
+
+
+def test_a_layout_that_would_be_copied_is_noticed():
+    real = launch.norm_router
+
+    def transposed(x, *rest):
+        normed, logits = real(x, *rest)
+        return normed, logits.T.reshape(logits.shape[::-1]).T
+
+    with patch.object(launch, "norm_router", transposed):
+        assert set(strided(record(config("20b"), "q8", 1024))) == {"expert_gate_up", "expert_down"}
+
+
+def test_plain_mlx_in_a_step_is_not_counted_but_refused():
+    with patch.object(launch, "norm_router", reference.norm_router), pytest.raises(AssertionError, match="plain MLX"):
+        record(config("20b"), "q8", 1024)
+    real = launch.output_residual
+    with patch.object(launch, "output_residual", lambda *given: mx.tan(real(*given))):  # noqa: SIM117
+        with pytest.raises(KeyError, match="Tan"):
+            dispatches(record(config("20b"), "q8", 1024))
