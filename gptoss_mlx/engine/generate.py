@@ -45,8 +45,7 @@ def generate(
             if count < last:
                 # The next step is on its way before this token is looked at: reading it back then costs no idle time.
                 key, draw = mx.random.split(key)
-                x = context.model(token[:, None], context.cache)
-                following = sample(context.model.logits(x)[:, 0], sampling, draw)
+                following = _following(context, token, sampling, draw)
                 mx.async_eval(following, context.cache.arrays())
             value = int(token.item())  # type: ignore[arg-type]
             if following is not None:
@@ -55,3 +54,9 @@ def generate(
         if following is None or value in stop or (cancelled is not None and cancelled()):
             return
         token = following
+
+
+def _following(context: Context, token: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
+    """The id [1] drawn after ``token`` [1] has been read. Greedy decoding needs no logits in memory."""
+    x = context.model(token[:, None], context.cache)[:, 0]
+    return context.model.greedy(x) if sampling.temperature == 0 else sample(context.model.logits(x), sampling, key)
