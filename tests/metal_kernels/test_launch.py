@@ -92,7 +92,7 @@ def test_the_bundled_model_gives_the_same_greedy_reply_on_emulated_shaders(monke
     asked = ("run", "--model", "tiny", "--temperature", 0, "--show-thinking", "What is 12 + 30?")
     shaders = run_cli(*asked)
     assert shaders[:2] == (0, "12 + 30 = 42.\n")
-    step, ran = [*LAYER * 4, "norm_head"], len(emulated)
+    step, ran = [*LAYER * 4, "norm_head_best", "best_token"], len(emulated)
     prompt = emulated.index(step[0])  # too many rows for more than the head
     assert emulated[:prompt] == ["norm_head"] * prompt
     assert emulated[prompt:] == step * (ran // len(step))
