@@ -197,6 +197,14 @@ PLANTED = [
     in_sum("writes past the output", Kind.OUT_OF_BOUNDS, "out[row] = acc", "out[row + 1] = acc"),
     in_sum("writes an input", Kind.OUT_OF_BOUNDS, "out[row] = acc", "((device float*)inp)[row] = acc"),
     in_helpers("private array too short", Kind.OUT_OF_BOUNDS, "float acc[4]", "float acc[3]", "acc[k] = 0.0f"),
+    in_helpers(
+        "array of one at a struct's end too short",
+        Kind.OUT_OF_BOUNDS,
+        "if (thread_index",
+        "struct { float of[1]; } last;\nfor (int k = 0; k < 2; k++) last.of[k] = total;\n"
+        "total = last.of[0];\nif (thread_index",
+        "last.of[k] = total",
+    ),
     in_helpers("vector component past the end", Kind.OUT_OF_BOUNDS, "acc[k] += v[k]", "acc[k] += v[k + 1]"),
     # ---- divergence
     in_sum(
