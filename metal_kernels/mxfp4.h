@@ -17,9 +17,9 @@ METAL_FUNC half2 fp4_pair(uint word) {
 // 2^(s - 127), times the 2^14 that fp4_pair leaves out. Exact up to s = 240, which is as far as a model folder goes.
 METAL_FUNC float mxfp4_scale(uint8_t s) { return as_type<float>((uint(s) + 14u) << 23); }
 
-METAL_FUNC float dot_eight(uint word, const thread Eight& x, float sum) {
+METAL_FUNC float dot_eight(uint word, const thread Eight& x) {
   half2 a = fp4_pair<0>(word), b = fp4_pair<1>(word), c = fp4_pair<2>(word), d = fp4_pair<3>(word);
-  sum = fma(float(a.x), x.v[0], sum);
+  float sum = float(a.x) * x.v[0];
   sum = fma(float(b.x), x.v[1], sum);
   sum = fma(float(c.x), x.v[2], sum);
   sum = fma(float(d.x), x.v[3], sum);
@@ -54,9 +54,9 @@ METAL_FUNC void mxfp4_rows(const device uint* weight, const device uint8_t* scal
       }
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        Eight eight = open_eight(group, i);
+        Eight eight = open_eight(group, i);  // whose product is summed apart: one chain of 32 would round more
 #pragma unroll
-        for (int r = 0; r < BATCH; r++) part[r] = dot_eight(codes[r][i], eight, part[r]);
+        for (int r = 0; r < BATCH; r++) part[r] += dot_eight(codes[r][i], eight);
       }
 #pragma unroll
       for (int r = 0; r < BATCH; r++) sums[b + r] = fma(scale[r], part[r], sums[b + r]);

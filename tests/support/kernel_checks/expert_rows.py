@@ -67,7 +67,7 @@ def _stock(operation: str, case: Case, want: np.ndarray) -> tuple[int, Error]:
     """Bytes MLX's kernel for the same product issues on half activations, and its error on float32 ones, after plain
     MLX has added the bias, and done SwiGLU or the weighted sum, in float32."""
     a = case.arrays
-    ids, shares = checks.chosen(exact(a.logits)[0], case.k)
+    ids, _ = checks.chosen(exact(a.logits)[0], case.k)
     slots = [int(a.slots[e]) for e in ids]
     first = operation == "expert_gate_up"
     experts, x = (a.gate_up, a.normed) if first else (a.down, a.activated[0])
@@ -78,7 +78,7 @@ def _stock(operation: str, case: Case, want: np.ndarray) -> tuple[int, Error]:
     if first:
         got = reference.swiglu(out, checks.LIMIT)[None]
     else:
-        got = a.x + (out * mx.array(shares.astype(np.float32))[:, None]).sum(axis=0)
+        got = a.x + (out * reference.top_experts(a.logits, case.k)[1].T).sum(axis=0)
     return counted.bytes_issued, Error.of(exact(got), want)
 
 
