@@ -1,8 +1,8 @@
 // Rows of a dense matrix times a vector. The matrix is of a float type, or q8: MLX's affine codes of 8 bits, four to a word
 // with the lowest byte first, 64 to a group under one scale and one bias; a value is code * scale + bias.
 //
-// A simdgroup takes P pairs of rows, first + p and first + APART + p, P a multiple of 4. The products end in lanes 0 to 3:
-// lane l has pairs l, l + 4 and so on. Weights, scales and biases are each loaded by one lane, once.
+// A simdgroup takes P pairs of rows, first + p and first + APART + p, P a multiple of 4. Lane l ends with the
+// products of pairs l % 4, l % 4 + 4 and so on. Weights, scales and biases are each loaded by one lane, once.
 #pragma once
 #include "activations.h"
 
@@ -47,6 +47,12 @@ METAL_FUNC Eight unpacked(const thread Packed<half>& w) { return from_halves(w.c
 METAL_FUNC Eight unpacked(const thread Packed<bfloat>& w) { return from_bfloats(w.chunk[0]); }
 METAL_FUNC Eight unpacked(const thread Packed<float>& w) { return from_floats(w.chunk[0], w.chunk[1]); }
 
+// What a lane has of the products: of each of its pairs the row first + p, and the other.
+template <int P>
+struct Pairs {
+  float2 of[P / 4];
+};
+
 template <int P, int APART>
 METAL_FUNC uint row_of(uint first, uint r) {
   return first + r % P + r / P * APART;
@@ -54,8 +60,9 @@ METAL_FUNC uint row_of(uint first, uint r) {
 
 // Lane l takes columns 8l to 8l + 7, and again 256 further on.
 template <int COLUMNS, int P, int APART, typename W, typename S, typename Row>
-METAL_FUNC void dense_pairs(const device W* weight, const device S*, const device S*, uint first, thread Row& row,
-                            uint lane, thread float2* pairs) {
+METAL_FUNC Pairs<P> dense_pairs(const device W* weight, const device S*, const device S*, uint first, thread Row& row,
+                                uint lane) {
+  Pairs<P> pairs;
   float sums[2 * P];
 #pragma unroll
   for (int r = 0; r < 2 * P; r++) sums[r] = 0;
@@ -78,8 +85,9 @@ METAL_FUNC void dense_pairs(const device W* weight, const device S*, const devic
   for (int r = 0; r < 2 * P; r++) sums[r] = simd_sum(sums[r]);
 #pragma unroll
   for (int p = 0; p < P; p++) {
-    if (lane == uint(p % 4)) pairs[p / 4] = float2(sums[p], sums[P + p]);
+    if (lane % 4 == uint(p % 4)) pairs.of[p / 4] = float2(sums[p], sums[P + p]);
   }
+  return pairs;
 }
 
 // Four codes less 128 each, which makes them signed: their products then nearly cancel out of themselves, not only after a
@@ -108,12 +116,13 @@ METAL_FUNC float sum_of_four(const thread float* v, uint lane) {
 
 // Four lanes share a group, 16 codes each. They add up before the scale, which only the lane that keeps the row loads.
 template <int COLUMNS, int P, int APART, typename S, typename Row>
-METAL_FUNC void dense_pairs(const device uint* weight, const device S* scales, const device S* biases, uint first,
-                            thread Row& row, uint lane, thread float2* pairs) {
+METAL_FUNC Pairs<P> dense_pairs(const device uint* weight, const device S* scales, const device S* biases, uint first,
+                                thread Row& row, uint lane) {
   constexpr uint GROUPS = COLUMNS / 64;
   uint quarter = lane % 4;
+  Pairs<P> pairs;
 #pragma unroll
-  for (int b = 0; b < P / 4; b++) pairs[b] = float2(0);
+  for (int b = 0; b < P / 4; b++) pairs.of[b] = float2(0);
 #pragma unroll 1
   for (uint round = 0; round < GROUPS; round += 8) {
     uint g = round + lane / 4;
@@ -144,13 +153,14 @@ METAL_FUNC void dense_pairs(const device uint* weight, const device S* scales, c
         uint low = (first + 4 * b + quarter) * GROUPS + g, high = low + APART * GROUPS;
         float2 scale = float2(float(scales[low]), float(scales[high]));
         float2 bias = float2(float(biases[low]), float(biases[high]));
-        pairs[b] = fma(scale, part, fma(fma(float2(128), scale, bias), float2(total), pairs[b]));
+        pairs.of[b] = fma(scale, part, fma(fma(float2(128), scale, bias), float2(total), pairs.of[b]));
       }
     }
   }
 #pragma unroll
   for (int b = 0; b < P / 4; b++) {
 #pragma unroll
-    for (ushort step = 4; step < 32; step *= 2) pairs[b] += simd_shuffle_xor(pairs[b], step);
+    for (ushort step = 4; step < 32; step *= 2) pairs.of[b] += simd_shuffle_xor(pairs.of[b], step);
   }
+  return pairs;
 }

@@ -18,15 +18,14 @@ template <typename N = bfloat, typename W = bfloat, typename S = bfloat, int COL
   uint lane = thread_index_in_simdgroup, row = thread_position_in_grid.y;
   uint first = thread_position_in_grid.x / 32 * (2 * PAIRS);
   NormedRow<N> input = {x + row * COLUMNS, norm, 0};
-  float2 pairs[PAIRS / 4];
-  dense_pairs<COLUMNS, PAIRS, PAIRS>(weight, scales, biases, first, input, lane, pairs);
+  Pairs<PAIRS> pairs = dense_pairs<COLUMNS, PAIRS, PAIRS>(weight, scales, biases, first, input, lane);
   float scale = rsqrt(simd_sum(input.squares) / float(COLUMNS) + as_type<float>(EPSILON_BITS));
 #pragma unroll
   for (int b = 0; b < PAIRS / 4; b++) {
     if (lane < 4) {
       uint n = row * VOCABULARY + first + 4 * b + lane;
-      logits[n] = pairs[b].x * scale;
-      logits[n + PAIRS] = pairs[b].y * scale;
+      logits[n] = pairs.of[b].x * scale;
+      logits[n + PAIRS] = pairs.of[b].y * scale;
     }
   }
 }

@@ -26,14 +26,13 @@ template <typename N = bfloat, typename W = bfloat, typename S = bfloat, typenam
   uint pair = thread_position_in_grid.x / 32 * PAIRS, head = pair / HALF, i = pair % HALF;
   uint first = head * HEAD_DIM + i;
   NormedRow<N> input = {x + row * COLUMNS, norm, 0};
-  float2 pairs[PAIRS / 4];
-  dense_pairs<COLUMNS, PAIRS, HALF>(weight, scales, biases, first, input, lane, pairs);
+  Pairs<PAIRS> pairs = dense_pairs<COLUMNS, PAIRS, HALF>(weight, scales, biases, first, input, lane);
   float scale = rsqrt(simd_sum(input.squares) / float(COLUMNS) + as_type<float>(EPSILON_BITS));
 #pragma unroll
   for (int b = 0; b < PAIRS / 4; b++) {
     if (lane < 4) {
       uint n = first + 4 * b + lane, turn = row * HALF + i + 4 * b + lane;
-      float low = fma(pairs[b].x, scale, float(bias[n])), high = fma(pairs[b].y, scale, float(bias[n + HALF]));
+      float low = fma(pairs.of[b].x, scale, float(bias[n])), high = fma(pairs.of[b].y, scale, float(bias[n + HALF]));
       if (head < HEADS + KV_HEADS) {
         float cosine = cosines[turn], sine = sines[turn], turned = low * cosine - high * sine;
         high = high * cosine + low * sine;

@@ -18,14 +18,13 @@ template <typename T = half, typename W = bfloat, typename S = bfloat, typename 
   uint lane = thread_index_in_simdgroup, row = thread_position_in_grid.y;
   uint first = thread_position_in_grid.x / 32 * (2 * PAIRS);
   PlainRow<T> input = {attended + row * COLUMNS};
-  float2 pairs[PAIRS / 4];
-  dense_pairs<COLUMNS, PAIRS, PAIRS>(weight, scales, biases, first, input, lane, pairs);
+  Pairs<PAIRS> pairs = dense_pairs<COLUMNS, PAIRS, PAIRS>(weight, scales, biases, first, input, lane);
 #pragma unroll
   for (int b = 0; b < PAIRS / 4; b++) {
     if (lane < 4) {
       uint n = first + 4 * b + lane, m = row * OUTPUTS + n;
-      out[m] = residual[m] + (pairs[b].x + float(bias[n]));
-      out[m + PAIRS] = residual[m + PAIRS] + (pairs[b].y + float(bias[n + PAIRS]));
+      out[m] = residual[m] + (pairs.of[b].x + float(bias[n]));
+      out[m + PAIRS] = residual[m + PAIRS] + (pairs.of[b].y + float(bias[n + PAIRS]));
     }
   }
 }

@@ -1,14 +1,31 @@
-"""The dense shaders' part of the kernel report: what they read at the published size, and how exact they are."""
+"""The dense shaders' part of the kernel report: what they read at the published size, and how exact they are, with
+MLX's kernel for the same product beside them."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from metal_kernels import dispatches
+import mlx.core as mx
+import numpy as np
+
+from metal_kernels import dispatches, reference
+from metal_kernels.emulator import BFloat16, Report
+from metal_kernels.emulator.dispatch import Buffer
+from metal_kernels.emulator.kernel import run_function
+from metal_kernels.reference import Dense
+from tests.support import mlx_headers
 from tests.support.kernel_checks import dense as checks
-from tests.support.kernel_checks.common import BF16, F32, Error, exact, run
+from tests.support.kernel_checks.common import BF16, EPS, F32, Error, exact, run
 from tests.support.kernel_checks.dense import Case
 from tests.support.kernel_checks.row import Row
 
+# Metal's mark for values that are alike in all threads, which the emulator's metal_stdlib lacks.
+UNIFORM = """
+namespace metal {
+template <class T> using uniform = T;
+template <class T> constexpr T make_uniform(T value) { return value; }
+}
+"""
 MATRIX = {"norm_qkv_rope": "qkv", "output_residual": "o", "norm_head": "head", "norm_head_best": "head"}
 
 
@@ -20,7 +37,7 @@ def rows() -> Iterator[Row]:
             yield measure(operation, case)
 
 
-def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER) -> Row:
+def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER, stock: bool = True) -> Row:
     """Count one operation and take its error in float32 outputs."""
     made = checks.dispatch(operation, case, BF16)
     _, counted = run(made, folder, mode="count")
@@ -34,6 +51,7 @@ def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER) -> Row
         _fewest(operation, case),
         sum(use.lines for use in read.values()),
         max(Error.of(exact(a), b) for a, b in zip(out, want, strict=True)),
+        *(_stock(operation, case, want) if stock and operation != "norm_head_best" else ()),
     )
 
 
@@ -49,3 +67,60 @@ def _fewest(operation: str, case: Case) -> Mapping[str, int]:
     if operation == "norm_qkv_rope":  # values are not rotated
         assert fewest["cosines"] == fewest["sines"] == 4 * case.head_dim // 2
     return fewest
+
+
+def _stock(operation: str, case: Case, want: list[np.ndarray]) -> tuple[int, Error]:
+    """Bytes MLX's kernel for the same product issues in bf16, and its error in float32 between plain MLX's norm, and
+    bias, RoPE or residual, in float32."""
+    a = case.arrays
+    layer: Dense = getattr(a, MATRIX[operation])
+    x = a.attended if operation == "output_residual" else reference.rms_norm(a.x, a.norm.astype(F32), EPS)
+    product, _ = _product(layer, x.astype(F32), "fast")
+    _, counted = _product(layer, x.astype(BF16), "count")
+    out = mx.array(product)[None]
+    if layer.bias is not None:
+        out = out + layer.bias.astype(F32)
+    got = [out]
+    if operation == "output_residual":
+        got = [a.x + out]
+    if operation == "norm_qkv_rope":
+        out = out.reshape(1, -1, case.head_dim)
+        turned = reference.rope(out[:, : -case.kv_heads], a.cos, a.sin)
+        got = [turned[:, : case.heads], mx.stack([turned[:, case.heads :], out[:, -case.kv_heads :]], axis=1)]
+    return counted.bytes_issued, max(Error.of(exact(array), b) for array, b in zip(got, want, strict=True))
+
+
+def _product(layer: Dense, x: mx.array, mode: str) -> tuple[np.ndarray, Report]:
+    """MLX's ``gemv``, or for q8 ``affine_qmv`` as the number of columns decides; x [1, C] to [R] in its dtype."""
+    rows, columns = len(layer.weight), x.shape[-1]
+    type_ = "float" if x.dtype == F32 else "bfloat16_t"
+
+    def bits(array: mx.array) -> np.ndarray:
+        values = np.array(array.astype(F32))
+        return values if x.dtype == F32 else BFloat16.of(values).bits
+
+    y = np.zeros(rows, np.float32 if x.dtype == F32 else np.uint16)
+    if layer.scales is None or layer.biases is None:
+        height = 8 if rows >= 4096 else 4  # MLX 0.32, mlx/backend/metal/matmul.cpp
+        headers, name, template = ["gemv.h"], "gemv", f"{type_}, {height}, 1, 1, 32, 4, 4, false, false"
+        grid, threadgroup = (32 * -(-rows // (4 * height)), 1, height), (32, 1, height)
+        arrays = {"mat": bits(layer.weight), "in_vec": bits(x), "bias": np.zeros(1, y.dtype), "y": y}
+        sizes = {"in_vec_size": columns, "out_vec_size": rows, "matrix_ld": columns, "alpha": 1.0, "beta": 0.0}
+        sizes |= {"batch_ndim": 1, "batch_shape": 1, "vector_stride": 0, "matrix_stride": 0, "bias_batch_stride": 0}
+        sizes["bias_stride"] = 1
+    else:
+        fast = "_fast" if columns % 512 == 0 else ""  # MLX 0.32, mlx/backend/metal/quantized.cpp
+        headers = ["steel/gemm/gemm.h", "quantized_utils.h", "quantized.h"]
+        name, template = f"affine_qmv{fast}", f"{type_}, 64, 8, false"
+        grid, threadgroup = (32, rows // 4, 1), (32, 2, 1)
+        arrays = {"w": np.array(layer.weight), "scales": bits(layer.scales), "biases": bits(layer.biases)}
+        arrays |= {"x": bits(x), "y": y}
+        sizes = {"in_vec_size": columns, "out_vec_size": rows}
+    for size, value in sizes.items():
+        type_of = np.float32 if isinstance(value, float) else np.int64 if size.endswith("stride") else np.int32
+        arrays[size] = np.array([value], type_of)
+    buffers = [Buffer(key, array, 2 if key == "y" else 0) for key, array in arrays.items()]
+    function = mlx_headers.kernel(headers, name, template)
+    function = replace(function, source=UNIFORM + function.source)
+    report = run_function(function, name, grid, threadgroup, buffers, mode=mode, linted=False, as_written=False)
+    return y, report
