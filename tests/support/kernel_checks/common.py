@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -60,6 +60,10 @@ class Error:
     @classmethod
     def of(cls, got: np.ndarray, want: np.ndarray) -> "Error":
         return cls(error(got, want), float(np.sqrt(((got - want) ** 2).mean()) / np.abs(want).max()))
+
+    @classmethod
+    def mean(cls, errors: Sequence["Error"]) -> "Error":
+        return cls(*(float(np.mean(part)) for part in zip(*map(astuple, errors), strict=True)))
 
     def __str__(self) -> str:
         return f"{self.largest:.1e}, {self.root_mean_square:.1e}"
