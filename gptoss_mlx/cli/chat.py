@@ -60,7 +60,8 @@ def chat(
     chatting = _Chat(conversation, console, name, model)
     if console.is_terminal:
         about = [conversation.runtime.folder.path.name, f"reasoning {effort}", "/help"]
-        about[1:1] = [f"session {name}, {len(conversation.messages)} messages"] if name else []
+        said = sum(message.channel != "analysis" for message in conversation.messages)
+        about[1:1] = [f"session {name}, {said} messages"] if name else []
         console.print(Text(" · ".join(about), style="dim"))
     with chatting, _Input(console) as read:
         while (line := read()) is not None and chatting.take(line):
@@ -72,7 +73,8 @@ def _cost(conversation: "Conversation") -> str:
     if not conversation.messages:
         return "The conversation is empty, so this costs nothing."
     again, total = conversation.to_read()
-    return f"The next message reads {again:,} of the {total:,} tokens so far again."
+    share = f"all {total:,}" if again == total else f"{again:,} of the {total:,}"
+    return f"The next message reads {share} tokens so far again."
 
 
 def _find_session(name: str | None, last: bool) -> "tuple[str | None, Session | None]":

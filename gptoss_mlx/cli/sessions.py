@@ -30,7 +30,8 @@ def list_() -> None:
         except SessionError as error:
             print(f"gptoss-mac: {error}", file=sys.stderr)
             continue
-        print(f"{name}\t{session.model}\t{len(session.messages)} messages\t{session.saved}")
+        said = sum(message["channel"] != "analysis" for message in session.messages)
+        print(f"{name}\t{session.model}\t{said} messages\t{session.saved}")
 
 
 @app.command()
