@@ -22,12 +22,13 @@ from metal_kernels.reference import Dense
 from metal_kernels.source import MetalSource
 from tests.model.test_logits import GOLDENS
 from tests.oracle.cases import GOLDEN_CASES, sampled_rows
-from tests.support.checkpoints import write_checkpoint
+from tests.support.checkpoints import TWO_LAYERS_OF_20B, write_checkpoint
 from tests.support.cli import run_cli
 from tests.support.kernel_checks import attention
 from tests.support.kernel_checks.common import run
 from tests.support.kernel_checks.experts import Case, dispatch
 from tests.support.measure import relative_l2, run_in_chunks
+from tests.support.models import random_model
 
 OPERATIONS = ("norm_router", "expert_gate_up", "expert_down")
 LAYER = ("norm_qkv_rope", "attention", "output_residual", *OPERATIONS)
@@ -115,14 +116,24 @@ def test_both_bodies_agree_in_a_layer(dtype, monkeypatch, emulated):
 
 
 @pytest.mark.slow
-def test_one_layer_of_20b_agrees(monkeypatch, emulated):
-    case = Case(2, 2880, 2880, 32, biases=mx.float32)
+def test_a_sliding_and_a_full_layer_of_20b_agree(monkeypatch, tmp_path, emulated):
+    """The whole step from token to logits, after a prompt that fills the window and splits the keys."""
     monkeypatch.setenv(launch.VARIABLE, "off")
-    plain = mixed(case)
+    runtime = random_model(tmp_path, TWO_LAYERS_OF_20B | {"vocab_size": 2048}, seed=8, dense="q8")
+    tokens = np.random.default_rng(0).integers(0, 2048, 303).tolist()
+
+    def last_three():
+        context = runtime.context()
+        context.read(tokens[:300])
+        return np.concatenate([np.array(context.read(tokens[:end])) for end in (301, 302, 303)])
+
+    plain = last_three()
+    assert not emulated
     monkeypatch.setenv(launch.VARIABLE, "emulated")
-    error = np.abs(mixed(case) - plain).max() / np.abs(plain).max()
-    print(f"one layer of 20b in float32, 2 rows: shaders (emulated) and plain MLX differ by {error:.1e} of the largest")
-    assert emulated == list(OPERATIONS)
+    error = relative_l2(last_three(), plain)
+    print(f"two layers of 20b, q8 beside float32: logits by shaders (emulated) and by plain MLX {error:.1e} apart")
+    full = [*LAYER[:2], "attention_combine", *LAYER[2:]]
+    assert [name for name in emulated if name != "norm_head"] == [*LAYER, *full] * 3
     assert error <= 1e-5
 
 
