@@ -24,7 +24,7 @@ def doctor(
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(comparison.machine())
-    print(f"expert shaders: {place or 'not used, plain MLX does their work'}")
+    print(f"shaders: {place or 'not used, plain MLX does their work'}")
     if kernels:
         _compare_kernels(launch.nearest())
 
