@@ -85,7 +85,10 @@ METAL_FUNC Pairs<P> dense_pairs(const device W* weight, const device S*, const d
   for (int r = 0; r < 2 * P; r++) sums[r] = simd_sum(sums[r]);
 #pragma unroll
   for (int p = 0; p < P; p++) {
-    if (lane % 4 == uint(p % 4)) pairs.of[p / 4] = float2(sums[p], sums[P + p]);
+    if (lane % 4 == uint(p % 4)) {
+      pairs.of[p / 4].x = sums[p];
+      pairs.of[p / 4].y = sums[P + p];
+    }
   }
   return pairs;
 }
@@ -122,7 +125,7 @@ METAL_FUNC Pairs<P> dense_pairs(const device uint* weight, const device S* scale
   uint quarter = lane % 4;
   Pairs<P> pairs;
 #pragma unroll
-  for (int b = 0; b < P / 4; b++) pairs.of[b] = float2(0);
+  for (int b = 0; b < P / 4; b++) pairs.of[b].x = pairs.of[b].y = 0;
 #pragma unroll 1
   for (uint round = 0; round < GROUPS; round += 8) {
     uint g = round + lane / 4;
