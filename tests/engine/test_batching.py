@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 
+import gptoss_mlx
+from convert import convert
+from gptoss_mlx.cli.bundled import checkpoint
 from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError
+from gptoss_mlx.harmony import Message, System, render
 
 GREEDY = Sampling(temperature=0)
 LENGTHS = (3, 40, 126, 200, 70, 128)
@@ -174,6 +178,58 @@ def test_a_row_that_fails_is_taken_out_and_disturbs_no_other(runtime, monkeypatc
         sure = margins_hold(runtime, number, want)
         assert len(said[number]) == 15
         assert said[number][:sure] == want[:sure]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The bundled model in float32."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    convert(checkpoint(), folder)
+    return gptoss_mlx.load(folder, dtype="float32")
+
+
+def test_the_bundled_model_answers_alike_alone_and_beside_a_cancelled_and_a_failing_row(tiny, monkeypatch):
+    """Questions of 80 to 300 tokens, so that prompts and replies cross the window's wrap, seven rows at a time."""
+
+    def asked(number):
+        filler = "Please be brief. " * (0, 2, 6, 8, 11, 30, 33)[number % 7]
+        question = Message("user", f"{filler}What is {100 + 37 * number} + {211 + 13 * number}?")
+        return render([Message("system", System("medium", "2025-06-28")), question], tiny.tokenizer)
+
+    prompts = [asked(number) for number in range(14)]
+    lengths = sorted(map(len, prompts))
+    assert lengths[0] < 100 < 128 < lengths[-1]
+    assert any(length < 128 < length + 40 for length in lengths)
+    batch = Batch(tiny.model, max_rows=7, prefill_chunk=50)
+    rows = [Row(n, prompt, tiny.context(), 60, GREEDY, tiny.stop_ids) for n, prompt in enumerate(prompts)]
+    for one in rows:
+        batch.add(one)
+    said, failed = {}, []
+    while batch.busy:
+        if rows[3].produced == 9:
+            batch.remove(3)
+        if rows[5].produced == 4 and not failed:
+            failing(rows[5].context.cache.layers[1], monkeypatch, RuntimeError("no"))
+        for one in batch.step():
+            if isinstance(one, Failed):
+                failed.append(one.id)
+            else:
+                said.setdefault(one.id, []).append(one.token)
+    assert failed == [5]
+    monkeypatch.undo()
+    sure_of = 0
+    for number, prompt in enumerate(prompts):
+        options = {"max_tokens": 60, "sampling": GREEDY, "stop": tiny.stop_ids}
+        want = list(generate(tiny.context(), prompt, **options))
+        top = np.sort(np.array(tiny.logits([prompt + want]))[0, len(prompt) - 1 : -1], axis=-1)[:, -2:]
+        close = np.nonzero(top[:, 1] - top[:, 0] <= 1e-3)[0]
+        sure = int(close[0]) if len(close) else len(want)
+        count = {3: 9, 5: 4}.get(number, len(want))
+        assert said[number][: min(sure, count)] == want[: min(sure, count)]
+        if sure == len(want):
+            assert len(said[number]) == count
+        sure_of += sure == len(want)
+    assert sure_of >= 10, "of most replies every token is certain"
 
 
 def test_where_no_row_can_be_computed_none_is_to_blame(runtime, monkeypatch):
