@@ -4,3 +4,4 @@ import os
 
 # Two BLAS threads on small products wait for each other more than they work when the machine is busy.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+import metal_kernels  # noqa: F401  (loads a BLAS before a test imports mlx by itself)

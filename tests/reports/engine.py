@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 import gptoss_mlx
-import metal_kernels  # noqa: F401  (a BLAS for everyone, before mlx)
 from convert import convert
 from gptoss_mlx.cli.bundled import checkpoint as bundled_checkpoint
 from gptoss_mlx.engine.batching import Batch, Row
@@ -184,7 +183,7 @@ def main() -> int:
             missed.append("16 rows of the bundled model at 2.5 times one")
         if "--large" in sys.argv:
             checkpoint = write_checkpoint(folder / "20b", TWO_LAYERS_OF_20B, shards=8)
-            for line in batches("two layers of 20b", checkpoint, folder / "20b-model", prompt=2, steps=4, times=1)[0]:
+            for line in batches("two layers of 20b", checkpoint, folder / "20b-model", prompt=4, steps=6, times=2)[0]:
                 table.add_row(*line)
     Console(width=120).print(table)
     if missed:
