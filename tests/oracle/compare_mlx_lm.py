@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import metal_kernels  # noqa: F401  (a BLAS for everyone, before mlx)
+
+# isort: split
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
@@ -19,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 import gptoss_mlx
-import metal_kernels  # noqa: F401  (a BLAS for everyone, before mlx)
 from convert import convert
 from tests.support.checkpoints import TWO_LAYERS_OF_20B, write_checkpoint
 
