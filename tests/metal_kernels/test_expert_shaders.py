@@ -20,7 +20,7 @@ from tests.support.kernel_checks.experts import (
     defined,
     dispatch,
     handed,
-    of_20b,
+    published_size,
     results,
 )
 
@@ -77,7 +77,7 @@ def test_every_code_under_every_extreme_of_scale_is_exact():
 
 @pytest.fixture(scope="module")
 def published() -> Case:
-    return of_20b()
+    return published_size(32)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

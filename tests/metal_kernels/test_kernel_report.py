@@ -8,7 +8,7 @@ from metal_kernels import dispatches
 from tests.metal_kernels.kernel_report import table
 from tests.support.kernel_checks import attention_rows, dense, dense_rows
 from tests.support.kernel_checks.expert_rows import measure
-from tests.support.kernel_checks.experts import Case, of_20b
+from tests.support.kernel_checks.experts import Case, published_size
 
 # MB of loads as written, at the published size: what more rows per simdgroup bought over MLX's 88 and 44.
 MOST_ISSUED = {"expert_gate_up": 52.3, "expert_down": 34.6}
@@ -16,7 +16,7 @@ MOST_ISSUED = {"expert_gate_up": 52.3, "expert_down": 34.6}
 
 @pytest.fixture(scope="module")
 def published():
-    return of_20b()
+    return published_size(32)
 
 
 @pytest.mark.parametrize("operation", MOST_ISSUED)

@@ -22,10 +22,12 @@ QUANTIZED = ["steel/gemm/gemm.h", "quantized_utils.h", "fp_quantized.h"]
 
 
 def rows() -> Iterator[Row]:
-    """One row through one layer of gpt-oss-20b, half activations, bf16 biases."""
-    case = checks.of_20b()
-    for operation in checks.OPERATIONS:
-        yield measure(operation, case, draws=12)
+    """One row through one layer of gpt-oss-20b and of 120b, half activations, bf16 biases."""
+    for experts, model, draws in ((32, "", 12), (128, ", 120b", 3)):
+        case = checks.published_size(experts)
+        for operation in checks.OPERATIONS:
+            row = measure(operation, case, draws=draws)
+            yield replace(row, operation=operation + model)
 
 
 def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER, stock: bool = True, draws: int = 1) -> Row:

@@ -63,10 +63,11 @@ class Case:
         return Arrays.random(self)
 
 
-def of_20b() -> "Case":
-    """One row at the published size. Four experts that lie in four slots are chosen, of as many slots as fit a test."""
-    case = Case(1, 2880, 2880, 32, slots=8)
-    logits = np.random.default_rng(20).standard_normal((1, 32))
+def published_size(experts: int) -> "Case":
+    """One row at the size of 20b with 32 experts, of 120b with 128. Four that lie in four slots are chosen, of as many
+    slots as fit a test."""
+    case = Case(1, 2880, 2880, experts, slots=8)
+    logits = np.random.default_rng(20).standard_normal((1, experts))
     logits[0, [20, 3, 30, 9]] += 4
     case.__dict__["arrays"] = replace(case.arrays, logits=mx.array(logits.astype(np.float32)))
     assert len({int(case.arrays.slots[e]) for e in chosen(logits[0], 4)[0]}) == 4
