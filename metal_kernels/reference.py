@@ -293,6 +293,8 @@ def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx
 
 
 def _gather(x: mx.array, experts: Experts, slot: mx.array, sorted_indices: bool = False) -> mx.array:
+    # Up to MLX 0.32 its sorted product is wrong on M5 where a row ends within 64 columns (mlx issue 3887).
+    whole = x.shape[-1] % 64 == 0
     return mx.gather_qmm(
         x,
         experts.weight,
@@ -302,5 +304,5 @@ def _gather(x: mx.array, experts: Experts, slot: mx.array, sorted_indices: bool 
         group_size=32,
         bits=4,
         mode="mxfp4",
-        sorted_indices=sorted_indices,
+        sorted_indices=sorted_indices and whole,
     )

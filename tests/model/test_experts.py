@@ -91,3 +91,19 @@ def test_grouped_product_decodes_every_code_and_scale_exactly():
     want = mx.dequantize(weight, scales, group_size=32, bits=4, mode="mxfp4", dtype=mx.float32)
     got = cpu_experts.product(mx.eye(32), mx.zeros((32,), mx.int32), weight, scales)
     assert np.array_equal(np.array(got).T, np.array(want)[0])
+
+
+def test_on_metal_mlx_s_sorted_product_is_kept_from_rows_it_gets_wrong(layer, monkeypatch):
+    """On M5 it reads past rows that end within 64 columns, as the second projection's 96 here do."""
+    gather, seen = mx.gather_qmm, []
+
+    def recorded(x, *arguments, sorted_indices, **options):
+        seen.append((x.shape[-1], sorted_indices))
+        return gather(x, *arguments, sorted_indices=sorted_indices, **options)
+
+    monkeypatch.setattr(mx, "gather_qmm", recorded)
+    monkeypatch.setattr(ops, "on_cpu", lambda: False)
+    x = mx.random.normal((20, H))
+    slots = mx.arange(E, dtype=mx.int32)
+    ops.expert_mlp_grouped(ops.chunk_major(x, mx.float32), mx.random.normal((20, E)), slots, *layer, x, K, LIMIT)
+    assert seen == [(H, True), (INTER, False)]
