@@ -15,7 +15,7 @@ PREFILL_CHUNK = 512
 Never 8,192 or more: MLX's grouped products go wrong there on Metal (mlx issue 3856)."""
 
 MARKS = 8
-"""Points kept to come back to. Each holds the sliding windows: 3 MB for 20b in bf16."""
+"""Points kept to come back to. Each holds the sliding layers: 5 MB for 20b in bf16."""
 
 
 class Cancelled(Exception):
