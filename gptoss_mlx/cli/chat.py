@@ -161,6 +161,7 @@ class _Chat:
         from gptoss_mlx.cli.display import ReplyView
 
         view = ReplyView(self._console, thinking=self._thinking)
+        self._conversation.on_prefill = view.reading
         try:
             with without_echo(), view, on_interrupt(self._conversation.cancel):
                 for event in self._conversation.send(line):

@@ -30,12 +30,23 @@ class ReplyView:
         self._thinking = thinking
         self._section: str | None = None
         self._stream: _Stream | None = None
+        self._reading: Live | None = None
 
     def __enter__(self) -> "ReplyView":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._close()
+
+    def reading(self, read: int, total: int) -> None:
+        """A line at a terminal while a prompt of more than one chunk is read; gone once it has been."""
+        if read == total:
+            self._close()
+        elif self._console.is_terminal and not self._console.is_dumb_terminal:
+            if self._reading is None:
+                self._reading = Live(console=self._console, auto_refresh=False, transient=True)
+                self._reading.start()
+            self._reading.update(Text(f"read {read:,} of {total:,} tokens", style="dim"), refresh=True)
 
     def show(self, event: Event) -> None:
         match event:
@@ -74,7 +85,9 @@ class ReplyView:
     def _close(self) -> None:
         if self._stream is not None:
             self._stream.close()
-        self._section = self._stream = None
+        if self._reading is not None:
+            self._reading.stop()
+        self._section = self._stream = self._reading = None
 
 
 def summary(done: Done) -> str:

@@ -129,3 +129,38 @@ def test_markup_and_control_codes_in_a_reply_are_shown_or_dropped_never_obeyed()
     assert "[bold]no" in text
     assert "gone?" in text
     assert "ok ]0;title" in text
+
+
+def on_screen(screen):
+    """What a terminal shows by now, without empty lines."""
+    terminal = pyte.Screen(60, 10)
+    terminal.set_mode(pyte.modes.LNM)
+    pyte.Stream(terminal).feed(screen.bytes.getvalue())
+    return [line.rstrip() for line in terminal.display if line.strip()]
+
+
+def test_while_a_long_prompt_is_read_a_line_says_how_far():
+    screen = Screen(60, 10)
+    with ReplyView(screen.console) as view:
+        view.reading(512, 8000)
+        view.reading(1024, 8000)
+        assert on_screen(screen) == ["read 1,024 of 8,000 tokens"]
+        view.reading(8000, 8000)
+        view.show(Text("There."))
+    assert on_screen(screen)[-1] == "There."
+    assert not any("read 1,024" in line for line in on_screen(screen))
+
+
+def test_a_cancelled_reading_leaves_no_line_behind():
+    screen = Screen(60, 10)
+    with ReplyView(screen.console) as view:
+        view.reading(512, 8000)
+    assert on_screen(screen) == []
+
+
+def test_a_pipe_is_not_told_how_far():
+    out = io.StringIO()
+    with ReplyView(Console(file=out, width=40)) as view:
+        view.reading(512, 8000)
+        view.reading(8000, 8000)
+    assert out.getvalue() == ""
