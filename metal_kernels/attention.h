@@ -70,22 +70,28 @@ METAL_FUNC float dot_eight(float4 low, float4 high, const thread Eight& x) {
   return sum;
 }
 
+// Of KEPT pairs, v[i] and v[i + KEPT], each lane keeps the sum over the two lanes that differ in BIT of the one or of the
+// other: those with the bit keep the later. Of none, both lanes keep the sum of v[0].
+template <int BIT, int KEPT, int N>
+METAL_FUNC void halved_sums(thread float (&v)[N], uint lane) {
+  if (KEPT == 0) v[0] += simd_shuffle_xor(v[0], ushort(BIT));
+  bool later = (lane & uint(BIT)) != 0;
+#pragma unroll
+  for (int i = 0; i < KEPT; i++) {
+    float mine = later ? v[i + KEPT] : v[i], other = later ? v[i] : v[i + KEPT];
+    v[i] = mine + simd_shuffle_xor(other, ushort(BIT));
+  }
+}
+
 // Sums v over the lanes that differ in the bits from FROM down to TO, dividing the sums among those lanes: of M such lanes,
 // the m-th in order has N / M of them, from m * (N / M) on, at v's beginning. Once each has but one, they share it.
 template <int FROM, int TO, int N>
 METAL_FUNC void divided_sums(thread float (&v)[N], uint lane) {
-  int kept = N;
-#pragma unroll
-  for (int bit = FROM; bit >= TO; bit /= 2) {
-    kept /= 2;
-    if (kept == 0) v[0] += simd_shuffle_xor(v[0], ushort(bit));
-    bool upper = (lane & uint(bit)) != 0;
-#pragma unroll
-    for (int i = 0; i < kept; i++) {
-      float mine = upper ? v[i + kept] : v[i], other = upper ? v[i] : v[i + kept];
-      v[i] = mine + simd_shuffle_xor(other, ushort(bit));
-    }
-  }
+  if (FROM >= 16 && TO <= 16) halved_sums<16, (FROM >= 16 ? 8 * N / FROM : 0)>(v, lane);
+  if (FROM >= 8 && TO <= 8) halved_sums<8, (FROM >= 8 ? 4 * N / FROM : 0)>(v, lane);
+  if (FROM >= 4 && TO <= 4) halved_sums<4, (FROM >= 4 ? 2 * N / FROM : 0)>(v, lane);
+  if (FROM >= 2 && TO <= 2) halved_sums<2, (FROM >= 2 ? N / FROM : 0)>(v, lane);
+  if (FROM >= 1 && TO <= 1) halved_sums<1, N / (2 * FROM)>(v, lane);
 }
 
 // Weighted values under a softmax's maximum and sum, once the sink has joined it: a logit that has no value.

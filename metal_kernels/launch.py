@@ -278,6 +278,8 @@ def _launch(build: Callable[..., Dispatch | None], arguments: tuple) -> list[mx.
 
 
 def _is_compile_error(error: Exception) -> bool:
+    if isinstance(error, ValueError):  # compiled to more registers than so many threads may have
+        return "Thread group size" in str(error)
     if isinstance(error, RuntimeError):  # MLX 0.32, mlx/backend/metal/device.cpp
         return "[metal::Device] Unable to build" in str(error) or "[metal::Device] Unable to load" in str(error)
     return type(error).__name__ == "LintError"

@@ -128,13 +128,14 @@ def attention(
 
     q [B, N, L, D] are the last L of the P positions k, v [B, M, P, D] hold. Query i sees key j iff
     ``0 <= i - j < window``, counted in positions: ``window`` keys with its own; None means all before it. With a
-    window, queries go in bands of it, each beside at most two windows of keys.
+    window, queries go in bands of it, each beside at most two windows of keys; a short rest goes with the band before.
     """
     B, N, L, D = q.shape
     P, sinks = k.shape[2], sinks.astype(q.dtype)
-    bands = []
-    for start in range(0, L, window or L):
-        stop = min(start + (window or L), L)
+    bands, starts = [], list(range(0, L, window or L))
+    if len(starts) > 1 and L - starts[-1] <= 8:  # MLX has no fused kernel on Metal for 5 to 8 queries
+        starts.pop()
+    for start, stop in zip(starts, [*starts[1:], L], strict=True):
         first, last = max(0, P - L + start + 1 - window) if window else 0, P - L + stop
         mask: mx.array | str | None = None
         if window is not None and last - first > window:

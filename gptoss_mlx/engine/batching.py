@@ -5,7 +5,7 @@ does not hold up the others. Knows nothing of text, nor of where rows come from.
 """
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,10 +36,10 @@ class Row:
     cached: int | None = None
     produced: int = 0
     token: int = 0  # drawn, not yet read
-    key: mx.array = field(init=False)
+    keys: Iterator[mx.array] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.key = self.sampling.first_key()
+        self.keys = self.sampling.keys()
 
     @property
     def positions(self) -> int:
@@ -153,7 +153,7 @@ class Batch:
         self.reading.remove(row)
         context.mark()
         self.decoding.append(row)
-        return [self._draw(row, logits)]
+        return self._draw([(row, logits)])
 
     def _decode(self) -> list[Produced | Failed]:
         rows = list(self.decoding)
@@ -163,7 +163,7 @@ class Batch:
             logits = self._read_tokens(rows)
         except Exception as error:
             return self._decode_singly(error)
-        return [self._draw(row, logits[number : number + 1]) for number, row in enumerate(rows)]
+        return self._draw([(row, logits[number : number + 1]) for number, row in enumerate(rows)])
 
     def _decode_singly(self, error: Exception) -> list[Produced | Failed]:
         """After a step that failed with ``error``: whoever fails again alone is at fault, unless several do and all."""
@@ -175,10 +175,8 @@ class Batch:
                 outcomes.append((row, own))
         if len(outcomes) > 1 and all(isinstance(outcome, Exception) for _, outcome in outcomes):
             raise EngineError(f"the model cannot be run: {one_line(error)}") from error
-        return [
-            self._fail(row, outcome) if isinstance(outcome, Exception) else self._draw(row, outcome)
-            for row, outcome in outcomes
-        ]
+        failed = [self._fail(row, outcome) for row, outcome in outcomes if isinstance(outcome, Exception)]
+        return [*failed, *self._draw([(row, out) for row, out in outcomes if not isinstance(out, Exception)])]
 
     def _fail(self, row: Row, error: Exception) -> Failed:
         self.remove(row.id)
@@ -199,10 +197,15 @@ class Batch:
             row.context.ids.append(row.token)
         return logits
 
-    def _draw(self, row: Row, logits: mx.array) -> Produced:
-        """The same keys in the same order as ``generate``: a seed gives a row what it gives a single run."""
-        row.key, draw = mx.random.split(row.key)
-        row.token = int(sample(logits, row.sampling, draw).item())  # type: ignore[arg-type]
+    def _draw(self, rows: list[tuple[Row, mx.array]]) -> list[Produced | Failed]:
+        """A token for each row from its logits [1, V], waited for once. The same keys in the same order as in
+        ``generate``: a seed gives a row what it gives a single run."""
+        tokens = [sample(logits, row.sampling, next(row.keys)) for row, logits in rows]
+        mx.eval(tokens)
+        return [self._take(row, int(token.item())) for (row, _), token in zip(rows, tokens, strict=True)]  # type: ignore[arg-type]
+
+    def _take(self, row: Row, token: int) -> Produced:
+        row.token = token
         row.produced += 1
         finished: Literal["stop", "length"] | None = None
         if row.token in row.stop:

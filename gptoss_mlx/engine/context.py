@@ -15,7 +15,7 @@ PREFILL_CHUNK = 512
 Never 8,192 or more: MLX's grouped products go wrong there on Metal (mlx issue 3856)."""
 
 MARKS = 8
-"""Points kept to come back to. Each holds the sliding layers: 5 MB for 20b in bf16."""
+"""Points kept to come back to. Each holds the sliding layers and all tails: 6 MB for 20b in bf16."""
 
 
 class Cancelled(Exception):
@@ -93,6 +93,12 @@ class Context:
                 progress(len(self.ids), len(prompt))
             if len(self.ids) == len(prompt):
                 return self.model.logits(x)[:, 0]
+
+    def back_to_mark(self) -> None:
+        """Forget what was read after the last mark: of a step in flight that failed nobody knows how far it came."""
+        mark = self.marks[-1] if self.marks else KVCache.empty(self.model.config)
+        self.cache.rewind(mark)
+        del self.ids[mark.length :]
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.sampling import Sampling, sample
-from gptoss_mlx.errors import ContextLengthError
+from gptoss_mlx.errors import ContextLengthError, EngineError
 
 
 def generate(
@@ -35,21 +35,24 @@ def generate(
         )
     logits = context.read(prompt, chunk=prefill_chunk, cancelled=cancelled, progress=progress)
     context.mark()
-    key, draw = mx.random.split(sampling.first_key())
-    token = sample(logits, sampling, draw)
+    keys = sampling.keys()
+    token = sample(logits, sampling, next(keys))
     mx.async_eval(token)
     last = min(max_tokens, room)
     for count in range(1, last + 1):
         following: mx.array | None = None
-        with context.undone_on_error():
-            if count < last:
-                # The next step is on its way before this token is looked at: reading it back then costs no idle time.
-                key, draw = mx.random.split(key)
-                following = _following(context, token, sampling, draw)
-                mx.async_eval(following, context.cache.arrays())
-            value = int(token.item())  # type: ignore[arg-type]
-            if following is not None:
-                context.ids.append(value)
+        try:
+            with context.undone_on_error():
+                if count < last:
+                    # The next step is on its way before this token is looked at: reading it back costs no idle time.
+                    following = _following(context, token, sampling, next(keys))
+                    mx.async_eval(following, context.cache.arrays())
+                value = int(token.item())  # type: ignore[arg-type]
+                if following is not None:
+                    context.ids.append(value)
+        except EngineError:
+            context.back_to_mark()
+            raise
         yield value
         if following is None or value in stop or (cancelled is not None and cancelled()):
             return

@@ -1,6 +1,7 @@
 """Choosing the next token from logits: temperature first, then top-k, top-p and min-p, then one draw."""
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -31,10 +32,17 @@ class Sampling:
         need(self.top_k >= 0, "top_k", "0 (off) or more")
         need(0 <= self.min_p <= 1, "min_p", "from 0 (off) to 1")
 
-    def first_key(self) -> mx.array:
-        """The random state of the first draw: the seed's, or one that differs at each call."""
+    def keys(self) -> Iterator[mx.array]:
+        """The random states of one draw after another: the seed's, or others at each call.
+
+        Where nothing is drawn there is but one: nobody would evaluate its successors, and their graph would grow.
+        """
         seed = secrets.randbits(64) if self.seed is None else self.seed
-        return mx.random.key(seed & (1 << 64) - 1)
+        key = draw = mx.random.key(seed & (1 << 64) - 1)
+        while True:
+            if self.temperature:
+                key, draw = mx.random.split(key)
+            yield draw
 
 
 def sample(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:

@@ -81,19 +81,14 @@ class LayerCache:
         return kv
 
     def mark(self) -> "LayerCache":
-        """A state to go back to. A full layer's later rows are overwritten, not erased, so its mark holds no array; a
-        sliding layer's shares arrays that are never written in place."""
-        if self.window is None:
-            return LayerCache(length=self.length)
-        return replace(self)
+        """A state to go back to, sharing arrays. A full layer's body is left out: of the mark's rows none is written
+        again, only those after them, and to hold it would be to copy it."""
+        return replace(self, body=None) if self.window is None else replace(self)
 
     def rewind(self, mark: "LayerCache") -> None:
-        if self.window is not None:
-            vars(self).update(vars(mark))
-            return
-        self.length = mark.length
-        self.body_rows = min(self.body_rows, mark.length)
-        self.tail_rows = mark.length - self.body_rows
+        """Be as at ``mark``, whatever has been tried since: a step that failed may have left a tail of anything."""
+        body = self.body if self.window is None else mark.body
+        vars(self).update(vars(mark), body=body)
 
     def held(self) -> mx.array | None:
         """Keys and values of all that a later query may see, [2, B, M, rows, D]."""

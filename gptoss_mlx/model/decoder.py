@@ -32,6 +32,7 @@ class Decoder:
         B, L = tokens.shape
         if B == 1 and L <= ops.FEW_ROWS:
             return self.decode(tokens, [cache])
+        mx.synchronize()  # bodies are written in place once no step in flight reads them
         positions = mx.arange(cache.length, cache.length + L)
         rope = tables(self._inverse_frequencies, mx.tile(positions, B))
         x = ops.embed(tokens, self.weights.embedding)

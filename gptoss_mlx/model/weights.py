@@ -1,6 +1,7 @@
 """A model folder's arrays as the decoder wants them. Knows tensor names and dtypes; the maths is elsewhere."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,12 +47,22 @@ def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int],
     for stretch in folder.stretches():
         # Adopted buffers stay in memory while the GPU works, used or not. Of the embedding a token uses one row.
         data = folder.stretch_bytes(stretch)
-        found = tensors(mx.array(data) if "embedding.weight" in stretch.tensors else mx.asarray(data), stretch, dtype)
+        found = tensors(mx.array(data) if "embedding.weight" in stretch.tensors else _adopted(data), stretch, dtype)
         mx.eval(found)  # a cast's source is let go before the next is read
         arrays |= found
         if progress is not None:
             progress(stretch.nbytes)
     return assembled(folder.config, arrays)
+
+
+def _adopted(data: np.ndarray) -> mx.array:
+    """The mapped file as a buffer on Metal; a copy elsewhere."""
+    if mx.metal.is_available():
+        try:
+            return mx.asarray(data, copy=False)
+        except ValueError as error:
+            warnings.warn(f"weights are copied, which takes twice their memory for a while: {error}", stacklevel=2)
+    return mx.array(data)
 
 
 def tensors(buffer: mx.array, stretch: Stretch, dtype: mx.Dtype) -> dict[str, mx.array]:

@@ -8,7 +8,7 @@ import pytest
 
 from gptoss_mlx.engine.context import Cancelled
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.engine.sampling import Sampling, sample
 from gptoss_mlx.errors import ContextLengthError, EngineError, UsageError
 from gptoss_mlx.runtime import load
 
@@ -201,3 +201,35 @@ def test_cancelling_between_tokens_ends_at_the_next_one(runtime):
         got += [token]
     assert len(got) <= 4
     assert context.ids == prompt(20) + got
+
+
+def test_nothing_piles_up_where_nothing_is_drawn():
+    """A state split for each token and never evaluated is a graph as long as the reply: 2 KB a token."""
+    for temperature in (0.0, 1.0):
+        sampling = Sampling(temperature=temperature)
+        keys = sampling.keys()
+        mx.eval(next(keys))
+        start = mx.get_active_memory()
+        for _ in range(2000):
+            mx.eval(sample(mx.zeros((1, 8)), sampling, next(keys)))
+        assert mx.get_active_memory() - start < 100_000
+
+
+def test_a_step_in_flight_that_fails_is_forgotten_and_can_be_taken_again(runtime, monkeypatch):
+    """MLX reports what went wrong on a GPU a step late, when what was built on it has been taken into the cache."""
+    ids, context = prompt(150), runtime.context()
+    stream = generate(context, ids, max_tokens=30, sampling=GREEDY, stop=())
+    for _ in range(5):
+        next(stream)
+
+    def failing(*_):
+        raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mx, "async_eval", failing)
+        with pytest.raises(EngineError):
+            next(stream)
+    assert context.ids == ids, "what was read before the reply was waited for"
+    assert context.cache.length == len(ids)
+    longer = ids + prompt(3, seed=3)
+    assert greedy(runtime, context, longer, 6) == greedy(runtime, runtime.context(), longer, 6)

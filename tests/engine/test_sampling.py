@@ -14,7 +14,7 @@ DRAWS = 20000
 def frequencies(**options):
     sampling = Sampling(**options)
     logits = mx.broadcast_to(mx.array(np.log(P), mx.float32), (DRAWS, len(P)))
-    drawn = np.array(sample(logits, sampling, sampling.first_key()))
+    drawn = np.array(sample(logits, sampling, next(sampling.keys())))
     return np.bincount(drawn, minlength=len(P)) / DRAWS
 
 

@@ -85,6 +85,22 @@ def test_rewinding_forgets_the_detour(before, detour, length):
     assert positions(cache.layers[SLIDING].held()) == list(range(max(0, before - 124), before + 3))
 
 
+@pytest.mark.parametrize("before", [70, 128])
+def test_what_a_failed_step_left_is_forgotten(before):
+    """On Metal a step can fail after its arrays have taken their places, and leave anything in them."""
+    cache = KVCache.empty(CONFIG)
+    decode(cache, 0, before)
+    mark = cache.mark()
+    cache.prepare(1, CONFIG, mx.float32)  # at 128 this moves a full tail
+    for layer in cache.layers:
+        layer.advance(mx.full(layer.tail.shape, mx.nan), 1)
+    cache.rewind(mark)
+    assert positions(cache.layers[FULL].held()) == list(range(before))
+    decode(cache, before, 2)
+    assert positions(cache.layers[FULL].held()) == list(range(before + 2))
+    assert positions(cache.layers[SLIDING].held()) == list(range(max(0, before - 125), before + 2))
+
+
 def test_what_is_shared_goes_its_own_ways():
     cache = KVCache.empty(CONFIG)
     decode(cache, 0, 100)

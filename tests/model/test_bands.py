@@ -1,0 +1,39 @@
+"""Prompts go through sliding layers in bands: the same answer, in launches that MLX's fused kernels take."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from metal_kernels import reference as ops
+
+
+@pytest.mark.parametrize(("length", "held"), [(9, 0), (128, 0), (129, 127), (133, 127), (300, 5), (392, 127)])
+def test_bands_are_attention_under_one_mask(length, held):
+    rng, window = np.random.default_rng(length), 128
+    q, k, v = (
+        mx.array(rng.standard_normal((1, heads, rows, 64), np.float32))
+        for heads, rows in ((8, length), (1, held + length), (1, held + length))
+    )
+    sinks = mx.array(rng.standard_normal(8, np.float32))
+    age = mx.arange(held, held + length)[:, None] - mx.arange(held + length)
+    mask = (age >= 0) & (age < window)
+    want = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.125, mask=mask, sinks=sinks)
+    got = ops.attention(q, k, v, sinks, 0.125, window)
+    want = want.transpose(0, 2, 1, 3).reshape(1, length, -1)
+    assert mx.abs(got - want).max().item() <= 2e-6 * mx.abs(want).max().item()
+
+
+@pytest.mark.parametrize("length", [*range(129, 141), 256, 260, 384, 511, 512])
+def test_no_band_is_of_so_few_queries_that_metal_has_no_fused_kernel_for_them(length, monkeypatch):
+    """MLX 0.32 has one for at most 32 / 8 queries of 8 heads to a key/value head, and one for more than 8."""
+    attend, lengths = mx.fast.scaled_dot_product_attention, []
+
+    def recorded(q, *arguments, **options):
+        lengths.append(q.shape[2])
+        return attend(q, *arguments, **options)
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", recorded)
+    q, k = mx.zeros((1, 8, length, 64)), mx.zeros((1, 1, length + 127, 64))
+    ops.attention(q, k, k, mx.zeros(8), 0.125, 128)
+    assert sum(lengths) == length
+    assert all(8 < count <= 136 for count in lengths)
