@@ -237,6 +237,7 @@ def test_an_interrupt_leaves_nothing(checkpoint, place):
 def test_ctrl_c_ends_the_command_with_130_and_leaves_nothing(checkpoint, place):
     code = (
         "import os, signal, sys; from gptoss_mlx.cli import main; real = os.pwrite\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs inherit it ignored
         "def pwrite(*args):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    return real(*args)\n"
