@@ -8,31 +8,20 @@ import json
 import re
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date as today
+from itertools import takewhile
 from typing import Any, Literal, get_args
 
 from gptoss_mlx.engine.context import Cancelled
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony import (
-    Delta,
-    Developer,
-    Function,
-    Message,
-    MessageEnd,
-    MessageStart,
-    ReplyEnd,
-    StreamParser,
-    System,
-    render,
-    render_messages,
-    tool_result,
-)
-from gptoss_mlx.harmony import Event as Parsed
+from gptoss_mlx.harmony import Developer, Function, Message, System, render, render_messages, tool_result
 from gptoss_mlx.harmony.messages import Effort
+from gptoss_mlx.reply import Call, Piece, Reply, ReplyReader
 from gptoss_mlx.runtime import Runtime
 
 Reason = Literal["stop", "tool_calls", "length", "cancelled", "tool_limit"]
@@ -56,9 +45,9 @@ class Text:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ToolCall:
-    """A declared function is to be called. Answer with ``Conversation.send_tool_result``."""
+    """A declared function is to be called. Answer with ``Conversation.send_tool_result``; a reply may make several."""
 
     name: str
     arguments: dict[str, Any]
@@ -89,13 +78,17 @@ class Usage:
 @dataclass(frozen=True)
 class Done:
     """The last event. ``cut_in_thought``: it stopped before any answer began, and a thought is no answer.
-    ``context_full``: no limit of the caller's ended it, there is no room for more in this conversation.
+    ``context_full``: no limit of the caller's ended it, there is no room for more in this conversation. ``no_answer``:
+    the model ended its reply and had said nothing. ``repairs`` counts what had to be guessed or left out of the
+    replies, by kind.
     """
 
     reason: Reason
     usage: Usage
     cut_in_thought: bool = False
     context_full: bool = False
+    no_answer: bool = False
+    repairs: Mapping[str, int] = field(default_factory=dict)
 
 
 Event = Thought | Text | ToolCall | ToolError | Done
@@ -129,7 +122,7 @@ class Conversation:
         self.sampling = self.sampling or self.runtime.sampling()
         self.functions = tuple(_function(declared) for declared in self.functions)
         self.messages: list[Message] = []  # after the system's and the developer's
-        self._awaited: ToolCall | None = None
+        self._awaited: list[ToolCall] = []  # handed out in the last reply, without a result yet
         self._rounds = 0
         self._cancelled = False
         self._under_way: Callable[[], Generator[Event] | None] = lambda: None
@@ -137,17 +130,30 @@ class Conversation:
         render(self._head(), self.runtime.tokenizer)  # refuses now what would fail at the first message
 
     def send(self, text: str) -> Iterator[Event]:
-        """Say something; the reply's events. A call still unanswered is left behind."""
+        """Say something; the reply's events. Calls still unanswered leave the history."""
         if not text.strip():
             raise UsageError("the message is empty")
-        return self._begin(Message("user", text))
+        self._end()
+        return self._begin(Message("user", text), self._awaited)
 
     def send_tool_result(self, call: ToolCall, output: str) -> Iterator[Event]:
-        """Answer the call that ended the last reply; the events of what the model says to it."""
-        self._end()
-        if call is not self._awaited:
+        """Answer a call of the last reply; the events of what the model says to it.
+
+        Of several calls the last answers for all: until then there are no events, and what was passed over by then
+        leaves the history. So answer them in the order in which they came.
+        """
+        if call not in self._awaited:
+            self._end()  # it may be this very call's result that is being replied to
+        if call not in self._awaited:
             raise UsageError(f"the call of '{call.name}' is not the one awaiting a result")
-        return self._begin(tool_result(call.message, output))
+        at = self._awaited.index(call)
+        passed_over, later = self._awaited[:at], self._awaited[at + 1 :]
+        if later:
+            self._drop(call.message for call in passed_over)
+            self.messages.append(tool_result(call.message, output))
+            self._awaited = later
+            return iter(())
+        return self._begin(tool_result(call.message, output), passed_over)
 
     def cancel(self) -> None:
         """Stop the reply under way at its next token or prefill chunk. Safe from a signal handler or another thread."""
@@ -156,7 +162,7 @@ class Conversation:
     def clear(self) -> None:
         """Forget everything said."""
         self._end()
-        self.messages, self._awaited = [], None
+        self.messages, self._awaited = [], []
 
     def settle(self) -> None:
         """Take the cache back to where the next message will go on from, when no reply is under way."""
@@ -175,15 +181,15 @@ class Conversation:
         """What the next message's prompt begins with, and an empty message."""
         return render([*self._head(), *self.messages, Message("user", "")], self.runtime.tokenizer)
 
-    def _begin(self, message: Message) -> Iterator[Event]:
-        """The events of a new reply. One that was left in the middle would write into the same history: it ends."""
+    def _begin(self, message: Message, unanswered: list[ToolCall]) -> Iterator[Event]:
+        """The events of a new reply; nobody will answer the calls ``unanswered``."""
         self._end()
-        events = self._reply(message)
+        events = self._reply(message, unanswered)
         self._under_way = weakref.ref(events)  # weak, so that it still ends at once when it is dropped
         return events
 
     def _end(self) -> None:
-        """Close a reply that is still under way, as its reader may do."""
+        """Close a reply that was left in the middle, as its reader may do: it would write into the same history."""
         if events := self._under_way():
             events.close()
 
@@ -196,58 +202,69 @@ class Conversation:
             head.append(Message("developer", Developer(self.instructions or None, tuple(self.functions))))  # type: ignore[arg-type]
         return head
 
-    def _reply(self, message: Message) -> Generator[Event]:
+    def _reply(self, message: Message, unanswered: list[ToolCall]) -> Generator[Event]:
         """Add ``message`` and generate until there is an answer, a call to make, or a reason to stop."""
-        before, awaited, rounds = len(self.messages), self._awaited, self._rounds
+        before, awaited, rounds = list(self.messages), self._awaited, self._rounds
+        self._drop(call.message for call in unanswered)
+        begun = len(self.messages)
         self.messages.append(message)
-        self._awaited, self._cancelled = None, False
+        self._awaited, self._cancelled = [], False
         self._rounds = 0 if message.role == "user" else rounds
         meter = _Meter()
         finished = False
         try:
             while True:
-                reply = _Reply(StreamParser(self.runtime.tokenizer))
-                yield from self._generate(reply, meter)
+                reply = yield from self._generate(meter)
                 if self._cancelled:
                     break
-                if reply.call is None:
+                if not (reply.calls or reply.unknown_calls):
                     finished = True
                     full = len(self.context.ids) + 1 >= self.runtime.config.max_position_embeddings
-                    reason: Reason = "length" if reply.cut_off else "stop"
-                    yield Done(reason, meter.usage(), reply.cut_in_thought, reply.cut_off and full)
+                    reason: Reason = "length" if reply.reason == "length" else "stop"
+                    yield meter.done(reason, reply, context_full=reason == "length" and full)
                     return
-                self._rounds += 1
-                call, problem = self._check(reply.call)
-                if problem is None:
-                    finished, self._awaited = True, call
-                    yield call
-                    yield Done("tool_calls", meter.usage())
+                calls, errors = self._check(reply)
+                self._awaited, finished = calls, bool(calls)
+                yield from errors
+                yield from calls
+                if calls:
+                    yield meter.done("tool_calls", reply)
                     return
-                self.messages.append(tool_result(reply.call, problem))
-                yield ToolError(call.name, problem)
                 if self._rounds >= TOOL_ROUNDS:
                     finished = True
-                    yield Done("tool_limit", meter.usage())
+                    yield meter.done("tool_limit", reply)
                     return
         finally:
             if not finished:
-                self._take_back(before, awaited, rounds)
-        yield Done("cancelled", meter.usage(), reply.cut_in_thought)
+                self._take_back(begun, before, awaited, rounds)
+        yield meter.done("cancelled", reply)
 
-    def _take_back(self, before: int, awaited: ToolCall | None, rounds: int) -> None:
+    def _take_back(self, begun: int, before: list[Message], awaited: list[ToolCall], rounds: int) -> None:
         """After a cancelled or failed reply: keep what the user saw of it, else be as before it was asked for."""
-        if self.messages[-1].role == "assistant" and self.messages[-1].recipient:
-            del self.messages[-1]  # a call nobody will answer
-        if not any(message.role == "assistant" and _visible(message) for message in self.messages[before:]):
-            del self.messages[before:]
-            self._awaited, self._rounds = awaited, rounds
+        last = takewhile(lambda message: message.role == "assistant", reversed(self.messages))
+        self._drop([message for message in last if message.recipient])  # calls that nobody will answer
+        if not any(message.role == "assistant" and _visible(message) for message in self.messages[begun:]):
+            self.messages, self._awaited, self._rounds = before, awaited, rounds
 
-    def _generate(self, reply: "_Reply", meter: "_Meter") -> Iterator[Event]:
-        """One prompt, one reply. Each of its messages enters the history when it ends, or when generation does."""
-        prompt = render([*self._head(), *self.messages], self.runtime.tokenizer)
+    def _drop(self, gone: Iterable[Message]) -> None:
+        """Take messages out of the history."""
+        ids = {id(message) for message in gone}
+        start = self.runtime.tokenizer.special["<|start|>"]
+        kept: list[Message] = []
+        for number, message in enumerate(self.messages):
+            if id(message) in ids:
+                continue
+            if message.ids and message.ids[0] != start and number and id(self.messages[number - 1]) in ids:
+                message = replace(message, ids=None)  # the model wrote it on from the message that is gone
+            kept.append(message)
+        self.messages = kept
+
+    def _generate(self, meter: "_Meter") -> Generator[Event, None, Reply]:
+        """One prompt, one reply. Its messages enter the history when generation ends, however that may be."""
+        room = self.runtime.config.max_position_embeddings
+        prompt = render([*self._head(), *self.messages], self.runtime.tokenizer, limit=room)
         self.context = self.runtime.go_on(self.context, prompt)
         meter.start(prompt, len(self.context.ids))
-        room = self.runtime.config.max_position_embeddings
         ids = generate(
             self.context,
             prompt,
@@ -257,22 +274,27 @@ class Conversation:
             cancelled=lambda: self._cancelled,
             progress=self.on_prefill,
         )
+        reader = ReplyReader(self.runtime.tokenizer, len(prompt), functions=self._names)
+        ended: Literal["stop", "length"] = "length"
         try:
             self._read_head(prompt)
             for id in ids:
-                events = reply.parser.feed(id)
-                meter.count(thinking=reply.thinking)
-                for event in events:
-                    yield from self._take(event, reply)
-                if reply.speaks_for_others:
-                    return
+                pieces = reader.feed(id)
+                meter.tick()
+                yield from map(_event, pieces)
+                ended = "stop" if id in self.runtime.stop_ids else "length"
+                if reader.over:
+                    break
         except Cancelled:
-            return
+            pass
         finally:
             ids.close()  # type: ignore[attr-defined]
-            for event in reply.parser.finish():
-                reply.rest += list(self._take(event, reply))
-        yield from reply.rest
+            rest = reader.end()
+            reply = reader.finish(ended)
+            self.messages += reply.messages
+            meter.add(reply)
+        yield from map(_event, rest)
+        return reply
 
     def _read_head(self, prompt: list[int]) -> None:
         """Read what precedes the conversation, and leave it where another with the same beginning finds it."""
@@ -282,56 +304,33 @@ class Conversation:
             self.context.mark()
             self.runtime.prefixes.keep(self.runtime.model_key, self.context)
 
-    def _take(self, event: Parsed, reply: "_Reply") -> Iterator[Event]:
-        match event:
-            case MessageStart(kind, _):
-                reply.thinking = kind == "thought"
-                reply.speaks_for_others |= kind == "other"
-            case Delta("thought", text):
-                yield Thought(text)
-            case Delta("answer" | "preamble", text):
-                yield Text(text)
-            case MessageEnd("call", message, complete):
-                if complete:
-                    self.messages.append(message)
-                    reply.call = message
-            case MessageEnd(kind, message, _):
-                reply.thinking = False
-                reply.answered |= kind in ("answer", "preamble")
-                if kind != "other" and message.content:
-                    self.messages.append(message)
-            case ReplyEnd(stop, cut_off):
-                reply.cut_off = stop == "limit" and not reply.speaks_for_others
-                reply.cut_in_thought = reply.cut_off and (cut_off == "thought" or not reply.answered)
+    def _check(self, reply: Reply) -> tuple[list[ToolCall], list[ToolError]]:
+        """The calls that can be made, and those that cannot: the model is told why, and both count."""
+        calls, errors = [], []
+        for call in (*reply.calls, *reply.unknown_calls):
+            self._rounds += 1
+            arguments, problem = self._arguments(call)
+            if problem is None:
+                calls.append(ToolCall(call.name, arguments, call.message))
+            else:
+                self.messages.append(tool_result(call.message, problem))
+                errors.append(ToolError(call.name, problem))
+        return calls, errors
 
-    def _check(self, message: Message) -> tuple[ToolCall, str | None]:
-        """The call, and what is wrong with it in words for the model."""
-        name = (message.recipient or "").removeprefix("functions.")
-        known = [declared.name for declared in self.functions if isinstance(declared, Function)]
+    def _arguments(self, call: Call) -> tuple[dict[str, Any], str | None]:
+        """A call's arguments, or what is wrong with the call in words for the model."""
+        if not call.offered:
+            known = ", ".join(sorted(self._names)) or "none"
+            return {}, f"Error: there is no tool '{call.message.recipient}'; available: {known}"
         try:
-            arguments = json.loads(str(message.content) or "{}")
+            arguments = json.loads(call.arguments)
         except (ValueError, RecursionError) as error:
-            return ToolCall(name, {}, message), f"Error: the arguments are not valid JSON: {error}"
-        call = ToolCall(name, arguments, message)
-        if name not in known:
-            return call, f"Error: there is no tool '{message.recipient}'; available: {', '.join(known) or 'none'}"
-        if not isinstance(arguments, dict):
-            return call, "Error: the arguments are not a JSON object"
-        return call, None
+            return {}, f"Error: the arguments are not valid JSON: {error}"
+        return (arguments, None) if isinstance(arguments, dict) else ({}, "Error: the arguments are not a JSON object")
 
-
-@dataclass
-class _Reply:
-    """What is known of the reply being read."""
-
-    parser: StreamParser
-    call: Message | None = None
-    thinking: bool = False
-    answered: bool = False
-    speaks_for_others: bool = False
-    cut_off: bool = False
-    cut_in_thought: bool = False
-    rest: list[Event] = field(default_factory=list)  # of the parser's end
+    @property
+    def _names(self) -> frozenset[str]:
+        return frozenset(declared.name for declared in self.functions if isinstance(declared, Function))
 
 
 @dataclass
@@ -345,19 +344,25 @@ class _Meter:
     thought: int = 0
     first: float | None = None
     last: float = 0.0
+    repairs: Counter[str] = field(default_factory=Counter)
 
     def start(self, prompt: list[int], cached: int) -> None:
         self.prompt, self.cached = len(prompt), self.cached if self.prompt else cached
 
-    def count(self, *, thinking: bool) -> None:
+    def tick(self) -> None:
+        """A token came."""
         self.last = time.perf_counter()
         self.first = self.first or self.last
-        self.tokens += 1
-        self.thought += thinking
 
-    def usage(self) -> Usage:
+    def add(self, reply: Reply) -> None:
+        self.tokens += reply.completion_tokens
+        self.thought += reply.thought_tokens
+        self.repairs.update(reply.repairs)
+
+    def done(self, reason: Reason, reply: Reply, *, context_full: bool = False) -> Done:
+        """The last event, after the last ``reply``."""
         between = self.last - (self.first or self.last)
-        return Usage(
+        usage = Usage(
             prompt_tokens=self.prompt,
             cached_tokens=self.cached,
             completion_tokens=self.tokens,
@@ -366,6 +371,12 @@ class _Meter:
             time_to_first_token=None if self.first is None else self.first - self.begun,
             tokens_per_second=(self.tokens - 1) / between if between > 0 else 0.0,
         )
+        cut_in_thought = reply.cut_in_thought and reason in ("length", "cancelled")
+        return Done(reason, usage, cut_in_thought, context_full, reply.no_answer, dict(self.repairs))
+
+
+def _event(piece: Piece) -> Thought | Text:
+    return Thought(piece.text) if piece.section == "thought" else Text(piece.text)
 
 
 def _visible(message: Message) -> bool:

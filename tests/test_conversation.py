@@ -183,7 +183,7 @@ def test_cancelled_at_any_token_the_turn_keeps_its_answer_text_or_never_happened
         list(chat.send("one"))
         before = list(chat.messages)
         stream, seen, text = chat.send("two"), 0, ""
-        real_feed = module.StreamParser.feed
+        real_feed = module.ReplyReader.feed
 
         def feed(self, ids, real_feed=real_feed, chat=chat, stop_after=stop_after):
             nonlocal seen
@@ -192,7 +192,7 @@ def test_cancelled_at_any_token_the_turn_keeps_its_answer_text_or_never_happened
                 chat.cancel()
             return real_feed(self, ids)
 
-        module.StreamParser.feed = feed
+        module.ReplyReader.feed = feed
         try:
             for event in stream:
                 text += event.text if isinstance(event, Text) else ""
@@ -201,7 +201,7 @@ def test_cancelled_at_any_token_the_turn_keeps_its_answer_text_or_never_happened
                 elif isinstance(event, Done) and seen <= stop_after < len(to_ids(REPLY, tokenizer)):
                     assert event.reason == "cancelled"
         finally:
-            module.StreamParser.feed = real_feed
+            module.ReplyReader.feed = real_feed
         list(chat.send("three"))
         if seen <= answer_from:
             assert chat.messages[: len(before) + 1] == [*before, chat.messages[len(before)]]
@@ -213,20 +213,20 @@ def test_cancelled_at_any_token_the_turn_keeps_its_answer_text_or_never_happened
 
 def test_a_call_completed_as_its_turn_is_cancelled_is_not_left_unanswered(scripted):
     preamble = "<|channel|>commentary<|message|>One moment." + NEXT
-    real_feed = module.StreamParser.feed
+    real_feed = module.ReplyReader.feed
     chat = scripted(preamble + CALL.format("weather", "{}"), FINAL + "Dry.<|return|>", functions=[WEATHER])
 
     def feed(self, ids):
-        events = real_feed(self, ids)
-        if any(isinstance(event, module.MessageEnd) and event.kind == "call" for event in events):
+        pieces = real_feed(self, ids)
+        if self._calls:
             chat.cancel()
-        return events
+        return pieces
 
-    module.StreamParser.feed = feed
+    module.ReplyReader.feed = feed
     try:
         events = list(chat.send("?"))
     finally:
-        module.StreamParser.feed = real_feed
+        module.ReplyReader.feed = real_feed
     assert events[-1].reason == "cancelled"
     assert [message.recipient for message in chat.messages] == [None, None]
     list(chat.send("well?"))

@@ -30,10 +30,23 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.engine"] | {
     "gptoss_mlx.harmony",
     "gptoss_mlx.installed",
 }
-ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.tools"}
+ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
+ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
+    "gptoss_mlx.runtime",
+    "gptoss_mlx.reply",
+    "gptoss_mlx.tools",
+}
 ALLOWED["gptoss_mlx.sessions"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation", "gptoss_mlx.home"}
-ALLOWED["gptoss_mlx.requests"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.harmony"}
-ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.requests"}
+ALLOWED["gptoss_mlx.requests"] = ALLOWED["gptoss_mlx.engine"] | {
+    "gptoss_mlx.engine",
+    "gptoss_mlx.harmony",
+    "gptoss_mlx.reply",
+}
+ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.runtime"] | {
+    "gptoss_mlx.runtime",
+    "gptoss_mlx.reply",
+    "gptoss_mlx.requests",
+}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
 ALLOWED["gptoss_mlx.tiny"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
 ALLOWED["gptoss_mlx.tiny.evaluate"] = ALLOWED["gptoss_mlx.conversation"] | {
@@ -73,6 +86,13 @@ def test_imports_run_downwards(file):
     names = {name for name in imports(ROOT / file) if name.split(".")[0] in PACKAGES}
     ours = {floor_of(name) or name for name in names}
     assert ours <= ALLOWED[own] | {own}, f"{file} imports {ours - ALLOWED[own] - {own}}"
+
+
+def test_replies_are_read_in_one_place():
+    """Who reads the parser's events beside ``reply`` would come to read some of them otherwise."""
+    outside = [file for file in modules() if not file.startswith("gptoss_mlx/harmony/")]
+    readers = {file for file in outside if "StreamParser" in (ROOT / file).read_text()}
+    assert readers == {"gptoss_mlx/reply.py"}
 
 
 def test_help_imports_nothing_heavy():

@@ -13,7 +13,8 @@ from gptoss_mlx.batch.source import BadLine, Line, Source
 from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, MemoryBudgetError, RequestError
 from gptoss_mlx.harmony import Message, render, render_messages
-from gptoss_mlx.requests import Answer, Defaults, ReplyReader, Request, chat_completions, responses
+from gptoss_mlx.reply import Reply, ReplyReader
+from gptoss_mlx.requests import Defaults, Request, chat_completions, responses
 from gptoss_mlx.runtime import Runtime
 
 FAILURES = 3
@@ -33,6 +34,7 @@ class Tally:
     begun: float = field(default_factory=time.perf_counter)
     other_models: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
+    repairs: Counter[str] = field(default_factory=Counter)
 
     @property
     def done(self) -> int:
@@ -56,10 +58,13 @@ class Tally:
 
 @dataclass
 class _Asked:
+    """A line under way. ``before`` is the reply without an answer for which it is asked a second time."""
+
     line: Line
     request: Request
     row: Row
     reader: ReplyReader
+    before: Reply | None = None
 
 
 @dataclass
@@ -90,7 +95,7 @@ class Run:
         lines = self._to_do()
         while not stopped():
             while len(batch.waiting) < self.max_rows and (line := next(lines, None)) is not None:
-                if added := self._ask(line, batch):
+                if added := self._read_and_ask(line, batch):
                     asked[line.number] = added
             if not batch.busy:
                 return True
@@ -107,8 +112,9 @@ class Run:
                 if produced.finished or reader.over:
                     if not produced.finished:
                         batch.remove(produced.id)
-                    self._keep(asked.pop(produced.id), produced.finished or "stop")
                     failures = 0
+                    if again := self._end(asked.pop(produced.id), produced.finished or "stop", batch):
+                        asked[produced.id] = again
             report(self.tally)
         return False
 
@@ -121,22 +127,25 @@ class Run:
             else:
                 yield line
 
-    def _ask(self, line: Line, batch: Batch) -> _Asked | None:
-        """Queue a row; None, with the reason among the errors, for a request that cannot be answered."""
+    def _read_and_ask(self, line: Line, batch: Batch) -> _Asked | None:
+        """Queue a line; None, with the reason among the errors, for a request that cannot be answered."""
         try:
-            request = self._read(line)
-            prompt = render(request.messages, self.runtime.tokenizer)
-            limit = request.max_tokens or self.runtime.config.max_position_embeddings
-            context, stop = self.runtime.context(), self.runtime.stop_ids
-            shared = len(render_messages(_head(request.messages), self.runtime.tokenizer))
-            row = Row(line.number, prompt, context, limit, request.sampling, stop, shared)
-            batch.add(row)
+            return self._ask(line, self._read(line), batch)
         except GptOssError as error:
             codes = {ContextLengthError: "context_length_exceeded", MemoryBudgetError: "out_of_memory"}
             param = error.param if isinstance(error, RequestError) else None
             self._refuse(line, codes.get(type(error), "invalid_request"), str(error), param)
             return None
-        return _Asked(line, request, row, ReplyReader(self.runtime.tokenizer, len(prompt), request.stop))
+
+    def _ask(self, line: Line, request: Request, batch: Batch, before: Reply | None = None) -> _Asked:
+        runtime, longest = self.runtime, self.runtime.config.max_position_embeddings
+        prompt = render(request.messages, runtime.tokenizer, limit=longest)
+        shared = len(render_messages(_head(request.messages), runtime.tokenizer))
+        limit = request.max_tokens or longest
+        row = Row(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids, shared)
+        batch.add(row)
+        reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
+        return _Asked(line, request, row, reader, before)
 
     def _read(self, line: Line) -> Request:
         match line.kind:
@@ -165,24 +174,38 @@ class Run:
         self.errors.append({"line": line.number, name: line.id, "error": error})
         self.tally.errors += 1
 
-    def _keep(self, asked: _Asked, ended: Literal["stop", "length"]) -> None:
-        answer = asked.reader.finish(ended, asked.row.cached or 0)
-        self.answers.append(self._record(asked, answer))
+    def _end(self, asked: _Asked, ended: Literal["stop", "length"], batch: Batch) -> _Asked | None:
+        """Keep the reply, or say why it is no answer; or ask once more, where chance may help."""
+        reply = asked.reader.finish(ended, asked.row.cached or 0)
+        self.tally.repairs.update(reply.repairs)
+        if reply.unknown_calls:
+            name = reply.unknown_calls[0].name[:80]
+            self._refuse(asked.line, "unknown_tool", f"the model called '{name}', which the request does not offer")
+            return None
+        if reply.no_answer and asked.before is None and asked.request.sampling.temperature > 0:
+            return self._ask(asked.line, _with_next_seed(asked.request), batch, reply)
+        if reply.no_answer:
+            times = "twice" if asked.before else "once"
+            self._refuse(asked.line, "no_answer", f"the model, asked {times}, ended its reply before an answer began")
+            return None
+        self.answers.append(self._record(asked, reply))
         self.tally.answered += 1
-        self.tally.cut_in_thought += answer.cut_in_thought
+        self.tally.cut_in_thought += reply.cut_in_thought
+        return None
 
-    def _record(self, asked: _Asked, answer: Answer) -> dict[str, Any]:
-        line = asked.line
+    def _record(self, asked: _Asked, reply: Reply) -> dict[str, Any]:
+        line, before = asked.line, asked.before
+        attempts = {"attempts": 2, "usage_of_attempts": [_usage(before), _usage(reply)]} if before else {}
         if line.kind == "plain":
-            return _plain_record(line.id, answer, self.thought)
+            return _plain_record(line.id, reply, self.thought) | attempts
         id = hashlib.sha256(str(line.id).encode()).hexdigest()[:24]
         about: dict[str, Any] = {"id": id, "created": int(time.time()), "model": self.model, "thought": self.thought}
         if line.kind == "chat":
-            body = chat_completions.write(answer, **about)
+            body = chat_completions.write(reply, **about)
         else:
-            body = responses.write(answer, asked.request.repeated, **about)
+            body = responses.write(reply, asked.request.repeated, **about)
         response = {"status_code": 200, "request_id": f"req_{id}", "body": body}
-        return {"id": f"batch_req_{id}", "custom_id": line.id, "response": response, "error": None}
+        return {"id": f"batch_req_{id}", "custom_id": line.id, "response": response, "error": None} | attempts
 
 
 def _head(messages: Iterable[Message]) -> list[Message]:
@@ -203,14 +226,24 @@ def _read_plain(fields: dict[str, Any], defaults: Defaults) -> Request:
     return chat_completions.read(body, defaults, unknown_fields=True)
 
 
-def _plain_record(id: str | int, answer: Answer, thought: bool) -> dict[str, Any]:
-    record: dict[str, Any] = {"id": id, "answer": answer.content}
+def _plain_record(id: str | int, reply: Reply, thought: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {"id": id, "answer": reply.content}
     if thought:
-        record["thought"] = answer.thought
-    if answer.calls:
-        record["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in answer.calls]
+        record["thought"] = reply.thought
+    if reply.calls:
+        record["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in reply.calls]
+    return record | {"finish_reason": reply.reason, "usage": _usage(reply)}
+
+
+def _usage(reply: Reply) -> dict[str, int]:
     counts = ("prompt_tokens", "cached_tokens", "completion_tokens", "thought_tokens")
-    return record | {"finish_reason": answer.reason, "usage": {name: getattr(answer, name) for name in counts}}
+    return {name: getattr(reply, name) for name in counts}
+
+
+def _with_next_seed(request: Request) -> Request:
+    """The same with other draws, and the same others whenever the line is answered."""
+    seed = request.sampling.seed
+    return replace(request, sampling=replace(request.sampling, seed=None if seed is None else seed + 1))
 
 
 def _seed(seed: int, id: str | int) -> int:

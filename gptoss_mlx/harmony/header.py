@@ -10,13 +10,21 @@ from typing import NamedTuple
 
 from gptoss_mlx.harmony.messages import Message, Role
 
-_ROLE = re.compile(r"\s*(assistant|user|system|developer)(?::([^\s<>|]+))?")
+CHANNELS = ("analysis", "commentary", "final")
+LONGEST_NAME = 32
+"""Characters of a word alone behind ``<|channel|>`` that is still taken for a name: prose without blanks is longer."""
+
+_ROLE = re.compile(r"\s*(assistant|(?:user|system|developer|tool)(?![a-z]))(?::([^\s<>|]+))?")
+_ROLE_ALONE = re.compile(r"\s*assistant(?!\S)\s*")
 _TOOL = re.compile(r"\s*(?:([^\s<>|]+)(?=\s+to=assistant)|(functions\.[^\s<>|{]+))")
 _CHANNEL = re.compile(r"\s*(analysis|commentary|final)")
+_CHANNEL_ENDS = re.compile(r"\s*(?:(analysis|commentary|final))+(?=to=|json\b|code\b|[^a-z_]|$)")
 _RECIPIENT = re.compile(r"\s*(?:to=\s*|(?<!\S)(?=functions\.))([^\s<>|{]+)")
 _TYPE = re.compile(r"\s*\b(json|code)\b")
 _WORD = re.compile(r'\s*([^\s<>|{["]+)')
+_LONE_WORD = re.compile(rf"\s*[^\s<>|{{\[\"]{{1,{LONGEST_NAME}}}\s*")
 _LOOK_ALIKE = re.compile(r"<\|(channel|constrain)\|>")
+_SCRAPS = re.compile(r"(?:analysis|commentary|final|[?!.,:;|*#-])+\s*")
 
 
 class Part(NamedTuple):
@@ -30,8 +38,9 @@ def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str
     """The message a header announces, its content still empty, and the text that is no part of the header.
 
     ``whole`` says that ``<|message|>`` came. Then words without a meaning may stand anywhere, and markers spelled out
-    in ordinary text count as markers. Otherwise the body began unannounced, and the text returned is its beginning.
-    ``begun`` says that ``<|start|>`` came, so that a role must follow. ``channel`` holds if the header names none.
+    in ordinary text count as markers. Otherwise the body began unannounced, and the text returned is its beginning;
+    what can only be a channel's name, garbled, is none. ``begun`` says that ``<|start|>`` came, so that a role must
+    follow: a word that is none stands for somebody else. ``channel`` holds if the header names none.
     """
     if whole:
         parts = [piece for part in parts for piece in _tidied(part)]
@@ -46,11 +55,17 @@ def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str
                 role, name, text = found[1], found[2], text[found.end() :]  # type: ignore[assignment]
             elif found := _TOOL.match(text):
                 role, name, text = "tool", found[1] or found[2], text[found.end() :]
+            elif begun and (found := _WORD.match(text)) and not (_CHANNEL.match(text) or _RECIPIENT.match(text)):
+                role, name, text = "tool", found[1], text[found.end() :]
+        elif not marker and (found := _ROLE_ALONE.match(text)):
+            text = text[found.end() :]  # the prompt has said it already, or <|start|> is missing
         # The last channel that exists counts; one that does not counts only if there is no other.
-        if (marker == "channel" or (whole and not marker)) and (found := _CHANNEL.match(text)):
+        if (marker == "channel" or not marker) and whole and (found := _CHANNEL.match(text)):
             channel, text = found[1], text[found.end() :]
         elif marker == "channel" and whole and (found := _WORD.match(text)) and not found[1].startswith("to="):
             channel, text = channel or found[1], text[found.end() :]
+        elif marker == "channel" and not whole:
+            channel, text = _unannounced(text, channel)
         if found := (_RECIPIENT.search if whole else _RECIPIENT.match)(text):
             recipient, text = recipient or found[1], text[: found.start()] + text[found.end() :]
         if marker == "constrain" and (found := _WORD.match(text)):
@@ -61,6 +76,20 @@ def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str
     if role == "assistant" and recipient in ("all", "user", "assistant"):
         recipient = None
     return Message(role, "", name, recipient, channel, content_type, constrained), rest.lstrip()
+
+
+def _unannounced(text: str, channel: str | None) -> tuple[str | None, str]:
+    """The channel named by what stands behind ``<|channel|>`` without a ``<|message|>``, and the text that is left.
+
+    A known name ends where the text glued to it could not be more of the same word: ``finally, yes`` names none and is
+    text from its first letter. A word alone that is no name was meant for one; so were scraps of names.
+    """
+    if found := _CHANNEL_ENDS.match(text):
+        rest = text[found.end() :]
+        return found[1], "" if _SCRAPS.fullmatch(rest) else rest
+    if _LONE_WORD.fullmatch(text) and not _RECIPIENT.match(text):
+        return channel, ""
+    return channel, text
 
 
 def _tidied(part: Part) -> list[Part]:

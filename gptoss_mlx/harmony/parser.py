@@ -4,11 +4,12 @@ Knows the markers and the state between them; ``header`` knows how to read what 
 any ids. Text consists of ordinary tokens alone, so no marker gets into it.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gptoss_mlx.harmony.header import Part, read_header
+from gptoss_mlx.harmony.header import CHANNELS, Part, read_header
 from gptoss_mlx.harmony.messages import Message
 from gptoss_mlx.harmony.render import reply_start
 from gptoss_mlx.harmony.tokenizer import TextDecoder, Tokenizer
@@ -58,6 +59,10 @@ class ReplyEnd:
     cut_off: Kind | Literal["header"] | None
 
 
+How = Literal["end", "call", "return", "next", "limit"]
+Behind = Literal["prompt", "start", "end", "body"]
+"""What a header stands behind: the prompt's ``<|start|>assistant``, a ``<|start|>``, or neither."""
+
 Event = MessageStart | Delta | MessageEnd | ReplyEnd
 
 
@@ -67,6 +72,9 @@ class StreamParser:
     After ``<|return|>``, ``<|call|>`` or ``<|endoftext|>`` the reply is over and further ids are ignored. After an
     ``<|end|>`` the next message follows; one of kind ``other`` means that the model runs on by itself, and that
     generation should rather be stopped.
+
+    Text outside of any message is dropped where a message follows it, or an answer came before it; else it is the
+    answer of a model that forgot the format. ``repairs`` counts what had to be guessed or left out, by kind.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -79,10 +87,12 @@ class StreamParser:
         self._events: list[Event] = []
         self._stop: Literal["return", "call", "limit"] | None = None
         self._finished = False
+        self.repairs: Counter[str] = Counter()
+        self._answered = False
         self._kind: Kind = "answer"  # this and the text belong to the message, once its header is read
         self._text: list[str] = []
         self._ids = reply_start(tokenizer)  # of this message, behind those of headers that came to nothing
-        self._expect_header(begun=False)
+        self._expect_header("prompt")
 
     def feed(self, ids: int | Iterable[int]) -> list[Event]:
         """The events of one id or several. Cutting the same ids up differently changes nothing in the sequence."""
@@ -100,9 +110,9 @@ class StreamParser:
         if self._stop is None:
             self._stop = "limit"
             self._add_text(self._decoder.finish())
-            in_header = self._begun or len(self._parts) > 1
+            in_header = self._behind == "start" or len(self._parts) > 1
             if self._message is None and not in_header:
-                self._open()  # text without any marker is an answer
+                self._open_text_alone()
             if self._message is not None:
                 cut_off = self._kind
             elif in_header:
@@ -123,44 +133,46 @@ class StreamParser:
         match name:
             case "start":
                 self._end("next")
-                self._expect_header(begun=True)
+                self._expect_header("start")
                 self._ids.append(id)
             case "message" if in_header:
                 self._ids.append(id)
                 self._open(whole=True)
             case "channel" | "constrain" if in_header:
                 self._ids.append(id)
-                self._parts.append(Part(name, ""))
+                self._parts.append((name, []))
             case "channel" if self._message and self._message.role == "assistant":
                 # The next message, without <|end|><|start|>assistant between the two.
                 channel = self._message.channel
                 self._end("next")
-                self._expect_header(begun=False, channel=channel)
+                self._expect_header("body", channel=channel)
                 self._ids.append(id)
-                self._parts.append(Part("channel", ""))
+                self._parts.append(("channel", []))
             case "end":
                 self._end("end")
-                self._expect_header(begun=False)
+                self._expect_header("end")
             case "call" | "return" | "endoftext":
                 self._stop = "call" if name == "call" else "return"
                 self._end(self._stop)
             case _:
+                if name is not None:
+                    self.repairs["a marker inside a body"] += 1
                 self._ids.append(id)
                 self._add_text(self._decoder.feed(id))
 
-    def _expect_header(self, *, begun: bool, channel: str | None = None) -> None:
-        """``begun`` by ``<|start|>``; ``channel`` is that of the message it follows without one."""
-        self._begun, self._channel = begun, channel
-        self._parts = [Part("", "")]
+    def _expect_header(self, behind: Behind, *, channel: str | None = None) -> None:
+        """``channel`` is that of the message it follows without an end."""
+        self._behind, self._channel = behind, channel
+        self._parts: list[tuple[str, list[str]]] = [("", [])]
         self._header_length, self._header_limit = 0, MAX_HEADER
         self._message: Message | None = None
 
     def _add_text(self, text: str) -> None:
         if self._message is None:
-            marker, before = self._parts[-1]
-            self._parts[-1] = Part(marker, before + text)
+            self._parts[-1][1].append(text)
             self._header_length += len(text)
-            if self._header_length > self._header_limit:
+            # Whether text behind an <|end|> is anything at all depends on what comes after it.
+            if self._header_length > self._header_limit and (self._behind != "end" or len(self._parts) > 1):
                 self._header_limit *= 2
                 self._open()
         elif text:
@@ -171,17 +183,48 @@ class StreamParser:
         """From the header to the body. One that is not ``whole``, that is without ``<|message|>``, must have text
         left over that is the body, or be a ``bare_call``: a call with no arguments at all.
         """
-        message, rest = read_header(self._parts, begun=self._begun, whole=whole, channel=self._channel)
+        message, rest = self._header(whole=whole)
         kind = _kind(message)
-        if whole or rest or (bare_call and kind == "call"):
-            self._message, self._kind, self._text = message, kind, []
-            self._events.append(MessageStart(kind, message.recipient))
-            self._add_text("" if whole else rest)
+        if not (whole or rest or (bare_call and kind == "call")):
+            return
+        if not whole:
+            self.repairs["a header without <|message|>"] += 1
+        elif kind == "answer" and message.channel not in CHANNELS:
+            self.repairs["a message without a channel" if message.channel is None else "an unknown channel"] += 1
+        if self._behind in ("body", "end"):
+            self.repairs["a message without <|start|>"] += 1
+        self._message, self._kind, self._text = message, kind, []
+        self._events.append(MessageStart(kind, message.recipient))
+        self._add_text("" if whole else rest)
 
-    def _end(self, how: Literal["end", "call", "return", "next", "limit"]) -> None:
+    def _open_text_alone(self) -> None:
+        """For what stands without any marker and without a message following: the answer, unless there was one."""
+        if not (self._behind == "end" and self._answered):
+            self._open()
+
+    def _open_unfinished(self, how: How) -> None:
+        """The header ends without ``<|message|>``: was there a body in it all the same?"""
+        alone = len(self._parts) == 1 and self._behind != "start"
+        if how == "next":
+            # Given up for another header. A tool named in it is named again there; only a channel announces text.
+            message, _ = self._header()
+            if message.channel in CHANNELS and message.recipient is None and not alone:
+                self._open()
+        elif alone and _kind(self._header()[0]) != "call":
+            self._open_text_alone()
+        else:
+            self._open(bare_call=True)
+        if self._message is None and any("".join(pieces).strip() for _, pieces in self._parts):
+            self.repairs["text outside a message" if alone else "a header without a message"] += 1
+
+    def _header(self, *, whole: bool = False) -> tuple[Message, str]:
+        parts = [Part(marker, "".join(pieces)) for marker, pieces in self._parts]
+        return read_header(parts, begun=self._behind == "start", whole=whole, channel=self._channel)
+
+    def _end(self, how: How) -> None:
         """The message is over: by a marker, by the beginning of the next one, or because nothing more comes."""
         if self._message is None and how != "limit":
-            self._open(bare_call=how != "next")
+            self._open_unfinished(how)
         match how:
             case "end" | "call":
                 closing = [self._special[how]]
@@ -193,6 +236,9 @@ class StreamParser:
         if self._message is not None:
             message = replace(self._message, content="".join(self._text), ids=tuple(self._ids))
             self._events.append(MessageEnd(self._kind, message, complete=how != "limit"))
+            self._answered |= self._kind == "answer" and bool(self._text)
+            if self._kind == "call" and how in ("end", "next", "return"):
+                self.repairs["a call without <|call|>"] += 1
             self._message, self._ids = None, []
 
 

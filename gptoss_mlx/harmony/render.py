@@ -3,19 +3,25 @@
 import json
 from collections.abc import Iterable
 
-from gptoss_mlx.errors import HarmonyError
+from gptoss_mlx.errors import ContextLengthError, HarmonyError
 from gptoss_mlx.harmony.messages import Developer, Message, Namespace, System, drop_thoughts
 from gptoss_mlx.harmony.signatures import tools_section
 from gptoss_mlx.harmony.tokenizer import Tokenizer
 
+FAR = 2
+"""Times the limit: what is longer is refused before it is encoded whole. Nearer to it, an exact count is worth more."""
+CHARACTERS, PIECE = 8, 1 << 14
+"""Shorter texts, by characters for each id allowed, are encoded at once; longer ones in pieces of so many."""
 
-def render(messages: Iterable[Message], tokenizer: Tokenizer) -> list[int]:
+
+def render(messages: Iterable[Message], tokenizer: Tokenizer, *, limit: int | None = None) -> list[int]:
     """The prompt for the assistant's next message: the conversation, then ``<|start|>assistant``.
 
     Thoughts of finished turns are left out (``drop_thoughts``). Raises HarmonyError when a message lacks a name or
-    its content does not fit its role.
+    its content does not fit its role. Raises ContextLengthError for what is far longer than ``limit`` ids, without
+    encoding it all; what is a little longer is for the engine to refuse.
     """
-    return [*render_messages(drop_thoughts(messages), tokenizer), *reply_start(tokenizer)]
+    return [*render_messages(drop_thoughts(messages), tokenizer, limit=limit), *reply_start(tokenizer)]
 
 
 def reply_start(tokenizer: Tokenizer) -> list[int]:
@@ -23,8 +29,8 @@ def reply_start(tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.special["<|start|>"], *tokenizer.encode("assistant")]
 
 
-def render_messages(messages: Iterable[Message], tokenizer: Tokenizer) -> list[int]:
-    """These messages and nothing else: no thought is dropped, no reply begun. Raises HarmonyError."""
+def render_messages(messages: Iterable[Message], tokenizer: Tokenizer, *, limit: int | None = None) -> list[int]:
+    """These messages and nothing else: no thought is dropped, no reply begun. Raises as ``render``."""
     messages = list(messages)
     functions = any(isinstance(message.content, Developer) and message.content.functions for message in messages)
     ids: list[int] = []
@@ -32,14 +38,14 @@ def render_messages(messages: Iterable[Message], tokenizer: Tokenizer) -> list[i
         if message.ids and message.ids[0] != tokenizer.special["<|start|>"] and (i == 0 or messages[i - 1].ids is None):
             # The model wrote it on from a message without an end, which has been dropped since.
             ids += reply_start(tokenizer)
-        ids += _message(message, tokenizer, functions)
+        ids += message.ids if message.ids is not None else _message(message, tokenizer, functions, limit)
+        if limit is not None and len(ids) > FAR * limit:
+            raise _too_long(f"more than {len(ids) - 1:,}", limit)
     return ids
 
 
-def _message(message: Message, tokenizer: Tokenizer, functions: bool) -> list[int]:
+def _message(message: Message, tokenizer: Tokenizer, functions: bool, limit: int | None) -> list[int]:
     """``<|start|>role to=RECIPIENT<|channel|>CHANNEL <|constrain|>TYPE<|message|>text<|end|>``"""
-    if message.ids is not None:
-        return list(message.ids)
     special, encode = tokenizer.special, tokenizer.encode
     recipient = None if message.recipient == "all" else message.recipient
     ids = [special["<|start|>"], *encode(_author(message))]
@@ -51,9 +57,33 @@ def _message(message: Message, tokenizer: Tokenizer, functions: bool) -> list[in
         ids += [*encode(" "), special["<|constrain|>"], *encode(message.content_type)]
     elif message.content_type:
         ids += encode(f" {message.content_type}")
-    ids += [special["<|message|>"], *encode(_content(message, functions))]
+    text = _content(message, functions)
+    if limit is not None:
+        _check_length(text, tokenizer, limit)
+    ids += [special["<|message|>"], *encode(text)]
     ids.append(special["<|call|>" if message.role == "assistant" and recipient else "<|end|>"])
     return ids
+
+
+def _check_length(text: str, tokenizer: Tokenizer, limit: int) -> None:
+    """Raise ContextLengthError for a text of far more than ``limit`` ids, having encoded little more than those.
+
+    It is encoded in pieces, which makes some ids more than it has, but never FAR times as many.
+    """
+    if len(text) <= CHARACTERS * limit:
+        return
+    count = 0
+    for start in range(0, len(text), PIECE):
+        count += len(tokenizer.encode(text[start : start + PIECE]))
+        if count > FAR * limit:
+            raise _too_long(f"about {count * len(text) // min(start + PIECE, len(text)):,}", limit)
+
+
+def _too_long(count: str, limit: int) -> ContextLengthError:
+    return ContextLengthError(
+        f"the prompt has {count} tokens and the model's context holds {limit:,}; shorten it, "
+        "or begin a new conversation"
+    )
 
 
 def _author(message: Message) -> str:

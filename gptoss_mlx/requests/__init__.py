@@ -1,11 +1,11 @@
-"""Requests as OpenAI's endpoints have them, to harmony messages, sampling and limits; replies to answers.
+"""Requests as OpenAI's endpoints have them, to harmony messages, sampling and limits; replies to their responses.
 
 Knows JSON bodies, harmony and how tokens are drawn; knows nothing of where a body comes from or how a model is run.
 """
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
+from gptoss_mlx.reply import Call, Reply, ReplyReader
 from gptoss_mlx.requests import chat_completions, responses
-from gptoss_mlx.requests.reply import Answer, Call, ReplyReader
 from gptoss_mlx.requests.request import Defaults, Request
 
-__all__ = ["Answer", "Call", "Defaults", "ReplyReader", "Request", "chat_completions", "responses"]
+__all__ = ["Call", "Defaults", "Reply", "ReplyReader", "Request", "chat_completions", "responses"]

@@ -1,4 +1,4 @@
-"""OpenAI's ``/v1/chat/completions``: a body to a Request, an Answer to a body.
+"""OpenAI's ``/v1/chat/completions``: a body to a Request, a Reply to a body.
 
 Fields that would change the answer and cannot be honoured are refused, never passed over in silence. A JSON schema is
 asked for in the prompt, as the model was trained on; nothing enforces it, so ``strict`` is refused.
@@ -8,9 +8,9 @@ from typing import Any
 
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import Function, ResponseFormat
+from gptoss_mlx.reply import Reply
 from gptoss_mlx.requests.fields import Fields
 from gptoss_mlx.requests.history import History
-from gptoss_mlx.requests.reply import Answer
 from gptoss_mlx.requests.request import (
     Defaults,
     Request,
@@ -77,6 +77,7 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Reque
         sampling=read_sampling(body, defaults),
         max_tokens=limit or defaults.max_tokens,
         stop=read_stop(body),
+        functions=tuple(function.name for function in functions),
         stream=bool(body.flag("stream")),
         model=body.text("model"),
         unknown=body.unread(),
@@ -86,35 +87,35 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Reque
     return request
 
 
-def write(answer: Answer, *, id: str, created: int, model: str, thought: bool) -> dict[str, Any]:
+def write(reply: Reply, *, id: str, created: int, model: str, thought: bool) -> dict[str, Any]:
     """The ``chat.completion`` object. ``id`` makes its ids; ``created`` is in Unix seconds.
 
     With ``thought`` the message has it as ``reasoning``, the field others use for gpt-oss; OpenAI's has none.
     """
-    message: dict[str, Any] = {"role": "assistant", "content": answer.content or None, "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": reply.content or None, "refusal": None}
     if thought:
-        message["reasoning"] = answer.thought
-    if answer.calls:
+        message["reasoning"] = reply.thought
+    if reply.calls:
         message["tool_calls"] = [
             {
                 "id": f"call_{id}_{number}",
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.arguments},
             }
-            for number, call in enumerate(answer.calls)
+            for number, call in enumerate(reply.calls)
         ]
     return {
         "id": f"chatcmpl-{id}",
         "object": "chat.completion",
         "created": created,
         "model": model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": answer.reason}],
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reply.reason}],
         "usage": {
-            "prompt_tokens": answer.prompt_tokens,
-            "completion_tokens": answer.completion_tokens,
-            "total_tokens": answer.prompt_tokens + answer.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": answer.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": answer.thought_tokens},
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
+            "total_tokens": reply.prompt_tokens + reply.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": reply.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": reply.thought_tokens},
         },
     }
 

@@ -29,14 +29,16 @@ class Defaults:
 class Request:
     """One prompt and how it is to be answered.
 
-    ``model`` is the name the request gives, if any. ``repeated`` are settings a response of the same endpoint shows
-    again. ``unknown`` fields were passed over; there are none unless that was asked for.
+    ``functions`` are the names of those on offer. ``model`` is the name the request gives, if any. ``repeated`` are
+    settings a response of the same endpoint shows again. ``unknown`` fields were passed over; there are none unless
+    that was asked for.
     """
 
     messages: tuple[Message, ...]
     sampling: Sampling
     max_tokens: int | None
     stop: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
     stream: bool = False
     model: str | None = None
     repeated: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""OpenAI's ``/v1/responses``, as far as it needs no memory of earlier requests: a body to a Request, an Answer to one.
+"""OpenAI's ``/v1/responses``, as far as it needs no memory of earlier requests: a body to a Request, a Reply to one.
 
 Fields that would change the answer and cannot be honoured are refused, never passed over in silence.
 """
@@ -6,10 +6,10 @@ Fields that would change the answer and cannot be honoured are refused, never pa
 from typing import Any
 
 from gptoss_mlx.harmony import Function, ResponseFormat
+from gptoss_mlx.reply import Reply
 from gptoss_mlx.requests.chat_completions import read_schema
 from gptoss_mlx.requests.fields import Fields
 from gptoss_mlx.requests.history import History
-from gptoss_mlx.requests.reply import Answer
 from gptoss_mlx.requests.request import (
     Defaults,
     Request,
@@ -68,6 +68,7 @@ def read(raw: Any, defaults: Defaults) -> Request:
         ),
         sampling=sampling,
         max_tokens=limit,
+        functions=tuple(function.name for function in functions),
         stream=bool(body.flag("stream")),
         model=body.text("model"),
         repeated={
@@ -86,21 +87,21 @@ def read(raw: Any, defaults: Defaults) -> Request:
 
 
 def write(
-    answer: Answer, repeated: dict[str, Any], *, id: str, created: int, model: str, thought: bool
+    reply: Reply, repeated: dict[str, Any], *, id: str, created: int, model: str, thought: bool
 ) -> dict[str, Any]:
     """The ``response`` object. ``repeated`` is the request's; ``id`` makes its ids; ``created`` is in Unix seconds."""
-    cut_off = answer.reason == "length"
+    cut_off = reply.reason == "length"
     status = "incomplete" if cut_off else "completed"
     output: list[dict[str, Any]] = []
-    if thought and answer.thought:
-        content = [{"type": "reasoning_text", "text": answer.thought}]
+    if thought and reply.thought:
+        content = [{"type": "reasoning_text", "text": reply.thought}]
         output.append({"id": f"rs_{id}", "type": "reasoning", "summary": [], "content": content})
-    for text, phase in ((answer.preamble, "commentary"), (answer.text, "final_answer")):
+    for text, phase in ((reply.preamble, "commentary"), (reply.text, "final_answer")):
         if text:
             message = {"id": f"msg_{id}_{phase}", "type": "message", "role": "assistant", "status": status}
             parts = [{"type": "output_text", "text": text, "annotations": []}]
             output.append({**message, "phase": phase, "content": parts})
-    for number, call in enumerate(answer.calls):
+    for number, call in enumerate(reply.calls):
         ids = {"id": f"fc_{id}_{number}", "call_id": f"call_{id}_{number}"}
         function = {"name": call.name, "arguments": call.arguments}
         output.append({"type": "function_call", "status": "completed"} | ids | function)
@@ -116,11 +117,11 @@ def write(
         "parallel_tool_calls": False,
         **repeated,
         "usage": {
-            "input_tokens": answer.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": answer.cached_tokens, "cache_write_tokens": 0},
-            "output_tokens": answer.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": answer.thought_tokens},
-            "total_tokens": answer.prompt_tokens + answer.completion_tokens,
+            "input_tokens": reply.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": reply.cached_tokens, "cache_write_tokens": 0},
+            "output_tokens": reply.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": reply.thought_tokens},
+            "total_tokens": reply.prompt_tokens + reply.completion_tokens,
         },
     }
 

@@ -144,13 +144,13 @@ def test_a_seed_gives_each_line_its_own_draws_whatever_runs_beside_it(answer):
 def test_the_input_is_read_only_as_far_as_rows_need_it(answer, monkeypatch):
     """A file of any length takes the memory of its rows: lines are asked for when there is room."""
     waiting = []
-    real = Run._ask
+    real = Run._read_and_ask
 
     def ask(self, line, batch):
         waiting.append(len(batch.waiting) + len(batch.reading) + len(batch.decoding))
         return real(self, line, batch)
 
-    monkeypatch.setattr(Run, "_ask", ask)
+    monkeypatch.setattr(Run, "_read_and_ask", ask)
     answer(prompts(20), rows=3)
     assert max(waiting) <= 6
 

@@ -91,9 +91,14 @@ def doubled_start(rng):
 
 
 def missing_message(rng):
+    """Its meaning is None where there is no message in it."""
     tool, body, text = rng.choice(TOOLS), arguments(rng), rng.choice([text for text in TEXTS if text.strip()])
     if rng.random() < 0.3:
-        return [CHANNEL, "final" + rng.choice(["", " ", "\n"]) + text, RETURN], ["answer", None, text.lstrip()]
+        glue = rng.choice(["", " ", "\n"])
+        if not glue and text[0].islower():  # as in "finally, yes", which names no channel; a word alone is a bad name
+            whole = "final" + text
+            return [CHANNEL, whole, RETURN], ["answer", None, whole] if len(whole.split()) > 1 else None
+        return [CHANNEL, "final" + glue + text, RETURN], ["answer", None, text.lstrip()]
     how = rng.choice(
         [
             [CHANNEL, f"commentary to={tool} ", CONSTRAIN, "json" + body],
@@ -185,7 +190,7 @@ def streams(kind: str, count: int) -> Iterator[Stream]:
         pieces, meaning = make(rng)
         if rng.random() < 0.1 and pieces[-1] in (RETURN, CALL):
             pieces = [*pieces[:-1], ENDOFTEXT]
-        yield Stream(kind, before + pieces, [*expected, meaning])
+        yield Stream(kind, before + pieces, [*expected, *([meaning] if meaning else [])])
 
 
 def cut(rng: random.Random, before: list[Piece], expected: list[list]) -> Stream:

@@ -1,0 +1,225 @@
+"""A reply's ids, read into what the faces above hand on: thought, text, calls, and how it ended.
+
+The one reader for conversations, batches and servers. Knows harmony, the functions on offer and the stop strings; knows
+nothing of the runtime, nor what is to be done about a call or a reply without an answer.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from gptoss_mlx.harmony import Delta, Event, Message, MessageEnd, MessageStart, ReplyEnd, StreamParser, Tokenizer
+
+Reason = Literal["stop", "length", "tool_calls"]
+Section = Literal["thought", "preamble", "answer"]
+"""``preamble`` is what is said to the user before a call; with the answer it makes what the user sees."""
+
+GLUED = ("json", "code")
+"""Content types that models write at the end of a function's name, without a blank between."""
+
+BETWEEN = "\n\n"
+"""Between two messages of a reply that are read one after the other."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """More of a section, never empty. A reply's pieces concatenate to its ``thought``, and the others to its
+    ``content``."""
+
+    section: Section
+    text: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool the model calls. ``arguments`` is the text it wrote, which may not be JSON; ``{}`` where it wrote none.
+
+    ``name`` is the declared one if ``offered``, else as written. ``message`` is the call's, for the history.
+    """
+
+    name: str
+    arguments: str
+    offered: bool
+    message: Message
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a reply comes to. ``content`` is all that is meant for the user, ``preamble`` and ``text`` its two parts.
+
+    ``messages`` belong in the history, calls among them; a call or a message of somebody else's that was not finished
+    is left out. ``calls`` are of functions on offer, ``unknown_calls`` of others. ``cached_tokens`` of the prompt had
+    been read before. ``repairs`` counts what had to be guessed or left out, by kind.
+    """
+
+    messages: tuple[Message, ...]
+    content: str
+    preamble: str
+    text: str
+    thought: str
+    calls: tuple[Call, ...]
+    unknown_calls: tuple[Call, ...]
+    reason: Reason
+    stopped_by: str | None  # the stop string that ended the answer
+    cut_in_thought: bool  # it stopped before any answer began, and a thought is no answer
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    thought_tokens: int
+    repairs: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def no_answer(self) -> bool:
+        """The model ended it and said nothing to anybody."""
+        silent = not self.content.strip() and not self.calls and not self.unknown_calls
+        return silent and self.reason == "stop" and self.stopped_by is None
+
+
+class ReplyReader:
+    """Reads one reply, id by id. Once ``over``, no more ids are wanted: a stop string came, or the model speaks for
+    others.
+
+    ``functions`` are the names declared; None where they are not known, and then any of the namespace ``functions``
+    will do. ``stop`` strings end the answer, within one message of it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt_tokens: int = 0,
+        stop: tuple[str, ...] = (),
+        functions: Collection[str] | None = None,
+    ) -> None:
+        self.over = False
+        self.tokens = self.thought_tokens = 0
+        self._parser = StreamParser(tokenizer)
+        self._prompt_tokens = prompt_tokens
+        self._stop = stop
+        self._functions = functions
+        self._sections: dict[Section, str] = {"thought": "", "preamble": "", "answer": ""}
+        self._content = ""
+        self._between = ""  # comes before the next piece of this message
+        self._held = ""  # the end of an answer's text that may be the beginning of a stop string
+        self._stopped_by: str | None = None
+        self._messages: list[Message] = []
+        self._calls: list[Call] = []
+        self._thinking = False
+        self._end = ReplyEnd("limit", None)
+        self._repairs: Counter[str] = Counter()
+
+    def feed(self, id: int) -> list[Piece]:
+        """One more id; the text that is certain now."""
+        events = self._parser.feed(id)
+        self.tokens += 1
+        self.thought_tokens += self._thinking
+        return [piece for event in events for piece in self._take(event)]
+
+    def end(self) -> list[Piece]:
+        """No more ids will come: the rest of the text. A second call gives none."""
+        return [piece for event in self._parser.finish() for piece in self._take(event)]
+
+    def finish(self, ended: Literal["stop", "length"], cached_tokens: int = 0) -> Reply:
+        """The reply. ``ended`` is how generation ended: by an id to stop at, or by its limit."""
+        self.end()
+        calls = tuple(call for call in self._calls if call.offered)
+        cut_off = ended == "length" and self._end.stop == "limit" and not self.over
+        return Reply(
+            messages=tuple(self._messages),
+            content=self._content,
+            preamble=self._sections["preamble"],
+            text=self._sections["answer"],
+            thought=self._sections["thought"],
+            calls=calls,
+            unknown_calls=tuple(call for call in self._calls if not call.offered),
+            reason="tool_calls" if calls else "length" if cut_off else "stop",
+            stopped_by=self._stopped_by,
+            cut_in_thought=cut_off and not calls and (self._end.cut_off == "thought" or not self._content),
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=cached_tokens,
+            completion_tokens=self.tokens,
+            thought_tokens=self.thought_tokens,
+            repairs=dict(self._repairs + self._parser.repairs),
+        )
+
+    def _take(self, event: Event) -> list[Piece]:
+        match event:
+            case MessageStart("other", _):
+                self.over = True
+                self._repairs["speaks for others"] += 1
+            case MessageStart(kind, _):
+                self._thinking = kind == "thought"
+                before = self._sections["thought"] if kind == "thought" else self._content
+                self._between = BETWEEN if before else ""
+            case Delta("thought" | "preamble" as section, text):
+                return self._add(section, text)
+            case Delta("answer", text):
+                return self._add_answer(text)
+            case MessageEnd(kind, message, complete):
+                self._thinking = False
+                self._keep(kind, message, complete)
+                held, self._held = self._held, ""
+                return self._add("answer", held)
+            case ReplyEnd():
+                self._end = event
+        return []
+
+    def _add(self, section: Section, text: str) -> list[Piece]:
+        if not text:
+            return []
+        between, self._between = self._between, ""
+        own = between if self._sections[section] else ""
+        self._sections[section] += own + text
+        if section == "thought":
+            return [Piece(section, own + text)]
+        self._content += between + text
+        return [Piece(section, between + text)]
+
+    def _add_answer(self, text: str) -> list[Piece]:
+        """What may be the beginning of a stop string is held back until that is known."""
+        if self._stopped_by is not None:
+            return []
+        text = self._held + text
+        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            at, self._stopped_by = min(found)
+            self._held, self.over = "", True
+            return self._add("answer", text[:at])
+        kept = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - kept :]
+        return self._add("answer", text[: len(text) - kept])
+
+    def _keep(self, kind: str, message: Message, complete: bool) -> None:
+        if kind == "call" and complete:
+            call = self._call(message)
+            self._calls.append(call)
+            self._messages.append(call.message)
+        elif kind not in ("call", "other") and message.content:
+            self._messages.append(message)
+
+    def _call(self, message: Message) -> Call:
+        written, arguments = message.recipient or "", str(message.content)
+        name = self._declared(written)
+        if not arguments.strip():
+            self._repairs["a call without arguments"] += 1
+            arguments = "{}"
+        if name is None:
+            self._repairs["a call of a tool that is not offered"] += 1
+            return Call(written.removeprefix("functions."), arguments, False, message)
+        if name != written.removeprefix("functions."):
+            self._repairs["a word glued to a tool's name"] += 1
+            message = replace(message, recipient=f"functions.{name}")
+        return Call(name, arguments, True, message)
+
+    def _declared(self, recipient: str) -> str | None:
+        """The function a recipient means, if it is on offer."""
+        name = recipient.removeprefix("functions.")
+        if self._functions is None:
+            return name if name != recipient else None
+        names = [name, *(name.removesuffix(word) for word in GLUED if name.endswith(word))]
+        return next((name for name in names if name in self._functions), None)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of ``text`` begin ``stop``."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
