@@ -15,8 +15,8 @@ Reason = Literal["stop", "length", "tool_calls"]
 Section = Literal["thought", "preamble", "answer"]
 """``preamble`` is what is said to the user before a call; with the answer it makes what the user sees."""
 
-GLUED = ("json", "code")
-"""Content types that models write at the end of a function's name, without a blank between."""
+GLUED = ("json", "code", "analysis", "commentary", "final")
+"""Content types and channels that models write at the end of a function's name, without a blank or marker between."""
 
 BETWEEN = "\n\n"
 """Between two messages of a reply that are read one after the other."""

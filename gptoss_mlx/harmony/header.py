@@ -40,7 +40,8 @@ def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str
     ``whole`` says that ``<|message|>`` came. Then words without a meaning may stand anywhere, and markers spelled out
     in ordinary text count as markers. Otherwise the body began unannounced, and the text returned is its beginning;
     what can only be a channel's name, garbled, is none. ``begun`` says that ``<|start|>`` came, so that a role must
-    follow: a word that is none stands for somebody else. ``channel`` holds if the header names none.
+    follow: a word that is none stands for somebody else, and without ``<|message|>`` for nothing. ``channel`` holds if
+    the header names none.
     """
     if whole:
         parts = [piece for part in parts for piece in _tidied(part)]
@@ -55,8 +56,10 @@ def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str
                 role, name, text = found[1], found[2], text[found.end() :]  # type: ignore[assignment]
             elif found := _TOOL.match(text):
                 role, name, text = "tool", found[1] or found[2], text[found.end() :]
-            elif begun and (found := _WORD.match(text)) and not (_CHANNEL.match(text) or _RECIPIENT.match(text)):
-                role, name, text = "tool", found[1], text[found.end() :]
+            elif begun and not _RECIPIENT.match(text):
+                if (found := _WORD.match(text)) and whole and not _CHANNEL.match(text):
+                    role, name, text = "tool", found[1], text[found.end() :]
+                text = text if whole else ""
         elif not marker and (found := _ROLE_ALONE.match(text)):
             text = text[found.end() :]  # the prompt has said it already, or <|start|> is missing
         # The last channel that exists counts; one that does not counts only if there is no other.
@@ -75,7 +78,8 @@ def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str
         rest += text
     if role == "assistant" and recipient in ("all", "user", "assistant"):
         recipient = None
-    return Message(role, "", name, recipient, channel, content_type, constrained), rest.lstrip()
+    rest = "" if not whole and _ROLE_ALONE.fullmatch(rest) else rest.lstrip()
+    return Message(role, "", name, recipient, channel, content_type, constrained), rest
 
 
 def _unannounced(text: str, channel: str | None) -> tuple[str | None, str]:

@@ -12,13 +12,15 @@ from gptoss_mlx.reply import Reply
 from gptoss_mlx.requests.fields import Fields
 from gptoss_mlx.requests.history import History
 from gptoss_mlx.requests.request import (
+    CACHING,
     Defaults,
     Request,
     distinct,
+    read_called_name,
+    read_content,
     read_effort,
     read_function,
     read_limit,
-    read_name,
     read_parts,
     read_sampling,
     read_stop,
@@ -41,6 +43,9 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "moderation": (),
 }
 """Each with the values that ask for nothing."""
+
+THOUGHTS = ("reasoning", "reasoning_content", "thinking")
+"""Fields under which others give and take a message's thought; the last is the published chat template's."""
 
 WITHOUT_EFFECT = (
     *("user", "metadata", "store", "service_tier", "safety_identifier", "stream_options", "parallel_tool_calls"),
@@ -130,33 +135,46 @@ def _read_message(message: Fields, where: str, history: History) -> None:
         case "assistant":
             _read_assistant(message, where, history)
         case "tool":
-            history.result(message.needed_text("tool_call_id"), _content(message), where)
+            history.result(message.needed_text("tool_call_id"), _content(message), where, message.text("name"))
         case _:
-            raise message.error("role", f"is '{role[:40]}'; use system, developer, user, assistant or tool")
+            raise message.error("role", f"is {role[:40]!r}; use system, developer, user, assistant or tool")
+    message.skip(*CACHING)
+    message.refuse_unread()
 
 
 def _content(message: Fields) -> str:
-    content = read_parts(message, "content", ("text",))
+    content = read_parts(message, "content", {"text": "text"})
     if content is None:
         raise message.error("content", "is missing")
     return content
 
 
 def _read_assistant(message: Fields, where: str, history: History) -> None:
+    """What the model said before. It may have said nothing, or have been stopped in its thought."""
     for name in ("function_call", "audio"):
         message.only(name)
+    message.only("annotations", [])
     calls = message.list("tool_calls") or []
-    text = read_parts(message, "content", ("text", "refusal")) or message.text("refusal") or ""
-    if not text and not calls:
-        raise RequestError(f"{where} has neither content nor tool_calls", where)
-    history.thought(message.text("reasoning") or message.text("reasoning_content") or "")
+    parts = read_content(message, "content", {"text": "text", "refusal": "refusal", "thinking": "thinking"}) or []
+    text = "".join(text for kind, text in parts if kind != "thinking") or message.text("refusal") or ""
+    thoughts = [message.text(name) for name in THOUGHTS]
+    thoughts.append("".join(text for kind, text in parts if kind == "thinking"))
+    given = {thought for thought in thoughts if thought}
+    if len(given) > 1:
+        names = ", ".join(THOUGHTS)
+        raise RequestError(f"{where} has thoughts that differ, under {names} or in its parts; send one", where)
+    history.thought("".join(given))
     history.said(text, where, before_a_call=bool(calls))
     for number, raw in enumerate(calls):
         call = Fields(raw, f"{where}.tool_calls[{number}]")
         function = call.object("function")
         if call.any("type") not in (None, "function") or function is None:
             raise call.error("type", "must be 'function', with the function")
-        history.called(call.needed_text("id"), read_name(function), function.needed_text("arguments"), where)
+        arguments = function.text("arguments") or ""
+        history.called(call.needed_text("id"), read_called_name(function), arguments, where)
+        function.refuse_unread()
+        call.only("index", number)  # as a stream counts them
+        call.refuse_unread()
 
 
 def _read_tools(body: Fields) -> tuple[Function, ...]:
@@ -167,6 +185,9 @@ def _read_tools(body: Fields) -> tuple[Function, ...]:
         if tool.any("type") != "function" or function is None:
             raise tool.error("type", "must be 'function', with the function")
         functions.append(read_function(function))
+        tool.only("strict", False)
+        tool.skip(*CACHING)
+        tool.refuse_unread()
     choice = body.any("tool_choice")
     if choice not in (None, "auto", "none"):
         raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")
@@ -175,14 +196,22 @@ def _read_tools(body: Fields) -> tuple[Function, ...]:
 
 def _read_format(form: Fields | None) -> ResponseFormat | None:
     kind = form.needed_text("type") if form is not None else "text"
-    if form is None or kind == "text":
+    if form is None:
+        return None
+    if kind == "text":
+        form.refuse_unread()
         return None
     schema = form.object("json_schema")
     if kind != "json_schema" or schema is None:
-        raise form.error("type", f"'{kind[:40]}' is not supported; use json_schema, or ask for JSON in the prompt")
-    return read_schema(schema)
+        raise form.error("type", f"{kind[:40]!r} is not supported; use json_schema, or ask for JSON in the prompt")
+    read = read_schema(schema)
+    form.refuse_unread()
+    return read
 
 
 def read_schema(form: Fields) -> ResponseFormat:
+    """Name, schema and description. Responses' formats have these beside ``type``, which is the caller's to read."""
     form.only("strict", False)
-    return ResponseFormat(form.needed_text("name"), form.schema("schema") or {}, form.text("description") or "")
+    read = ResponseFormat(form.needed_text("name"), form.schema("schema") or {}, form.text("description") or "")
+    form.refuse_unread()
+    return read

@@ -5,6 +5,9 @@ from typing import Any
 
 from gptoss_mlx.errors import RequestError
 
+HUGE = 256
+"""Bits: what has more is no count of anything, and of thousands of digits Python refuses to write any."""
+
 
 class Fields:
     """Reads ``raw``. An absent field and one that is null are the same. Every fault is a RequestError naming the field.
@@ -20,8 +23,9 @@ class Fields:
         self._read: set[str] = set()
 
     def name(self, field: str) -> str:
-        """The field's full name, for messages."""
-        return f"{self._where}.{field}" if self._where else field
+        """The field's full name, for messages: in one line, whatever somebody called it."""
+        shown = field if field.isprintable() and len(field) <= 80 else ascii(field)[:80]
+        return f"{self._where}.{shown}" if self._where else shown
 
     def error(self, field: str, problem: str) -> RequestError:
         return RequestError(f"{self.name(field)} {problem}", self.name(field))
@@ -58,12 +62,16 @@ class Fields:
             raise self.error(field, f"must be a number, not {_shown(value)}")
         if isinstance(value, float) and not math.isfinite(value):
             raise self.error(field, f"must be a finite number, not {value}")
+        if isinstance(value, int) and value.bit_length() > HUGE:
+            raise self.error(field, f"is out of range: {_shown(value)}")
         return value
 
     def integer(self, field: str) -> int | None:
         value = self.any(field)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise self.error(field, f"must be a whole number, not {_shown(value)}")
+        if value is not None and value.bit_length() > HUGE:
+            raise self.error(field, f"is out of range: {_shown(value)}")
         return value
 
     def one_of(self, field: str, *allowed: str) -> str | None:
@@ -83,12 +91,12 @@ class Fields:
         self._read.update(fields)
 
     def unread(self) -> tuple[str, ...]:
-        return tuple(field for field in self._raw if field not in self._read)
+        return tuple(field for field, value in self._raw.items() if field not in self._read and value is not None)
 
     def refuse_unread(self) -> None:
         """Whoever wrote a field meant something by it: one that nobody knows is an error, not a shrug."""
         if unread := self.unread():
-            raise self.error(unread[0], "is not a field known here; leave it out")
+            raise self.error(f"{unread[0]:.80}", "is not a field known here; leave it out")
 
     def _typed(self, field: str, kind: type, words: str) -> Any:
         value = self.any(field)
@@ -106,5 +114,7 @@ def _shown(value: Any) -> str:
     """Short enough for one line."""
     if isinstance(value, dict | list):
         return {dict: "an object", list: "an array"}[type(value)]
+    if isinstance(value, int) and value.bit_length() > HUGE:
+        return "a huge number"
     shown = repr(value)
     return shown if len(shown) <= 40 else f"{shown[:37]}..."

@@ -39,15 +39,20 @@ class History:
             self._messages.append(Message("assistant", text, channel="commentary" if before_a_call else "final"))
 
     def called(self, id: str, name: str, arguments: str, where: str) -> None:
+        """A call that was made. A dot in ``name`` says that it was one of a namespace other than the functions'."""
         if id in self._awaited:
-            raise RequestError(f"{where}: the call id '{id}' occurs twice", where)
-        self._awaited[id] = tool_call(f"functions.{name}", arguments)
+            raise RequestError(f"{where}: the call id {id[:80]!r} occurs twice", where)
+        recipient = name if "." in name else f"functions.{name}"
+        self._awaited[id] = tool_call(recipient, arguments if arguments.strip() else "{}")
 
-    def result(self, id: str, output: str, where: str) -> None:
-        """A call's answer. The two stand together: harmony's model makes one call at a time."""
+    def result(self, id: str, output: str, where: str, name: str | None = None) -> None:
+        """A call's answer, with the called ``name`` if it says so. The two stand together: harmony's model makes one
+        call at a time."""
         call = self._awaited.pop(id, None)
         if call is None:
-            raise RequestError(f"{where}: there is no call '{id}' before it to answer", where)
+            raise RequestError(f"{where}: there is no call {id[:80]!r} before it to answer", where)
+        if name is not None and f"functions.{name}" != call.recipient and name != call.recipient:
+            raise RequestError(f"{where}.name is {name[:80]!r}; the call was of '{call.recipient}'", f"{where}.name")
         self._messages += [call, tool_result(call, output)]
 
     def finish(
@@ -74,4 +79,4 @@ class History:
 
     def _settled(self, where: str) -> None:
         if self._awaited:
-            raise RequestError(f"{where}: the call '{next(iter(self._awaited))}' has no result yet", where)
+            raise RequestError(f"{where}: the call {next(iter(self._awaited))[:80]!r} has no result yet", where)

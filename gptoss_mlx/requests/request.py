@@ -1,6 +1,7 @@
 """What a request comes down to, and what both of OpenAI's endpoints say in the same way."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -11,7 +12,10 @@ from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.requests.fields import Fields
 
 MAX_STOPS = 4
+CACHING = ("cache_control", "prompt_cache_breakpoint")
+"""Where a client would have a prompt's beginning kept: here it always is."""
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_CALLED_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,29 @@ def read_stop(body: Fields) -> tuple[str, ...]:
 
 
 def read_function(function: Fields) -> Function:
-    """Name, description and parameters; ``strict`` would promise what is not enforced."""
+    """Name, description and parameters; ``strict`` would promise what is not enforced.
+
+    Responses' tools have these beside ``type``, which is the caller's to read.
+    """
     function.only("strict", False)
-    return Function(read_name(function), function.text("description") or "", function.schema("parameters"))
+    function.skip(*CACHING)
+    read = Function(read_name(function), function.text("description") or "", function.schema("parameters"))
+    function.refuse_unread()
+    return read
 
 
 def read_name(function: Fields) -> str:
     name = function.needed_text("name")
     if not _NAME.fullmatch(name):
         raise function.error("name", "must be 1 to 64 letters, digits, dashes and underscores")
+    return name
+
+
+def read_called_name(function: Fields) -> str:
+    """Of a call that was made, as its author wrote it: ``browser.search`` too, which no declaration may be called."""
+    name = function.needed_text("name")
+    if not _CALLED_NAME.fullmatch(name):
+        raise function.error("name", "must be 1 to 128 letters, digits, dots, dashes and underscores")
     return name
 
 
@@ -96,18 +114,31 @@ def distinct(functions: list[Function]) -> tuple[Function, ...]:
     return tuple(functions)
 
 
-def read_parts(holder: Fields, field: str, kinds: tuple[str, ...]) -> str | None:
-    """A content: a string, or parts that hold text. Anything else, such as an image, is an error."""
+def read_parts(holder: Fields, field: str, kinds: Mapping[str, str]) -> str | None:
+    """A content: a string, or parts that hold text. Anything else, such as an image, is an error.
+
+    ``kinds`` maps the parts that may be there to the field that holds their text.
+    """
+    content = read_content(holder, field, kinds)
+    return None if content is None else "".join(text for _, text in content)
+
+
+def read_content(holder: Fields, field: str, kinds: Mapping[str, str]) -> list[tuple[str, str]] | None:
+    """The same as (kind, text) of each part; a string is one of kind ``""``."""
     value = holder.any(field)
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return [("", value)]
     if not isinstance(value, list):
         raise holder.error(field, "must be a string or an array of parts")
-    texts = []
+    found = []
     for number, raw in enumerate(value):
         part = Fields(raw, f"{holder.name(field)}[{number}]")
         kind = part.needed_text("type")
         if kind not in kinds:
-            raise part.error("type", f"'{kind[:40]}' is not supported; only text is")
-        texts.append(part.needed_text("refusal" if kind == "refusal" else "text"))
-    return "".join(texts)
+            raise part.error("type", f"{kind[:40]!r} is not supported; only text is")
+        found.append((kind, part.needed_text(kinds[kind])))
+        part.skip("annotations", "logprobs", *CACHING)  # about the text, none of it
+        part.refuse_unread()
+    return found

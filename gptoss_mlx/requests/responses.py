@@ -14,10 +14,10 @@ from gptoss_mlx.requests.request import (
     Defaults,
     Request,
     distinct,
+    read_called_name,
     read_effort,
     read_function,
     read_limit,
-    read_name,
     read_parts,
     read_sampling,
 )
@@ -141,25 +141,32 @@ def _read_input(body: Fields, history: History) -> None:
 
 def _read_item(item: Fields, where: str, history: History) -> None:
     kind = item.text("type") or "message"
+    item.skip("id", "status")
     match kind:
         case "message":
             _read_message(item, where, history)
         case "function_call":
-            history.called(item.needed_text("call_id"), read_name(item), item.needed_text("arguments"), where)
+            name, arguments = read_called_name(item), item.text("arguments") or ""
+            history.called(item.needed_text("call_id"), name, arguments, where)
         case "function_call_output":
-            output = read_parts(item, "output", ("input_text",))
+            output = read_parts(item, "output", {"input_text": "text"})
             if output is None:
                 raise item.error("output", "is missing")
             history.result(item.needed_text("call_id"), output, where)
         case "reasoning":
-            history.thought(read_parts(item, "content", ("reasoning_text",)) or "")
+            # A summary stands for a thought that is not there; one that is encrypted cannot be read.
+            item.only("encrypted_content", "")
+            thought = read_parts(item, "content", {"reasoning_text": "text", "text": "text"})
+            history.thought(thought or read_parts(item, "summary", {"summary_text": "text"}) or "")
+            item.skip("summary")
         case _:
-            raise item.error("type", f"'{kind[:40]}' is not supported")
+            raise item.error("type", f"{kind[:40]!r} is not supported")
+    item.refuse_unread()
 
 
 def _read_message(item: Fields, where: str, history: History) -> None:
     role = item.needed_text("role")
-    text = read_parts(item, "content", ("input_text", "output_text", "refusal"))
+    text = read_parts(item, "content", {"input_text": "text", "output_text": "text", "refusal": "refusal"})
     if text is None:
         raise item.error("content", "is missing")
     match role:
@@ -168,9 +175,9 @@ def _read_message(item: Fields, where: str, history: History) -> None:
         case "user":
             history.user(text, where)
         case "assistant":
-            history.said(text, where, before_a_call=item.text("phase") == "commentary")
+            history.said(text, where, before_a_call=item.one_of("phase", "commentary", "final_answer") == "commentary")
         case _:
-            raise item.error("role", f"is '{role[:40]}'; use system, developer, user or assistant")
+            raise item.error("role", f"is {role[:40]!r}; use system, developer, user or assistant")
 
 
 def _read_tools(body: Fields) -> tuple[Function, ...]:
@@ -191,9 +198,13 @@ def _read_format(text: Fields | None) -> ResponseFormat | None:
         return None
     text.only("verbosity", "medium")
     form = text.object("format")
+    text.refuse_unread()
     kind = form.needed_text("type") if form is not None else "text"
-    if form is None or kind == "text":
+    if form is None:
+        return None
+    if kind == "text":
+        form.refuse_unread()
         return None
     if kind != "json_schema":
-        raise form.error("type", f"'{kind[:40]}' is not supported; use json_schema, or ask for JSON in the prompt")
+        raise form.error("type", f"{kind[:40]!r} is not supported; use json_schema, or ask for JSON in the prompt")
     return read_schema(form)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.oracle.parse_sequences import parsed
 from tests.support.harmony_streams import MALFORMED, encode, streams
 
 ROOT = Path(__file__).parent.parent.parent
@@ -365,10 +366,12 @@ def main():
         from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
         oracle = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
+        sequences = list(parsed(oracle, Path(folder) / "o200k_base.tiktoken", 3))
     sums = [
         write("strings.jsonl.xz", list(strings(oracle, 600))),
         write("streams.jsonl.xz", list(parsed_streams(oracle, 60))),
         write("conversations.jsonl.xz", list(conversations(oracle, 256))),
+        write("sequences.jsonl.xz", sequences),
     ]
     (TARGET / "SHA256SUMS").write_text("".join(sums))
 

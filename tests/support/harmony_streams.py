@@ -98,7 +98,11 @@ def missing_message(rng):
         if not glue and text[0].islower():  # as in "finally, yes", which names no channel; a word alone is a bad name
             whole = "final" + text
             return [CHANNEL, whole, RETURN], ["answer", None, whole] if len(whole.split()) > 1 else None
-        return [CHANNEL, "final" + glue + text, RETURN], ["answer", None, text.lstrip()]
+        return [CHANNEL, "final" + glue + text, RETURN], [
+            "answer",
+            None,
+            text.lstrip(),
+        ] if text != "assistant" else None
     how = rng.choice(
         [
             [CHANNEL, f"commentary to={tool} ", CONSTRAIN, "json" + body],

@@ -1,0 +1,241 @@
+"""One reader of replies: what is shown, called and left out, and the same for a conversation and a batch."""
+
+import pytest
+
+from gptoss_mlx.conversation import Done, Text, ToolCall, ToolError
+from gptoss_mlx.errors import UsageError
+from gptoss_mlx.harmony import Tokenizer, tool_result
+from gptoss_mlx.reply import ReplyReader
+from tests.reports.fuzz_replies import difference, fuzz, read
+from tests.support import scripted, token_classes
+from tests.support.harmony_goldens import read_golden
+from tests.support.harmony_streams import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, encode
+
+NEXT = [END, START, "assistant"]
+THOUGHT = [CHANNEL, "analysis", MESSAGE, "Let me see."]
+ANSWER = [CHANNEL, "final", MESSAGE, "It is 4."]
+
+
+def calling(name, arguments="{}"):
+    return [CHANNEL, f"commentary to={name} ", CONSTRAIN, "json", MESSAGE, arguments]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.bundled()
+
+
+@pytest.fixture
+def ids(tokenizer):
+    return lambda *pieces: encode(list(pieces), tokenizer.special, tokenizer.encode)
+
+
+@pytest.fixture
+def reply(tokenizer, ids):
+    """What a reply comes to, and the pieces that were given out on the way."""
+
+    def reply(*pieces, ended="stop", **options):
+        reader, given = ReplyReader(tokenizer, **options), []
+        for id in ids(*pieces):
+            given += reader.feed(id)
+            if reader.over:
+                break
+        given += reader.end()
+        return reader.finish(ended), given
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        [CHANNEL, "??", *NEXT],
+        [CHANNEL, "commentary?commentary?", *NEXT],
+        [CHANNEL, "thinking", *NEXT],
+        [CHANNEL, "final?", *NEXT],
+        [*THOUGHT, END, " and so", START, "assistant"],
+        [*THOUGHT, END, "assistant", START, "assistant"],
+        ["Sure", START, "assistant"],
+        [*THOUGHT, END, START, "some words", END, START, "assistant"],
+    ],
+)
+def test_what_stands_outside_of_messages_is_not_shown_and_is_counted(reply, junk):
+    got, _ = reply(*junk, *ANSWER, RETURN)
+    assert got.content == "It is 4."
+    assert sum(got.repairs.values()) > 0
+
+
+def test_text_behind_the_answer_is_not_shown_but_may_be_the_answer_where_there_is_none(reply):
+    got, _ = reply(*ANSWER, END, "So much for that.", RETURN)
+    assert got.content == "It is 4."
+    got, _ = reply(*THOUGHT, END, "It is 4.", RETURN)
+    assert got.content == "It is 4."
+
+
+@pytest.mark.parametrize("role", ["tool", "user", "functions.f to=assistant", "narrator"])
+def test_a_reply_is_over_where_the_model_speaks_for_somebody_else(reply, role):
+    got, _ = reply(*ANSWER, END, START, role, MESSAGE, "An invented result", *NEXT, *ANSWER, RETURN)
+    assert (got.content, got.reason) == ("It is 4.", "stop")
+    assert got.repairs["speaks for others"] == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        ("finally, yes", "finally, yes"),
+        ("The user wants it", "The user wants it"),
+        ("final It is", "It is"),
+        ("finalIt is", "It is"),
+        ("final42", "42"),
+        ("final assistant", ""),
+    ],
+)
+def test_a_body_that_begins_unannounced_is_shown_from_its_first_letter(reply, header, text):
+    got, _ = reply(CHANNEL, header, RETURN)
+    assert got.content == text
+
+
+def test_two_messages_of_a_section_are_apart_and_the_pieces_add_up(reply):
+    said = [CHANNEL, "commentary", MESSAGE]
+    got, given = reply(
+        *THOUGHT, *NEXT, *THOUGHT, *NEXT, *said, "One.", *NEXT, *said, "Two.", *NEXT, *ANSWER, *NEXT, *ANSWER, RETURN
+    )
+    assert got.thought == "Let me see.\n\nLet me see."
+    assert (got.preamble, got.text) == ("One.\n\nTwo.", "It is 4.\n\nIt is 4.")
+    assert got.content == "One.\n\nTwo.\n\nIt is 4.\n\nIt is 4."
+    assert "".join(piece.text for piece in given if piece.section == "thought") == got.thought
+    assert "".join(piece.text for piece in given if piece.section != "thought") == got.content
+
+
+def test_text_that_may_begin_a_stop_string_is_held_back_until_it_is_known(reply):
+    for stop, text in [(("4.!",), "It is 4."), (("s 4",), "It i"), (("is 4.", "t is"), "I"), (("It",), "")]:
+        got, given = reply(*ANSWER, RETURN, stop=stop)
+        assert got.text == text
+        assert "".join(piece.text for piece in given) == text
+        assert got.stopped_by == (stop[-1] if text != "It is 4." else None)
+        assert not got.no_answer, "what was asked for is no failure of the model's"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[*THOUGHT, RETURN], [RETURN], [*THOUGHT, *NEXT, CHANNEL, "final", MESSAGE, RETURN], [*THOUGHT, END, " ", RETURN]],
+)
+def test_a_reply_that_says_nothing_to_anybody_is_no_answer(reply, pieces):
+    got, _ = reply(*pieces)
+    assert got.no_answer
+    assert not got.cut_in_thought
+
+
+@pytest.mark.parametrize("arguments", ["", " ", "\n"])
+def test_a_call_without_arguments_has_an_empty_object(reply, arguments):
+    got, _ = reply(*calling("functions.f", arguments), CALL, functions=["f"])
+    assert [call.arguments for call in got.calls] == ["{}"]
+
+
+@pytest.mark.parametrize("written", ["functions.f", "functions.fjson", "functions.fcode", "functions.fcommentary", "f"])
+def test_a_word_glued_to_a_declared_name_is_not_part_of_it(reply, written):
+    got, _ = reply(*calling(written, '{"a": 1}'), CALL, functions=["f"])
+    (call,) = got.calls
+    assert (call.name, call.arguments) == ("f", '{"a": 1}')
+    assert tool_result(call.message, "x").name in ("functions.f", "f")
+
+
+@pytest.mark.parametrize("written", ["python", "functions.g", "functions.f2", "browser.search", "functions.jsonf"])
+def test_a_tool_that_is_not_offered_is_no_call(reply, written):
+    got, _ = reply(*calling(written, "not JSON"), CALL, functions=["f"])
+    assert got.calls == ()
+    assert [call.arguments for call in got.unknown_calls] == ["not JSON"]
+    assert got.reason == "stop"
+
+
+def test_a_declared_name_that_ends_in_json_is_itself(reply):
+    got, _ = reply(*calling("functions.to_json"), CALL, functions=["to_", "to_json"])
+    assert [call.name for call in got.calls] == ["to_json"]
+
+
+TWO = [*calling("functions.f", '{"n": 1}'), *NEXT, *calling("functions.f", '{"n": 2}'), CALL]
+F = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.fixture
+def prompts(tokenizer, monkeypatch):
+    """What a scripted conversation has read so far of its own messages."""
+    return lambda chat: [(m.role, m.recipient or m.name, m.content) for m in chat.messages if m.channel != "analysis"]
+
+
+def test_all_calls_of_a_reply_are_handed_out_and_answered_in_order(tokenizer, ids, prompts):
+    with scripted.conversation(tokenizer, ids(*TWO), ids(*ANSWER, RETURN), functions=[F]) as chat:
+        *calls, done = chat.send("?")
+        assert [call.arguments for call in calls] == [{"n": 1}, {"n": 2}]
+        assert done.reason == "tool_calls"
+        assert list(chat.send_tool_result(calls[0], "one")) == []
+        assert any(isinstance(event, Text) for event in chat.send_tool_result(calls[1], "two"))
+        roles = [role for role, *_ in prompts(chat)]
+        assert roles == ["user", "assistant", "assistant", "tool", "tool", "assistant"]
+        assert [text for role, _, text in prompts(chat) if role == "tool"] == ["one", "two"]
+
+
+@pytest.mark.parametrize("then", ["the last is answered", "another message comes"])
+def test_a_call_that_nobody_answered_leaves_the_history(tokenizer, ids, prompts, then):
+    with scripted.conversation(tokenizer, ids(*TWO), ids(*ANSWER, RETURN), functions=[F]) as chat:
+        first, last, _ = chat.send("?")
+        list(chat.send_tool_result(last, "two") if then == "the last is answered" else chat.send("well?"))
+        called = [text for role, to, text in prompts(chat) if role == "assistant" and to]
+        assert called == (['{"n": 2}'] if then == "the last is answered" else [])
+        with pytest.raises(UsageError, match="awaiting"):
+            chat.send_tool_result(first, "one")
+
+
+def test_of_two_calls_the_one_that_cannot_be_made_is_answered_at_once(tokenizer, ids, prompts):
+    mixed = [*calling("python", "1+1"), *NEXT, *calling("functions.f"), CALL]
+    with scripted.conversation(tokenizer, ids(*mixed), ids(*ANSWER, RETURN), functions=[F]) as chat:
+        error, call, done = chat.send("?")
+        assert isinstance(error, ToolError)
+        assert "no tool 'python'" in error.problem, "the tool comes before its arguments, which are no JSON either"
+        assert isinstance(call, ToolCall)
+        assert done.reason == "tool_calls"
+        list(chat.send_tool_result(call, "ok"))
+        assert [to for role, to, _ in prompts(chat) if role == "tool"] == ["assistant", "assistant"]
+
+
+def test_a_reply_cancelled_between_two_calls_leaves_neither(tokenizer, ids, prompts):
+    with scripted.conversation(tokenizer, ids("Hm.", END, START, "assistant", *TWO), functions=[F]) as chat:
+        events = chat.send("?")
+        next(events)
+        chat.cancel()
+        assert isinstance(list(events)[-1], Done)
+        assert [to for _, to, _ in prompts(chat)] == [None] * len(chat.messages)
+
+
+def test_a_message_written_on_from_a_dropped_call_gets_a_beginning(tokenizer, ids):
+    """Without <|end|> between the two, the second's ids lean on the first's."""
+    leaning = [*calling("functions.f"), CHANNEL, "final", MESSAGE, "Done.", END, START, "assistant"]
+    with scripted.conversation(
+        tokenizer, ids(*leaning, *calling("functions.f"), CALL), ids(*ANSWER, RETURN), functions=[F]
+    ) as chat:
+        *_, call, _ = chat.send("?")
+        assert isinstance(call, ToolCall)
+        list(chat.send("never mind"))
+        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+        assert "<|start|>assistant<|channel|>final<|message|>Done.<|end|>" in shown
+        assert "to=functions.f" not in shown
+
+
+def test_conversations_and_batches_read_random_replies_alike():
+    assert fuzz(300, seed=11) == 0
+
+
+def test_short_sequences_are_read_as_openai_harmony_reads_them_but_for_known_reasons(tokenizer):
+    byte_ids = {tokenizer.token_bytes(id): id for id in range(256)}
+    equal = 0
+    for pieces, theirs in zip(token_classes.sequences(3), read_golden("sequences.jsonl.xz"), strict=True):
+        ids = token_classes.encode(
+            pieces, tokenizer.special, tokenizer.encode, lambda raw: [byte_ids[bytes((byte,))] for byte in raw]
+        )
+        ours = read(tokenizer, ids)
+        assert not any("<|" in text for _, text in ours), pieces
+        if theirs is not None:
+            why = difference(pieces, ours, theirs)
+            assert why != "WRONG", (pieces, ours, theirs)
+            equal += why == "equal"
+    assert equal > 100
