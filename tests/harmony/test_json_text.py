@@ -1,4 +1,4 @@
-"""JSON as openai-harmony writes it. What it was told apart from Python's own by is here; the goldens hold the rest."""
+"""JSON as openai-harmony 0.0.8 wrote these values, where that is not as Python writes them; the goldens hold more."""
 
 import pytest
 
