@@ -9,34 +9,66 @@ ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy
 .PHONY: batch-kill-test chat check clean compare engine-report format goldens goldens-harmony goldens-tiny oracle readme \
 	test test-20b test-long tiny-eval tiny-train
 
+define environment
+	@python="$(PYTHON)"; \
+	test -n "$$python" || { echo "no Python 3.11 or newer found; name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
+	echo "$(@D): $$($$python --version)" && $$python -m venv $(@D)
+endef
+
+# Of pip's long account, the downloads that take a while and its complaints. Bytecode is left to the first import: most
+# is never read. The file is touched when pip has succeeded, and only then.
+define install
+	@rm -f $@
+	@echo "$(@D): $(CONTENTS)"
+	@{ $(@D)/bin/pip install --no-compile --disable-pip-version-check $(PACKAGES) && touch $@; } | while read -r line; do \
+		case "$$line" in \
+			(Downloading*" MB)" | "Using cached"*" MB)") echo "  $$line" ;; \
+			("Installing collected packages"*) echo "  Installing" ;; \
+		esac; done
+	@test -f $@
+endef
+
+# What running a model takes, and no more.
+$(VENV)/.ready: CONTENTS = what a chat needs
+$(VENV)/.ready: PACKAGES = -e .
 $(VENV)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[dev]'
-	touch $@
+	$(environment)
+	$(install)
 
+$(VENV)/.ready-dev: CONTENTS = what tests and checks need
+$(VENV)/.ready-dev: PACKAGES = -e '.[dev]'
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(install)
+
+$(VENV)/.ready-compare: CONTENTS = mlx-lm, to compare with
+$(VENV)/.ready-compare: PACKAGES = -e '.[compare]'
+$(VENV)/.ready-compare: $(VENV)/.ready
+	$(install)
+
+$(ORACLE_VENV)/.ready: CONTENTS = PyTorch, transformers and openai-harmony, to compare with
+$(ORACLE_VENV)/.ready: PACKAGES = $(ORACLE_PACKAGES)
 $(ORACLE_VENV)/.ready: Makefile
-	$(PYTHON) -m venv $(ORACLE_VENV)
-	$(ORACLE_VENV)/bin/pip install -q --disable-pip-version-check $(ORACLE_PACKAGES)
-	touch $@
+	$(environment)
+	$(install)
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest
 
 # At published shapes: conversion, 6 GB of disk, minutes; and one layer's experts on emulated shaders, 2 GB of memory.
-test-20b: $(VENV)/.ready
+test-20b: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -s -m slow tests/convert/test_20b_shapes.py
 	$(VENV)/bin/python -m pytest -s -m slow tests/metal_kernels/test_launch.py
 
 .PHONY: kernel-report mutate
 # What the shaders read and how exact they are, counted in the emulator; writes kernel-report.md.
-kernel-report: $(VENV)/.ready
+kernel-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.metal_kernels.kernel_report
 
 # Every barrier, bound and row offset of the shaders, changed one at a time: the tests have to notice. Ten minutes.
-mutate: $(VENV)/.ready
+mutate: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.metal_kernels.mutate
 
-check: $(VENV)/.ready
+check: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -46,7 +78,7 @@ goldens: goldens-harmony
 goldens-harmony: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.write_harmony_goldens
 
-format: $(VENV)/.ready
+format: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
@@ -79,7 +111,7 @@ tiny-eval: $(VENV)/.ready $(ORACLE_VENV)/.ready
 	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python -m gptoss_mlx.tiny.evaluate build/tiny-eval --replies build/tiny-replies.jsonl
 	$(ORACLE_VENV)/bin/python -m tests.oracle.tiny_replies again build/tiny-replies.jsonl
 
-compare: $(VENV)/.ready
+compare: $(VENV)/.ready-compare
 	$(VENV)/bin/python -m tests.oracle.compare_mlx_lm
 
 # 1,000 prompts through the command line with 20 SIGKILLs, beside the same left in peace: minutes.
@@ -87,10 +119,10 @@ batch-kill-test: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.batch.kills
 
 # A prefill of 16,000 tokens and a cache of 131,072 positions.
-test-long: $(VENV)/.ready
+test-long: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -m slow tests/model/test_long_context.py
 
-engine-report: $(VENV)/.ready
+engine-report: $(VENV)/.ready-compare
 	$(VENV)/bin/python -m tests.reports.engine --large
 
 # The command line's reference in README.md.

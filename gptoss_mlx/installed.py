@@ -9,8 +9,7 @@ from pathlib import Path
 
 from gptoss_mlx.errors import ModelNotInstalledError
 from gptoss_mlx.home import models_dir
-
-HUB_IDS = {"20b": "openai/gpt-oss-20b", "120b": "openai/gpt-oss-120b"}
+from gptoss_mlx.published import HUB_IDS, download_command
 
 
 def find_model(model: str | Path) -> Path:
@@ -40,10 +39,10 @@ def installed_models() -> list[str]:
 def _remedy(name: str, text: str) -> str:
     if name == "tiny":
         return "the model 'tiny' is not installed; run: gptoss-mac convert tiny"
-    if hub := HUB_IDS.get(name):
+    if name in HUB_IDS:
         return (
-            f"the model '{name}' is not installed; run: pip install huggingface_hub && hf download {hub} "
-            f"--exclude 'original/*' 'metal/*' --local-dir gpt-oss-{name} && gptoss-mac convert gpt-oss-{name}"
+            f"the model '{name}' is not installed; run: pip install huggingface_hub && {download_command(name)} "
+            f"&& gptoss-mac convert gpt-oss-{name}"
         )
     known = ", ".join([*installed_models(), *(n for n in HUB_IDS if n not in installed_models())])
     return f"no model '{text}': neither a folder nor an installed name; known are {known}"

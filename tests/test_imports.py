@@ -20,10 +20,15 @@ ALLOWED = {
     "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config"},
     "gptoss_mlx.files": set(),
     "gptoss_mlx.home": {"gptoss_mlx.errors"},
-    "gptoss_mlx.installed": {"gptoss_mlx.errors", "gptoss_mlx.home"},
+    "gptoss_mlx.published": set(),
+    "gptoss_mlx.installed": {"gptoss_mlx.errors", "gptoss_mlx.home", "gptoss_mlx.published"},
     "gptoss_mlx.model": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.model_folder", "metal_kernels"},
 }
-ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {"gptoss_mlx.harmony", "gptoss_mlx.__version__"}
+ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
+    "gptoss_mlx.harmony",
+    "gptoss_mlx.published",
+    "gptoss_mlx.__version__",
+}
 ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {"gptoss_mlx.model", "gptoss_mlx.files"}
 ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.engine"] | {
     "gptoss_mlx.engine",

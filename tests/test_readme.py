@@ -63,9 +63,3 @@ def test_every_exit_code_is_documented():
 def test_files_linked_to_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert target.startswith("http") or Path(ROOT, target).exists(), target
-
-
-def test_make_targets_named_exist():
-    makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"make ([a-z0-9-]+)", TEXT)) - {"sure"}:
-        assert re.search(rf"^{target}:", makefile, re.M), target

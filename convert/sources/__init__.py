@@ -8,6 +8,7 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model_folder.generation import problem_with
 from gptoss_mlx.model_folder.layout import MANIFEST
+from gptoss_mlx.published import download_command
 
 LAYOUTS = {"Hugging Face": huggingface, "original": original}
 
@@ -59,5 +60,5 @@ def _find(path: Path) -> Path:
             return folder
     raise CheckpointError(
         f"{path}: no checkpoint here, looked for config.json and *.safetensors in it and in its original/; "
-        "get one with `hf download openai/gpt-oss-20b`"
+        f"get one with `{download_command('20b')}`"
     )

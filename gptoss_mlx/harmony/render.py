@@ -1,11 +1,11 @@
 """Messages to token ids, piece by piece: markers as ids, everything else as ordinary text that cannot become one."""
 
-import json
 from collections.abc import Iterable
 
 from gptoss_mlx.errors import ContextLengthError, HarmonyError
+from gptoss_mlx.harmony.json_text import json_text
 from gptoss_mlx.harmony.messages import Developer, Message, Namespace, System, drop_thoughts
-from gptoss_mlx.harmony.signatures import tools_section
+from gptoss_mlx.harmony.signatures import comment, tools_section
 from gptoss_mlx.harmony.tokenizer import Tokenizer
 
 FAR = 2
@@ -132,9 +132,9 @@ def _developer(developer: Developer) -> str:
         sections.append(tools_section([Namespace("functions", functions=developer.functions)]))
     if form := developer.response_format:
         try:
-            schema = json.dumps(form.schema, ensure_ascii=False, separators=(",", ":"))
+            schema = json_text(form.schema)
         except (TypeError, ValueError, RecursionError) as error:
             raise HarmonyError(f"response format {form.name!r}: its schema is no JSON ({error})") from error
-        description = f"// {form.description}\n" if form.description else ""
+        description = "".join(comment(form.description)) if form.description else ""
         sections.append(f"# Response Formats\n\n## {form.name}\n\n{description}{schema}")
     return "\n\n".join(sections)

@@ -1,17 +1,18 @@
 """Functions as the TypeScript declarations gpt-oss was trained on. Pure text: knows neither messages' order nor ids.
 
-The output is openai-harmony's, with one difference: where a comment inside a type has several lines, every line is
-commented here; there only the first is, and the others end up as if they were code.
+The output is openai-harmony's, with one difference: where a description, title or example inside a type has several
+lines, every line is commented here, or all stand on one; there only the first is commented, and the others end up as
+if they were code.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gptoss_mlx.errors import HarmonyError
+from gptoss_mlx.harmony.json_text import json_text
 from gptoss_mlx.harmony.messages import Function, Namespace
 
-MAX_DEPTH = 100
+MAX_DEPTH = 128
 
 
 def tools_section(namespaces: Iterable[Namespace]) -> str:
@@ -36,7 +37,7 @@ def _signature(function: Function) -> str:
         return "()"
     try:
         return f"(_: {typescript(function.parameters)})"
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise HarmonyError(f"function {function.name!r}: its parameters are no JSON schema ({error})") from error
 
 
@@ -70,17 +71,17 @@ def _object(schema: Mapping[str, Any], indent: str, depth: int) -> str:
     required = required if isinstance(required, list) else []
     properties = schema.get("properties")
     properties = properties if isinstance(properties, Mapping) else {}
-    out = [*_comment(schema.get("description"), indent), "{\n"]
+    out = [*comment(schema.get("description"), indent), "{\n"]
     for name, value in properties.items():
         optional = "" if name in required else "?"
         value = value if isinstance(value, Mapping) else {}
         if isinstance(value.get("title"), str):
-            out += [*_comment(value["title"], indent), f"{indent}//\n"]
+            out += [*comment(value["title"], indent), f"{indent}//\n"]
         if "oneOf" not in value:
-            out += _comment(value.get("description"), indent)
+            out += comment(value.get("description"), indent)
         if isinstance(value.get("examples"), list) and value["examples"]:
             out.append(f"{indent}// Examples:\n")
-            out += [line for e in value["examples"] if isinstance(e, str) for line in _comment(f'- "{e}"', indent)]
+            out += [line for e in value["examples"] if isinstance(e, str) for line in comment(f'- "{e}"', indent)]
         if isinstance(value.get("oneOf"), list):
             out += _one_of_property(name + optional, value, indent, depth)
         else:
@@ -94,7 +95,7 @@ def _one_of_property(name: str, value: Mapping[str, Any], indent: str, depth: in
     """A property that is one of several types, each on its own line; a description is not said twice."""
     description, variants = value.get("description"), value["oneOf"]
     described = isinstance(description, str) and not (variants and _get(variants[0], "description") == description)
-    out = _comment(description, indent) if described else []
+    out = comment(description, indent) if described else []
     if "default" in value:
         out.append(f"{indent}// {_default(value)}\n")
     out.append(f"{indent}{name}:\n")
@@ -113,7 +114,7 @@ def _nullable(schema: Any, indent: str, depth: int) -> str:
 def _trailing(schema: Any, described: bool = True, bare_enum: bool = False) -> str:
     words = []
     if described and isinstance(_get(schema, "description"), str):
-        words += _lines(schema["description"])
+        words += _comment_lines(schema["description"])
     if isinstance(schema, Mapping) and "default" in schema:
         words.append(_default(schema, bare_enum))
     return f" // {' '.join(words)}" if words else ""
@@ -127,7 +128,7 @@ def _default(schema: Mapping[str, Any], bare_enum: bool = True) -> str:
             return f'default: "{default}"'
         if bare_enum:
             return f"default: {default}"
-    return f"default: {json.dumps(default, ensure_ascii=False, separators=(',', ':'))}"
+    return f"default: {json_text(default)}"
 
 
 def _enum(schema: Mapping[str, Any]) -> list[Any]:
@@ -139,8 +140,13 @@ def _get(schema: Any, key: str) -> Any:
     return schema.get(key) if isinstance(schema, Mapping) else None
 
 
-def _comment(text: Any, indent: str) -> list[str]:
-    return [f"{indent}// {line}\n" for line in text.split("\n")] if isinstance(text, str) else []
+def comment(text: Any, indent: str = "") -> list[str]:
+    """Each line of a text as a comment; nothing for what is no text."""
+    return [f"{indent}// {line}\n" for line in _comment_lines(text)] if isinstance(text, str) else []
+
+
+def _comment_lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").split("\n")
 
 
 def _lines(text: str) -> list[str]:

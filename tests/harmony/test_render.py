@@ -106,20 +106,6 @@ def test_to_all_is_no_recipient(published):
     assert render([everyone], published) == render([replace(everyone, recipient=None)], published)
 
 
-def test_every_line_of_a_comment_is_a_comment(published):
-    """openai-harmony leaves the second line bare, where it reads as code."""
-    schema = {
-        "type": "object",
-        "properties": {"a": {"type": "string", "description": "one\ntwo", "title": "t\nu", "examples": ["v\nw"]}},
-    }
-    developer = Developer(functions=(Function("f", "A\nB", schema),))
-    text = published.decode(render_messages([Message("developer", developer)], published))
-    assert text.endswith(
-        "// A\n// B\ntype f = (_: {\n// t\n// u\n//\n// one\n// two\n// Examples:\n"
-        '// - "v\n// w"\na?: string,\n}) => any;\n\n} // namespace functions'
-    )
-
-
 def test_response_format_stands_last_in_the_developer_message(published):
     form = ResponseFormat("shopping_list", {"type": "object", "properties": {"é": {"type": "string"}}}, "What to buy")
     text = published.decode(render_messages([Message("developer", Developer("Be brief.", (), form))], published))
@@ -129,8 +115,10 @@ def test_response_format_stands_last_in_the_developer_message(published):
     )
 
 
-def deep(levels):
-    return {"type": "array", "items": deep(levels - 1)} if levels else {"type": "string"}
+def test_every_line_of_a_response_formats_description_is_a_comment(published):
+    form = ResponseFormat("list", {"default": 1e16}, "What\nto buy")
+    text = published.decode(render_messages([Message("developer", Developer(response_format=form))], published))
+    assert text == 'developer# Response Formats\n\n## list\n\n// What\n// to buy\n{"default":1e16}'
 
 
 @pytest.mark.parametrize(
@@ -140,14 +128,10 @@ def deep(levels):
         Message("user", System()),
         Message("system", Developer()),
         Message("developer", Developer(response_format=ResponseFormat("list", {"x": {1, 2}}))),
-        Message("developer", Developer(functions=(Function("f", "", deep(500)),))),
-        Message("developer", Developer(functions=(Function("f", "", {"type": "string", "default": {1, 2}}),))),
+        Message("developer", Developer(response_format=ResponseFormat("list", {"x": float("nan")}))),
     ],
 )
 def test_malformed_messages_are_refused_in_one_line(message, published):
-    if isinstance(message.content, Developer) and message.content.functions:
-        schema = {"type": "object", "properties": {"x": message.content.functions[0].parameters}}
-        message = replace(message, content=Developer(functions=(Function("f", "", schema),)))
     with pytest.raises(HarmonyError) as caught:
         render([message], published)
     assert "\n" not in str(caught.value)

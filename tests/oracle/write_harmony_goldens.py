@@ -7,17 +7,17 @@ versions of Python and openai-harmony alone.
 import hashlib
 import json
 import lzma
-import os
 import random
 import sys
-import tempfile
 from pathlib import Path
 
+from tests.oracle.harmony_encoding import load_encoding
 from tests.oracle.parse_sequences import parsed
+from tests.oracle.signatures import ids_or_reason
 from tests.support.harmony_streams import MALFORMED, encode, streams
+from tests.support.schemas import declarations
 
 ROOT = Path(__file__).parent.parent.parent
-RANKS = ROOT / "gptoss_mlx/harmony/o200k_base.tiktoken.xz"
 TARGET = ROOT / "tests/data/harmony"
 
 LOOK_ALIKES = [
@@ -350,6 +350,13 @@ def parsed_streams(oracle, count):
             yield {"kind": kind, "ids": ids, "messages": messages}
 
 
+def signatures(oracle, count):
+    """Declared functions and their ids, where openai-harmony does not refuse them."""
+    for declaration in declarations(count, seed=0):
+        if not isinstance(ids := ids_or_reason(oracle, declaration), str):
+            yield declaration | {"ids": ids}
+
+
 def write(name, rows):
     content = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
     packed = lzma.compress(content.encode(), preset=9 | lzma.PRESET_EXTREME)
@@ -360,18 +367,13 @@ def write(name, rows):
 
 def main():
     TARGET.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "o200k_base.tiktoken").write_bytes(lzma.decompress(RANKS.read_bytes()))
-        os.environ["TIKTOKEN_ENCODINGS_BASE"] = folder
-        from openai_harmony import HarmonyEncodingName, load_harmony_encoding
-
-        oracle = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
-        sequences = list(parsed(oracle, Path(folder) / "o200k_base.tiktoken", 3))
+    oracle = load_encoding()
     sums = [
         write("strings.jsonl.xz", list(strings(oracle, 600))),
         write("streams.jsonl.xz", list(parsed_streams(oracle, 60))),
         write("conversations.jsonl.xz", list(conversations(oracle, 256))),
-        write("sequences.jsonl.xz", sequences),
+        write("signatures.jsonl.xz", list(signatures(oracle, 300))),
+        write("sequences.jsonl.xz", list(parsed(oracle, 3))),
     ]
     (TARGET / "SHA256SUMS").write_text("".join(sums))
 

@@ -1,0 +1,75 @@
+"""JSON as openai-harmony writes it into prompts: the model was trained on that. Knows no schema and no message.
+
+Beside Python's own, numbers differ. Floats are written ``0.00001``, ``1e-8``, ``1e16``; whole numbers beyond 64 bits
+become floats; and a number of 16 or 17 digits may end in another digit, because openai-harmony reads numbers by one
+multiplication or division, which rounds.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+LARGEST_UNSIGNED = 2**64 - 1
+LARGEST_POWER = 308
+
+
+def json_text(value: Any) -> str:
+    """``value`` on one line, without spaces, in Unicode. Raises TypeError or ValueError for what is no JSON."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_key(key)}:{json_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(json_text, value)) + "]"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _number(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a key is a {type(key).__name__}, not a string")
+    return json.dumps(key, ensure_ascii=False)
+
+
+def _number(value: int | float) -> str:
+    if isinstance(value, int) and -(2**63) <= value <= LARGEST_UNSIGNED:
+        return str(int(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"JSON has no {value}")
+    written = Decimal(str(value))
+    return ("-" if written.is_signed() else "") + _float(_as_read(written))
+
+
+def _as_read(written: Decimal) -> float:
+    """What openai-harmony takes a number for, less its sign: as many digits as 64 bits hold, scaled in one step."""
+    _, digits, exponent = written.as_tuple()
+    assert isinstance(exponent, int)  # it would be a letter for infinity
+    significand = int("".join(map(str, digits)))
+    while significand > LARGEST_UNSIGNED:
+        significand, exponent = significand // 10, exponent + 1
+    result = float(significand)
+    if exponent < -LARGEST_POWER:
+        result, exponent = result / float(f"1e{LARGEST_POWER}"), exponent + LARGEST_POWER
+    power = float(f"1e{abs(exponent)}")
+    result = result * power if exponent >= 0 else result / power
+    if not math.isfinite(result):
+        raise ValueError("a number is out of range")
+    return result
+
+
+def _float(value: float) -> str:
+    """The shortest digits that are this float and no other; an exponent where the point is far from them."""
+    if value == 0:
+        return "0.0"
+    _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    assert isinstance(exponent, int)
+    text = "".join(map(str, digits))
+    point = len(text) + exponent  # digits before the point
+    if exponent >= 0 and point <= 16:
+        return f"{text}{'0' * exponent}.0"
+    if 0 < point <= 16:
+        return f"{text[:point]}.{text[point:]}"
+    if -5 < point <= 0:
+        return f"0.{'0' * -point}{text}"
+    return f"{text[0]}{'.' if text[1:] else ''}{text[1:]}e{point - 1}"

@@ -1,0 +1,140 @@
+"""Every command that a message, the help or a document quotes is one that the program it names understands."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from convert.sources import open_checkpoint
+from gptoss_mlx.cli import app
+from gptoss_mlx.errors import CheckpointError, ModelNotInstalledError
+from gptoss_mlx.installed import find_model
+from gptoss_mlx.published import HUB_IDS, download_command
+from tests.support.quoted_commands import ROOT, all_commands, unmarked
+
+COMMANDS = all_commands()
+
+
+def parameters(program, words):
+    """What the command line of ``program`` (of Click or Typer) takes the words for. Raises where it refuses them."""
+    command, context, name = program, None, ""
+    while hasattr(command, "commands"):
+        context = command.make_context(name, [], parent=context, resilient_parsing=True)
+        name, command, words = command.resolve_command(context, list(words))
+        assert command is not None, f"no command {name!r}"
+        if not words:  # named, without saying what for
+            return {}
+    return command.make_context(name, list(words), parent=context).params
+
+
+def check_gptoss_mac(*words):
+    parameters(typer.main.get_command(app), words)
+
+
+def check_hf(*words):
+    from huggingface_hub.cli.hf import app as hf
+
+    understood = parameters(hf, words)
+    assert not understood.get("filenames"), "it would fetch this one file"
+
+
+def check_pip(*words):
+    from pip._internal.commands import create_command
+
+    create_command(words[0]).parse_args(list(words[1:]))
+
+
+def check_make(*targets):
+    command = ["make", "-n", f"PYTHON={sys.executable}", *targets]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def check_python(option, module, *_):
+    assert option == "-m"
+    assert importlib.util.find_spec(module), f"no module {module}"
+
+
+def check_git(*words):
+    assert words == ("lfs", "pull")
+    if not shutil.which("git-lfs"):
+        pytest.skip("git-lfs is not installed")
+    subprocess.run(["git", *words, "--help"], check=True, capture_output=True)
+
+
+def check_jq(*words):
+    if not shutil.which("jq"):
+        pytest.skip("jq is not installed")
+    done = subprocess.run(["jq", *words], input='[{"a": 1}, 2]', capture_output=True, text=True, check=True)
+    assert done.stdout == '{"a":1}\n2\n'
+
+
+CHECKS = {
+    "gptoss-mac": check_gptoss_mac,
+    "hf": check_hf,
+    "pip": check_pip,
+    "make": check_make,
+    "python": check_python,
+    "git": check_git,
+    "jq": check_jq,
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.file}: {' '.join(command.words)}")
+def test_a_quoted_command_is_understood(command):
+    program, *words = command.words
+    if words:
+        CHECKS[program](*words)
+
+
+def test_no_message_quotes_a_command_that_is_not_checked():
+    assert unmarked() == []
+
+
+def test_every_program_is_met():
+    assert {command.words[0] for command in COMMANDS} == set(CHECKS)
+
+
+@pytest.mark.parametrize("name", HUB_IDS)
+def test_a_download_leaves_out_the_other_copies_of_the_weights(name, tmp_path, monkeypatch):
+    """The Hub's repository holds them three times. Whoever lacks a checkpoint is told the same command everywhere."""
+    from huggingface_hub.cli.hf import app as hf
+
+    program, *words = download_command(name).replace("'", "").split()
+    understood = parameters(hf, words)
+    assert program == "hf"
+    assert understood["repo_id"] == HUB_IDS[name]
+    assert understood["exclude"] == ("original/*", "metal/*")
+    assert not understood["filenames"]
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
+    with pytest.raises(ModelNotInstalledError) as missing:
+        find_model(name)
+    assert f" {download_command(name)} && gptoss-mac convert {understood['local_dir']}" in str(missing.value)
+
+
+def test_an_empty_folder_and_the_readme_name_the_same_download(tmp_path):
+    with pytest.raises(CheckpointError) as empty:
+        open_checkpoint(tmp_path)
+    assert f"`{download_command('20b')}`" in str(empty.value)
+    assert f"{download_command('20b')}\n" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("check", "command"),
+    [
+        (check_hf, "download openai/gpt-oss-20b --exclude original/* metal/* --local-dir x"),
+        (check_hf, "download openai/gpt-oss-20b --excluded x"),
+        (check_gptoss_mac, "chat --modell tiny"),
+        (check_gptoss_mac, "chats"),
+        (check_gptoss_mac, "sessions remove x"),
+        (check_make, "chats"),
+        (check_pip, "install --excluded x"),
+        (check_python, "-m tests.reports.nothing"),
+    ],
+)
+def test_a_wrong_command_is_found(check, command):
+    with pytest.raises((Exception, SystemExit)):
+        check(*command.split())
