@@ -57,15 +57,15 @@ def batch(
     same command goes on where it was. Lines that cannot be answered go to OUT's .errors.jsonl, and the exit code is
     then 10.
     """
+    from gptoss_mlx.batch.companions import check as check_files
     from gptoss_mlx.batch.source import Form as Kind
     from gptoss_mlx.batch.source import open_source
 
     rows = _rows(concurrency)
     chosen: Kind | None = None if form is Form.auto else form.value  # type: ignore[assignment]
     options.check(temperature, max_tokens)
-    if source != "-" and Path(source).exists() and out.exists() and out.samefile(source):
-        raise UsageError("--out is the input itself; choose another file")
     with open_source(source, chosen) as opened:
+        check_files(out, opened.status)
         for note in opened.notes:
             _say(note)
         survey = opened.survey()
