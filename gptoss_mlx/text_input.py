@@ -45,7 +45,7 @@ def encoding_of(start: bytes) -> Encoding:
             return Encoding(name, mark, "as its byte order mark says")
     if guessed := _by_zero_bytes(start[:_SAMPLE]):
         return Encoding(guessed, b"", "as its zero bytes say")
-    return Encoding("utf-8", b"", "tried because neither a byte order mark nor zero bytes speak of UTF-16 or UTF-32")
+    return Encoding("utf-8", b"", "tried as neither a byte order mark nor zero bytes mean UTF-16 or UTF-32")
 
 
 def _by_zero_bytes(start: bytes) -> str | None:
@@ -106,7 +106,7 @@ class Decoder:
             self._count(before)
             raise UsageError(
                 f"{self._name}: byte 0x{error.object[error.start]:02x} at offset {begin + error.start}, on line "
-                f"{self._lines}, is not {self.encoding} ({error.reason}), {self.encoding.why}; save it as UTF-8"
+                f"{self._lines}, is not {self.encoding} ({error.reason}), {self.encoding.why}; give it in UTF-8"
             ) from error
         self._count(text)
         return text

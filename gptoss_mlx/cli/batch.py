@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptoss_mlx.cli import options
-from gptoss_mlx.cli.terminal import on_interrupt, printable
+from gptoss_mlx.cli.terminal import escaped, on_interrupt
 from gptoss_mlx.errors import BatchLinesError, UsageError
 
 if TYPE_CHECKING:
@@ -138,10 +138,10 @@ def _tell(tally: "Tally", model: str) -> None:
     if tally.cut_in_thought:
         _say(f"{tally.cut_in_thought} stopped at --max-tokens before an answer began")
     if tally.other_models:
-        names = ", ".join(name for name, _ in tally.other_models.most_common(3))
+        names = ", ".join(name[:80] for name, _ in tally.other_models.most_common(3))
         _say(f"{tally.other_models.total()} lines ask for another model ({names}); all were answered by {model}")
     if tally.ignored:
-        names = ", ".join(name for name, _ in tally.ignored.most_common(8))
+        names = ", ".join(name[:80] for name, _ in tally.ignored.most_common(8))
         _say(f"fields passed over, since they mean nothing here: {names}")
 
 
@@ -163,4 +163,4 @@ def _rows(concurrency: str) -> int:
 
 
 def _say(text: str) -> None:
-    print(printable(text), file=sys.stderr)
+    print(escaped(text), file=sys.stderr)

@@ -49,7 +49,7 @@ def records(path):
 
 def test_prompts_piped_in_are_answered_bad_ones_reported_and_a_second_run_has_nothing_to_do(batch, tmp_path):
     out = tmp_path / "new" / "answers.jsonl"
-    lines = '{"prompt": "a"}\n{"prompt": "b", "temperature": -1}\n{"id": "c", "prompt": "c", "model": "gpt-4o"}\n'
+    lines = '{"prompt": "a", "x\\u001b\\ny": 1}\n{"prompt": "b", "temperature": -1}\n{"id": "c", "prompt": "c", "model": "gpt-4o"}\n'
     first = batch("-", "--out", out, "--include-thinking", stdin=lines)
     assert first.returncode == 10
     assert first.stdout == ""
@@ -57,6 +57,7 @@ def test_prompts_piped_in_are_answered_bad_ones_reported_and_a_second_run_has_no
     assert "read as jsonl" in first.stderr
     assert "2 of 3 answered" in first.stderr
     assert "another model (gpt-4o)" in first.stderr
+    assert "fields passed over, since they mean nothing here: x\\x1b\\ny\n" in first.stderr
     assert re.search(r"1 of 3 lines could not be answered; .*answers\.errors\.jsonl says why", first.stderr)
     assert {record["id"] for record in records(out)} == {"line-1", "c"}
     assert "thought" in records(out)[0]
