@@ -300,6 +300,10 @@ def _request(number: int, id: str | int, kind: Kind, fields: dict[str, Any]) -> 
         raise _Bad(f"its url must be one of {', '.join(ENDPOINTS)}")
     if not isinstance(fields.get("body"), dict):
         raise _Bad("its body must be an object")
+    try:
+        json.dumps(fields["body"], allow_nan=False)
+    except ValueError as error:  # an answer may repeat it, and must be JSON
+        raise _Bad("its body holds NaN or an infinite number, which JSON has no word for") from error
     return Line(number, id, kind, fields["body"])
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import sys
 from types import SimpleNamespace
@@ -73,6 +74,8 @@ def test_plain_lines_with_and_without_ids_and_blank_lines_between(read):
         (json.dumps(openai_line(url=["/v1/responses"])).encode(), "a", "url"),
         (json.dumps(openai_line(method={"POST": 1})).encode(), "a", "method"),
         (json.dumps(openai_line(body="Hi")).encode(), "a", "body"),
+        (json.dumps(openai_line(body={"input": "Hi", "metadata": {"a": math.nan}})).encode(), "a", "NaN"),
+        (json.dumps(openai_line(body={"messages": 7})).replace("7", "1e999").encode(), "a", "infinite"),
         (json.dumps(openai_line(custom_id={"a": 1})).encode(), "line-1", "id must be"),
         (b'{"id": "x", "prompt": "a", "deep": ' + b"[" * 200 + b"]" * 200 + b"}", "x", "nested"),
     ],

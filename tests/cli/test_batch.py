@@ -49,7 +49,8 @@ def records(path):
 
 def test_prompts_piped_in_are_answered_bad_ones_reported_and_a_second_run_has_nothing_to_do(batch, tmp_path):
     out = tmp_path / "new" / "answers.jsonl"
-    lines = '{"prompt": "a", "x\\u001b\\ny": 1}\n{"prompt": "b", "temperature": -1}\n{"id": "c", "prompt": "c", "model": "gpt-4o"}\n'
+    lines = '{"prompt": "a", "x\\u001b\\ny": 1}\n{"prompt": "b", "temperature": -1}\n'
+    lines += '{"id": "c", "prompt": "c", "model": "gpt-4o"}\n'
     first = batch("-", "--out", out, "--include-thinking", stdin=lines)
     assert first.returncode == 10
     assert first.stdout == ""
