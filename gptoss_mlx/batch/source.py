@@ -308,10 +308,10 @@ def _request(number: int, id: str | int, kind: Kind, fields: dict[str, Any]) -> 
 
 
 def _depth_is_over(limit: int, value: Any) -> bool:
-    level = [value]
-    for _ in range(limit + 1):
+    level, depth = [value], 0
+    while level and depth <= limit:
         inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
-        level = [one for values in inner for one in values]
+        level, depth = [one for values in inner for one in values], depth + 1
     return bool(level)
 
 

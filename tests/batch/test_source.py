@@ -87,6 +87,12 @@ def test_a_bad_line_has_its_number_and_a_reason_and_the_next_is_read(read, line,
     assert good == (2, "line-2", "good")
 
 
+def test_a_hundred_levels_are_read(read):
+    deep = '{"prompt": "a", "other": ' + "[" * 99 + "1" + "]" * 99 + "}"
+    assert read(deep)[0][2] == "a"
+    assert "nested" in read(deep.replace("[1]", "[[1]]"))[0][2]
+
+
 def test_a_line_too_long_to_hold_is_passed_over(read, monkeypatch):
     monkeypatch.setattr(module, "MAX_LINE", 1000)
     for name, long, good in (
