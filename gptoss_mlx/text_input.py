@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from gptoss_mlx.errors import UsageError
 
@@ -79,7 +79,6 @@ class Decoder:
         self.encoding = encoding
         self._name = name
         self._marking = marking
-        marks: Literal["surrogateescape", "surrogatepass"]
         marks = "surrogateescape" if encoding.name == "utf-8" else "surrogatepass"
         self._decoder = codecs.getincrementaldecoder(encoding.name)(marks if marking else "strict")
         self._skip = len(encoding.mark)

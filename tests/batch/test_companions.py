@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_mlx.batch import answers
 from gptoss_mlx.batch.answers import Answers
 from gptoss_mlx.batch.companions import beside, check
 from gptoss_mlx.errors import StorageError, UsageError
@@ -71,11 +72,19 @@ def test_what_is_no_ordinary_file_is_neither_followed_nor_written(tmp_path, out,
             path.symlink_to("/dev/null")
         case _:
             path.symlink_to(target)
-    with pytest.raises(StorageError, match=f"{re.escape(name)}: is .*choose another --out"):
+    words = "is no ordinary file" if kind in ("folder", "pipe") else "is a link"
+    with pytest.raises(StorageError, match=f"{re.escape(name)}: {words}.*choose another --out"):
         Answers(out, {}, {})
     assert target.exists() == (kind == "link")
     assert not target.exists() or target.read_text() == "mine"
     assert {name} <= {path.name for path in tmp_path.iterdir()} <= {name, "target"}
+
+
+def test_a_link_laid_after_the_check_is_not_followed_either(tmp_path, out, monkeypatch):
+    monkeypatch.setattr(answers, "check", lambda out: out.symlink_to(tmp_path / "target"))
+    with pytest.raises(StorageError, match="choose another --out"):
+        Answers(out, {}, {})
+    assert not (tmp_path / "target").exists()
 
 
 def test_devices_are_no_place_for_answers():
