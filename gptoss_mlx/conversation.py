@@ -23,6 +23,7 @@ from gptoss_mlx.harmony import Developer, Function, Message, System, render, ren
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import Call, Piece, Reply, ReplyReader
 from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.text_input import without_surrogates
 
 Reason = Literal["stop", "tool_calls", "length", "cancelled", "tool_limit"]
 """``length``: the token limit or the end of the context. ``tool_limit``: too many calls in a row without an answer."""
@@ -134,7 +135,7 @@ class Conversation:
         if not text.strip():
             raise UsageError("the message is empty")
         self._end()
-        return self._begin(Message("user", text), self._awaited)
+        return self._begin(Message("user", without_surrogates(text)), self._awaited)
 
     def send_tool_result(self, call: ToolCall, output: str) -> Iterator[Event]:
         """Answer a call of the last reply; the events of what the model says to it.
@@ -150,10 +151,10 @@ class Conversation:
         passed_over, later = self._awaited[:at], self._awaited[at + 1 :]
         if later:
             self._drop(call.message for call in passed_over)
-            self.messages.append(tool_result(call.message, output))
+            self.messages.append(tool_result(call.message, without_surrogates(output)))
             self._awaited = later
             return iter(())
-        return self._begin(tool_result(call.message, output), passed_over)
+        return self._begin(tool_result(call.message, without_surrogates(output)), passed_over)
 
     def cancel(self) -> None:
         """Stop the reply under way at its next token or prefill chunk. Safe from a signal handler or another thread."""

@@ -1,6 +1,8 @@
 """Writing a file whole or not at all. Knows nothing of what is in it."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,12 +10,14 @@ from pathlib import Path
 
 @contextmanager
 def replaced_whole(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; synced and put in its place at the end, removed after an error.
+    """A path to write to, in a new folder beside ``path`` that no one else can have a file in. Synced and put in its
+    place at the end, removed after an error.
 
     Only the user can read what is written. Raises OSError.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent))
     try:
+        partial = folder / path.name
         yield partial
         os.chmod(partial, 0o600)
         descriptor = os.open(partial, os.O_RDONLY)
@@ -23,4 +27,4 @@ def replaced_whole(path: Path) -> Iterator[Path]:
             os.close(descriptor)
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)

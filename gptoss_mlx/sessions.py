@@ -79,7 +79,7 @@ def save_session(name: str, conversation: Conversation, model: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replaced_whole(folder / "session.json") as partial:
-            partial.write_text(json.dumps(asdict(session), ensure_ascii=False))
+            partial.write_text(json.dumps(asdict(session)), encoding="ascii")
     except OSError as error:
         raise StorageError(f"{folder}: the session cannot be saved ({error.strerror})") from error
 

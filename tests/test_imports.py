@@ -19,6 +19,7 @@ ALLOWED = {
     "gptoss_mlx.harmony": {"gptoss_mlx.errors"},
     "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config"},
     "gptoss_mlx.files": set(),
+    "gptoss_mlx.text_input": {"gptoss_mlx.errors"},
     "gptoss_mlx.home": {"gptoss_mlx.errors"},
     "gptoss_mlx.published": set(),
     "gptoss_mlx.installed": {"gptoss_mlx.errors", "gptoss_mlx.home", "gptoss_mlx.published"},
@@ -39,6 +40,7 @@ ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
 ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.runtime",
     "gptoss_mlx.reply",
+    "gptoss_mlx.text_input",
     "gptoss_mlx.tools",
 }
 ALLOWED["gptoss_mlx.sessions"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation", "gptoss_mlx.home"}
@@ -51,6 +53,7 @@ ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.runtime",
     "gptoss_mlx.reply",
     "gptoss_mlx.requests",
+    "gptoss_mlx.text_input",
 }
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
 ALLOWED["gptoss_mlx.tiny"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}

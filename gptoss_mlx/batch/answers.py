@@ -1,9 +1,8 @@
 """The output: answers kept whole, whatever happens, and what is needed to go on after a stop.
 
-Beside ``OUT.jsonl`` lie ``OUT.run.json``, which says what it answers, and ``OUT.errors.jsonl`` where lines could not be
-answered. An answer is appended in one write, so a killed process leaves every answer it finished. The file is synced
-to disk once a second and at the end: after a power cut the last second's answers may be missing, or the last line torn.
-Opening cuts such a line off; its prompt is answered again.
+An answer is appended in one write, so a killed process leaves every answer it finished. The file is synced to disk once
+a second and at the end: after a power cut the last second's answers may be missing, or the last line torn. Opening cuts
+off a line without its end; its prompt is answered again. All else stays as it is found, or is refused.
 """
 
 import fcntl
@@ -15,25 +14,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gptoss_mlx.batch.companions import ERRORS, NOTE, beside, check, is_torn, read_note
 from gptoss_mlx.errors import StorageError, UsageError
+from gptoss_mlx.files import replaced_whole
 
 VERSION = 1
 SYNC_SECONDS = 1.0
-ID_FIELDS = ("custom_id", "id")
-"""In this order: an OpenAI line's own ``id`` is another thing."""
-
-
-def beside(out: Path, what: str) -> Path:
-    """``answers.jsonl`` to ``answers.WHAT``."""
-    stem = out.with_suffix("") if out.suffix == ".jsonl" else out
-    return stem.with_name(f"{stem.name}.{what}")
+ID_FIELDS = (("custom_id", "response"), ("id", "answer"))
+"""The id of each kind of answer and what an answer has beside it: an OpenAI line's own ``id`` is another thing."""
 
 
 class Answers:
     """The answers' file, open for one process alone. ``answered`` holds the ids that need no answer any more.
 
     ``run`` describes what is answered, and how; ``fixed`` are values that a run begun earlier keeps instead of those
-    given. Raises UsageError when the file answers something else, StorageError when it cannot be used.
+    given. Raises UsageError when the file answers something else, StorageError when it cannot be used or what lies
+    there is not this run's.
     """
 
     def __init__(self, path: Path, run: dict[str, Any], fixed: dict[str, Any]) -> None:
@@ -41,9 +37,10 @@ class Answers:
         self.answered: set[str] = set()
         self.fixed = fixed
         self._synced = time.monotonic()
+        check(path)
         with _storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         try:
             self._lock()
             self._resume(run)
@@ -73,61 +70,63 @@ class Answers:
     def _resume(self, run: dict[str, Any]) -> None:
         """Take up what is there. Nothing in a file is touched before it is known to be one of ours."""
         run = {"version": VERSION} | run
-        note = beside(self.path, "run.json")
-        size = os.fstat(self._file).st_size
-        before = _read_note(note) if size else None
-        if size and before is None:
+        note = beside(self.path, NOTE)
+        before = read_note(self.path)
+        if before is None and os.fstat(self._file).st_size:
             raise StorageError(
-                f"{self.path}: exists, and {note.name} beside it, which would say what it answers, is missing or "
-                "damaged; choose another --out, or move it away"
+                f"{self.path}: exists, and {note.name} beside it, which would say what it answers, is missing; "
+                "choose another --out, or move it away"
             )
-        if before is not None:
-            self._read(note)
+        whole = self._read()
         if before is not None and self.answered:
             _same(self.path, before["run"], run)
             self.fixed = before["fixed"]
-            return
-        with _storage_errors(note):
-            _replace(note, json.dumps({"run": run, "fixed": self.fixed}, ensure_ascii=False, indent=2) + "\n")
+        else:
+            with _storage_errors(note), replaced_whole(note) as partial:
+                described = {"out": self.path.name, "run": run, "fixed": self.fixed}
+                partial.write_text(json.dumps(described, indent=2) + "\n", encoding="ascii")
+        with _storage_errors(self.path):
+            os.ftruncate(self._file, whole)
 
-    def _read(self, note: Path) -> None:
-        """The ids of all whole lines. A torn end is cut off; damage before the end is for the user to look at."""
-        damaged: tuple[int, int] | None = None
+    def _read(self) -> int:
+        """Take in the ids of all whole lines; how many bytes those are. A line without its end is none."""
+        whole = 0
         with _storage_errors(self.path), open(os.dup(self._file), "rb") as file:
             file.seek(0)
-            at = 0
             for number, line in enumerate(file, 1):
+                if is_torn(line, b'{"id":'):
+                    break
                 id = _answered_id(line)
-                if id is None and damaged is None:
-                    damaged = at, number
-                elif id is not None and damaged is not None:
+                if id is None:
                     raise StorageError(
-                        f"{self.path}: line {damaged[1]} is damaged, with whole answers behind it; repair or remove "
-                        "that line, then run again"
+                        f"{self.path}: line {number} is no answer of a batch; repair or remove it, or choose another "
+                        "--out"
                     )
-                elif id is not None:
-                    if id in self.answered:
-                        raise StorageError(f"{self.path}: {id[:80]!r} is answered twice; remove line {number}")
-                    self.answered.add(id)
-                at += len(line)
-            if damaged is not None:
-                os.ftruncate(self._file, damaged[0])
+                if id in self.answered:
+                    raise StorageError(f"{self.path}: {id[:80]!r} is answered twice; remove line {number}")
+                self.answered.add(id)
+                whole += len(line)
+        return whole
 
 
 class Errors:
-    """The lines that could not be answered. Found anew at each run, so the file is that run's; none without errors."""
+    """The lines that could not be answered. Found anew at each run, so the file is that run's; none without errors.
+
+    Raises StorageError when there is a file that no run has written.
+    """
 
     def __init__(self, out: Path) -> None:
-        self.path = beside(out, "errors.jsonl")
+        self.path = beside(out, ERRORS)
         self.count = 0
         self._file: int | None = None
+        check(out)
         with _storage_errors(self.path):
             self.path.unlink(missing_ok=True)
 
     def append(self, record: dict[str, Any]) -> None:
         with _storage_errors(self.path):
             if self._file is None:
-                self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o644)
+                self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
             _write(self._file, _line(record))
         self.count += 1
 
@@ -157,25 +156,14 @@ def _write(file: int, data: bytes) -> None:
 
 
 def _answered_id(line: bytes) -> str | None:
-    """None for a line that is not a whole answer."""
-    if not line.endswith(b"\n"):
-        return None
+    """None for a line that is no answer."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict):
         return None
-    return next((str(record[field]) for field in ID_FIELDS if field in record), None)
-
-
-def _read_note(path: Path) -> dict[str, Any] | None:
-    try:
-        note = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    fine = isinstance(note, dict) and all(isinstance(note.get(part), dict) for part in ("run", "fixed"))
-    return note if fine else None
+    return next((str(record[id]) for id, answer in ID_FIELDS if id in record and answer in record), None)
 
 
 def _same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -186,16 +174,6 @@ def _same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
             raise UsageError(
                 f"{path} holds answers of an earlier run, and {what}; go on with what it was, or choose another --out"
             )
-
-
-def _replace(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 @contextmanager

@@ -2,33 +2,40 @@
 
 ``jsonl`` holds OpenAI Batch lines (``custom_id``, ``method``, ``url``, ``body``) and plain ones (``id``, and ``prompt``
 or ``messages``), ``csv`` a header with ``prompt`` and perhaps ``id``, ``text`` one prompt a line. Blank lines are none.
-A line that cannot be read is given out as such, with the reason; it does not end the reading.
+A line that cannot be read is given out as such, with the reason; it does not end the reading. The input is copied once,
+as UTF-8, and what is surveyed and answered is that copy, whatever becomes of the file meanwhile. Knows nothing of what
+a body must hold.
 """
 
 import csv
 import hashlib
 import json
+import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TextIO
 
-from gptoss_mlx.errors import UsageError
+from gptoss_mlx.errors import StorageError, UsageError
+from gptoss_mlx.text_input import Decoder, Encoding, encoding_of, first_fault, json_without_surrogates
 
 Form = Literal["jsonl", "csv", "text"]
 Kind = Literal["chat", "responses", "plain"]
 
 MAX_LINE = 16 << 20
-"""Bytes. A prompt that fills the longest context takes less than 1 MB of text."""
+"""Characters. A prompt that fills the longest context takes less than 1 MB of text."""
+
+MAX_DEPTH = 100
+"""Arrays and objects within each other. Schemas need a dozen; whoever walks a body may do so recursively."""
 
 SUFFIXES: dict[str, Form] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
 ENDPOINTS: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
-_BOM = b"\xef\xbb\xbf"
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class BadLine:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a first reading tells. ``sha256`` is over the bytes."""
+    """What a first reading tells. ``sha256`` is over the input's own bytes."""
 
     lines: int
     sha256: str
@@ -65,24 +72,26 @@ class _Bad(Exception):
 
 @dataclass
 class Source:
-    """An input that can be read from the beginning as often as needed."""
+    """An input that can be read from the beginning as often as needed.
+
+    ``copy`` holds it, with surrogates where ``encoding`` did not decode; ``status`` is of the file it was read from.
+    """
 
     name: str
-    file: BinaryIO
+    copy: TextIO
     form: Form
+    encoding: Encoding
+    sha256: str
+    status: os.stat_result
     delimiter: str = ","
     notes: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[Line | BadLine]:
-        self.file.seek(0)
+        self.copy.seek(0)
         return {"jsonl": self._jsonl, "csv": self._csv, "text": self._text}[self.form]()
 
     def survey(self) -> Survey:
         """Read it all once. Raises UsageError when an id occurs twice, or there is nothing at all."""
-        self.file.seek(0)
-        sha256 = hashlib.sha256()
-        while block := self.file.read(1 << 20):
-            sha256.update(block)
         seen: dict[str, int] = {}
         for line in self.lines():
             first = seen.setdefault(str(line.id), line.number)
@@ -93,18 +102,18 @@ class Source:
                 )
         if not seen:
             raise UsageError(f"{self.name}: there are no prompts in it")
-        return Survey(len(seen), sha256.hexdigest())
+        return Survey(len(seen), self.sha256)
 
-    def _raw(self) -> Iterator[tuple[int, bytes | None]]:
+    def _raw(self) -> Iterator[tuple[int, str | None]]:
         """Physical lines with their numbers; None for one that is too long to hold."""
         number = 0
-        while raw := self.file.readline(MAX_LINE + 1):
+        while raw := self.copy.readline(MAX_LINE + 1):
             number += 1
-            whole: bytes | None = raw.removeprefix(_BOM) if number == 1 else raw
+            whole: str | None = raw
             if len(raw) > MAX_LINE:
                 whole = None
-                while raw and not raw.endswith(b"\n"):
-                    raw = self.file.readline(MAX_LINE)
+                while raw and not raw.endswith(("\n", "\r")):
+                    raw = self.copy.readline(MAX_LINE)
             yield number, whole
 
     def _jsonl(self) -> Iterator[Line | BadLine]:
@@ -114,8 +123,9 @@ class Source:
             id: str | int = f"line-{number}"
             kind: Kind = "plain"
             try:
-                fields = _json_object(_text(raw))
-                id, kind = _identity(fields, id)
+                fields = _json_object(self._whole(raw))
+                kind = _kind(fields)
+                id = _id(fields, kind, id)
                 yield _request(number, id, kind, fields)
             except _Bad as bad:
                 yield BadLine(number, id, kind, str(bad))
@@ -125,10 +135,19 @@ class Source:
             if raw is not None and not raw.strip():
                 continue
             id = f"line-{number}"
-            try:
-                yield Line(number, id, "plain", {"prompt": _text(raw).strip()})
-            except _Bad as bad:
-                yield BadLine(number, id, "plain", str(bad))
+            if raw is None:
+                yield BadLine(number, id, "plain", _too_long())
+            else:
+                yield Line(number, id, "plain", {"prompt": raw.strip()})
+
+    def _whole(self, raw: str | None) -> str:
+        if raw is None:
+            raise _Bad(_too_long())
+        fault = first_fault(raw)
+        if fault is not None:
+            at = len(raw[:fault].encode(self.encoding.name))
+            raise _Bad(f"it is not {self.encoding}, from its byte {at} on; the file was read so, {self.encoding.why}")
+        return raw
 
     def _csv(self) -> Iterator[Line | BadLine]:
         csv.field_size_limit(MAX_LINE)
@@ -138,7 +157,7 @@ class Source:
             for number, raw in self._raw():
                 if raw is None:
                     too_long.append(number)
-                yield "\n" if raw is None else raw.decode("utf-8", "surrogateescape")
+                yield "\n" if raw is None else raw
 
         rows = csv.reader(texts(), delimiter=self.delimiter, strict=True)
         try:
@@ -159,7 +178,6 @@ class Source:
                 if len(row) != len(columns):
                     raise _Bad(f"it has {len(row)} fields, the header {len(columns)}; quote fields that hold commas")
                 fields = dict(zip(columns, row, strict=True))
-                _utf8(",".join(row))
                 yield Line(number, fields.get("id", "").strip() or id, "plain", {"prompt": fields["prompt"]})
             except StopIteration:
                 return
@@ -171,102 +189,135 @@ class Source:
 def open_source(name: str, form: Form | None = None) -> Iterator[Source]:
     """Open a file, or standard input for ``-``. ``form`` settles what its name and content would otherwise.
 
-    What cannot be read twice is copied to a temporary file first. Raises UsageError.
+    Raises UsageError for what cannot be read, or is no text; StorageError when there is no room for the copy.
     """
     try:
         opened = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise UsageError(f"{name}: cannot be read ({error.strerror}); give a file of prompts, or -") from error
-    with opened:
-        if opened.seekable() and name != "-":
-            yield _recognised(name, opened, form)
-            return
+    with opened, tempfile.TemporaryFile() as copy:
         if opened.isatty():
             raise UsageError("nothing is piped in; give a file, or pipe prompts to -")
-        with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(opened, copy)
-            yield _recognised("standard input" if name == "-" else name, copy, form)
+        yield _copied("standard input" if name == "-" else name, opened, copy, form)
 
 
-def _recognised(name: str, file: BinaryIO, form: Form | None) -> Source:
+def _copied(name: str, file: BinaryIO, copy: BinaryIO, form: Form | None) -> Source:
+    block = file.read(_BLOCK)
+    encoding = encoding_of(block)
+    start = Decoder(name, encoding, marking=True).feed(block[: 1 << 16]).lstrip()
+    chosen, notes = _recognised(name, start, form)
+    decoder = Decoder(name, encoding, marking=chosen == "jsonl")
+    sha256 = hashlib.sha256()
+    try:
+        while block:
+            sha256.update(block)
+            copy.write(decoder.feed(block).encode("utf-8", "surrogatepass"))
+            block = file.read(_BLOCK)
+        copy.write(decoder.feed(b"", last=True).encode("utf-8", "surrogatepass"))
+        copy.flush()
+    except OSError as error:
+        place = tempfile.gettempdir()
+        raise StorageError(
+            f"{name}: cannot be copied to {place} ({error.strerror}); free some space there, or set TMPDIR"
+        ) from error
+    text = TextIOWrapper(copy, "utf-8", "surrogatepass", newline="")
+    delimiter = "\t" if Path(name).suffix.lower() == ".tsv" else ","
+    return Source(name, text, chosen, encoding, sha256.hexdigest(), os.fstat(file.fileno()), delimiter, notes)
+
+
+def _recognised(name: str, start: str, form: Form | None) -> tuple[Form, tuple[str, ...]]:
+    """The form, and where there may be doubt about it a note."""
     suffix = Path(name).suffix.lower()
-    file.seek(0)
-    start = file.read(1 << 16).removeprefix(_BOM).lstrip()
     looks = _looks_like(start)
-    if form is None and suffix not in SUFFIXES and re.match(rb"\[\s*\{", start):
+    if form is None and suffix not in SUFFIXES and re.match(r"\[\s*\{", start):
         raise UsageError(f"{name}: begins as a JSON array; write one object per line, as `jq -c '.[]'` does")
     by_name = SUFFIXES.get(suffix)
     chosen = form or by_name or looks
-    notes = []
     if form is None and by_name is None:
-        notes.append(f"{name}: read as {chosen}, by its content; --format says otherwise")
-    elif form is None and looks != by_name and start and not (by_name == "csv" and looks == "text"):
-        notes.append(f"{name}: looks like {looks}, read as {by_name} because of its name; --format says otherwise")
-    return Source(name, file, chosen, "\t" if suffix == ".tsv" else ",", tuple(notes))
+        return chosen, (f"{name}: read as {chosen}, by its content; --format says otherwise",)
+    if form is None and looks != by_name and start and not (by_name == "csv" and looks == "text"):
+        note = f"{name}: looks like {looks}, read as {by_name} because of its name; --format says otherwise"
+        return chosen, (note,)
+    return chosen, ()
 
 
-def _looks_like(start: bytes) -> Form:
-    if start.startswith(b"{"):
+def _looks_like(start: str) -> Form:
+    if start.startswith("{"):
         return "jsonl"
-    header = start.split(b"\n", 1)[0].decode("utf-8", "replace")
+    header = re.split(r"[\r\n]", start, maxsplit=1)[0]
     columns = [column.strip().strip('"').lower() for column in header.split(",")]
     return "csv" if "prompt" in columns else "text"
-
-
-def _too_long() -> str:
-    return f"it is longer than {MAX_LINE >> 20} MiB"
-
-
-def _text(raw: bytes | None) -> str:
-    if raw is None:
-        raise _Bad(_too_long())
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise _Bad(f"it is not UTF-8 ({error.reason} at byte {error.start})") from error
-
-
-def _utf8(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise _Bad("it is not UTF-8, or holds half a surrogate pair") from error
 
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except RecursionError as error:
-        raise _Bad("it is nested too deeply") from error
-    except ValueError as error:
+        raise _Bad(_too_deep()) from error
+    except json.JSONDecodeError as error:
         raise _Bad(f"it is not JSON ({error})") from error
+    except ValueError as error:
+        raise _Bad("it holds a number of more digits than can be read") from error
     if not isinstance(fields, dict):
         raise _Bad("it is JSON, but no object")
     return fields
 
 
-def _identity(fields: dict[str, Any], otherwise: str | int) -> tuple[str | int, Kind]:
-    """The id and the kind of line, before anything else may turn out to be wrong with it."""
-    batch = "custom_id" in fields or "body" in fields or "url" in fields
-    kind = ENDPOINTS.get(str(fields.get("url")), "chat") if batch else "plain"
-    id = fields.get("custom_id" if batch else "id")
+def _kind(fields: dict[str, Any]) -> Kind:
+    if not any(name in fields for name in ("custom_id", "body", "url")):
+        return "plain"
+    return _endpoint(fields) or "chat"
+
+
+def _endpoint(fields: dict[str, Any]) -> Kind | None:
+    url = fields.get("url")
+    return ENDPOINTS.get(url) if isinstance(url, str) else None
+
+
+def _id(fields: dict[str, Any], kind: Kind, otherwise: str | int) -> str | int:
+    """The line's name, before anything else may turn out to be wrong with it."""
+    id = fields.get("id" if kind == "plain" else "custom_id")
     if id is None:
-        return otherwise, kind
+        return otherwise
     if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
         raise _Bad("its id must be a string that is not empty, or a whole number")
-    _utf8(str(id))
-    return id, kind
+    if first_fault(str(id)) is not None:
+        raise _Bad("its id holds half a surrogate pair, which is no text")
+    return id
 
 
 def _request(number: int, id: str | int, kind: Kind, fields: dict[str, Any]) -> Line:
+    if _depth_is_over(MAX_DEPTH, fields):
+        raise _Bad(_too_deep())
+    fields = json_without_surrogates(fields)
     if kind == "plain":
         if ("prompt" in fields) == ("messages" in fields):
             raise _Bad("it needs either prompt or messages, or custom_id, method, url and body")
         return Line(number, id, kind, {name: value for name, value in fields.items() if name != "id"})
     if fields.get("method") != "POST":
         raise _Bad("its method must be POST")
-    if fields.get("url") not in ENDPOINTS:
+    if _endpoint(fields) is None:
         raise _Bad(f"its url must be one of {', '.join(ENDPOINTS)}")
     if not isinstance(fields.get("body"), dict):
         raise _Bad("its body must be an object")
+    try:
+        json.dumps(fields["body"], allow_nan=False)
+    except ValueError as error:  # an answer may repeat it, and must be JSON
+        raise _Bad("its body holds NaN or an infinite number, which JSON has no word for") from error
     return Line(number, id, kind, fields["body"])
+
+
+def _depth_is_over(limit: int, value: Any) -> bool:
+    level, depth = [value], 0
+    while level and depth <= limit:
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level, depth = [one for values in inner for one in values], depth + 1
+    return bool(level)
+
+
+def _too_deep() -> str:
+    return f"its arrays and objects are nested too deeply, more than {MAX_DEPTH}"
+
+
+def _too_long() -> str:
+    return f"it is longer than {MAX_LINE >> 20} Mi characters"

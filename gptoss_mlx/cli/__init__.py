@@ -3,12 +3,14 @@
 Nothing heavy is imported until a command runs, so ``--help`` is quick.
 """
 
+import io
 import os
 import sys
 
 import typer
 
 from gptoss_mlx.cli import batch, chat, convert, doctor, run, sessions
+from gptoss_mlx.cli.terminal import escaped
 from gptoss_mlx.errors import GptOssError, StorageError
 
 app = typer.Typer(
@@ -36,14 +38,15 @@ def _root() -> None:
 def main() -> None:
     """Run the command line. Exit codes are those of ``gptoss_mlx.errors``; 130 after Ctrl-C."""
     _replace_closed_streams()
+    _write_any_text()
     try:
         app()
     except GptOssError as error:
-        print(f"gptoss-mac: {error}", file=sys.stderr)
+        print(f"gptoss-mac: {escaped(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # a folder without permission, a full disk behind standard output
         where = error.filename or "input or output"
-        print(f"gptoss-mac: {where}: {error.strerror}; check permissions and free space", file=sys.stderr)
+        print(f"gptoss-mac: {escaped(str(where))}: {error.strerror}; check permissions and free space", file=sys.stderr)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what it still holds would fail again at exit)
         sys.exit(StorageError.exit_code)
     except KeyboardInterrupt:
@@ -55,3 +58,10 @@ def _replace_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def _write_any_text() -> None:
+    """What a locale's encoding does not have, emoji under ASCII say, is written as an escape and is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptoss_mlx.cli import options
-from gptoss_mlx.cli.terminal import on_interrupt, printable
+from gptoss_mlx.cli.terminal import escaped, on_interrupt
 from gptoss_mlx.errors import BatchLinesError, UsageError
 
 if TYPE_CHECKING:
@@ -57,15 +57,15 @@ def batch(
     same command goes on where it was. Lines that cannot be answered go to OUT's .errors.jsonl, and the exit code is
     then 10.
     """
+    from gptoss_mlx.batch.companions import check as check_files
     from gptoss_mlx.batch.source import Form as Kind
     from gptoss_mlx.batch.source import open_source
 
     rows = _rows(concurrency)
     chosen: Kind | None = None if form is Form.auto else form.value  # type: ignore[assignment]
     options.check(temperature, max_tokens)
-    if source != "-" and Path(source).exists() and out.exists() and out.samefile(source):
-        raise UsageError("--out is the input itself; choose another file")
     with open_source(source, chosen) as opened:
+        check_files(out, opened.status)
         for note in opened.notes:
             _say(note)
         survey = opened.survey()
@@ -137,11 +137,14 @@ def _tell(tally: "Tally", model: str) -> None:
     _say(f"{tally.before + tally.answered} of {tally.total} answered; {rate}, {tally.seconds:.0f} s")
     if tally.cut_in_thought:
         _say(f"{tally.cut_in_thought} stopped at --max-tokens before an answer began")
+    if tally.repairs:
+        kinds = ", ".join(f"{times} times {kind}" for kind, times in tally.repairs.most_common(8))
+        _say(f"replies that were not quite in the format were read as meant: {kinds}")
     if tally.other_models:
-        names = ", ".join(name for name, _ in tally.other_models.most_common(3))
+        names = ", ".join(name[:80] for name, _ in tally.other_models.most_common(3))
         _say(f"{tally.other_models.total()} lines ask for another model ({names}); all were answered by {model}")
     if tally.ignored:
-        names = ", ".join(name for name, _ in tally.ignored.most_common(8))
+        names = ", ".join(name[:80] for name, _ in tally.ignored.most_common(8))
         _say(f"fields passed over, since they mean nothing here: {names}")
 
 
@@ -163,4 +166,4 @@ def _rows(concurrency: str) -> int:
 
 
 def _say(text: str) -> None:
-    print(printable(text), file=sys.stderr)
+    print(escaped(text), file=sys.stderr)

@@ -1,5 +1,6 @@
 """``gptoss-mac chat``: talk with a model, its thought visible."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from gptoss_mlx.cli import options
-from gptoss_mlx.cli.terminal import on_interrupt, without_echo
+from gptoss_mlx.cli.terminal import escaped, on_interrupt, without_echo
 from gptoss_mlx.errors import GptOssError, SessionError, UsageError
+from gptoss_mlx.files import replaced_whole
+from gptoss_mlx.text_input import LineReader, decoded
 
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
@@ -37,7 +40,10 @@ def chat(
     max_tokens: options.MaxTokens = None,
     seed: options.Seed = None,
     session: Annotated[
-        str | None, typer.Option(help="Keep the conversation under this name, or go on with it.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="Keep the conversation under this name, or go on with it.", metavar="NAME", callback=options.text
+        ),
     ] = None,
     last: Annotated[bool, typer.Option("--continue", help="Go on with the session kept last.")] = False,
 ) -> None:
@@ -51,7 +57,7 @@ def chat(
     else:
         conversation, note = options.reopen_conversation(kept, model, temperature, max_tokens, seed)
         if note:
-            console.print(Text(note, style="dim"))
+            console.print(Text(escaped(note), style="dim"))
         changed = effort.value != conversation.reasoning or system not in (None, conversation.instructions)
         conversation.reasoning = effort.value
         conversation.instructions = system if system is not None else conversation.instructions
@@ -62,7 +68,7 @@ def chat(
         about = [conversation.runtime.folder.path.name, f"reasoning {effort}", "/help"]
         said = sum(message.channel != "analysis" for message in conversation.messages)
         about[1:1] = [f"session {name}, {said} messages"] if name else []
-        console.print(Text(" · ".join(about), style="dim"))
+        console.print(Text(escaped(" · ".join(about)), style="dim"))
     with chatting, _Input(console) as read:
         while (line := read()) is not None and chatting.take(line):
             pass
@@ -155,7 +161,7 @@ class _Chat:
             case "/help", _:
                 self._say(HELP)
             case _:
-                self._say(f"No command {command}; /help lists them.")
+                self._say(f"No command {escaped(command)}; /help lists them.")
 
     def _send(self, line: str) -> None:
         from gptoss_mlx.cli.display import ReplyView
@@ -168,7 +174,7 @@ class _Chat:
                     view.show(event)
             self._save()
         except GptOssError as error:
-            self._say(str(error))
+            self._say(escaped(str(error)))
 
     def _say(self, text: str) -> None:
         self._console.print(Text(text, style="dim"))
@@ -178,10 +184,14 @@ class _Input:
     """Lines from the user: edited and with history at a terminal, plain otherwise."""
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         self._interactive = sys.stdin.isatty() and console.is_terminal
+        self._piped = LineReader(lambda size: os.read(sys.stdin.fileno(), size), "standard input")
 
     def __enter__(self) -> Callable[[], str | None]:
         if self._interactive:
+            assert isinstance(sys.stdin, io.TextIOWrapper)
+            sys.stdin.reconfigure(errors="surrogateescape")  # the bytes come back, whatever the locale
             _open_history()
         return self._read
 
@@ -192,15 +202,21 @@ class _Input:
     def _read(self) -> str | None:
         while True:
             try:
-                return input("> ") if self._interactive else input()
+                return _typed() if self._interactive else self._piped.readline()
             except EOFError:
-                if self._interactive:
-                    print()
+                print()
                 return None
-            except UnicodeDecodeError as error:
-                raise UsageError(f"standard input is not UTF-8 text ({error.reason})") from error
+            except UsageError as error:
+                if not self._interactive:
+                    raise
+                self._console.print(Text(escaped(str(error)), style="dim"))
             except KeyboardInterrupt:
                 print()  # clears the line being typed; Ctrl-D leaves
+
+
+def _typed() -> str:
+    """A line from the terminal. Raises UsageError for one that is no text."""
+    return decoded(input("> ").encode(sys.stdin.encoding, "surrogateescape"), "the line")
 
 
 def _open_history() -> None:
@@ -223,7 +239,7 @@ def _save_history() -> None:
     path = history_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        readline.write_history_file(path)
-        os.chmod(path, 0o600)
+        with replaced_whole(path) as partial:
+            readline.write_history_file(partial)
     except OSError:
         return  # a chat is not worth an error for its history

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptoss_mlx.cli import bundled
+from gptoss_mlx.cli.terminal import escaped
 
 if TYPE_CHECKING:
     from convert import Report
@@ -47,13 +48,14 @@ def _show(report: "Report", named: bool) -> None:
     from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
+    from rich.text import Text
 
     config = report.config
     tokenizer = {"checkpoint": "the checkpoint's", "bundled": "bundled, that of the published models", None: "none"}
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("Model folder", str(report.destination))
+    table.add_row("Model folder", Text(escaped(str(report.destination))))
     table.add_row("Source layout", report.layout)
     table.add_row("Layers, experts", f"{config.num_hidden_layers}, {config.num_local_experts}")
     table.add_row("Experts", "MXFP4, bit for bit")
@@ -73,4 +75,4 @@ def _show(report: "Report", named: bool) -> None:
         )
         return
     model = report.destination.name if named else str(report.destination)
-    console.print(f"\nNext: gptoss-mac chat --model {shlex.quote(model)}")
+    console.print(Text(f"\nNext: gptoss-mac chat --model {escaped(shlex.quote(model))}"))

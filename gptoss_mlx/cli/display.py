@@ -15,7 +15,7 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 from rich.text import Text
 
-from gptoss_mlx.cli.terminal import printable
+from gptoss_mlx.cli.terminal import escaped, printable
 from gptoss_mlx.conversation import Done, Event, Thought, ToolCall, ToolError
 from gptoss_mlx.conversation import Text as Answer
 
@@ -80,7 +80,7 @@ class ReplyView:
 
     def _note(self, line: str) -> None:
         self._close()
-        self._console.print(Text(printable(line), style="cyan"))
+        self._console.print(Text(escaped(line), style="cyan"))
 
     def _close(self) -> None:
         if self._stream is not None:
@@ -100,6 +100,8 @@ def summary(done: Done) -> str:
         parts.append(f"{usage.prompt_tokens - usage.cached_tokens} of {usage.prompt_tokens} prompt tokens read")
     if note := CONTEXT_FULL if done.context_full else REASONS.get(done.reason):
         parts.append(f"{note}, while still thinking: no answer" if done.cut_in_thought else note)
+    elif done.no_answer:
+        parts.append("the model ended without an answer: ask again, or in other words")
     return " · ".join(parts)
 
 

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from gptoss_mlx.sessions import Session
 
 
+def text(param: typer.CallbackParam, value: str | None) -> str | None:
+    """A callback for options and arguments that are said to the model. Raises UsageError for what is no text."""
+    from gptoss_mlx.text_input import argument
+
+    return None if value is None else argument(value, param.opts[0])
+
+
 class Reasoning(StrEnum):
     low = "low"
     medium = "medium"
@@ -23,7 +30,7 @@ MODEL_HELP = "An installed model (20b, 120b, tiny), or a model folder."
 EFFORT_HELP = "How long the model thinks before it answers."
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Effort = Annotated[Reasoning, typer.Option(help=EFFORT_HELP)]
-System = Annotated[str | None, typer.Option(help="Instructions for the whole conversation.")]
+System = Annotated[str | None, typer.Option(help="Instructions for the whole conversation.", callback=text)]
 Temperature = Annotated[
     float | None, typer.Option(help="0 takes the likeliest token, 1 draws from the model as it is.", show_default="1")
 ]

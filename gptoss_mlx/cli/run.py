@@ -1,6 +1,5 @@
 """``gptoss-mac run``: one prompt, one answer on standard output."""
 
-import json
 import sys
 from dataclasses import asdict
 from typing import Annotated, TextIO
@@ -8,12 +7,15 @@ from typing import Annotated, TextIO
 import typer
 
 from gptoss_mlx.cli import options
-from gptoss_mlx.cli.terminal import on_interrupt, printable
+from gptoss_mlx.cli.terminal import on_interrupt, print_json, printable
 from gptoss_mlx.errors import NoAnswerError, UsageError
+from gptoss_mlx.text_input import decoded
 
 
 def run(
-    prompt: Annotated[str | None, typer.Argument(help="The prompt; read from standard input when absent.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; read from standard input when absent.", callback=options.text)
+    ] = None,
     model: options.Model = "20b",
     reasoning: options.Effort = options.Reasoning.medium,
     system: options.System = None,
@@ -58,12 +60,12 @@ def run(
     assert done is not None
     if as_json:
         result = {"answer": "".join(answer), "thought": "".join(thought), "finish_reason": done.reason}
-        print(json.dumps(result | {"usage": asdict(done.usage)}, ensure_ascii=False, indent=2), flush=True)
+        print_json(result | {"usage": asdict(done.usage)})
     elif answer and not answer[-1].endswith("\n"):
         print(flush=True)
     if done.reason == "cancelled":
         raise KeyboardInterrupt
-    if done.cut_in_thought or not answer:
+    if done.cut_in_thought or done.no_answer or not answer:
         remedy = "raise --max-tokens or lower --reasoning" if done.cut_in_thought else "ask again, or in other words"
         if done.context_full:
             remedy = "the context is full: shorten the prompt or lower --reasoning"
@@ -73,10 +75,7 @@ def run(
 def _from_stdin() -> str:
     if sys.stdin.isatty():
         raise UsageError("no prompt; give one as an argument, or pipe it in")
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    return decoded(sys.stdin.buffer.read(), "standard input")
 
 
 def _write(stream: TextIO, text: str) -> None:

@@ -1,13 +1,12 @@
 """``gptoss-mac sessions``: the conversations kept by ``chat --session``."""
 
-import json
 import sys
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from gptoss_mlx.cli.terminal import printable
+from gptoss_mlx.cli.terminal import escaped, print_json, printable
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(help="The session's name.")]
@@ -28,10 +27,10 @@ def list_() -> None:
         try:
             session = read_session(name)
         except SessionError as error:
-            print(f"gptoss-mac: {error}", file=sys.stderr)
+            print(f"gptoss-mac: {escaped(str(error))}", file=sys.stderr)
             continue
         said = sum(message["channel"] != "analysis" for message in session.messages)
-        print(f"{name}\t{session.model}\t{said} messages\t{session.saved}")
+        print(f"{escaped(name)}\t{escaped(str(session.model))}\t{said} messages\t{escaped(str(session.saved))}")
 
 
 @app.command()
@@ -42,7 +41,7 @@ def show(name: Name) -> None:
     for message in read_session(name).messages:
         if message["channel"] == "analysis":
             continue
-        text = f"{message['name'] or message['role']}: {message['content']}"
+        text = f"{escaped(str(message['name'] or message['role']))}: {message['content']}"
         print(printable(text) if sys.stdout.isatty() else text)
 
 
@@ -51,7 +50,7 @@ def export(name: Name) -> None:
     """Print the whole transcript as JSON, thoughts included."""
     from gptoss_mlx.sessions import read_session
 
-    print(json.dumps(asdict(read_session(name)), ensure_ascii=False, indent=2))
+    print_json(asdict(read_session(name)))
 
 
 @app.command("rm")

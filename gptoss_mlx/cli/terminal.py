@@ -1,11 +1,16 @@
-"""A terminal while a reply is under way: Ctrl-C is a request, keys do not show, and text cannot steer it."""
+"""A terminal while a reply is under way: Ctrl-C is a request, keys do not show, and text cannot steer it.
 
+Text, names and JSON are made fit to be written here, to a terminal or elsewhere. Knows nothing of what they say.
+"""
+
+import json
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -13,6 +18,21 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def printable(text: str) -> str:
     """Without control characters but line ends and tabs: what a model writes must not move the cursor or more."""
     return _CONTROL.sub("", text)
+
+
+def escaped(name: str) -> str:
+    """In one line, all of it visible and none of it obeyed: for names, which come from files, models and users."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+
+
+def print_json(value: Any) -> None:
+    """To standard output, as it is where the encoding allows it, else with JSON's own escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    print(text, flush=True)
 
 
 @contextmanager

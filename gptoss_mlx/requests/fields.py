@@ -96,7 +96,7 @@ class Fields:
     def refuse_unread(self) -> None:
         """Whoever wrote a field meant something by it: one that nobody knows is an error, not a shrug."""
         if unread := self.unread():
-            raise self.error(f"{unread[0]:.80}", "is not a field known here; leave it out")
+            raise self.error(unread[0], "is not a field known here; leave it out")
 
     def _typed(self, field: str, kind: type, words: str) -> Any:
         value = self.any(field)

@@ -12,7 +12,12 @@ from gptoss_mlx.errors import StorageError, UsageError
 
 RUN = {"input": {"sha256": "aa"}, "temperature": 0.0}
 FIXED = {"date": "2025-06-28"}
-RECORDS = [{"id": "a", "answer": "é\n"}, {"id": 2, "answer": "x"}, {"id": "batch_req_1", "custom_id": "c"}]
+RECORDS = [
+    {"id": "a", "answer": "é\n"},
+    {"id": 2, "answer": "x"},
+    {"id": "batch_req_1", "custom_id": "c", "response": {}},
+]
+ERROR = {"line": 1, "id": "x", "error": {"code": "failed", "message": "no", "param": None}}
 
 
 @pytest.fixture
@@ -53,12 +58,51 @@ def test_cut_anywhere_what_is_whole_stays_and_the_torn_line_goes(out):
     assert out.read_bytes() == whole
 
 
-def test_damage_before_the_end_is_not_cut_away(out):
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        (0, b"{broken\n"),
+        (1, b"{broken\n"),
+        (2, b"{broken\n"),
+        (2, b'{"id":"c","answ\n'),
+        (2, b"\0\0\0\n"),
+        (1, b"\n"),
+        (1, b"[1]\n"),
+        (2, b'{"line":1,"id":"x","error":{}}\n'),
+        (2, b"a note of mine"),  # not the beginning of an answer, so nothing tore it
+    ],
+)
+def test_what_is_no_answer_is_named_and_nothing_is_changed(out, place, line):
     lines = out.read_bytes().splitlines(keepends=True)
-    out.write_bytes(lines[0] + b"{broken\n" + lines[2])
-    with pytest.raises(StorageError, match="line 2"):
+    lines[place] = line
+    content = b"".join(lines)
+    out.write_bytes(content)
+    note = beside(out, "run.json").read_bytes()
+    with pytest.raises(StorageError, match=f"line {place + 1} is no answer.*repair or remove it"):
         reopened(out)
-    assert len(out.read_bytes().splitlines()) == 3
+    assert out.read_bytes() == content
+    assert beside(out, "run.json").read_bytes() == note
+
+
+@pytest.mark.parametrize("form", [{"indent": 2}, {"indent": None}])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_answers_made_into_another_form_are_not_taken_for_torn_ones(out, form, end):
+    content = json.dumps(RECORDS, **form) + end
+    out.write_text(content)
+    with pytest.raises(StorageError, match="line 1 is no answer"):
+        reopened(out)
+    assert out.read_text() == content
+
+
+def test_a_torn_line_is_cut_only_when_the_run_may_go_on(out):
+    out.write_bytes(out.read_bytes() + b'{"id":"d"')
+    before = out.read_bytes()
+    with pytest.raises(UsageError):
+        reopened(out, RUN | {"temperature": 1.0})
+    assert out.read_bytes() == before
+    reopened(out)
+    assert before.startswith(out.read_bytes())
+    assert out.read_bytes().endswith(b"\n")
 
 
 def test_an_answer_that_is_there_twice_is_not_taken_for_one(out):
@@ -141,13 +185,37 @@ def test_half_a_surrogate_pair_is_written_as_something(out):
     assert "s" in reopened(out).answered
 
 
+def test_a_folders_name_that_is_no_utf8_is_noted_and_known_again(out):
+    out.write_bytes(b"")
+    run = RUN | {"model": "m\udcff 🙂"}
+    answers = Answers(out, run, FIXED)
+    answers.append(RECORDS[0])
+    answers.close()
+    assert reopened(out, run).answered == {"a"}
+
+
 def test_errors_are_those_of_this_run(tmp_path):
     out = tmp_path / "answers.jsonl"
     errors = Errors(out)
-    errors.append({"line": 1})
-    errors.append({"line": 2})
+    errors.append(ERROR)
+    errors.append(ERROR)
     errors.close()
-    assert (tmp_path / "answers.errors.jsonl").read_text() == '{"line":1}\n{"line":2}\n'
+    path = tmp_path / "answers.errors.jsonl"
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [ERROR, ERROR]
+    path.write_bytes(path.read_bytes()[:-20])  # torn by a kill
     Errors(out).close()
-    assert not (tmp_path / "answers.errors.jsonl").exists()
-    assert beside(tmp_path / "a.b", "run.json").name == "a.b.run.json"
+    assert not path.exists()
+
+
+def test_errors_that_no_run_wrote_are_left_alone(tmp_path):
+    out, path = tmp_path / "answers.jsonl", tmp_path / "answers.errors.jsonl"
+    path.write_text(json.dumps(ERROR) + "\nlook at this one!\n")
+    with pytest.raises(StorageError, match="line 2 is none that a batch has written"):
+        Errors(out)
+    assert path.read_text().endswith("look at this one!\n")
+    path.unlink()
+    errors = Errors(out)
+    path.write_text("somebody was quicker")
+    with pytest.raises(StorageError):
+        errors.append(ERROR)
+    assert path.read_text() == "somebody was quicker"

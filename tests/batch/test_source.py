@@ -1,6 +1,8 @@
 """Whatever people put into a file of prompts: read, or named as what cannot be read, line by line."""
 
+import io
 import json
+import math
 import os
 import sys
 from types import SimpleNamespace
@@ -9,7 +11,7 @@ import pytest
 
 from gptoss_mlx.batch import source as module
 from gptoss_mlx.batch.source import BadLine, Line, open_source
-from gptoss_mlx.errors import UsageError
+from gptoss_mlx.errors import StorageError, UsageError
 
 
 @pytest.fixture
@@ -65,10 +67,17 @@ def test_plain_lines_with_and_without_ids_and_blank_lines_between(read):
         (b'{"id": "\\ud800", "prompt": "a"}', "line-1", "surrogate"),
         (b'{"prompt": "\xff"}', "line-1", "not UTF-8"),
         (b"[" * 100_000, "line-1", "nested"),
-        (b'{"seed": ' + b"9" * 5000 + b"}", "line-1", "not JSON"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "line-1", "more digits"),
         (json.dumps(openai_line(method="GET")).encode(), "a", "method"),
         (json.dumps(openai_line(url="/v1/embeddings")).encode(), "a", "/v1/responses"),
+        (json.dumps(openai_line(url={})).encode(), "a", "/v1/chat/completions"),
+        (json.dumps(openai_line(url=["/v1/responses"])).encode(), "a", "url"),
+        (json.dumps(openai_line(method={"POST": 1})).encode(), "a", "method"),
         (json.dumps(openai_line(body="Hi")).encode(), "a", "body"),
+        (json.dumps(openai_line(body={"input": "Hi", "metadata": {"a": math.nan}})).encode(), "a", "NaN"),
+        (json.dumps(openai_line(body={"messages": 7})).replace("7", "1e999").encode(), "a", "infinite"),
+        (json.dumps(openai_line(custom_id={"a": 1})).encode(), "line-1", "id must be"),
+        (b'{"id": "x", "prompt": "a", "deep": ' + b"[" * 200 + b"]" * 200 + b"}", "x", "nested"),
     ],
 )
 def test_a_bad_line_has_its_number_and_a_reason_and_the_next_is_read(read, line, id, words):
@@ -76,6 +85,12 @@ def test_a_bad_line_has_its_number_and_a_reason_and_the_next_is_read(read, line,
     assert bad[:2] == (1, id)
     assert words in bad[2]
     assert good == (2, "line-2", "good")
+
+
+def test_a_hundred_levels_are_read(read):
+    deep = '{"prompt": "a", "other": ' + "[" * 99 + "1" + "]" * 99 + "}"
+    assert read(deep)[0][2] == "a"
+    assert "nested" in read(deep.replace("[1]", "[[1]]"))[0][2]
 
 
 def test_a_line_too_long_to_hold_is_passed_over(read, monkeypatch):
@@ -100,7 +115,6 @@ def test_csv_with_quotes_lines_within_fields_and_other_columns(read):
     assert lines[3][:2] == (6, "line-6")
     assert lines[4] == (8, "4", "g")
     assert read("prompt\tid\na, b\tx\n", "in.tsv") == [(2, "x", "a, b")]
-    assert "not UTF-8" in read(b"prompt\n\xff\n", "in.csv")[0][2]
     with pytest.raises(UsageError, match="has: question"):
         read("question\nwhy?\n", "in.csv")
 
@@ -137,6 +151,83 @@ def test_the_form_is_told_by_name_then_content_and_doubt_is_said(tmp_path, name,
 def test_an_array_is_refused_with_the_way_out(read):
     with pytest.raises(UsageError, match="jq"):
         read('[{"prompt": "a"}]', "in.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_in_any_encoding_and_with_any_line_ends_the_lines_are_the_same(read, encoding, end):
+    for name, text in (
+        ("in.txt", "What is 22 + 33?\nÜ 🙂\n"),
+        ("in.jsonl", '{"prompt": "What is 22 + 33?"}\n{"prompt": "Ü 🙂"}\n'),
+        ("in.csv", 'prompt\nWhat is 22 + 33?\n"Ü 🙂"\n'),
+        ("in", '{"prompt": "What is 22 + 33?"}\n{"prompt": "Ü 🙂"}\n'),
+    ):
+        lines = read(text.replace("\n", end).encode(encoding), name)
+        first = 2 if name == "in.csv" else 1
+        assert lines == [(first, f"line-{first}", "What is 22 + 33?"), (first + 1, f"line-{first + 1}", "Ü 🙂")]
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.csv"])
+def test_text_that_cannot_be_decoded_is_refused_whole(read, name):
+    with pytest.raises(UsageError, match="byte 0xff at offset 2000007, on line 3, is not UTF-8"):
+        read(b"prompt\n" + b"x" * 1_999_999 + b"\n\xff\n", name)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bad", "at"),
+    [
+        ("utf-8", b"\xff", 12),
+        ("utf-16-le", b"\x00\xdc", 24),
+        ("utf-16-be", b"\xd8\x00", 24),
+        ("utf-32-le", b"\0\xd8\0\0", 48),
+    ],
+)
+def test_a_line_of_json_that_cannot_be_decoded_is_an_error_of_its_own(read, encoding, bad, at):
+    content = '{"prompt": "a"}\n{"prompt": "X"}\n{"prompt": "b"}\n'.encode(encoding)
+    first, second, third = read(content.replace("X".encode(encoding), bad))
+    assert (first[2], third[2]) == ("a", "b")
+    assert f"it is not {encoding.upper()}" in second[2]
+    assert f"from its byte {at} on" in second[2]
+
+
+def test_an_odd_byte_at_the_end_is_of_the_last_line_alone(read):
+    good, bad = read('{"prompt": "a"}\n{"prompt": "b"}'.encode("utf-16") + b"\n")
+    assert good[2] == "a"
+    assert "not UTF-16" in bad[2]
+
+
+def test_half_a_surrogate_pair_in_json_is_read_as_the_replacement_character(read):
+    assert read(r'{"prompt": "a \ud83d b \ud83d\ude42 \u0000"}') == [(1, "line-1", "a � b 🙂 \0")]
+
+
+@pytest.mark.parametrize("change", ["grow", "shrink", "edit", "remove"])
+def test_what_was_surveyed_is_answered_whatever_becomes_of_the_file(tmp_path, change):
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"id": f"p{n}", "prompt": "x" * n}) + "\n" for n in range(3)))
+    with open_source(str(path)) as source:
+        before = list(source.lines())
+        assert source.survey().lines == 3
+        match change:
+            case "grow":
+                path.write_text(path.read_text() + '{"id": "p0", "prompt": "again"}\n')
+            case "shrink":
+                path.write_text('{"id": "p0"')
+            case "edit":
+                path.write_text(path.read_text().replace("p1", "p2"))
+            case "remove":
+                path.unlink()
+        assert list(source.lines()) == before
+
+
+def test_no_room_for_the_copy_is_one_line(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    (tmp_path / "in.txt").write_text("a\n")
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", Full)
+    with pytest.raises(StorageError, match=r"No space left.*TMPDIR"), open_source(str(tmp_path / "in.txt")):
+        pass
 
 
 def test_ids_that_occur_twice_are_refused_naming_both_lines(tmp_path):

@@ -49,7 +49,8 @@ def records(path):
 
 def test_prompts_piped_in_are_answered_bad_ones_reported_and_a_second_run_has_nothing_to_do(batch, tmp_path):
     out = tmp_path / "new" / "answers.jsonl"
-    lines = '{"prompt": "a"}\n{"prompt": "b", "temperature": -1}\n{"id": "c", "prompt": "c", "model": "gpt-4o"}\n'
+    lines = '{"prompt": "a", "x\\u001b\\ny": 1}\n{"prompt": "b", "temperature": -1}\n'
+    lines += '{"id": "c", "prompt": "c", "model": "gpt-4o"}\n'
     first = batch("-", "--out", out, "--include-thinking", stdin=lines)
     assert first.returncode == 10
     assert first.stdout == ""
@@ -57,6 +58,7 @@ def test_prompts_piped_in_are_answered_bad_ones_reported_and_a_second_run_has_no
     assert "read as jsonl" in first.stderr
     assert "2 of 3 answered" in first.stderr
     assert "another model (gpt-4o)" in first.stderr
+    assert "fields passed over, since they mean nothing here: x\\x1b\\ny\n" in first.stderr
     assert re.search(r"1 of 3 lines could not be answered; .*answers\.errors\.jsonl says why", first.stderr)
     assert {record["id"] for record in records(out)} == {"line-1", "c"}
     assert "thought" in records(out)[0]
@@ -75,7 +77,9 @@ def test_prompts_piped_in_are_answered_bad_ones_reported_and_a_second_run_has_no
     ("arguments", "code", "words"),
     [
         (("none.txt", "--out", "out.jsonl"), 2, "none.txt: cannot be read"),
-        (("in.txt", "--out", "in.txt"), 2, "the input itself"),
+        (("in.txt", "--out", "in.txt"), 2, "in.txt: is the input itself"),
+        (("new.errors.jsonl", "--out", "new.jsonl"), 2, "new.errors.jsonl: is the input itself"),
+        (("bytes.txt", "--out", "out.jsonl"), 2, "byte 0xff at offset 2, on line 2, is not UTF-8"),
         (("in.txt", "--out", "out.jsonl", "--concurrency", "0"), 2, "--concurrency"),
         (("in.txt", "--out", "out.jsonl", "--concurrency", "many"), 2, "--concurrency"),
         (("in.txt", "--out", "out.jsonl", "--temperature", "nan"), 2, "temperature"),
@@ -89,15 +93,16 @@ def test_what_cannot_begin_is_one_line_and_leaves_nothing(batch, tmp_path, argum
     (tmp_path / "in.txt").write_text("a\n")
     (tmp_path / "diary.txt").write_text("mine")
     (tmp_path / "twice.jsonl").write_text('{"id": "x", "prompt": "a"}\n{"id": "x", "prompt": "b"}\n')
+    (tmp_path / "new.errors.jsonl").write_text('{"prompt": "a"}\n')
+    (tmp_path / "bytes.txt").write_bytes(b"a\n\xff\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     arguments = [str(tmp_path / one) if one.endswith((".txt", ".jsonl")) else one for one in arguments]
     done = batch(*arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
-    assert (tmp_path / "diary.txt").read_text() == "mine"
-    assert (tmp_path / "in.txt").read_text() == "a\n"
-    assert not (tmp_path / "out.jsonl").exists()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_other_options_or_another_input_are_noticed(batch, tmp_path):

@@ -92,8 +92,87 @@ def test_input_that_is_no_text_is_refused_in_one_line(folder, command):
     )
     assert done.returncode == 2
     assert done.stdout == b""
-    assert done.stderr.startswith(b"gptoss-mac: standard input is not UTF-8 text")
+    assert done.stderr.startswith(b"gptoss-mac: standard input: byte 0xff at offset 3, on line 1, is not UTF-8")
     assert done.stderr.count(b"\n") == 1
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+
+
+def in_bytes(folder, home, *arguments, stdin=b"", **environment):
+    """As a shell under another locale starts it: arguments and input are bytes."""
+    arguments = [os.fsencode(str(one)) if not isinstance(one, bytes) else one for one in arguments]
+    environment = os.environ | {"GPTOSS_MAC_HOME": str(home), "COLUMNS": "80"} | environment
+    command = [*COMMAND, *arguments, "--model", str(folder), "--max-tokens", "12", "--seed", "9"]
+    return subprocess.run(command, input=stdin, capture_output=True, cwd=ROOT, env=environment)
+
+
+def test_a_prompt_is_the_same_from_wherever_and_in_whatever_locale_it_comes(folder, tmp_path):
+    text = "Übermaß 🙂"
+    plain = in_bytes(folder, tmp_path, "run", "--json", stdin=text.encode())
+    for arguments, stdin, environment in (
+        ([text], b"", {}),
+        ([text], b"", ASCII),
+        ([], text.encode("utf-16"), {}),
+        ([], text.encode(), ASCII),
+    ):
+        done = in_bytes(folder, tmp_path, "run", "--json", *arguments, stdin=stdin, **environment)
+        assert b"Traceback" not in done.stderr, done.stderr
+        said, expected = json.loads(done.stdout), json.loads(plain.stdout)
+        assert (said["answer"], said["thought"]) == (expected["answer"], expected["thought"])
+        assert said["usage"]["prompt_tokens"] == expected["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("environment", [{}, ASCII])
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["run", b"a\xff"], "prompt"),
+        (["run", "hi", "--system", b"a\xff"], "--system"),
+        (["chat", "--system", b"a\xff"], "--system"),
+        (["chat", "--session", b"a\xff"], "--session"),
+    ],
+)
+def test_an_argument_that_is_no_text_is_refused_in_one_line(folder, tmp_path, arguments, name, environment):
+    done = in_bytes(folder, tmp_path, *arguments, **environment)
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith(f"gptoss-mac: {name}: byte 0xff at offset 1")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_session_under_ascii_keeps_all_that_was_said_and_is_shown_without_a_traceback(folder, tmp_path):
+    options = "chat", "--session", "demo"
+    done = in_bytes(folder, tmp_path, *options, "--system", "Größe", stdin="Übermaß 🙂\n".encode(), **ASCII)
+    assert done.returncode == 0, done.stderr
+    broken = in_bytes(folder, tmp_path, *options, stdin=b"more \xff\n", **ASCII)
+    assert broken.returncode == 2
+    environment = os.environ | {"GPTOSS_MAC_HOME": str(tmp_path)} | ASCII
+    for command in ("show", "export"):
+        arguments = [*COMMAND, "sessions", command, "demo"]
+        done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+        assert done.stderr == ""
+    kept = json.loads(done.stdout)
+    assert kept["instructions"] == "Größe"
+    assert [message["content"] for message in kept["messages"] if message["role"] == "user"] == ["Übermaß 🙂"]
+
+
+def test_a_name_is_shown_in_one_line_with_its_control_characters_escaped(gptoss):
+    for arguments in (["run", "hi", "--model", "a\x1b[31m\nb"], ["chat", "--session", "a\x1b[31m\nb"]):
+        done = gptoss(*arguments)
+        assert done.returncode in (2, 4)
+        assert "\x1b" not in done.stderr
+        assert "a\\x1b[31m\\nb" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_listed_sessions_model_cannot_steer_the_terminal(gptoss, folder, tmp_path):
+    assert gptoss("chat", "--model", folder, "--session", "demo", "--max-tokens", 4, stdin="x\n").returncode == 0
+    path = tmp_path / "sessions" / "demo" / "session.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "m\x1b]0;owned\x07\nx"}))
+    listed = gptoss("sessions", "list").stdout
+    assert "\x1b" not in listed
+    assert listed.count("\n") == 1
+    assert "m\\x1b]0;owned\\x07\\nx" in listed
 
 
 @pytest.mark.parametrize(
@@ -182,6 +261,22 @@ def test_ctrl_c_stops_the_reply_and_ctrl_d_leaves(folder, tmp_path):
     assert chat.process.wait(20) == 0
     assert "hello" in (tmp_path / "history").read_text()
     assert (tmp_path / "history").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("locale", [{}, ASCII])
+def test_a_line_typed_that_is_no_text_is_refused_and_the_chat_goes_on(folder, tmp_path, locale, monkeypatch):
+    for name, value in locale.items():
+        monkeypatch.setenv(name, value)
+    chat = Terminal(["chat", "--model", folder, "--seed", "2", "--max-tokens", "4"], tmp_path)
+    chat.wait_for("> ")
+    os.write(chat.master, b"/bad \xff\r")
+    chat.wait_for("byte 0xff at offset 5, on line 1, is not UTF-8")
+    chat.wait_for("> ")
+    os.write(chat.master, "/Größe\r".encode())
+    chat.wait_for("No command /Gr(öß|.xf6.xdf)e")
+    chat.wait_for("> ")
+    chat.type("\x04")
+    assert chat.process.wait(20) == 0
 
 
 def test_every_command_is_listed_in_the_chats_help():

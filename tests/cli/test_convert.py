@@ -33,6 +33,13 @@ def test_piped_output_is_plain_lines(checkpoint, tmp_path):
     assert out.splitlines()[-1] == f"Next: gptoss-mac chat --model '{tmp_path / 'my model'}'"
 
 
+def test_a_name_is_shown_as_it_is_without_markup_or_control_characters(checkpoint, tmp_path):
+    code, out, _ = run_cli("convert", checkpoint, "--out", tmp_path / "a[red]b:smile:\x1b[31m")
+    assert code == 0
+    assert out.count("a[red]b:smile:\\x1b[31m") == 2
+    assert "\x1b" not in out
+
+
 def test_a_terminal_gets_a_bar_with_bytes_and_rate(checkpoint, tmp_path):
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "gptoss_mlx.cli", "convert", str(checkpoint), "--out", str(tmp_path / "model")]

@@ -131,6 +131,11 @@ def test_markup_and_control_codes_in_a_reply_are_shown_or_dropped_never_obeyed()
     assert "ok ]0;title" in text
 
 
+def test_a_call_is_one_line_whatever_its_name_and_arguments_hold():
+    shown = Screen(60, 20).show([ToolError("f\x1b[2J\ng", "no\nsuch")])
+    assert "→ f\\x1b[2J\\ng: no\\nsuch" in shown
+
+
 def on_screen(screen):
     """What a terminal shows by now, without empty lines."""
     terminal = pyte.Screen(60, 10)

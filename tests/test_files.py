@@ -1,0 +1,40 @@
+"""A file replaced whole: nothing beside it is touched, and nothing is left behind."""
+
+import os
+
+import pytest
+
+from gptoss_mlx.files import replaced_whole
+
+
+def test_the_file_is_replaced_private_and_alone(tmp_path):
+    path = tmp_path / "it"
+    path.write_text("old")
+    with replaced_whole(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o077 == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_after_an_error_the_old_one_stands_and_nothing_is_left(tmp_path):
+    path = tmp_path / "it"
+    path.write_text("old")
+    with pytest.raises(TypeError), replaced_whole(path) as partial:
+        partial.write_bytes("no bytes")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_laid_in_its_way_is_not_written_through(tmp_path):
+    """A name that can be guessed can be taken: a link under it would lead to another's file."""
+    path, target = tmp_path / "it", tmp_path / "target"
+    target.write_text("mine")
+    path.symlink_to(target)
+    (tmp_path / f".it.{os.getpid()}.partial").symlink_to(target)
+    with replaced_whole(path) as partial:
+        partial.write_text("new")
+    assert target.read_text() == "mine"
+    assert not path.is_symlink()
+    assert path.read_text() == "new"
