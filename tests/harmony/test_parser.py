@@ -258,6 +258,23 @@ def test_endless_blanks_in_a_header_are_read_quickly(published):
     assert time.process_time() - begun < 5
 
 
+@pytest.mark.parametrize("head", [[], [CHANNEL], [END], [END, START], [CHANNEL, "final"]])
+@pytest.mark.parametrize("filler", [" " * 128, "?", "final"])
+def test_a_header_that_never_ends_costs_each_token_the_same(published, head, filler):
+    """A header joined anew at every token, or searched for a body at each, would take hours at a context's length."""
+    begin, more = ids_of(published, *head), published.encode(filler)
+
+    def seconds(count):
+        parser, begun = StreamParser(published), time.process_time()
+        parser.feed(begin)
+        for _ in range(count):
+            parser.feed(more)
+        parser.finish()
+        return time.process_time() - begun
+
+    assert min(seconds(16_000) for _ in range(3)) < 10 * max(seconds(4_000) for _ in range(3))
+
+
 def test_history_keeps_generated_ids_with_the_stop_turned_into_an_end(published):
     question = [Message("user", "2+2?")]
     prompt = render(question, published)

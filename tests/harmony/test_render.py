@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gptoss_mlx.errors import HarmonyError
+from gptoss_mlx.errors import ContextLengthError, HarmonyError
 from gptoss_mlx.harmony import (
     Developer,
     Function,
@@ -135,3 +135,32 @@ def test_malformed_messages_are_refused_in_one_line(message, published):
     with pytest.raises(HarmonyError) as caught:
         render([message], published)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["word " * 2_000_000, "x" * 9_000_000, " " * 9_000_000, "漢" * 3_000_000, "1" * 9_000_000]
+)
+def test_a_text_far_over_the_limit_is_refused_before_it_is_encoded_whole(published, monkeypatch, text):
+    encoded = 0
+    real = type(published).encode
+
+    def encode(self, text):
+        nonlocal encoded
+        encoded += len(text)
+        return real(self, text)
+
+    monkeypatch.setattr(type(published), "encode", encode)
+    with pytest.raises(ContextLengthError, match=r"about [\d,]+ tokens and the model's context holds 1,000"):
+        render([Message("user", text)], published, limit=1000)
+    assert encoded < 500_000
+
+
+def test_messages_that_are_too_long_together_are_refused_too(published):
+    with pytest.raises(ContextLengthError, match="more than"):
+        render([Message("user", "word " * 100)] * 100, published, limit=1000)
+
+
+def test_what_fits_is_the_same_with_a_limit(published):
+    """A long text of few tokens is no long prompt."""
+    messages = [Message("user", " " * 20_000), Message("user", "word " * 500)]
+    assert render(messages, published, limit=1000) == render(messages, published)

@@ -171,6 +171,31 @@ BAD_CHAT = [
     ({"response_format": {"type": "json_object"}}, "response_format.type"),
     ({"stream": "yes"}, "stream"),
     ({"max_token": 5}, "max_token"),
+    # Fields inside: whoever wrote them meant something by them.
+    ({"messages": [USER | {"name": "Ann"}]}, "messages[0].name"),
+    ({"messages": [USER | {"images": ["AAAA"]}]}, "messages[0].images"),
+    ({"messages": [USER, {"role": "assistant", "content": "x", "tool_call": []}, USER]}, "messages[1].tool_call"),
+    ({"messages": [USER, {"role": "assistant", "content": "x", "prefix": True}, USER]}, "messages[1].prefix"),
+    (
+        {"messages": [USER, {"role": "assistant", "thinking": "a", "reasoning": "b", "content": "x"}, USER]},
+        "messages[1]",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi", "lang": "en"}]}]},
+        "messages[0].content[0].lang",
+    ),
+    (
+        {"messages": [USER, CALL_1, {"role": "tool", "tool_call_id": "1", "name": "g", "content": "x"}]},
+        "messages[2].name",
+    ),
+    ({"tools": [{"type": "function", "function": WEATHER, "strict": True}]}, "tools[0].strict"),
+    ({"tools": [{"type": "function", "function": WEATHER | {"examples": []}}]}, "tools[0].function.examples"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "w", "shape": {}}}},
+        "response_format.json_schema.shape",
+    ),
+    ({"top_k": 10**400}, "top_k"),
+    ({"temperature": 10**400}, "temperature"),
 ]
 
 
@@ -200,6 +225,12 @@ BAD_RESPONSES = [
     ({"reasoning": {"effort": "minimal"}}, "reasoning.effort"),
     ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    (
+        {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}, USER]},
+        "input[0].encrypted_content",
+    ),
+    ({"input": [USER | {"phase": "final_answer"}]}, "input[0].phase"),
+    ({"text": {"shape": "short"}}, "text.shape"),
 ]
 
 
@@ -208,6 +239,57 @@ def test_a_response_that_cannot_be_given_names_the_field_at_fault(fields, param)
     with pytest.raises(RequestError) as caught:
         respond(**fields)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("key", ["reasoning", "reasoning_content", "thinking"])
+def test_a_thought_is_taken_under_any_of_its_names(prompt_of, key):
+    messages = [USER, CALL_1 | {key: "I look."}, {"role": "tool", "tool_call_id": "1", "content": "x"}]
+    assert "<|start|>assistant<|channel|>analysis<|message|>I look.<|end|>" in prompt_of(chat(messages=messages))
+    parts = [{"type": "thinking", "thinking": "I look."}]
+    messages[1] = CALL_1 | {"content": parts}
+    assert "<|start|>assistant<|channel|>analysis<|message|>I look.<|end|>" in prompt_of(chat(messages=messages))
+
+
+def test_a_summary_stands_for_a_thought_that_is_not_there(prompt_of):
+    item = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "I look."}]}
+    called = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "c", "output": "x"}
+    assert "<|channel|>analysis<|message|>I look.<|end|>" in prompt_of(respond(input=[USER, item, called, result]))
+
+
+@pytest.mark.parametrize(
+    "said", [{"content": None}, {"content": ""}, {"reasoning": "Hm."}, {"content": [], "reasoning": "Hm."}]
+)
+def test_a_reply_that_said_nothing_comes_back_as_history(prompt_of, said):
+    prompt = prompt_of(chat(messages=[USER, {"role": "assistant"} | said, {"role": "user", "content": "Well?"}]))
+    assert prompt.endswith("Hi<|end|><|start|>user<|message|>Well?<|end|><|start|>assistant")
+
+
+def test_a_call_of_another_namespace_and_one_without_arguments_come_back_as_history(prompt_of):
+    calls = [{"id": "1", "function": {"name": "browser.search", "arguments": ""}}]
+    messages = [USER, {"role": "assistant", "tool_calls": calls}, {"role": "tool", "tool_call_id": "1", "content": "x"}]
+    prompt = prompt_of(chat(messages=messages))
+    assert "<|start|>assistant to=browser.search<|channel|>commentary <|constrain|>json<|message|>{}<|call|>" in prompt
+    assert "<|start|>browser.search to=assistant<|channel|>commentary<|message|>x<|end|>" in prompt
+
+
+def test_what_openais_client_and_ours_write_back_is_taken(prompt_of):
+    """Fields that say nothing, as the client's ``model_dump`` and a stream's pieces leave them."""
+    call = {"id": "1", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{}"}}
+    said = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "annotations": [],
+        "audio": None,
+        "function_call": None,
+    }
+    parts = [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]
+    messages = [{"role": "user", "content": parts, "name": None}, said | {"tool_calls": [call]}]
+    chat(messages=[*messages, {"role": "tool", "tool_call_id": "1", "name": "f", "content": "x"}])
+    text = {"type": "output_text", "text": "4", "annotations": [], "logprobs": []}
+    item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [text]}
+    respond(input=[USER, item | {"phase": "final_answer"}, USER])
 
 
 @pytest.mark.parametrize("read", [chat_completions.read, responses.read])
