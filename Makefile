@@ -3,11 +3,12 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 ORACLE_VENV ?= .venv-oracle
+SEED ?= 1
 # A rolling index lists releases newer than the tested ones, so the oracle's versions are pinned.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 
-.PHONY: batch-kill-test chat check clean compare engine-report format goldens goldens-harmony goldens-tiny oracle readme \
-	test test-20b test-long tiny-eval tiny-train
+.PHONY: batch-kill-test chat check clean compare engine-report format fuzz-report goldens goldens-harmony goldens-tiny \
+	oracle readme sequence-report test test-20b test-long tiny-eval tiny-train
 
 define environment
 	@python="$(PYTHON)"; \
@@ -81,6 +82,17 @@ goldens-harmony: $(ORACLE_VENV)/.ready
 format: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# What random input does: replies, batch lines, files of a checkpoint, declarations beside openai-harmony. Minutes.
+fuzz-report: sequence-report $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
+	$(VENV)/bin/python -m tests.reports.fuzz_replies --count 20000 --seed $(SEED)
+	$(VENV)/bin/python -m tests.reports.fuzz_batch --count 3000 --seed $(SEED)
+	$(VENV)/bin/python -m tests.reports.fuzz_files --count 3000 --seed $(SEED)
+	$(VENV)/bin/python -m tests.reports.fuzz_signatures $(ORACLE_VENV)/bin/python --count 3000 --seed $(SEED)
+
+# Every sequence of up to five token classes, 271,452 of them, beside openai-harmony. Minutes.
+sequence-report: $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
+	$(VENV)/bin/python -m tests.reports.sequences $(ORACLE_VENV)/bin/python
 
 # Live, beside transformers; writes nothing.
 oracle: $(VENV)/.ready $(ORACLE_VENV)/.ready

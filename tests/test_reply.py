@@ -6,7 +6,8 @@ from gptoss_mlx.conversation import Done, Text, ToolCall, ToolError
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Tokenizer, tool_result
 from gptoss_mlx.reply import ReplyReader
-from tests.reports.fuzz_replies import difference, fuzz, read
+from tests.reports.fuzz_replies import fuzz
+from tests.reports.sequences import difference, read
 from tests.support import scripted, token_classes
 from tests.support.harmony_goldens import read_golden
 from tests.support.harmony_streams import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, encode
