@@ -9,6 +9,9 @@ class GptOssError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return shown(super().__str__())
+
 
 class UsageError(GptOssError):
     """An option or argument has a value that cannot be used."""
@@ -96,6 +99,11 @@ class BatchLinesError(GptOssError):
     """A batch is through, but some of its lines could not be answered."""
 
     exit_code = 10
+
+
+def shown(text: str) -> str:
+    """One line that any terminal survives: what a path may hold that is not printable is escaped, ``\\n`` say."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: BaseException) -> str:

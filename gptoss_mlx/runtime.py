@@ -155,6 +155,7 @@ def load(
     *,
     dtype: str | mx.Dtype | None = None,
     memory_budget: int | None = None,
+    verify: bool = False,
     prefixes: PrefixCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Runtime:
@@ -162,8 +163,10 @@ def load(
 
     ``dtype`` is that of activations and dense weights, "float32" or "bfloat16"; by default bfloat16 on Metal, and
     float32 on the CPU backend, whose bf16 kernels are eight times slower and 2% off. ``memory_budget`` bounds the
-    weights' bytes. ``prefixes`` may be another model's too; by default it gets a sixteenth of what memory is free then.
-    ``progress`` is told (bytes read, total). Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
+    weights' bytes. ``verify`` first compares every byte of them with what was converted. ``prefixes`` may be another
+    model's too; by default it gets a sixteenth of what memory is free then. ``progress`` is told (bytes read, total).
+
+    Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
     """
     folder = ModelFolder.open(find_model(model))
     chosen = _dtype(dtype)
@@ -177,6 +180,8 @@ def load(
             f"{folder.path}: the weights take {total / 1e9:.2f} GB, the budget is {memory_budget / 1e9:.2f} GB; "
             "allow more, or convert with --dense q8"
         )
+    if verify:
+        folder.verify()
     if mx.metal.is_available():
         mx.set_cache_limit(METAL_CACHE_LIMIT)
     read = 0

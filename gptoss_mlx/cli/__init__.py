@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from gptoss_mlx.cli import batch, chat, convert, doctor, run, sessions
+from gptoss_mlx.cli import batch, chat, convert, doctor, models, run, sessions
 from gptoss_mlx.errors import GptOssError, StorageError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(run.run)
 app.command()(batch.batch)
 app.command()(convert.convert)
 app.command()(doctor.doctor)
+app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
 
 
