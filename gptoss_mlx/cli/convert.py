@@ -48,12 +48,14 @@ def _show(report: "Report", named: bool) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
+    from gptoss_mlx.errors import shown
+
     config = report.config
     tokenizer = {"checkpoint": "the checkpoint's", "bundled": "bundled, that of the published models", None: "none"}
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("Model folder", str(report.destination))
+    table.add_row("Model folder", shown(str(report.destination)))
     table.add_row("Source layout", report.layout)
     table.add_row("Layers, experts", f"{config.num_hidden_layers}, {config.num_local_experts}")
     table.add_row("Experts", "MXFP4, bit for bit")
@@ -73,4 +75,4 @@ def _show(report: "Report", named: bool) -> None:
         )
         return
     model = report.destination.name if named else str(report.destination)
-    console.print(f"\nNext: gptoss-mac chat --model {shlex.quote(model)}")
+    console.print(f"\nNext: gptoss-mac chat --model {shown(shlex.quote(model))}", markup=False)

@@ -176,6 +176,38 @@ def test_a_target_that_exists_is_not_touched(checkpoint, place, kind):
     assert list(place.iterdir()) == [target]
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("/", "/: exists already"),
+        ("x" * 300, "cannot be written (File name too long)"),
+        ("x/" * 3000, "cannot be written (File name too long)"),
+    ],
+)
+def test_a_target_that_no_file_can_be(checkpoint, place, name, problem):
+    assert problem in one_line(checkpoint, "--out", place / name)
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "shown"), [("nul\0", r"nul\x00"), ("half \ud83d", r"half \ud83d")])
+def test_a_target_that_no_system_can_name(checkpoint, place, name, shown):
+    with pytest.raises(StorageError) as refused:
+        convert(checkpoint, place / name)
+    assert str(refused.value) == f"{place}/{shown}: is no path a file can have; choose another place with --out"
+
+
+def test_a_target_whose_name_is_no_text_is_written_and_shown_in_one_line(checkpoint, place):
+    target = os.fsencode(place) + b"/caf\xe9\n"
+    command = [sys.executable, "-m", "gptoss_mlx.cli", "convert", str(checkpoint), "--out", target]
+    done, again = (subprocess.run(command, capture_output=True, cwd=ROOT) for _ in range(2))
+    assert done.returncode == 0, done.stderr
+    assert rb"caf\udce9\n" in done.stdout
+    ModelFolder.open(os.fsdecode(target)).verify()
+    assert again.returncode == 5
+    assert again.stderr.count(b"\n") == 1
+    assert rb"caf\udce9\n: exists already" in again.stderr
+
+
 def test_a_target_that_appears_meanwhile_is_not_touched(checkpoint, place):
     def progress(done, total):
         (place / "model").mkdir(exist_ok=True)
