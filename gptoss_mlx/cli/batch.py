@@ -122,12 +122,12 @@ def _answer(source: "Source", out: Path, runtime: "Runtime", described: dict[str
             nonlocal stop
             stop = True
 
-        with batch_progress() as report, on_interrupt(interrupt):
+        with batch_progress() as report, on_interrupt(interrupt) as asked:
             through = run.go(report, lambda: stop)
     _tell(tally, run.model)
     if not through:
         _say(f"stopped with {tally.before + tally.answered} of {lines} answered; the same command goes on from here")
-        raise KeyboardInterrupt
+        asked.end()
     if tally.errors:
         raise BatchLinesError(f"{tally.errors} of {lines} lines could not be answered; {errors.path} says why")
 

@@ -1,8 +1,10 @@
 """``gptoss-mac chat``: talk with a model, its thought visible."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -163,12 +165,17 @@ class _Chat:
         view = ReplyView(self._console, thinking=self._thinking)
         self._conversation.on_prefill = view.reading
         try:
-            with without_echo(), view, on_interrupt(self._conversation.cancel):
-                for event in self._conversation.send(line):
-                    view.show(event)
-            self._save()
+            with without_echo(), view, on_interrupt(self._conversation.cancel) as asked:
+                events = self._conversation.send(line)
+                with closing(events):  # type: ignore[type-var]
+                    for event in events:
+                        view.show(event)
         except GptOssError as error:
             self._say(str(error))
+        finally:
+            self._save()  # also where the terminal is gone
+        if asked.number != signal.SIGINT:  # Ctrl-C stops the reply, not the chat
+            asked.end()
 
     def _say(self, text: str) -> None:
         self._console.print(Text(text, style="dim"))

@@ -1,13 +1,14 @@
 """``gptoss-mac convert``: a checkpoint in, a model folder out."""
 
 import shlex
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_mlx.cli import bundled
+from gptoss_mlx.cli.terminal import between_calls
 
 if TYPE_CHECKING:
     from convert import Report
@@ -31,15 +32,17 @@ def convert(
     from gptoss_mlx.home import model_name, models_dir
 
     name = model_name(source)
-    if name == bundled.NAME and not source.exists():
-        source = bundled.checkpoint()
     destination = out if out is not None else models_dir() / name
 
     from convert import convert as run
+    from gptoss_mlx import bundled
     from gptoss_mlx.cli.progress import byte_progress
 
-    with byte_progress("Converting") as progress:
-        report = run(source, destination, dense=dense.value, progress=progress)
+    if name == bundled.NAME and not source.exists():
+        source = bundled.checkpoint()
+    alone = bundled.installing() if destination == models_dir() / bundled.NAME else nullcontext()
+    with alone, byte_progress("Converting") as progress, between_calls(progress) as stoppable:
+        report = run(source, destination, dense=dense.value, progress=stoppable)
     _show(report, named=out is None)
 
 
