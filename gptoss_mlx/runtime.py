@@ -26,6 +26,9 @@ from metal_kernels import launch
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 STOP_MARKERS = ("<|return|>", "<|call|>", "<|endoftext|>")
+GO_ON_MARKERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
+"""What stands inside a reply: whatever a folder says, none of them is where it ends."""
+
 METAL_CACHE_LIMIT = 1 << 30
 """Bytes MLX's allocator may keep for reuse. Its own default is in effect unbounded."""
 PREFIX_SHARE = 0.0625
@@ -68,14 +71,16 @@ class Runtime:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end generation: the folder's own, and harmony's. ``<|end|>`` is none: another message follows it.
+        """Ids that end generation: harmony's, and the folder's own unless a reply goes on after them.
 
-        Without ``<|call|>`` a model goes on and invents the tool's result.
+        ``<|end|>`` ends a message, most often the thought, and another follows it. Without ``<|call|>`` a model goes on
+        and invents the tool's result.
         """
         special = self.tokenizer.special if self.folder.tokenizer_path else {}
         stops = {special[marker] for marker in STOP_MARKERS if marker in special}
         own = self.folder.generation.get("eos_token_id")
-        return frozenset(stops | ({own} if isinstance(own, int) else set(own or ())))
+        listed = {own} if isinstance(own, int) else set(own or ())
+        return frozenset(stops | listed - {special[marker] for marker in GO_ON_MARKERS if marker in special})
 
     def sampling(
         self,
