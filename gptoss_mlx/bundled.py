@@ -80,9 +80,10 @@ def _is_current(folder: Path) -> bool:
     from gptoss_mlx.model_folder import ModelFolder
 
     try:
-        return ModelFolder.open(folder).manifest["source"].get("sha256") == _tensor_hashes()
+        source = ModelFolder.open(folder).manifest.get("source")
     except ModelFolderError:
         return False
+    return isinstance(source, dict) and source.get("sha256") == _tensor_hashes()
 
 
 def _is_ours(folder: Path) -> bool:

@@ -6,7 +6,7 @@ Knows both published spellings of ``config.json``; knows nothing of tensors or f
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.errors import CheckpointError, quoted
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 MAX_LAYERS = 1024
@@ -56,14 +56,14 @@ class ModelConfig:
         model_type = raw.get("model_type", "gpt_oss" if "num_experts" in raw else None)
         if model_type != "gpt_oss":
             raise CheckpointError(
-                f"{where}: model_type is {model_type!r:.60}; only gpt-oss checkpoints ('gpt_oss') can be used"
+                f"{where}: model_type is {quoted(model_type)}; only gpt-oss checkpoints ('gpt_oss') can be used"
             )
         rope: Any = next((raw[name] for name in ("rope_parameters", "rope_scaling") if raw.get(name) is not None), {})
         if not isinstance(rope, dict):
             raise CheckpointError(f"{where}: rope_scaling is no JSON object; get the file again from the model's page")
         kind = rope.get("rope_type", rope.get("type", "yarn"))
         if kind != "yarn":
-            raise CheckpointError(f"{where}: rope_type is {kind!r:.60}; only YaRN, as gpt-oss has it, is known")
+            raise CheckpointError(f"{where}: rope_type is {quoted(kind)}; only YaRN, as gpt-oss has it, is known")
         if rope.get("truncate"):
             raise CheckpointError(f"{where}: rope 'truncate' is true; gpt-oss uses YaRN without truncation")
 
@@ -111,7 +111,7 @@ class ModelConfig:
                 rope_theta=real("rope_theta", default=150000.0),
                 rope_scaling=scaling,
                 max_position_embeddings=whole(
-                    "max_position_embeddings", default=int(original_context * scaling.factor)
+                    "max_position_embeddings", default=int(min(original_context * scaling.factor, 1 << 30))
                 ),
                 swiglu_limit=_real("swiglu_limit", get("swiglu_limit", default=7.0)),
                 rms_norm_eps=_real("rms_norm_eps", get("rms_norm_eps", default=1e-5)),
@@ -146,7 +146,7 @@ class ModelConfig:
         need(self.intermediate_size % 32 == 0, f"intermediate_size {self.intermediate_size} is no multiple of 32")
         need(len(self.layer_types) == self.num_hidden_layers, "layer_types does not have one entry per layer")
         unknown = [kind for kind in self.layer_types if kind not in (SLIDING, FULL)]
-        need(not unknown, f"unknown layer_types {unknown!r:.60}")
+        need(not unknown, f"unknown layer_types {quoted(unknown)}")
         scaling = self.rope_scaling
         for name, number, most in (
             ("rope_theta", self.rope_theta - 1.0, 1e12),
@@ -162,18 +162,18 @@ class ModelConfig:
 def _whole(name: str, value: Any) -> int:
     if type(value) is int or (type(value) is float and value.is_integer()):
         return int(value)
-    raise TypeError(f"{name} is {value!r:.60}, not a whole number")
+    raise TypeError(f"{name} is {quoted(value)}, not a whole number")
 
 
 def _real(name: str, value: Any) -> float:
     if type(value) in (int, float):
         return float(value)
-    raise TypeError(f"{name} is {value!r:.60}, not a number")
+    raise TypeError(f"{name} is {quoted(value)}, not a number")
 
 
 def _layer_types(value: Any, layers: int) -> tuple[str, ...]:
     if value is None:
         return tuple(SLIDING if i % 2 == 0 else FULL for i in range(min(layers, MAX_LAYERS)))
-    if not isinstance(value, list):
-        raise TypeError(f"layer_types is {value!r:.60}, not a list")
+    if not isinstance(value, list) or not all(isinstance(kind, str) for kind in value):
+        raise TypeError(f"layer_types is {quoted(value)}, not a list of names")
     return tuple(value)

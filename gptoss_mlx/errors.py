@@ -106,6 +106,14 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def quoted(value: object, most: int = 60) -> str:
+    """A value found in a file as Python writes it, cut to ``most`` characters, however deep or long it is."""
+    try:
+        return repr(value)[:most]
+    except (RecursionError, ValueError):  # an integer of more digits than Python writes
+        return f"a {type(value).__name__} too large to show"
+
+
 def one_line(error: BaseException) -> str:
     """What another library's error says, in one line that is short enough to show."""
     text = " ".join(str(error).split())

@@ -1,5 +1,6 @@
 """``tiny`` is converted when first asked for, and again when the bundled checkpoint changes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -53,6 +54,14 @@ def test_a_folder_of_the_users_own_of_that_name_is_left_alone(home):
     with pytest.raises(StorageError, match="not the bundled model"):
         bundled.install_tiny()
     assert ModelFolder.open(tiny()).config.vocab_size == SMALL["vocab_size"]
+
+
+def test_one_whose_manifest_says_nothing_of_its_source_is_not_ours(home):
+    bundled.install_tiny()
+    manifest = json.loads((tiny() / "manifest.json").read_text())
+    (tiny() / "manifest.json").write_text(json.dumps(manifest | {"source": None}))
+    with pytest.raises(StorageError, match="not the bundled model"):
+        bundled.install_tiny()
 
 
 @pytest.mark.parametrize("kept", [[], ["config.json", "model-layer-000.safetensors"]])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.errors import CheckpointError, quoted
 from gptoss_mlx.model_folder import layout
 from gptoss_mlx.model_folder.safetensors import GIT_LFS_POINTER, Tensor, read_header
 
@@ -150,7 +150,7 @@ def _read_index(path: Path) -> dict[str, str]:
     for file in weight_map.values():
         # A file of this folder and of no other, whatever the index says.
         if not isinstance(file, str) or not re.fullmatch(r"[^/\\]+\.safetensors", file) or not file.isprintable():
-            raise CheckpointError(f"{path}: {file!r:.200} is no shard's file name; {REMEDY}")
+            raise CheckpointError(f"{path}: {quoted(file, 200)} is no shard's file name; {REMEDY}")
     return weight_map
 
 

@@ -183,13 +183,18 @@ class Tokenizer:
         return ids
 
     def _try_pattern(self) -> None:
-        """Raise ValueError for a pattern that loses text, or matches nothing at all, over which tiktoken panics."""
+        """Raise ValueError for a pattern that loses text, or may match nothing at all, over which tiktoken panics.
+
+        A pattern that matches nothing only beside certain text, by looking around, is found when such text comes.
+        """
         from tiktoken import Encoding
 
         ranks = {bytes((byte,)): byte for byte in range(256)}
-        around = Encoding("probe", pat_str=f"q(?:{self._pattern})z", mergeable_ranks=ranks, special_tokens={})
-        if around.encode("qz"):
-            raise ValueError("its split pattern may match nothing at all")
+        for before, after in (("q", "z"), ("q", ""), ("", "z")):
+            pattern = f"{before}(?:{self._pattern}){after}"
+            around = Encoding("probe", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+            if around.encode(before + after):
+                raise ValueError("its split pattern may match nothing at all")
         try:
             self._merge("A sample, of 12 words:\n  \tx é 漢字 🙂")
         except ModelFolderError as error:
