@@ -53,8 +53,8 @@ def convert(
     ``dense`` is "q8" (affine, groups of 64) or "bf16": how attention, embedding and head are stored. ``progress`` is
     called with (source bytes read, source bytes in all). Peak memory is a few hundred MB, whatever the model.
 
-    Raises CheckpointError for what is wrong with the source, StorageError for what is wrong with the destination. After
-    any exception, KeyboardInterrupt included, nothing is left at or beside the destination.
+    Raises CheckpointError for what is wrong with the source, or changes in it meanwhile, StorageError for what is wrong
+    with the destination. After any exception, KeyboardInterrupt included, nothing is left at or beside the destination.
     """
     start = time.monotonic()
     if dense not in layout.DENSE_CHOICES:
@@ -81,6 +81,7 @@ def convert(
         tool = f"gptoss-mac {__version__}"
         write_metadata(folder, checkpoint.config, generation, dense=dense, digests=digests, source=origin, tool=tool)
         ModelFolder.open(folder)
+        checkpoint.check_unchanged()
         written = sum(path.stat().st_size for path in folder.iterdir())
     return Report(
         destination=Path(destination),

@@ -24,8 +24,8 @@ def whole_folder(destination: Path, needed: int) -> Iterator[Path]:
     process is writing it, or when a name cannot be made.
     """
     destination = Path(os.path.abspath(destination))
-    partial = destination.with_name(f".{destination.name}.partial")
     _check_absent(destination)
+    partial = destination.with_name(f".{destination.name}.partial")
     made: list[Path] = []
     lock = None
     try:
@@ -53,8 +53,13 @@ def whole_folder(destination: Path, needed: int) -> Iterator[Path]:
 
 
 def _check_absent(destination: Path) -> None:
-    if os.path.lexists(destination):
-        raise StorageError(f"{destination}: exists already; remove it or choose another place with --out")
+    try:
+        os.lstat(destination)
+    except ValueError as error:  # a NUL, or half a surrogate pair
+        raise StorageError(f"{destination}: is no path a file can have; choose another place with --out") from error
+    except OSError:
+        return  # absent, or what keeps it from being made will say so
+    raise StorageError(f"{destination}: exists already; remove it or choose another place with --out")
 
 
 def _check_space(destination: Path, needed: int) -> None:

@@ -3,24 +3,51 @@
 ``import gptoss_mlx`` is cheap: the names below load what they need when first used.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as typing's, whose import takes longer than this whole package's should
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+    import mlx.core as mx
+
     from gptoss_mlx import harmony
     from gptoss_mlx.conversation import Conversation
-    from gptoss_mlx.runtime import Runtime, load
+    from gptoss_mlx.engine.prefix_cache import PrefixCache
+    from gptoss_mlx.runtime import Runtime
 
 __version__ = "0.1.0"
 __all__ = ["Conversation", "Runtime", "__version__", "harmony", "load"]
 
 
-def __getattr__(name: str) -> Any:
+def load(
+    model: "str | Path",
+    *,
+    dtype: "str | mx.Dtype | None" = None,
+    memory_budget: int | None = None,
+    verify: bool = False,
+    prefixes: "PrefixCache | None" = None,
+    progress: "Callable[[int, int], None] | None" = None,
+) -> "Runtime":
+    """Load a model by name, folder or Hub id, as ``gptoss_mlx.runtime.load`` does; ``tiny`` is installed first.
+
+    Beside that function's errors, raises StorageError when ``tiny`` cannot be installed.
+    """
+    from gptoss_mlx import bundled
+    from gptoss_mlx.runtime import load
+
+    if model == bundled.NAME:
+        bundled.install_tiny()
+    return load(model, dtype=dtype, memory_budget=memory_budget, verify=verify, prefixes=prefixes, progress=progress)
+
+
+def __getattr__(name: str) -> "Any":
     from importlib import import_module
 
     if name == "harmony":
         return import_module("gptoss_mlx.harmony")
     if name == "Conversation":
         return import_module("gptoss_mlx.conversation").Conversation
-    if name in ("Runtime", "load"):
-        return getattr(import_module("gptoss_mlx.runtime"), name)
+    if name == "Runtime":
+        return import_module("gptoss_mlx.runtime").Runtime
     raise AttributeError(f"module 'gptoss_mlx' has no attribute '{name}'")

@@ -3,14 +3,15 @@
 Knows both published spellings of ``config.json``; knows nothing of tensors or files. Field names are Hugging Face's.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.errors import CheckpointError, quoted
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 MAX_LAYERS = 1024
+LEAST = 1e-12
+"""What no constant may be as small as: float32 arithmetic on such numbers overflows or says nothing."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class ModelConfig:
         model_type = raw.get("model_type", "gpt_oss" if "num_experts" in raw else None)
         if model_type != "gpt_oss":
             raise CheckpointError(
-                f"{where}: model_type is {model_type!r:.60}; only gpt-oss checkpoints ('gpt_oss') can be used"
+                f"{where}: model_type is {quoted(model_type)}; only gpt-oss checkpoints ('gpt_oss') can be used"
             )
-        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+        rope: Any = next((raw[name] for name in ("rope_parameters", "rope_scaling") if raw.get(name) is not None), {})
         if not isinstance(rope, dict):
             raise CheckpointError(f"{where}: rope_scaling is no JSON object; get the file again from the model's page")
         kind = rope.get("rope_type", rope.get("type", "yarn"))
         if kind != "yarn":
-            raise CheckpointError(f"{where}: rope_type is {kind!r:.60}; only YaRN, as gpt-oss has it, is known")
+            raise CheckpointError(f"{where}: rope_type is {quoted(kind)}; only YaRN, as gpt-oss has it, is known")
         if rope.get("truncate"):
             raise CheckpointError(f"{where}: rope 'truncate' is true; gpt-oss uses YaRN without truncation")
 
@@ -74,38 +75,46 @@ class ModelConfig:
                 raise CheckpointError(f"{where}: no '{names[0]}'; get the file again from the model's page")
             return default
 
+        def whole(*names: str, default: Any = None) -> int:
+            return _whole(names[0], get(*names, default=default))
+
+        def real(*names: str, default: float) -> float:
+            """From ``rope`` where it has the first name, else from the config under any of them."""
+            value = rope.get(names[0])
+            return _real(names[0], get(*names, default=default) if value is None else value)
+
         try:
-            layers = int(get("num_hidden_layers"))
-            original_context = int(
-                rope.get("original_max_position_embeddings") or get("initial_context_length", default=4096)
+            layers = whole("num_hidden_layers")
+            context = rope.get("original_max_position_embeddings")
+            original_context = _whole(
+                "original_max_position_embeddings",
+                get("initial_context_length", default=4096) if context is None else context,
             )
             scaling = RopeScaling(
-                factor=float(rope.get("factor") or get("rope_scaling_factor", default=32.0)),
-                beta_fast=float(rope.get("beta_fast") or get("rope_ntk_beta", default=32.0)),
-                beta_slow=float(rope.get("beta_slow") or get("rope_ntk_alpha", default=1.0)),
+                factor=real("factor", "rope_scaling_factor", default=32.0),
+                beta_fast=real("beta_fast", "rope_ntk_beta", default=32.0),
+                beta_slow=real("beta_slow", "rope_ntk_alpha", default=1.0),
                 original_max_position_embeddings=original_context,
             )
             config = cls(
                 num_hidden_layers=layers,
-                num_local_experts=int(get("num_local_experts", "num_experts")),
-                hidden_size=int(get("hidden_size")),
-                intermediate_size=int(get("intermediate_size")),
-                num_attention_heads=int(get("num_attention_heads")),
-                num_key_value_heads=int(get("num_key_value_heads")),
-                head_dim=int(get("head_dim")),
-                num_experts_per_tok=int(get("num_experts_per_tok", "experts_per_token", default=4)),
-                vocab_size=int(get("vocab_size")),
-                sliding_window=int(get("sliding_window", default=128)),
-                layer_types=tuple(
-                    raw.get("layer_types") or (SLIDING if i % 2 == 0 else FULL for i in range(min(layers, MAX_LAYERS)))
-                ),
-                rope_theta=float(rope.get("rope_theta") or get("rope_theta", default=150000.0)),
+                num_local_experts=whole("num_local_experts", "num_experts"),
+                hidden_size=whole("hidden_size"),
+                intermediate_size=whole("intermediate_size"),
+                num_attention_heads=whole("num_attention_heads"),
+                num_key_value_heads=whole("num_key_value_heads"),
+                head_dim=whole("head_dim"),
+                num_experts_per_tok=whole("num_experts_per_tok", "experts_per_token", default=4),
+                vocab_size=whole("vocab_size"),
+                sliding_window=whole("sliding_window", default=128),
+                layer_types=_layer_types(raw.get("layer_types"), layers),
+                rope_theta=real("rope_theta", default=150000.0),
                 rope_scaling=scaling,
-                max_position_embeddings=int(
-                    get("max_position_embeddings", default=int(original_context * scaling.factor))
+                max_position_embeddings=whole(
+                    "max_position_embeddings", default=int(min(original_context * scaling.factor, 1 << 30))
                 ),
-                swiglu_limit=float(get("swiglu_limit", default=7.0)),
-                rms_norm_eps=float(get("rms_norm_eps", default=1e-5)),
+                swiglu_limit=_real("swiglu_limit", get("swiglu_limit", default=7.0)),
+                rms_norm_eps=_real("rms_norm_eps", get("rms_norm_eps", default=1e-5)),
             )
         except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(
@@ -137,14 +146,34 @@ class ModelConfig:
         need(self.intermediate_size % 32 == 0, f"intermediate_size {self.intermediate_size} is no multiple of 32")
         need(len(self.layer_types) == self.num_hidden_layers, "layer_types does not have one entry per layer")
         unknown = [kind for kind in self.layer_types if kind not in (SLIDING, FULL)]
-        need(not unknown, f"unknown layer_types {unknown!r:.60}")
+        need(not unknown, f"unknown layer_types {quoted(unknown)}")
         scaling = self.rope_scaling
-        for name, number in {
-            "rope_theta": self.rope_theta - 1.0,
-            "rope factor": scaling.factor,
-            "rope beta_fast": scaling.beta_fast,
-            "rope beta_slow": scaling.beta_slow,
-            "swiglu_limit": self.swiglu_limit,
-            "rms_norm_eps": self.rms_norm_eps,
-        }.items():
-            need(math.isfinite(number) and number > 0, f"{name} is out of range")
+        for name, number, most in (
+            ("rope_theta", self.rope_theta - 1.0, 1e12),
+            ("rope factor", scaling.factor, 1e6),
+            ("rope beta_fast", scaling.beta_fast, 1e6),
+            ("rope beta_slow", scaling.beta_slow, 1e6),
+            ("swiglu_limit", self.swiglu_limit, 1e6),
+            ("rms_norm_eps", self.rms_norm_eps, 1.0),
+        ):
+            need(LEAST < number <= most, f"{name} is out of range")
+
+
+def _whole(name: str, value: Any) -> int:
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return int(value)
+    raise TypeError(f"{name} is {quoted(value)}, not a whole number")
+
+
+def _real(name: str, value: Any) -> float:
+    if type(value) in (int, float):
+        return float(value)
+    raise TypeError(f"{name} is {quoted(value)}, not a number")
+
+
+def _layer_types(value: Any, layers: int) -> tuple[str, ...]:
+    if value is None:
+        return tuple(SLIDING if i % 2 == 0 else FULL for i in range(min(layers, MAX_LAYERS)))
+    if not isinstance(value, list) or not all(isinstance(kind, str) for kind in value):
+        raise TypeError(f"layer_types is {quoted(value)}, not a list of names")
+    return tuple(value)

@@ -9,6 +9,9 @@ class GptOssError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return shown(super().__str__())
+
 
 class UsageError(GptOssError):
     """An option or argument has a value that cannot be used."""
@@ -96,6 +99,22 @@ class BatchLinesError(GptOssError):
     """A batch is through, but some of its lines could not be answered."""
 
     exit_code = 10
+
+
+def shown(text: str) -> str:
+    """In one line, all of it visible and none of it obeyed by a terminal: what is not printable is escaped.
+
+    For names and messages, which have paths, models and users in them.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def quoted(value: object, most: int = 60) -> str:
+    """A value found in a file as Python writes it, cut to ``most`` characters, however deep or long it is."""
+    try:
+        return repr(value)[:most]
+    except (RecursionError, ValueError):  # an integer of more digits than Python writes
+        return f"a {type(value).__name__} too large to show"
 
 
 def one_line(error: BaseException) -> str:

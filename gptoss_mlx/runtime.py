@@ -26,6 +26,9 @@ from metal_kernels import launch
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 STOP_MARKERS = ("<|return|>", "<|call|>", "<|endoftext|>")
+GO_ON_MARKERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
+"""What stands inside a reply: whatever a folder says, none of them is where it ends."""
+
 METAL_CACHE_LIMIT = 1 << 30
 """Bytes MLX's allocator may keep for reuse. Its own default is in effect unbounded."""
 PREFIX_SHARE = 0.0625
@@ -68,14 +71,16 @@ class Runtime:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end generation: the folder's own, and harmony's. ``<|end|>`` is none: another message follows it.
+        """Ids that end generation: harmony's, and the folder's own unless a reply goes on after them.
 
-        Without ``<|call|>`` a model goes on and invents the tool's result.
+        ``<|end|>`` ends a message, most often the thought, and another follows it. Without ``<|call|>`` a model goes on
+        and invents the tool's result.
         """
         special = self.tokenizer.special if self.folder.tokenizer_path else {}
         stops = {special[marker] for marker in STOP_MARKERS if marker in special}
         own = self.folder.generation.get("eos_token_id")
-        return frozenset(stops | ({own} if isinstance(own, int) else set(own or ())))
+        listed = {own} if isinstance(own, int) else set(own or ())
+        return frozenset(stops | listed - {special[marker] for marker in GO_ON_MARKERS if marker in special})
 
     def sampling(
         self,
@@ -155,6 +160,7 @@ def load(
     *,
     dtype: str | mx.Dtype | None = None,
     memory_budget: int | None = None,
+    verify: bool = False,
     prefixes: PrefixCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Runtime:
@@ -162,8 +168,10 @@ def load(
 
     ``dtype`` is that of activations and dense weights, "float32" or "bfloat16"; by default bfloat16 on Metal, and
     float32 on the CPU backend, whose bf16 kernels are eight times slower and 2% off. ``memory_budget`` bounds the
-    weights' bytes. ``prefixes`` may be another model's too; by default it gets a sixteenth of what memory is free then.
-    ``progress`` is told (bytes read, total). Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
+    weights' bytes. ``verify`` first compares every byte of them with what was converted. ``prefixes`` may be another
+    model's too; by default it gets a sixteenth of what memory is free then. ``progress`` is told (bytes read, total).
+
+    Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
     """
     folder = ModelFolder.open(find_model(model))
     chosen = _dtype(dtype)
@@ -177,6 +185,8 @@ def load(
             f"{folder.path}: the weights take {total / 1e9:.2f} GB, the budget is {memory_budget / 1e9:.2f} GB; "
             "allow more, or convert with --dense q8"
         )
+    if verify:
+        folder.verify()
     if mx.metal.is_available():
         mx.set_cache_limit(METAL_CACHE_LIMIT)
     read = 0

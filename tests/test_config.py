@@ -1,12 +1,16 @@
 """Whatever a config.json says, it is read or refused in one line."""
 
+import json
+
 import pytest
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError
 from tests.support.checkpoints import SMALL, hf_config, original_config
 
+DEEP = json.loads("[" * 900 + "]" * 900)  # which Python can neither copy nor write again
 ODD = [None, True, -1, 0, 1.5, 10**400, float("inf"), float("nan"), "8", "x", [], [[1]], {}, {"factor": []}, ["a"] * 4]
+ODD += [DEEP, 1e308, 5e-324]
 SPELLINGS = {"hf": hf_config, "original": original_config}
 
 
@@ -24,6 +28,36 @@ def test_any_odd_value_anywhere_is_read_or_refused_in_one_line(spelling):
             lines.append(str(error))
     assert len(lines) > len(variants) / 3
     assert all("\n" not in line and len(line) < 400 for line in lines)
+
+
+def under(key, value):
+    raw = hf_config(SMALL)
+    return raw | ({"rope_scaling": raw["rope_scaling"] | {key: value}} if key in raw["rope_scaling"] else {key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("beta_fast", 1e308),
+        ("beta_slow", 5e-324),
+        ("factor", 1e308),
+        ("factor", 0),
+        ("factor", "32"),
+        ("factor", False),
+        ("rope_theta", 1e308),
+        ("rms_norm_eps", 1e300),
+        ("hidden_size", "128"),
+        ("hidden_size", 128.5),
+        ("num_hidden_layers", True),
+        ("original_max_position_embeddings", []),
+        ("layer_types", {}),
+        ("rope_scaling", 0),
+    ],
+)
+def test_a_number_that_is_none_or_that_arithmetic_cannot_bear_is_refused(key, value):
+    """What is false to Python, an empty list or a zero, is not taken for something left out."""
+    with pytest.raises(CheckpointError, match=key):
+        ModelConfig.from_dict(under(key, value))
 
 
 @pytest.mark.parametrize("raw", [None, [], 3, "text", {}])

@@ -31,6 +31,8 @@ ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.__version__",
 }
 ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {"gptoss_mlx.model", "gptoss_mlx.files"}
+# What installs the bundled model is the only product module but the command line that may convert.
+ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home"}
 ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.engine"] | {
     "gptoss_mlx.engine",
     "gptoss_mlx.harmony",

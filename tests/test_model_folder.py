@@ -5,12 +5,14 @@ import os
 import shutil
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import ModelFolderError
+from gptoss_mlx.model.weights import load_weights
 from gptoss_mlx.model_folder import ALIGNMENT, ModelFolder
 from tests.support.checkpoints import SMALL, hf_config
 from tests.support.model_folders import random_bits, write_model_folder
@@ -256,6 +258,34 @@ def test_a_scale_above_240_is_refused(folder):
     ModelFolder.open(folder)
     poke(folder, "layers.1.experts.down.scales", 3071, 241)
     assert "'layers.1.experts.down.scales' has an MXFP4 scale of 241" in refusal(folder)
+
+
+@pytest.mark.parametrize("size", [0, 20_000])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_shard_cut_short_while_it_is_open_is_an_error(folder, size, mapped):
+    """Touching a page that a mapped file no longer has would kill this process."""
+    model = ModelFolder.open(folder)
+    experts = model.stretches()[4]
+    if mapped:
+        model.stretch_bytes(experts)
+    os.truncate(folder / LAYER, size)
+    with pytest.raises(ModelFolderError, match=rf"{LAYER}: truncated"):
+        load_weights(model, mx.float32)
+    for access in (
+        lambda: model.read(experts),
+        lambda: model.stretch_bytes(experts),
+        lambda: model.array("layers.1.experts.down.scales"),
+        model.verify,
+    ):
+        with pytest.raises(ModelFolderError, match=rf"{LAYER}: truncated .*; convert the model again"):
+            access()
+    assert model.array("layers.0.sinks").any(), "the other shards are whole"
+
+
+def test_what_is_read_is_what_is_mapped(pristine):
+    model = ModelFolder.open(pristine)
+    for stretch in model.stretches():
+        assert np.array_equal(model.read(stretch), model.stretch_bytes(stretch))
 
 
 def test_verify_finds_one_changed_byte_and_names_its_tensor(folder):

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from convert.sources import open_checkpoint
-from gptoss_mlx.cli import app
+from gptoss_mlx.cli.commands import app
 from gptoss_mlx.errors import CheckpointError, ModelNotInstalledError
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.published import HUB_IDS, download_command

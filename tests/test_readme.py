@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_mlx import errors
+from gptoss_mlx.cli.signals import ENDING, code
 from tests.support.cli_reference import README, with_reference
 
 ROOT = README.parent
@@ -47,7 +48,8 @@ def test_a_command_shown_runs(environment, command):
         assert str(a + b if sign == "+" else a - b) in done.stdout
 
 
-def test_the_python_shown_runs(environment):
+def test_the_python_shown_runs_without_a_command_before_it(environment, tmp_path):
+    environment = environment | {"GPTOSS_MAC_HOME": str(tmp_path)}
     for block in blocks("python"):
         done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, env=environment, cwd=ROOT)
         assert done.returncode == 0, done.stderr
@@ -55,9 +57,9 @@ def test_the_python_shown_runs(environment):
 
 
 def test_every_exit_code_is_documented():
-    listed = {int(code) for code in re.findall(r"(\d+) [a-z]", TEXT.split("Exit codes:")[1].split("\n\n")[0])}
+    listed = {int(number) for number in re.findall(r"(\d+) [a-z]", TEXT.split("Exit codes:")[1].split("\n\n")[0])}
     classes = [value for value in vars(errors).values() if isinstance(value, type)]
-    assert {error.exit_code for error in classes} <= listed
+    assert {error.exit_code for error in classes} | {code(number) for number in ENDING} <= listed
 
 
 def test_files_linked_to_exist():

@@ -3,7 +3,18 @@
 from pathlib import Path
 
 from convert.sources import huggingface, original
-from convert.sources.checkpoint import GENERATION, INDEX, REMEDY, TOKENIZER, Source, assign, read_headers, read_json
+from convert.sources.checkpoint import (
+    CONFIG,
+    GENERATION,
+    INDEX,
+    REMEDY,
+    TOKENIZER,
+    Source,
+    assign,
+    read_headers,
+    read_json,
+    stamps,
+)
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model_folder.generation import problem_with
@@ -30,7 +41,9 @@ def _open(path: Path) -> Source:
     folder = _find(path)
     if (folder / MANIFEST).exists():
         raise CheckpointError(f"{folder}: is a model folder already; use it with --model, or name its checkpoint")
-    config_file = folder / "config.json"
+    small = [folder / name for name in (CONFIG, GENERATION, INDEX, TOKENIZER)]
+    before = stamps([*small, path / TOKENIZER, *folder.glob("*.safetensors")])
+    config_file = folder / CONFIG
     config = ModelConfig.from_dict(read_json(config_file), str(config_file))
     headers = read_headers(folder)
     layout = next((name for name, module in LAYOUTS.items() if module.EMBEDDING in headers), None)
@@ -48,6 +61,7 @@ def _open(path: Path) -> Source:
         generation=generation,
         tokenizer_json=tokenizers[0] if tokenizers else None,
         tensors=assign(folder, headers, LAYOUTS[layout].parts(config)),
+        stamps=before,
     )
 
 

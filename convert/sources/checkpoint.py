@@ -1,24 +1,28 @@
 """What both published layouts share: a folder of safetensors shards, and how its tensors become ours.
 
 A layout says which tensor of ours each of its tensors is part of (``Part``); this module finds the bytes and checks
-that nothing is missing, unknown, or of another shape.
+that nothing is missing, unknown, or of another shape. It also tells whether the files are still those it found.
 """
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.errors import CheckpointError, quoted
 from gptoss_mlx.model_folder import layout
 from gptoss_mlx.model_folder.safetensors import GIT_LFS_POINTER, Tensor, read_header
 
-INDEX, TOKENIZER, GENERATION = "model.safetensors.index.json", "tokenizer.json", "generation_config.json"
+CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
+INDEX = "model.safetensors.index.json"
 REMEDY = "download it again"
 _MAX_JSON = 64 << 20
+
+Stamp = tuple[int, int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,37 @@ class Source:
     generation: dict[str, Any] | None
     tokenizer_json: Path | None
     tensors: dict[str, tuple[Piece, ...]]
+    stamps: dict[Path, Stamp]
 
     @property
     def nbytes(self) -> int:
         return sum(piece.tensor.nbytes for pieces in self.tensors.values() for piece in pieces)
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError when a file is no longer what it was before the first was read.
+
+        A change that keeps size, inode and modification time is not seen; nor is one within the file system's tick.
+        """
+        now = stamps(self.stamps)
+        for path, stamp in self.stamps.items():
+            if now[path] != stamp:
+                raise CheckpointError(f"{path}: changed while it was converted; convert again once nothing writes it")
+
+
+def stamps(paths: Iterable[Path]) -> dict[Path, Stamp]:
+    """What tells a file from another version of itself: device, inode, size in bytes, and modification time in ns.
+
+    None stands for a file that cannot be found. A link is followed: a Hub cache's files are links.
+    """
+    return {path: _stamp(path) for path in paths}
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def targets(config: ModelConfig) -> dict[str, Part]:
@@ -119,7 +150,7 @@ def _read_index(path: Path) -> dict[str, str]:
     for file in weight_map.values():
         # A file of this folder and of no other, whatever the index says.
         if not isinstance(file, str) or not re.fullmatch(r"[^/\\]+\.safetensors", file) or not file.isprintable():
-            raise CheckpointError(f"{path}: {file!r:.200} is no shard's file name; {REMEDY}")
+            raise CheckpointError(f"{path}: {quoted(file, 200)} is no shard's file name; {REMEDY}")
     return weight_map
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptoss_mlx.cli import options
-from gptoss_mlx.cli.terminal import escaped, on_interrupt
-from gptoss_mlx.errors import BatchLinesError, UsageError
+from gptoss_mlx.cli.terminal import on_interrupt
+from gptoss_mlx.errors import BatchLinesError, UsageError, shown
 
 if TYPE_CHECKING:
     from gptoss_mlx.batch.run import Tally
@@ -122,12 +122,12 @@ def _answer(source: "Source", out: Path, runtime: "Runtime", described: dict[str
             nonlocal stop
             stop = True
 
-        with batch_progress() as report, on_interrupt(interrupt):
+        with batch_progress() as report, on_interrupt(interrupt) as asked:
             through = run.go(report, lambda: stop)
     _tell(tally, run.model)
     if not through:
         _say(f"stopped with {tally.before + tally.answered} of {lines} answered; the same command goes on from here")
-        raise KeyboardInterrupt
+        asked.end()
     if tally.errors:
         raise BatchLinesError(f"{tally.errors} of {lines} lines could not be answered; {errors.path} says why")
 
@@ -166,4 +166,4 @@ def _rows(concurrency: str) -> int:
 
 
 def _say(text: str) -> None:
-    print(escaped(text), file=sys.stderr)
+    print(shown(text), file=sys.stderr)

@@ -2,8 +2,10 @@
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from gptoss_mlx.cli import options
-from gptoss_mlx.cli.terminal import escaped, on_interrupt, without_echo
-from gptoss_mlx.errors import GptOssError, SessionError, UsageError
+from gptoss_mlx.cli.terminal import on_interrupt, without_echo
+from gptoss_mlx.errors import GptOssError, SessionError, UsageError, shown
 from gptoss_mlx.files import replaced_whole
 from gptoss_mlx.text_input import LineReader, decoded
 
@@ -57,7 +59,7 @@ def chat(
     else:
         conversation, note = options.reopen_conversation(kept, model, temperature, max_tokens, seed)
         if note:
-            console.print(Text(escaped(note), style="dim"))
+            console.print(Text(shown(note), style="dim"))
         changed = effort.value != conversation.reasoning or system not in (None, conversation.instructions)
         conversation.reasoning = effort.value
         conversation.instructions = system if system is not None else conversation.instructions
@@ -68,7 +70,7 @@ def chat(
         about = [conversation.runtime.folder.path.name, f"reasoning {effort}", "/help"]
         said = sum(message.channel != "analysis" for message in conversation.messages)
         about[1:1] = [f"session {name}, {said} messages"] if name else []
-        console.print(Text(escaped(" · ".join(about)), style="dim"))
+        console.print(Text(shown(" · ".join(about)), style="dim"))
     with chatting, _Input(console) as read:
         while (line := read()) is not None and chatting.take(line):
             pass
@@ -161,7 +163,7 @@ class _Chat:
             case "/help", _:
                 self._say(HELP)
             case _:
-                self._say(f"No command {escaped(command)}; /help lists them.")
+                self._say(f"No command {shown(command)}; /help lists them.")
 
     def _send(self, line: str) -> None:
         from gptoss_mlx.cli.display import ReplyView
@@ -169,12 +171,17 @@ class _Chat:
         view = ReplyView(self._console, thinking=self._thinking)
         self._conversation.on_prefill = view.reading
         try:
-            with without_echo(), view, on_interrupt(self._conversation.cancel):
-                for event in self._conversation.send(line):
-                    view.show(event)
-            self._save()
+            with without_echo(), view, on_interrupt(self._conversation.cancel) as asked:
+                events = self._conversation.send(line)
+                with closing(events):  # type: ignore[type-var]
+                    for event in events:
+                        view.show(event)
         except GptOssError as error:
-            self._say(escaped(str(error)))
+            self._say(str(error))
+        finally:
+            self._save()  # also where the terminal is gone
+        if asked.number != signal.SIGINT:  # Ctrl-C stops the reply, not the chat
+            asked.end()
 
     def _say(self, text: str) -> None:
         self._console.print(Text(text, style="dim"))
@@ -209,7 +216,7 @@ class _Input:
             except UsageError as error:
                 if not self._interactive:
                     raise
-                self._console.print(Text(escaped(str(error)), style="dim"))
+                self._console.print(Text(str(error), style="dim"))
             except KeyboardInterrupt:
                 print()  # clears the line being typed; Ctrl-D leaves
 

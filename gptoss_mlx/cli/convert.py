@@ -1,14 +1,14 @@
 """``gptoss-mac convert``: a checkpoint in, a model folder out."""
 
 import shlex
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_mlx.cli import bundled
-from gptoss_mlx.cli.terminal import escaped
+from gptoss_mlx.cli.terminal import between_calls
 
 if TYPE_CHECKING:
     from convert import Report
@@ -32,15 +32,17 @@ def convert(
     from gptoss_mlx.home import model_name, models_dir
 
     name = model_name(source)
-    if name == bundled.NAME and not source.exists():
-        source = bundled.checkpoint()
     destination = out if out is not None else models_dir() / name
 
     from convert import convert as run
+    from gptoss_mlx import bundled
     from gptoss_mlx.cli.progress import byte_progress
 
-    with byte_progress("Converting") as progress:
-        report = run(source, destination, dense=dense.value, progress=progress)
+    if name == bundled.NAME and not source.exists():
+        source = bundled.checkpoint()
+    alone = bundled.installing() if destination == models_dir() / bundled.NAME else nullcontext()
+    with alone, byte_progress("Converting") as progress, between_calls(progress) as stoppable:
+        report = run(source, destination, dense=dense.value, progress=stoppable)
     _show(report, named=out is None)
 
 
@@ -48,14 +50,15 @@ def _show(report: "Report", named: bool) -> None:
     from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
-    from rich.text import Text
+
+    from gptoss_mlx.errors import shown
 
     config = report.config
     tokenizer = {"checkpoint": "the checkpoint's", "bundled": "bundled, that of the published models", None: "none"}
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("Model folder", Text(escaped(str(report.destination))))
+    table.add_row("Model folder", shown(str(report.destination)))
     table.add_row("Source layout", report.layout)
     table.add_row("Layers, experts", f"{config.num_hidden_layers}, {config.num_local_experts}")
     table.add_row("Experts", "MXFP4, bit for bit")
@@ -75,4 +78,4 @@ def _show(report: "Report", named: bool) -> None:
         )
         return
     model = report.destination.name if named else str(report.destination)
-    console.print(Text(f"\nNext: gptoss-mac chat --model {escaped(shlex.quote(model))}"))
+    console.print(f"\nNext: gptoss-mac chat --model {shown(shlex.quote(model))}", markup=False)

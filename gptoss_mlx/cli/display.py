@@ -15,9 +15,10 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 from rich.text import Text
 
-from gptoss_mlx.cli.terminal import escaped, printable
+from gptoss_mlx.cli.terminal import printable
 from gptoss_mlx.conversation import Done, Event, Thought, ToolCall, ToolError
 from gptoss_mlx.conversation import Text as Answer
+from gptoss_mlx.errors import shown
 
 Split = Callable[[str], int]
 
@@ -80,7 +81,7 @@ class ReplyView:
 
     def _note(self, line: str) -> None:
         self._close()
-        self._console.print(Text(escaped(line), style="cyan"))
+        self._console.print(Text(shown(line), style="cyan"))
 
     def _close(self) -> None:
         if self._stream is not None:

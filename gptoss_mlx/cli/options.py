@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_mlx.cli import bundled
-
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
     from gptoss_mlx.runtime import Runtime
@@ -43,15 +41,13 @@ def open_model(name: str) -> "Runtime":
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    from gptoss_mlx.runtime import load
+    import gptoss_mlx
 
-    if name == bundled.NAME:
-        bundled.install_tiny()
     console = Console(stderr=True)
     columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
-        return load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
+        return gptoss_mlx.load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def check(temperature: float | None, max_tokens: int | None) -> None:

@@ -30,7 +30,7 @@ def run(
     """Answer one prompt and exit.
 
     Exit codes: 0 answered, 2 bad usage, 3 a damaged model, 4 a model that is not installed, 6 a prompt that is too
-    long, 7 not enough memory, 8 stopped before an answer began, 130 interrupted.
+    long, 7 not enough memory, 8 stopped before an answer began, 129, 130 and 143 ended by SIGHUP, Ctrl-C and SIGTERM.
     """
     text = prompt if prompt is not None else _from_stdin()
     if not text.strip():
@@ -42,7 +42,7 @@ def run(
     answer: list[str] = []
     thought: list[str] = []
     done: Done | None = None
-    with on_interrupt(conversation.cancel):
+    with on_interrupt(conversation.cancel) as asked:
         for event in conversation.send(text):
             match event:
                 case Thought(piece):
@@ -64,7 +64,7 @@ def run(
     elif answer and not answer[-1].endswith("\n"):
         print(flush=True)
     if done.reason == "cancelled":
-        raise KeyboardInterrupt
+        asked.end()
     if done.cut_in_thought or done.no_answer or not answer:
         remedy = "raise --max-tokens or lower --reasoning" if done.cut_in_thought else "ask again, or in other words"
         if done.context_full:

@@ -6,14 +6,15 @@ Run as ``python -m gptoss_mlx.cli.scripted_chat``; exits with 1 when an answer i
 import re
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from gptoss_mlx.cli.signals import ended_by_signals
 
-from gptoss_mlx.cli.bundled import NAME, install_tiny
-from gptoss_mlx.cli.display import ReplyView
-from gptoss_mlx.conversation import Conversation, Event, Text, ToolCall
-from gptoss_mlx.engine.sampling import Sampling
-from gptoss_mlx.runtime import load
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gptoss_mlx.cli.display import ReplyView
+    from gptoss_mlx.conversation import Conversation, Event
 
 CALCULATE = {
     "type": "function",
@@ -35,8 +36,11 @@ def multiply(expression: str) -> str:
     return str(int(factors[1]) * int(factors[2])) if factors else "Error: only products are known here"
 
 
-def play(conversation: Conversation, console: Console, said: str) -> str:
+def play(conversation: "Conversation", console: "Console", said: str) -> str:
     """Say one thing, show what comes, answer a call; the answer's text."""
+    from gptoss_mlx.cli.display import ReplyView
+    from gptoss_mlx.conversation import Text, ToolCall
+
     console.print(f"\n> {said}", markup=False, highlight=False)
     answer, events = "", conversation.send(said)
     while True:
@@ -50,15 +54,20 @@ def play(conversation: Conversation, console: Console, said: str) -> str:
         events = conversation.send_tool_result(call, multiply(str(call.arguments.get("expression"))))
 
 
-def _shown(events: Iterator[Event], view: ReplyView) -> Iterator[Event]:
+def _shown(events: "Iterator[Event]", view: "ReplyView") -> "Iterator[Event]":
     for event in events:
         view.show(event)
         yield event
 
 
-def main() -> int:
-    install_tiny()
-    runtime, console = load(NAME), Console(highlight=False)
+def main() -> None:
+    from rich.console import Console
+
+    import gptoss_mlx
+    from gptoss_mlx.conversation import Conversation
+    from gptoss_mlx.engine.sampling import Sampling
+
+    runtime, console = gptoss_mlx.load("tiny"), Console(highlight=False)
     greedy = Sampling(temperature=0)
     thorough = Conversation(runtime, reasoning="high", sampling=greedy, max_tokens=500)
     quick = Conversation(runtime, reasoning="low", sampling=greedy, max_tokens=500)
@@ -75,8 +84,8 @@ def main() -> int:
             console.print(f"wrong: expected {expected}", style="red")
             wrong += 1
     console.print(f"\n{wrong} of 4 answers wrong" if wrong else "\nall 4 answers right")
-    return 1 if wrong else 0
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended_by_signals(main)

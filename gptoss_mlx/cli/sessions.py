@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from gptoss_mlx.cli.terminal import escaped, print_json, printable
+from gptoss_mlx.cli.terminal import print_json, printable
+from gptoss_mlx.errors import SessionError, shown
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(help="The session's name.")]
@@ -20,17 +21,16 @@ def sessions() -> None:
 @app.command("list")
 def list_() -> None:
     """Names of the sessions, the latest first, with model, messages and date."""
-    from gptoss_mlx.errors import SessionError
     from gptoss_mlx.sessions import read_session, session_names
 
     for name in session_names():
         try:
             session = read_session(name)
         except SessionError as error:
-            print(f"gptoss-mac: {escaped(str(error))}", file=sys.stderr)
+            print(f"gptoss-mac: {error}", file=sys.stderr)
             continue
         said = sum(message["channel"] != "analysis" for message in session.messages)
-        print(f"{escaped(name)}\t{escaped(str(session.model))}\t{said} messages\t{escaped(str(session.saved))}")
+        print(f"{shown(name)}\t{shown(str(session.model))}\t{said} messages\t{shown(str(session.saved))}")
 
 
 @app.command()
@@ -41,7 +41,7 @@ def show(name: Name) -> None:
     for message in read_session(name).messages:
         if message["channel"] == "analysis":
             continue
-        text = f"{escaped(str(message['name'] or message['role']))}: {message['content']}"
+        text = f"{shown(str(message['name'] or message['role']))}: {message['content']}"
         print(printable(text) if sys.stdout.isatty() else text)
 
 

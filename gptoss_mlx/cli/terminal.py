@@ -1,6 +1,6 @@
-"""A terminal while a reply is under way: Ctrl-C is a request, keys do not show, and text cannot steer it.
+"""A terminal while a reply is under way: a signal to end is a request, keys do not show, and text cannot steer it.
 
-Text, names and JSON are made fit to be written here, to a terminal or elsewhere. Knows nothing of what they say.
+Text and JSON are made fit to be written here, to a terminal or elsewhere. Knows nothing of what they say.
 """
 
 import json
@@ -8,9 +8,14 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
+
+from gptoss_mlx.cli.signals import ENDING, code, hang_up, taken
+
+Progress = Callable[[int, int], None]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -18,11 +23,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def printable(text: str) -> str:
     """Without control characters but line ends and tabs: what a model writes must not move the cursor or more."""
     return _CONTROL.sub("", text)
-
-
-def escaped(name: str) -> str:
-    """In one line, all of it visible and none of it obeyed: for names, which come from files, models and users."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
 def print_json(value: Any) -> None:
@@ -35,20 +35,61 @@ def print_json(value: Any) -> None:
     print(text, flush=True)
 
 
+@dataclass
+class Interruption:
+    """The signal that asked for a stop; None while none has."""
+
+    number: int | None = None
+
+    def end(self) -> None:
+        """End the program as that signal would have; nothing where none came."""
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.number is not None:
+            raise SystemExit(code(self.number))
+
+
 @contextmanager
-def on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """While inside, the first Ctrl-C calls ``stop``; a second raises KeyboardInterrupt, for a reply that hangs."""
+def on_interrupt(stop: Callable[[], None]) -> Iterator[Interruption]:
+    """While inside, the first Ctrl-C, SIGTERM or SIGHUP calls ``stop``; a second ends the program, for what hangs.
+
+    A Ctrl-C is taken also where it was ignored on arrival, as a shell does for what runs in the background.
+    """
+    asked = Interruption()
+    previous = {number: signal.getsignal(number) for number in ENDING if number == signal.SIGINT or taken(number)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, previous)
+        asked.number = number
+        restore()
+        if number == signal.SIGHUP:
+            hang_up()
         stop()
 
-    previous = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, handle)
+    for number in previous:
+        signal.signal(number, handle)
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()
+
+
+@contextmanager
+def between_calls(progress: Progress) -> Iterator[Progress]:
+    """While inside, a signal ends the program out of the function given, which calls ``progress``, and nowhere else.
+
+    For work that undoes what it did when its report of progress raises: other moments may be in the middle of a step.
+    """
+    with on_interrupt(lambda: None) as asked:
+
+        def report(done: int, total: int) -> None:
+            asked.end()
+            progress(done, total)
+
+        yield report
 
 
 @contextmanager
@@ -66,4 +107,5 @@ def without_echo() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # a terminal that is gone
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

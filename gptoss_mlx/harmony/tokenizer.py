@@ -2,7 +2,8 @@
 
 Knows three sources of a vocabulary: a checkpoint's ``tokenizer.json``, the ranks bundled with this package, and the
 compact form a model folder keeps. Knows no messages. A marker (``<|start|>`` and its kin) is reached through
-``special`` alone: no text encodes to one, and none decodes to text unless asked.
+``special`` alone: no text encodes to one, and none decodes to text unless asked. What a file adds to its vocabulary
+without calling it special is text, unless it is one of harmony's markers.
 """
 
 import codecs
@@ -14,46 +15,28 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
+from gptoss_mlx.harmony.added_tokens import AddedToken, AddedTokens
+from gptoss_mlx.harmony.tokenizer_files import (
+    MAGIC,
+    MAX_IDS,
+    O200K_NAMED,
+    O200K_PATTERN,
+    VERSION,
+    pack,
+    read_tokenizer_json,
+    unpack,
+)
 
 MARKERS = ("<|start|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
 
-# tiktoken's o200k_base: how text is split before byte pairs are merged. The checkpoint's tokenizer.json says the same.
-O200K_PATTERN = "|".join(
-    (
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    )
-)
-# The added tokens of the published tokenizer.json; those without a meaning are `<|reserved_N|>`.
-O200K_NAMED = {
-    "<|startoftext|>": 199998,
-    "<|endoftext|>": 199999,
-    "<|return|>": 200002,
-    "<|constrain|>": 200003,
-    "<|channel|>": 200005,
-    "<|start|>": 200006,
-    "<|end|>": 200007,
-    "<|message|>": 200008,
-    "<|call|>": 200012,
-    "<|endofprompt|>": 200018,
-}
 O200K_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"  # as tiktoken checks it
 
-_MAGIC = b"gptoss-mac tokenizer "
-_VERSION = b"1\n"
-_MAX_IDS = 1 << 24
+_REMEDY = "get the model's tokenizer.json again and convert it anew"
 _MAX_FILE = 1 << 28  # bytes; the published tokenizer.json has 28 MB
-# tiktoken's regex engine gives up, by a panic, on a run of about a million blanks.
+# tiktoken's regex engine gives up on a run of about a million blanks.
 _BLANKS = 500_000
 _BLANK_RUN = re.compile(rf"(?<!\s)\s{{{_BLANKS + 1},}}")
 
@@ -65,8 +48,12 @@ class Tokenizer:
     id; a model's embedding may have more rows than that.
     """
 
-    def __init__(self, tokens: Sequence[bytes], special: dict[str, int], pattern: str) -> None:
+    def __init__(
+        self, tokens: Sequence[bytes], special: dict[str, int], pattern: str, added: Sequence[AddedToken] = ()
+    ) -> None:
         """``tokens[id]`` holds an ordinary token's bytes, ``b""`` where the id is none. The id is also its merge rank.
+
+        ``added`` are tokens of text that no merges lead to.
 
         Raises ValueError, saying what is wrong, when this is no byte-level vocabulary with harmony's markers.
         """
@@ -86,15 +73,27 @@ class Tokenizer:
         if len(set(special.values())) != len(special):
             raise ValueError("two markers share an id")
         for text, id in special.items():
-            if not text or not 0 <= id < _MAX_IDS or (id < len(tokens) and tokens[id]):
+            if not text or not 0 <= id < MAX_IDS or (id < len(tokens) and tokens[id]):
                 raise ValueError(f"the marker {text!r} cannot have the id {id}")
 
+        own = {token.id: token.text.encode() for token in added}
+        if len(own) != len(added) or len({token.text for token in added}) != len(added):
+            raise ValueError("two added tokens are the same")
+        for token in added:
+            taken = token.id in special.values() or token.text in special
+            if taken or not token.text or (token.id < len(tokens) and tokens[token.id] not in (b"", own[token.id])):
+                raise ValueError(f"the added token {token.text!r:.60} cannot have the id {token.id}")
+
         self.special = dict(special)
-        self.vocab_size = max(len(tokens), max(special.values()) + 1)
+        self.vocab_size = 1 + max(len(tokens) - 1, *special.values(), *own)
         self._tokens = tokens
         self._pattern = pattern
         self._names = {id: text for text, id in special.items()}
         self._bpe = Encoding("harmony", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        self._added = AddedTokens(tuple(added), tuple(special))
+        self._added_bytes = own
+        if pattern != O200K_PATTERN:
+            self._try_pattern()
 
     @classmethod
     def from_file(cls, tokenizer_json: str | Path) -> "Tokenizer":
@@ -103,7 +102,7 @@ class Tokenizer:
         try:
             if path.stat().st_size > _MAX_FILE:
                 raise ValueError("the file is too large for a tokenizer")
-            return cls(*_read_tokenizer_json(json.loads(path.read_bytes())))
+            return cls(*read_tokenizer_json(json.loads(path.read_bytes())))
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror}); get the file again") from error
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
@@ -131,18 +130,18 @@ class Tokenizer:
             packed = path.read_bytes()
         except OSError as error:
             raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); convert the model again") from error
-        if packed.startswith(_MAGIC) and not packed.startswith(_MAGIC + _VERSION):
+        if packed.startswith(MAGIC) and not packed.startswith(MAGIC + VERSION):
             raise ModelFolderError(f"{path}: written by another version of gptoss-mac; update it, or convert again")
         try:
             if hashlib.sha256(packed[:-32]).digest() != packed[-32:]:
                 raise ValueError("checksum does not match")
-            return cls(*_unpack(packed[:-32]))
+            return cls(*unpack(packed[:-32]))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ModelFolderError(f"{path}: damaged ({_reason(error)}); convert the model again") from error
 
     def save(self, path: str | Path) -> None:
         """Write the compact form: what ``digest`` is taken over, then that digest. Raises StorageError."""
-        packed = _pack(self._tokens, self.special, self._pattern)
+        packed = pack(self._tokens, self.special, self._pattern, self._added.tokens)
         try:
             Path(path).write_bytes(packed + bytes.fromhex(self.digest))
         except OSError as error:
@@ -151,21 +150,60 @@ class Tokenizer:
     @cached_property
     def digest(self) -> str:
         """SHA-256 in hex that names the vocabulary: equal for equal tokens, markers and split pattern."""
-        return hashlib.sha256(_pack(self._tokens, self.special, self._pattern)).hexdigest()
+        return hashlib.sha256(pack(self._tokens, self.special, self._pattern, self._added.tokens)).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Ordinary tokens only, whatever the text. An unpaired surrogate, which UTF-8 cannot hold, becomes U+FFFD.
 
-        A run of more than 500,000 blanks is cut into pieces of that length, and the pieces encoded one by one.
+        A run of more than 500,000 blanks is cut into pieces of that length, and the pieces encoded one by one. Raises
+        ModelFolderError when the vocabulary's split pattern cannot cope with the text; the published one always can.
         """
+        pieces = self._added.split(text)
+        return [id for piece in pieces for id in ((piece,) if isinstance(piece, int) else self._encode(piece))]
+
+    def _encode(self, text: str) -> list[int]:
         cuts = [cut for run in _BLANK_RUN.finditer(text) for cut in range(run.start() + _BLANKS, run.end(), _BLANKS)]
         if not cuts:
-            return self._bpe.encode_ordinary(text)
+            return self._merge(text)
         pieces = (text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True))
-        return [id for piece in pieces for id in self._bpe.encode_ordinary(piece)]
+        return [id for piece in pieces for id in self._merge(piece)]
+
+    def _merge(self, text: str) -> list[int]:
+        try:  # `encode_ordinary` would panic where `encode` raises, on a pattern that explodes
+            ids = self._bpe.encode(text, allowed_special=set(), disallowed_special=())
+        except BaseException as error:  # a panic of Rust's, from a pattern that matches nothing at all, is no Exception
+            if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
+                raise
+            problem = f"the tokenizer's split pattern cannot be used ({_reason(error)})"
+            raise ModelFolderError(f"{problem}; {_REMEDY}") from None
+        if self._pattern != O200K_PATTERN:  # tiktoken passes over what a pattern does not match
+            paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            if self.decode(ids) != paired:
+                raise ModelFolderError(f"the tokenizer's split pattern leaves out a part of the text; {_REMEDY}")
+        return ids
+
+    def _try_pattern(self) -> None:
+        """Raise ValueError for a pattern that loses text, or may match nothing at all, over which tiktoken panics.
+
+        A pattern that matches nothing only beside certain text, by looking around, is found when such text comes.
+        """
+        from tiktoken import Encoding
+
+        ranks = {bytes((byte,)): byte for byte in range(256)}
+        for before, after in (("q", "z"), ("q", ""), ("", "z")):
+            pattern = f"{before}(?:{self._pattern}){after}"
+            around = Encoding("probe", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+            if around.encode(before + after):
+                raise ValueError("its split pattern may match nothing at all")
+        try:
+            self._merge("A sample, of 12 words:\n  \tx é 漢字 🙂")
+        except ModelFolderError as error:
+            raise ValueError(f"its split pattern does not split text: {error}") from error
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes of one ordinary token; none for a marker, or for an id that stands for nothing."""
+        if id in self._added_bytes:
+            return self._added_bytes[id]
         return self._tokens[id] if 0 <= id < len(self._tokens) else b""
 
     def decode_bytes(self, ids: Iterable[int], *, markers: bool = False) -> bytes:
@@ -198,66 +236,6 @@ class TextDecoder:
     def finish(self) -> str:
         """What remains: U+FFFD for an incomplete character. The decoder can be used afresh afterwards."""
         return self._utf8.decode(b"", final=True)
-
-
-def _read_tokenizer_json(raw: Any) -> tuple[list[bytes], dict[str, int], str]:
-    """The parts of a Hugging Face ``tokenizer.json`` that holds byte-level BPE with its ids in merge order."""
-    model, stages = raw["model"], raw["pre_tokenizer"]["pretokenizers"]
-    if [model["type"], *(stage["type"] for stage in stages)] != ["BPE", "Split", "ByteLevel"]:
-        raise ValueError("not byte-level BPE")
-    split, byte_level = stages
-    if raw.get("normalizer") or byte_level.get("add_prefix_space") or split["behavior"] != "Isolated":
-        raise ValueError("it changes the text before splitting it")
-    special = {added["content"]: _checked_id(added["id"]) for added in raw["added_tokens"]}
-    vocab = {text: _checked_id(id) for text, id in model["vocab"].items() if text not in special}
-
-    merged = [vocab["".join(pair.split(" ") if isinstance(pair, str) else pair)] for pair in model.get("merges", ())]
-    if any(a > b for a, b in pairwise(merged)):
-        raise ValueError("its ids are not in the order of its merges")
-    byte_of = {char: byte for byte, char in enumerate(_printable_bytes())}
-    tokens = [b""] * (max(vocab.values(), default=-1) + 1)
-    for text, id in vocab.items():
-        if tokens[id] or not text:
-            raise ValueError(f"id {id} stands for two tokens, or for an empty one")
-        tokens[id] = bytes([byte_of[char] for char in text])
-    return tokens, special, split["pattern"]["Regex"]
-
-
-def _printable_bytes() -> list[str]:
-    """GPT-2's ``bytes_to_unicode``: printable Latin-1 as itself, the rest in order from U+0100."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = (chr(code) for code in range(0x100, 0x200))
-    return [chr(byte) if byte in printable else next(others) for byte in range(256)]
-
-
-def _checked_id(id: Any) -> int:
-    if type(id) is not int or not 0 <= id < _MAX_IDS:
-        raise ValueError(f"{id!r:.40} is no token id")
-    return id
-
-
-# The compact form: magic and version, one line of JSON, a byte per id for the token's length (0: no ordinary token),
-# all token bytes, and the SHA-256 of everything before it.
-
-
-def _pack(tokens: Sequence[bytes], special: dict[str, int], pattern: str) -> bytes:
-    head = {"ids": len(tokens), "pattern": pattern, "special": special}
-    line = json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\n"
-    return b"".join((_MAGIC, _VERSION, line, bytes(map(len, tokens)), *tokens))
-
-
-def _unpack(packed: bytes) -> tuple[list[bytes], dict[str, int], str]:
-    start = len(_MAGIC + _VERSION)
-    if packed[:start] != _MAGIC + _VERSION:
-        raise ValueError("it does not begin as a tokenizer does")
-    lengths = packed.index(b"\n", start) + 1
-    head = json.loads(packed[start:lengths])
-    first = lengths + _checked_id(head["ids"])
-    ends = list(accumulate(packed[lengths:first], initial=first))
-    if ends[-1] != len(packed):
-        raise ValueError("its length is wrong")
-    special = {text: _checked_id(id) for text, id in head["special"].items()}
-    return [packed[a:b] for a, b in pairwise(ends)], special, head["pattern"]
 
 
 def _reason(error: BaseException) -> str:

@@ -46,8 +46,9 @@ def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int],
     arrays: dict[str, mx.array] = {}
     for stretch in folder.stretches():
         # Adopted buffers stay in memory while the GPU works, used or not. Of the embedding a token uses one row.
-        data = folder.stretch_bytes(stretch)
-        found = tensors(mx.array(data) if "embedding.weight" in stretch.tensors else _adopted(data), stretch, dtype)
+        adopt = mx.metal.is_available() and "embedding.weight" not in stretch.tensors
+        buffer = _adopted(folder.stretch_bytes(stretch)) if adopt else mx.array(folder.read(stretch))
+        found = tensors(buffer, stretch, dtype)
         mx.eval(found)  # a cast's source is let go before the next is read
         arrays |= found
         if progress is not None:
@@ -56,13 +57,12 @@ def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int],
 
 
 def _adopted(data: np.ndarray) -> mx.array:
-    """The mapped file as a buffer on Metal; a copy elsewhere."""
-    if mx.metal.is_available():
-        try:
-            return mx.asarray(data, copy=False)
-        except ValueError as error:
-            warnings.warn(f"weights are copied, which takes twice their memory for a while: {error}", stacklevel=2)
-    return mx.array(data)
+    """The mapped file as a buffer of Metal's; a copy where that cannot be."""
+    try:
+        return mx.asarray(data, copy=False)
+    except ValueError as error:
+        warnings.warn(f"weights are copied, which takes twice their memory for a while: {error}", stacklevel=2)
+        return mx.array(data)
 
 
 def tensors(buffer: mx.array, stretch: Stretch, dtype: mx.Dtype) -> dict[str, mx.array]:

@@ -1,8 +1,11 @@
 """``generation_config.json``: which of its values are used, and what they may be."""
 
-import math
+import json
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
+
+from gptoss_mlx.errors import quoted
 
 _RANGES = {"temperature": (0.0, 100.0), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0)}
 
@@ -11,13 +14,21 @@ def problem_with(generation: Mapping[str, Any]) -> str | None:
     """What keeps these generation defaults from being used, or None. An absent value may also be null."""
     for name, (low, high) in _RANGES.items():
         value = generation.get(name)
-        if value is not None and not (type(value) in (int, float) and math.isfinite(value) and low <= value <= high):
-            return f"{name} is {value!r:.60}, not a number from {low:g} to {high:g}"
+        if value is not None and not (type(value) in (int, float) and low <= value <= high):  # NaN is in no range
+            return f"{name} is {quoted(value)}, not a number from {low:g} to {high:g}"
+    if generation.get("top_p") == 0:
+        return "top_p is 0, which leaves no token to draw"
+    if type(generation.get("do_sample")) not in (bool, NoneType):
+        return f"do_sample is {quoted(generation['do_sample'])}, not true or false"
     top_k, stops = generation.get("top_k"), generation.get("eos_token_id")
     if top_k is not None and not _is_count(top_k):
-        return f"top_k is {top_k!r:.60}, not a whole number"
+        return f"top_k is {quoted(top_k)}, not a whole number"
     if stops is not None and not all(map(_is_count, stops if isinstance(stops, list) else [stops])):
-        return f"eos_token_id is {stops!r:.60}, not a token id or a list of them"
+        return f"eos_token_id is {quoted(stops)}, not a token id or a list of them"
+    try:
+        json.dumps(generation, indent=2, allow_nan=False)  # as the model folder will keep it
+    except (ValueError, RecursionError):
+        return "it holds a number that JSON has not, or is nested too deeply"
     return None
 
 

@@ -2,6 +2,9 @@
 
 ``open`` reads headers, the small files and the expert scales; ``verify`` reads every byte and compares its hash. File
 names come from ``layout``, never from the index, so nothing a folder says can lead out of it.
+
+A shard cut short afterwards is an error where bytes are copied (``read``, ``verify``) and where a view is handed out.
+Who touches a view's pages after that is killed by SIGBUS, which no check here can prevent.
 """
 
 import hashlib
@@ -105,7 +108,7 @@ class ModelFolder:
     def array(self, name: str) -> np.ndarray:
         """A tensor as a read-only view of the mapped file; BF16 comes as uint16. Raises KeyError as ``dtype`` does."""
         file, tensor = self._where[name]
-        data = self._maps(file)[tensor.offset : tensor.offset + tensor.nbytes]
+        data = self._mapped(file, tensor.offset, tensor.nbytes)
         return data.view(NUMPY_DTYPE[tensor.dtype]).reshape(tensor.shape)
 
     def stretches(self) -> list[Stretch]:
@@ -120,7 +123,18 @@ class ModelFolder:
 
     def stretch_bytes(self, stretch: Stretch) -> np.ndarray:
         """A stretch as a read-only uint8 view of the mapped file; its address is a multiple of the page size."""
-        return self._maps(stretch.file.name)[stretch.offset : stretch.offset + stretch.nbytes]
+        return self._mapped(stretch.file.name, stretch.offset, stretch.nbytes)
+
+    def read(self, stretch: Stretch) -> np.ndarray:
+        """A stretch as uint8, copied by reading: unlike a view it cannot kill the process when its file is cut short.
+
+        Raises ModelFolderError when the file ends before the stretch does.
+        """
+        data = np.empty(stretch.nbytes, np.uint8)
+        with _opened(stretch.file) as file:
+            file.seek(stretch.offset)
+            _read_into(file, data.data, stretch.file)
+        return data
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compare every tensor with its sha256. ``progress`` is called with (bytes read, bytes in all).
@@ -148,15 +162,20 @@ class ModelFolder:
         return {name: (file, tensor) for file, tensors in self._shards.items() for name, tensor in tensors.items()}
 
     @cached_property
-    def _mapped(self) -> dict[str, np.ndarray]:
+    def _maps(self) -> dict[str, mmap.mmap]:
         return {}
 
-    def _maps(self, file: str) -> np.ndarray:
-        if file not in self._mapped:
+    def _mapped(self, file: str, offset: int, nbytes: int) -> np.ndarray:
+        """Bytes of a mapped file. Raises ModelFolderError when the file has lost them by now."""
+        if file not in self._maps:
             with _opened(self.path / file) as opened:
-                mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-            self._mapped[file] = np.frombuffer(mapped, np.uint8)
-        return self._mapped[file]
+                if not os.fstat(opened.fileno()).st_size:  # which cannot be mapped
+                    raise ModelFolderError(f"{self.path / file}: truncated since it was opened; {REMEDY}")
+                self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = self._maps[file]
+        if offset + nbytes > min(len(mapped), mapped.size()):  # size() asks the file, which may have shrunk
+            raise ModelFolderError(f"{self.path / file}: truncated since it was opened; {REMEDY}")
+        return np.frombuffer(mapped, np.uint8, nbytes, offset)
 
     def _stretch(self, file: str, tensors: dict[str, Tensor]) -> Stretch:
         start = min(tensor.offset for tensor in tensors.values())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptoss_mlx.errors import GptOssError
+from gptoss_mlx.errors import GptOssError, quoted
 
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -112,11 +112,11 @@ def _tensor(entry: Any, data: int) -> Tensor | str:
         return "has a damaged header entry"
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        return f"has the unknown dtype {dtype!r:.60}"
+        return f"has the unknown dtype {quoted(dtype)}"
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_count, shape)):
-        return f"has the impossible shape {shape!r:.60}"
+        return f"has the impossible shape {quoted(shape)}"
     if not isinstance(span, list) or len(span) != 2 or not all(map(_is_count, span)) or span[0] > span[1]:
-        return f"has the impossible span {span!r:.60}"
+        return f"has the impossible span {quoted(span)}"
     nbytes = nbytes_of(dtype, shape)
     if nbytes != span[1] - span[0]:
         return f"spans {span[1] - span[0]:,} bytes where {dtype} {shape} needs {nbytes:,}"

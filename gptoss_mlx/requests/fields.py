@@ -3,10 +3,10 @@
 import math
 from typing import Any
 
-from gptoss_mlx.errors import RequestError
+from gptoss_mlx.errors import RequestError, quoted
 
 HUGE = 256
-"""Bits: what has more is no count of anything, and of thousands of digits Python refuses to write any."""
+"""Bits: a number that has more is no count of anything, and would fill a message."""
 
 
 class Fields:
@@ -114,7 +114,4 @@ def _shown(value: Any) -> str:
     """Short enough for one line."""
     if isinstance(value, dict | list):
         return {dict: "an object", list: "an array"}[type(value)]
-    if isinstance(value, int) and value.bit_length() > HUGE:
-        return "a huge number"
-    shown = repr(value)
-    return shown if len(shown) <= 40 else f"{shown[:37]}..."
+    return quoted(value, 40)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_mlx.cli import bundled
+from gptoss_mlx import bundled
 from tests.batch.conftest import SMALLER
 from tests.cli.test_chat_and_run import Terminal
 from tests.support.models import random_model
@@ -116,7 +116,10 @@ def test_other_options_or_another_input_are_noticed(batch, tmp_path):
     assert "the input is another" in batch(source, "--out", out).stderr
 
 
-def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(batch, folder, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda n: str(n)
+)
+def test_a_signal_keeps_what_is_finished_and_the_same_command_goes_on(batch, folder, tmp_path, number, exit_code):
     source, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
     source.write_text("a\n" * 300)
     arguments = [str(source), "--out", str(out), "--model", str(folder), "--max-tokens", "4", "--seed", "1"]
@@ -124,9 +127,9 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(batch, folde
     while not (out.exists() and out.read_bytes().count(b"\n") > 5):
         time.sleep(0.005)
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == exit_code
     count = len(records(out))
     assert 5 < count < 300
     assert f"stopped with {count} of 300 answered" in said

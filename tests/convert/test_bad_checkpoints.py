@@ -1,11 +1,14 @@
 """A checkpoint that cannot be used gets one line with the file and the remedy, an exit code, and nothing is left."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from convert import convert
+from gptoss_mlx.errors import CheckpointError
 from tests.support.checkpoints import SMALL, write_checkpoint
 from tests.support.cli import run_cli
 
@@ -97,13 +100,97 @@ def test_another_model_type(source, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", "hot"), ("temperature", -1), ("top_p", True), ("top_k", 50.5), ("eos_token_id", [[1]])],
+    [
+        ("temperature", '"hot"'),
+        ("temperature", "-1"),
+        ("temperature", "1e400"),
+        ("temperature", "1" + "0" * 400),
+        ("top_p", "true"),
+        ("top_p", "0"),
+        ("min_p", "NaN"),
+        ("top_k", "50.5"),
+        ("top_k", "1" + "0" * 400),
+        ("do_sample", '"1"'),
+        ("do_sample", "0"),
+        ("eos_token_id", "[[1]]"),
+        ("eos_token_id", "true"),
+        ("eos_token_id", "1e400"),
+    ],
 )
 def test_generation_defaults_that_cannot_be_used(source, tmp_path, name, value):
-    (source / "generation_config.json").write_text(json.dumps({name: value}))
+    (source / "generation_config.json").write_text(f'{{"{name}": {value}}}')
     line = refusal(source, tmp_path)
     assert line.startswith(f"{source}/generation_config.json: {name} is ")
     assert line.endswith("; download it again")
+
+
+@pytest.mark.parametrize("text", ['{"unused": 1e400}', '{"unused": [NaN]}'])
+def test_generation_defaults_that_no_model_folder_can_keep(source, tmp_path, text):
+    (source / "generation_config.json").write_text(text)
+    assert "it holds a number that JSON has not, or is nested too deeply" in refusal(source, tmp_path)
+
+
+def test_a_number_no_constant_can_be(source, tmp_path):
+    edit_json(source / "config.json", lambda raw: raw["rope_scaling"].update(beta_fast=1e308))
+    assert "rope beta_fast is out of range" in refusal(source, tmp_path)
+
+
+def rewritten(path):
+    """Another file under the same name, with the same bytes and the same time."""
+    before = path.stat()
+    new = path.with_name("new")
+    shutil.copyfile(path, new)
+    os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
+    new.replace(path)
+
+
+def written_to(path):
+    with path.open("r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write(b" }" if path.suffix == ".json" else b"\1\1")
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # the file system's clock may tick too slowly to be seen
+
+
+def removed(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("change", [rewritten, written_to, removed])
+@pytest.mark.parametrize(
+    "file",
+    ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors", "config.json", "tokenizer.json"],
+)
+def test_a_source_that_changes_while_it_is_converted(source, tmp_path, file, change):
+    """A file that has been read already, or is still to be: none may be taken for what was there before."""
+    done_at = []
+
+    def progress(done, total):
+        if done == total and not done_at:
+            done_at.append(done)
+            change(source / file)
+
+    with pytest.raises(CheckpointError) as caught:
+        convert(source, tmp_path / "made" / "model", progress=progress)
+    assert str(caught.value) == (
+        f"{source / file}: changed while it was converted; convert again once nothing writes it"
+    )
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_file_that_appears_beside_the_source_does_not_matter_unless_it_is_a_part_of_it(source, tmp_path):
+    (source / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    shutil.copyfile(source.parent / "tokenizer.json", tmp_path / "README.md")
+
+    def progress(done, total):
+        shutil.copyfile(tmp_path / "README.md", source / "README.md")
+
+    convert(source, tmp_path / "model", progress=progress)
+
+    def completed(done, total):
+        shutil.copyfile(tmp_path / "tokenizer.json", source / "tokenizer.json")
+
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: changed while it was converted"):
+        convert(source, tmp_path / "other", progress=completed)
 
 
 def test_a_model_folder_in_place_of_a_checkpoint(pristine, tmp_path):

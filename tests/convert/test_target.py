@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -176,6 +177,38 @@ def test_a_target_that_exists_is_not_touched(checkpoint, place, kind):
     assert list(place.iterdir()) == [target]
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("/", "/: exists already"),
+        ("x" * 300, "cannot be written (File name too long)"),
+        (("x" * 200 + "/") * 25, "cannot be written (File name too long)"),
+    ],
+)
+def test_a_target_that_no_file_can_be(checkpoint, place, name, problem):
+    assert problem in one_line(checkpoint, "--out", place / name)
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "shown"), [("nul\0", r"nul\x00"), ("half \ud83d", r"half \ud83d")])
+def test_a_target_that_no_system_can_name(checkpoint, place, name, shown):
+    with pytest.raises(StorageError) as refused:
+        convert(checkpoint, place / name)
+    assert str(refused.value) == f"{place}/{shown}: is no path a file can have; choose another place with --out"
+
+
+def test_a_target_whose_name_is_no_text_is_written_and_shown_in_one_line(checkpoint, place):
+    target = os.fsencode(place) + b"/caf\xe9\n"
+    command = [sys.executable, "-m", "gptoss_mlx.cli", "convert", str(checkpoint), "--out", target]
+    done, again = (subprocess.run(command, capture_output=True, cwd=ROOT) for _ in range(2))
+    assert done.returncode == 0, done.stderr
+    assert rb"caf\udce9\n" in done.stdout
+    ModelFolder.open(os.fsdecode(target)).verify()
+    assert again.returncode == 5
+    assert again.stderr.count(b"\n") == 1
+    assert rb"caf\udce9\n: exists already" in again.stderr
+
+
 def test_a_target_that_appears_meanwhile_is_not_touched(checkpoint, place):
     def progress(done, total):
         (place / "model").mkdir(exist_ok=True)
@@ -234,20 +267,27 @@ def test_an_interrupt_leaves_nothing(checkpoint, place):
     assert list(place.iterdir()) == []
 
 
-def test_ctrl_c_ends_the_command_with_130_and_leaves_nothing(checkpoint, place):
+@pytest.mark.parametrize("call", ["mkdir", "open", "pwrite"])
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda n: str(n)
+)
+def test_a_signal_ends_the_command_with_its_code_and_leaves_nothing(checkpoint, place, number, exit_code, call):
     code = (
-        "import os, signal, sys; from gptoss_mlx.cli import main; real = os.pwrite\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs inherit it ignored
-        "def pwrite(*args):\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return real(*args)\n"
-        "os.pwrite = pwrite\n"
+        "import os, signal, sys; from gptoss_mlx.cli import main\n"
+        f"real = os.{call}\n"
+        "def call(path, *args, **named):\n"
+        "    made = real(path, *args, **named)\n"
+        "    if not isinstance(path, (str, os.PathLike)) or path.name == '.model.partial':\n"
+        f"        os.{call} = real\n"
+        f"        signal.raise_signal({int(number)})\n"
+        "    return made\n"
+        f"os.{call} = call\n"
+        f"signal.signal({int(number)}, signal.SIG_DFL)\n"  # a shell's background jobs inherit Ctrl-C ignored
         "sys.argv = ['gptoss-mac', 'convert', sys.argv[1], '--out', sys.argv[2]]; main()"
     )
-    command = [sys.executable, "-c", code, str(checkpoint), str(place / "model")]
+    command = [sys.executable, "-c", code, str(checkpoint), str(place / "new" / "model")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 130, (done.returncode, done.stderr)
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (exit_code, "")
     assert list(place.iterdir()) == []
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import gptoss_mlx
 from convert import convert
-from gptoss_mlx.cli.bundled import checkpoint
+from gptoss_mlx.bundled import checkpoint
 from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import cache_bytes

@@ -181,6 +181,15 @@ def test_generation_defaults_may_be_null(runtime):
     assert replace(runtime, folder=replace(folder, generation={"eos_token_id": 3})).stop_ids == other.stop_ids | {3}
 
 
+@pytest.mark.parametrize("marker", ["<|end|>", "<|start|>", "<|message|>", "<|channel|>", "<|constrain|>"])
+def test_a_marker_inside_a_reply_never_ends_it_whatever_the_folder_says(runtime, marker):
+    id = runtime.tokenizer.special[marker]
+    for listed in (id, [3, id]):
+        other = replace(runtime, folder=replace(runtime.folder, generation={"eos_token_id": listed}))
+        assert id not in other.stop_ids
+        assert other.stop_ids >= {runtime.tokenizer.special["<|return|>"]} | ({3} if listed != id else set())
+
+
 @pytest.mark.parametrize("tokens", [None, "abc", [1, 2], [[1], [1, 2]], [[1.5]], [[]], [[512]], [[-1]], [[2**70]]])
 def test_tokens_that_are_no_rows_of_ids_are_refused(runtime, tokens):
     with pytest.raises(UsageError) as refused:

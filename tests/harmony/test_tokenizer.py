@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import tokenizers
 
+from gptoss_mlx.bundled import checkpoint
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
 from gptoss_mlx.harmony import TextDecoder, Tokenizer
 from gptoss_mlx.harmony.tokenizer import O200K_PATTERN
@@ -67,6 +69,60 @@ def test_markers_may_stand_in_the_vocabulary_too(small, tmp_path):
     assert Tokenizer.from_file(write_json(tmp_path / "tokenizer.json", raw)).digest == small.digest
 
 
+def with_added(tmp_path, *added, base=small_tokenizer_json):
+    raw = base()
+    raw["added_tokens"] += [{"special": False, **entry} for entry in added]
+    return Tokenizer.from_file(write_json(tmp_path / "tokenizer.json", raw))
+
+
+def test_an_added_token_that_is_not_special_is_text(small, tmp_path):
+    tokenizer = with_added(tmp_path, {"id": 300, "content": "<tool>"}, {"id": 301, "content": "the cat"})
+    assert tokenizer.special == small.special
+    assert tokenizer.vocab_size == 302
+    tokenizer.save(tmp_path / "tokenizer")
+    for again in (tokenizer, Tokenizer.load(tmp_path / "tokenizer")):
+        ids = again.encode("a<tool>the cat, the")
+        assert ids == [97, 300, 301, 44, 32, 257]
+        assert again.decode(ids) == "a<tool>the cat, the"
+        decoder = TextDecoder(again)
+        assert [decoder.feed(id) for id in ids] == ["a", "<tool>", "the cat", ",", " ", "the"]
+        assert again.digest == tokenizer.digest != small.digest
+
+
+def test_a_marker_of_harmonys_stays_one_whatever_its_file_calls_it(small, tmp_path):
+    raw = small_tokenizer_json()
+    for entry in raw["added_tokens"]:
+        entry["special"] = False
+    tokenizer = Tokenizer.from_file(write_json(tmp_path / "tokenizer.json", raw))
+    assert tokenizer.digest == small.digest
+    assert not set(tokenizer.encode("<|start|>x<|end|>")) & set(small.special.values())
+
+
+WORDS = ["hello", "ab", "abc", "bcd", " sp ", "漢字", "<tool>", "a b", "<|x|>", "\n\n", "<|end|>x", "end|", "_ _", "ll"]
+MORE = [" ", "  ", "x", " \u3000", "<|end|>", "\x1d", "\u0301", "_"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_text_with_added_tokens_encodes_as_tokenizers_encodes_it(tmp_path, seed):
+    """Hugging Face's library, told that special tokens are text as well, is the judge."""
+    rng, raw = random.Random(seed), json.loads((checkpoint() / "tokenizer.json").read_text())
+    for _ in range(20):
+        added = [
+            {"id": 1024 + number, "content": word, "special": False}
+            | {flag: rng.random() < 0.3 for flag in ("normalized", "single_word", "lstrip", "rstrip")}
+            for number, word in enumerate(rng.sample([w for w in WORDS if w not in raw["model"]["vocab"]], 4))
+        ]
+        text = json.dumps(raw | {"added_tokens": raw["added_tokens"] + added})
+        judge = tokenizers.Tokenizer.from_str(text)
+        judge.encode_special_tokens = True
+        (tmp_path / "tokenizer.json").write_text(text)
+        ours = Tokenizer.from_file(tmp_path / "tokenizer.json")
+        for _ in range(25):
+            some = [*WORDS, *(entry["content"] for entry in added), *MORE]
+            said = "".join(rng.choices(some, k=rng.randrange(1, 9)))
+            assert ours.encode(said) == judge.encode(said, add_special_tokens=False).ids, (said, added)
+
+
 def test_markers_decode_only_on_request(published):
     ids = [published.special["<|start|>"], *published.encode("hi"), published.special["<|end|>"], 200_500, 999_999]
     assert published.decode(ids) == "hi"
@@ -94,6 +150,18 @@ def test_a_million_blanks_do_not_bring_the_encoder_down(published):
     """tiktoken's regex overflows its stack there and panics, which no `except Exception` catches."""
     for text in (" " * 1_200_000 + "x", "x" + "\n\t" * 700_000, "\u3000" * 1_000_001):
         assert published.decode(published.encode(text)) == text
+
+
+def test_a_pattern_that_explodes_or_loses_text_is_an_error_where_it_does(tmp_path):
+    """It may split most text well: only some makes it backtrack without end, or has something that it passes over."""
+    patterns = {r"((?=a)a+)+b|\s+|\S": "a" * 50, r"\s+|[^\sy]+": "xyz", "(?=#)|[^#]+": "#"}
+    for pattern, text in patterns.items():
+        path = write_json(tmp_path / "tokenizer.json", small_tokenizer_json(pattern))
+        tokenizer = Tokenizer.from_file(path)
+        assert tokenizer.decode(tokenizer.encode("short")) == "short"
+        with pytest.raises(ModelFolderError, match="split pattern") as refused:
+            tokenizer.encode(text)
+        assert "\n" not in str(refused.value)
 
 
 def test_compact_form_restores_the_vocabulary(published, small, tmp_path):
@@ -200,11 +268,21 @@ def hostile_tokenizer_json():
     yield changed(lambda raw: raw["added_tokens"][0].update(id=5))
     yield changed(lambda raw: raw["added_tokens"][0].update(id=raw["added_tokens"][1]["id"]))
     yield changed(lambda raw: raw["added_tokens"][0].update(content=["<|call|>"]))
+    yield changed(lambda raw: raw["added_tokens"].append({"id": 300, "content": "the", "special": False}))
+    yield changed(lambda raw: raw["added_tokens"].append({"id": 5, "content": "x y", "special": False}))
+    yield changed(lambda raw: raw["added_tokens"].append({"id": 300, "content": "", "special": False}))
+    yield changed(lambda raw: raw["added_tokens"].append({"id": 300, "content": "x y", "special": 0}))
+    yield changed(lambda raw: raw["added_tokens"].append({"id": 300, "content": "x y", "special": False, "lstrip": 1}))
+    yield changed(lambda raw: raw["added_tokens"].append({"id": 300, "content": "\ud800", "special": False}))
     yield changed(lambda raw: raw.update(normalizer={"type": "NFC"}))
     yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"].pop())
     yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"][0].update(pattern={"String": " "}))
     yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": "(?<"}))
     yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"))
+    yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"][0].update(invert=True))
+    yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"][1].update(use_regex=True))
+    for pattern in ("a*", "", "(a+)+$", r"\s+", "(?:(?:.*)*)*(?!c)$"):  # may match nothing, or loses text, or explodes
+        yield changed(lambda raw, p=pattern: raw["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": p}))
     yield changed(lambda raw: raw["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True))
 
 

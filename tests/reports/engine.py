@@ -18,7 +18,7 @@ from rich.table import Table
 
 import gptoss_mlx
 from convert import convert
-from gptoss_mlx.cli.bundled import checkpoint as bundled_checkpoint
+from gptoss_mlx.bundled import checkpoint as bundled_checkpoint
 from gptoss_mlx.engine.batching import Batch, Row
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.sampling import Sampling

@@ -2,19 +2,25 @@
 
 import contextlib
 import io
+import signal
 import sys
 from unittest.mock import patch
 
 from gptoss_mlx.cli import main
+from gptoss_mlx.cli.signals import ENDING
 
 
 def run_cli(*args: object) -> tuple[int, str, str]:
     """Exit code, stdout and stderr, both piped."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     argv = ["gptoss-mac", *map(str, args)]
+    handlers = {number: signal.getsignal(number) for number in ENDING}  # `main` leaves its own for the process's end
     with patch.object(sys, "argv", argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main()
         except SystemExit as stop:
             code = stop.code or 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return code, out.getvalue(), err.getvalue()

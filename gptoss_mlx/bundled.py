@@ -1,0 +1,114 @@
+"""The bundled small model, ``tiny``: converted into the user's cache when first asked for, by whoever asks first.
+
+Knows where it lies and how to install it; opens no model.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
+from gptoss_mlx.home import models_dir
+
+NAME = "tiny"
+
+
+def checkpoint() -> Path:
+    """Where the bundled checkpoint lies, in Hugging Face's layout."""
+    return Path(__file__).parent / "tiny" / "checkpoint"
+
+
+def install_tiny() -> None:
+    """Convert the bundled checkpoint, unless the cache holds that very one; one made from another is replaced.
+
+    Raises StorageError when it cannot be written, or when a folder that is not ours stands in its place.
+    """
+    from convert import convert
+
+    destination = models_dir() / NAME
+    if _is_current(destination):
+        return
+    with installing():
+        _remove(destination.with_name(f".{NAME}.replaced"))
+        if _is_current(destination):  # another process was quicker
+            return
+        if os.path.lexists(destination):
+            if not _is_ours(destination):
+                raise StorageError(
+                    f"{destination}: is not the bundled model; move it away, or give --model its whole path"
+                )
+            # Renamed first, so that a process killed in removing it leaves nothing under the model's name.
+            destination.rename(destination.with_name(f".{NAME}.replaced"))
+            _remove(destination.with_name(f".{NAME}.replaced"))
+        convert(checkpoint(), destination)
+
+
+@contextmanager
+def installing() -> Iterator[None]:
+    """Alone in installing ``tiny`` on this machine: waits until no other process is. Raises StorageError."""
+    path = models_dir() / f".{NAME}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("wb")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); choose another GPTOSS_MAC_HOME") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK):  # some network volumes have no locks
+                raise StorageError(f"{path}: cannot be locked ({error.strerror})") from error
+        yield
+
+
+def _remove(folder: Path) -> None:
+    if os.path.lexists(folder):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise StorageError(f"{error.filename}: cannot be removed ({error.strerror}); remove {folder}") from error
+
+
+def _is_current(folder: Path) -> bool:
+    from gptoss_mlx.model_folder import ModelFolder
+
+    try:
+        source = ModelFolder.open(folder).manifest.get("source")
+    except ModelFolderError:
+        return False
+    return isinstance(source, dict) and source.get("sha256") == _tensor_hashes()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it was made from some version of the bundled checkpoint, whole, damaged, or half removed."""
+    from gptoss_mlx.model_folder import layout
+
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    manifest = folder / layout.MANIFEST
+    if manifest.exists():
+        try:
+            return json.loads(manifest.read_bytes())["source"]["folder"] == checkpoint().name
+        except (OSError, ValueError, TypeError, KeyError):
+            return False
+    small = {layout.CONFIG, layout.GENERATION, layout.TOKENIZER, layout.INDEX}
+    shard = re.compile(r"model-(embedding|head|layer-\d{3})\.safetensors")
+    return all(name in small or shard.fullmatch(name) for name in os.listdir(folder))
+
+
+def _tensor_hashes() -> dict[str, str]:
+    from gptoss_mlx.model_folder.safetensors import read_header
+
+    path = checkpoint() / "model.safetensors"
+    data = path.read_bytes()
+    return {
+        name: hashlib.sha256(data[tensor.offset : tensor.offset + tensor.nbytes]).hexdigest()
+        for name, tensor in read_header(path, CheckpointError, "install gptoss-mac again").items()
+    }

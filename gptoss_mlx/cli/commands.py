@@ -1,0 +1,72 @@
+"""The commands: one module for each, all thin. This one joins them and turns errors into a line and a code.
+
+Nothing heavy is imported until a command runs, so ``--help`` is quick.
+"""
+
+import errno
+import io
+import os
+import signal
+import sys
+
+import typer
+
+from gptoss_mlx.cli import batch, chat, convert, doctor, models, run, sessions
+from gptoss_mlx.cli.signals import code, hang_up
+from gptoss_mlx.errors import GptOssError, StorageError, shown
+
+app = typer.Typer(
+    name="gptoss-mac",
+    help="Run OpenAI's gpt-oss models on a Mac.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: quick, and the README shows it as it is
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(chat.chat)
+app.command()(run.run)
+app.command()(batch.batch)
+app.command()(convert.convert)
+app.command()(doctor.doctor)
+app.add_typer(models.app, name="models")
+app.add_typer(sessions.app, name="sessions")
+
+
+@app.callback()
+def _root() -> None:
+    """Run OpenAI's gpt-oss models on a Mac."""
+
+
+def obey() -> None:
+    """Do what the arguments say. Exit codes are those of ``gptoss_mlx.errors``."""
+    _replace_closed_streams()
+    _write_any_text()
+    try:
+        app()
+    except GptOssError as error:
+        print(f"gptoss-mac: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno == errno.EIO and error.filename is None:  # a terminal is gone, and its SIGHUP still under way
+            hang_up()
+            sys.exit(code(signal.SIGHUP))
+        # A folder without permission, a full disk behind standard output.
+        where = shown(str(error.filename or "input or output"))
+        print(f"gptoss-mac: {where}: {error.strerror}; check permissions and free space", file=sys.stderr)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what it still holds would fail again at exit)
+        sys.exit(StorageError.exit_code)
+
+
+def _replace_closed_streams() -> None:
+    """A stream the shell closed (``>&-``) is None in Python: read nothing there, and write to nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def _write_any_text() -> None:
+    """What a locale's encoding does not have, emoji under ASCII say, is written as an escape and is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,86 @@
+"""Text that a vocabulary has as tokens beside its merges: a ``tokenizer.json``'s ``added_tokens`` that are not special.
+
+Knows where they lie in a text, as Hugging Face's tokenizers finds them; knows no merges and no ids but theirs.
+"""
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+# Unicode's White_Space, which is Rust's \s. Python's has four control characters more.
+_SPACES = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """``single_word``: not within a word. ``lstrip`` and ``rstrip``: takes the blanks before and after with it, which
+    are then lost. ``normalized``: looked for only in what those that are not have left."""
+
+    text: str
+    id: int
+    normalized: bool = False
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+
+
+@dataclass(frozen=True)
+class AddedTokens:
+    """Cuts text at added tokens. ``markers`` are found as well, and left in the text as any other."""
+
+    tokens: tuple[AddedToken, ...]
+    markers: tuple[str, ...] = ()
+
+    def split(self, text: str) -> Iterator[str | int]:
+        """The text in order: an id for each added token, and the pieces between them, none empty."""
+        pieces: list[str | int] = [text]
+        for normalized in (False, True):
+            named = {token.text: token for token in self.tokens if token.normalized == normalized}
+            if named:
+                pattern = self._patterns[normalized]
+                pieces = [
+                    part
+                    for piece in pieces
+                    for part in (_cut(piece, pattern, named) if isinstance(piece, str) else (piece,))
+                ]
+        yield from (piece for piece in pieces if piece != "")
+
+    @cached_property
+    def _patterns(self) -> dict[bool, re.Pattern[str]]:
+        texts = {
+            normalized: [t.text for t in self.tokens if t.normalized == normalized] for normalized in (False, True)
+        }
+        return {False: _longest_of([*texts[False], *self.markers]), True: _longest_of(texts[True])}
+
+
+def _longest_of(texts: Collection[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))))
+
+
+def _cut(text: str, pattern: re.Pattern[str], named: dict[str, AddedToken]) -> Iterable[str | int]:
+    done = 0
+    for found in pattern.finditer(text):
+        token, (start, end) = named.get(found[0]), found.span()
+        if token is None or (token.single_word and _in_word(text, start, end)):
+            continue
+        if token.lstrip:
+            start = max(done, len(text[:start].rstrip(_SPACES)))
+        if token.rstrip:
+            end = len(text) - len(text[end:].lstrip(_SPACES))
+        yield text[done:start]
+        if start < end:  # else another took all of it along with the blanks behind itself
+            yield token.id
+        done = end
+    yield text[done:]
+
+
+def _in_word(text: str, start: int, end: int) -> bool:
+    return (start > 0 and _is_word(text[start - 1])) or (end < len(text) and _is_word(text[end]))
+
+
+def _is_word(char: str) -> bool:
+    """Rust's \\w: letters, marks, decimal digits, joiners and connecting punctuation."""
+    kind = unicodedata.category(char)
+    return kind[0] in "LM" or kind in ("Nd", "Nl", "Pc") or char in "\u200c\u200d"

@@ -1,0 +1,129 @@
+"""The two files a vocabulary comes in, read into its parts: Hugging Face's ``tokenizer.json``, and our compact form.
+
+The compact form is magic and version, one line of JSON, a byte per id for the token's length (0: no ordinary token),
+all token bytes, and the SHA-256 of everything before it, which is the caller's to add and to check. What is damaged
+raises ValueError, TypeError, KeyError, IndexError, AttributeError or RecursionError: the caller makes it one line.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import accumulate, pairwise
+from typing import Any
+
+from gptoss_mlx.harmony.added_tokens import AddedToken
+
+# tiktoken's o200k_base: how text is split before byte pairs are merged. The checkpoint's tokenizer.json says the same.
+O200K_PATTERN = "|".join(
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+# The added tokens of the published tokenizer.json; those without a meaning are `<|reserved_N|>`.
+O200K_NAMED = {
+    "<|startoftext|>": 199998,
+    "<|endoftext|>": 199999,
+    "<|return|>": 200002,
+    "<|constrain|>": 200003,
+    "<|channel|>": 200005,
+    "<|start|>": 200006,
+    "<|end|>": 200007,
+    "<|message|>": 200008,
+    "<|call|>": 200012,
+    "<|endofprompt|>": 200018,
+}
+MAGIC = b"gptoss-mac tokenizer "
+VERSION = b"1\n"
+MAX_IDS = 1 << 24
+
+Parts = tuple[list[bytes], dict[str, int], str, list[AddedToken]]
+
+
+def read_tokenizer_json(raw: Any) -> Parts:
+    """The parts of a Hugging Face ``tokenizer.json`` that holds byte-level BPE with its ids in merge order."""
+    model, stages = raw["model"], raw["pre_tokenizer"]["pretokenizers"]
+    if [model["type"], *(stage["type"] for stage in stages)] != ["BPE", "Split", "ByteLevel"]:
+        raise ValueError("not byte-level BPE")
+    split, byte_level = stages
+    changes = (
+        raw.get("normalizer"),
+        byte_level.get("add_prefix_space"),
+        byte_level.get("use_regex"),
+        split.get("invert"),
+    )
+    if any(changes) or split["behavior"] != "Isolated":
+        raise ValueError("it changes the text before splitting it")
+    special = {entry["content"]: checked_id(entry["id"]) for entry in raw["added_tokens"] if _is_marker(entry)}
+    added = [_added_token(entry) for entry in raw["added_tokens"] if not _is_marker(entry)]
+    vocab = {text: checked_id(id) for text, id in model["vocab"].items() if text not in special}
+    if two := [token.text for token in added if vocab.get(token.text, token.id) != token.id]:
+        raise ValueError(f"the added token {two[0]!r:.60} has two ids")
+
+    merged = [vocab["".join(pair.split(" ") if isinstance(pair, str) else pair)] for pair in model.get("merges", ())]
+    if any(a > b for a, b in pairwise(merged)):
+        raise ValueError("its ids are not in the order of its merges")
+    byte_of = {char: byte for byte, char in enumerate(_printable_bytes())}
+    tokens = [b""] * (max(vocab.values(), default=-1) + 1)
+    for text, id in vocab.items():
+        if tokens[id] or not text:
+            raise ValueError(f"id {id} stands for two tokens, or for an empty one")
+        tokens[id] = bytes([byte_of[char] for char in text])
+    return tokens, special, split["pattern"]["Regex"], added
+
+
+def _is_marker(entry: dict[str, Any]) -> bool:
+    """Whether an added token is no text: it is called special, or it is harmony's, whatever it is called."""
+    content, special = entry["content"], entry.get("special", True)
+    if type(content) is not str or type(special) is not bool:
+        raise ValueError("an added token has fields of the wrong type")
+    return special or content in O200K_NAMED or re.fullmatch(r"<\|reserved_\d+\|>", content) is not None
+
+
+def _added_token(entry: dict[str, Any]) -> AddedToken:
+    flags = {name: entry.get(name, False) for name in ("normalized", "single_word", "lstrip", "rstrip")}
+    if not all(type(flag) is bool for flag in flags.values()):
+        raise ValueError("an added token has fields of the wrong type")
+    return AddedToken(entry["content"], checked_id(entry["id"]), **flags)
+
+
+def _printable_bytes() -> list[str]:
+    """GPT-2's ``bytes_to_unicode``: printable Latin-1 as itself, the rest in order from U+0100."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (chr(code) for code in range(0x100, 0x200))
+    return [chr(byte) if byte in printable else next(others) for byte in range(256)]
+
+
+def checked_id(id: Any) -> int:
+    if type(id) is not int or not 0 <= id < MAX_IDS:
+        raise ValueError(f"{id!r:.40} is no token id")
+    return id
+
+
+def pack(tokens: Sequence[bytes], special: dict[str, int], pattern: str, added: Sequence[AddedToken]) -> bytes:
+    head: dict[str, Any] = {"ids": len(tokens), "pattern": pattern, "special": special}
+    if added:
+        head["added"] = [asdict(token) for token in added]
+    line = json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    return b"".join((MAGIC, VERSION, line, bytes(map(len, tokens)), *tokens))
+
+
+def unpack(packed: bytes) -> Parts:
+    start = len(MAGIC + VERSION)
+    if packed[:start] != MAGIC + VERSION:
+        raise ValueError("it does not begin as a tokenizer does")
+    lengths = packed.index(b"\n", start) + 1
+    head = json.loads(packed[start:lengths])
+    first = lengths + checked_id(head["ids"])
+    ends = list(accumulate(packed[lengths:first], initial=first))
+    if ends[-1] != len(packed):
+        raise ValueError("its length is wrong")
+    special = {text: checked_id(id) for text, id in head["special"].items()}
+    added = [_added_token(entry | {"content": entry["text"]}) for entry in head.get("added", ())]
+    return [packed[a:b] for a, b in pairwise(ends)], special, head["pattern"], added

@@ -1,0 +1,30 @@
+"""A sample of what `python -m tests.reports.fuzz_files` does at length."""
+
+import pytest
+
+from gptoss_mlx.errors import CheckpointError
+from tests.reports import fuzz_files
+
+
+def test_changed_files_are_read_or_refused_in_one_line():
+    tally, wrong = fuzz_files.fuzz(700, seed=0)
+    assert wrong is None
+    assert min(tally["read"], tally["refused"]) > 100, tally
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), CheckpointError(""), RecursionError()])
+def test_the_fuzzer_notices_what_is_no_error_of_ours(monkeypatch, error):
+    def read(*_):
+        raise error
+
+    monkeypatch.setattr(fuzz_files, "open_checkpoint", read)
+    _, wrong = fuzz_files.fuzz(7, seed=0)
+    assert wrong is not None
+    assert wrong[0] == "config in a checkpoint"
+
+
+def test_the_fuzzer_notices_what_takes_long(monkeypatch):
+    monkeypatch.setattr(fuzz_files, "SECONDS", 0.0)
+    _, wrong = fuzz_files.fuzz(50, seed=0)
+    assert wrong is not None
+    assert "took" in wrong[1]
