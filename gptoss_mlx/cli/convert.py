@@ -58,7 +58,7 @@ def _show(report: "Report", named: bool) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("Model folder", shown(str(report.destination)))
+    table.add_row("Model folder", Text(shown(str(report.destination))))
     table.add_row("Source layout", report.layout)
     table.add_row("Layers, experts", f"{config.num_hidden_layers}, {config.num_local_experts}")
     table.add_row("Experts", "MXFP4, bit for bit")
@@ -78,4 +78,4 @@ def _show(report: "Report", named: bool) -> None:
         )
         return
     model = report.destination.name if named else str(report.destination)
-    console.print(f"\nNext: gptoss-mac chat --model {shown(shlex.quote(model))}", markup=False)
+    console.print(Text(f"\nNext: gptoss-mac chat --model {shown(shlex.quote(model))}"))
