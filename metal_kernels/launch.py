@@ -23,6 +23,7 @@ from metal_kernels.reference import (
     embed,
     expert_mlp_grouped,
     input_dtype,
+    witness,
 )
 from metal_kernels.source import MetalSource
 
@@ -43,6 +44,7 @@ __all__ = [
     "norm_router",
     "output_residual",
     "where",
+    "witness",
 ]
 
 VARIABLE = "GPTOSS_MAC_KERNELS"
@@ -126,12 +128,13 @@ def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
     return reference.norm_head(*arguments)
 
 
-def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
-    """As :func:`reference.norm_head_argmax`. Two shaders: no logit but the largest of each threadgroup is written."""
+def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> tuple[mx.array, mx.array]:
+    """As :func:`reference.norm_head_argmax`. Two shaders: no logit but the largest of each threadgroup is written, and
+    the largest of all is the witness."""
     arguments = (x, norm, eps, head)
     best = _launch(dispatches.norm_head_best, arguments)
     if best is not None and (out := _launch(dispatches.best_token, tuple(best))) is not None:
-        return out[0]
+        return out[0], out[1]
     return reference.norm_head_argmax(*arguments)
 
 

@@ -288,9 +288,19 @@ def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
     return dense(rms_norm(x, norm, eps), head).astype(mx.float32)
 
 
-def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
-    """x [T, H] float32 to the token of each row's largest logit, [T] uint32. Equal logits go to the lower token."""
-    return mx.argmax(norm_head(x, norm, eps, head), axis=-1)
+def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> tuple[mx.array, mx.array]:
+    """x [T, H] float32 to the token of each row's largest logit, [T] uint32, and a witness, [T] float32: some number,
+    finite where all of the row's logits are.
+
+    Equal logits go to the lower token. Where logits are not finite, it is one of the vocabulary.
+    """
+    logits = norm_head(x, norm, eps, head)
+    return mx.argmax(logits, axis=-1), witness(logits)
+
+
+def witness(values: mx.array) -> mx.array:
+    """values [T, V] float32 to [T], finite where all of a row are: their sum, in which stays what is not."""
+    return mx.sum(values, axis=-1)
 
 
 def _gather(x: mx.array, experts: Experts, slot: mx.array, sorted_indices: bool = False) -> mx.array:

@@ -14,7 +14,7 @@ import mlx.core as mx
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
-from gptoss_mlx.engine.sampling import Sampling, sample
+from gptoss_mlx.engine.sampling import Drawn, Sampling, drawn
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError, one_line
 from gptoss_mlx.model.decoder import Decoder
 
@@ -200,12 +200,15 @@ class Batch:
     def _draw(self, rows: list[tuple[Row, mx.array]]) -> list[Produced | Failed]:
         """A token for each row from its logits [1, V], waited for once. The same keys in the same order as in
         ``generate``: a seed gives a row what it gives a single run."""
-        tokens = [sample(logits, row.sampling, next(row.keys)) for row, logits in rows]
-        mx.eval(tokens)
-        return [self._take(row, int(token.item())) for (row, _), token in zip(rows, tokens, strict=True)]  # type: ignore[arg-type]
+        draws = [drawn(logits, row.sampling, next(row.keys)) for row, logits in rows]
+        mx.eval(draws)
+        return [self._take(row, draw) for (row, _), draw in zip(rows, draws, strict=True)]
 
-    def _take(self, row: Row, token: int) -> Produced:
-        row.token = token
+    def _take(self, row: Row, draw: Drawn) -> Produced | Failed:
+        try:
+            row.token = draw.id()
+        except EngineError as error:
+            return self._fail(row, error)
         row.produced += 1
         finished: Literal["stop", "length"] | None = None
         if row.token in row.stop:

@@ -1,12 +1,20 @@
-"""Choosing the next token from logits: temperature first, then top-k, top-p and min-p, then one draw."""
+"""Choosing the next token from logits: temperature first, then top-k, top-p and min-p, then one draw; and whether they
+were logits to choose from at all."""
 
+import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from gptoss_mlx.errors import UsageError
+from gptoss_mlx.errors import EngineError, UsageError
+from metal_kernels import launch as ops
+
+NOT_FINITE = (
+    "the model's logits are not finite; where that happens again, see gptoss-mac doctor --kernels, or convert it anew"
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,26 @@ class Sampling:
             yield draw
 
 
+class Drawn(NamedTuple):
+    """The next id [1] uint32, not waited for, and a ``witness`` [1] float32: finite where all of its logits are."""
+
+    token: mx.array
+    witness: mx.array
+
+    def id(self) -> int:
+        """The id, waited for. Raises EngineError where it was drawn from logits that are not finite."""
+        if not math.isfinite(self.witness.item()):  # type: ignore[arg-type]
+            raise EngineError(NOT_FINITE)
+        return int(self.token.item())  # type: ignore[arg-type]
+
+
+def drawn(logits: mx.array, sampling: Sampling, key: mx.array) -> Drawn:
+    """One draw from logits [1, V]."""
+    return Drawn(sample(logits, sampling, key), ops.witness(logits))
+
+
 def sample(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
-    """logits [B, V] to token ids [B] uint32, one draw for each row."""
+    """logits [B, V] to token ids [B] uint32, one draw for each row: of the vocabulary, whatever the logits are."""
     if sampling.temperature == 0:
         return mx.argmax(logits, axis=-1)
     # From the largest down: whatever is divided by, the likeliest stays at 0 and nothing overflows upwards.
