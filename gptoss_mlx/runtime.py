@@ -1,15 +1,16 @@
 """Load a model folder; the one object the command line, conversations and the server hold."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import index
 from pathlib import Path
 
 import mlx.core as mx
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
+from gptoss_mlx.arguments import real, shown, whole
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.context import Context
 from gptoss_mlx.engine.generate import generate
@@ -136,17 +137,17 @@ class Runtime:
         seed: int | None = None,
         stop: Collection[int] | None = None,
     ) -> Iterator[int]:
-        """Ids after ``tokens``, until one of ``stop`` (default ``stop_ids``; it is yielded too) or ``max_tokens``."""
-        try:
-            prompt, limit = [index(token) for token in tokens], index(max_tokens)
-        except TypeError as error:
-            raise UsageError(f"tokens and max_tokens must be whole numbers: {error}") from error
+        """Ids after ``tokens``, until one of ``stop`` (default ``stop_ids``; it is yielded too) or ``max_tokens``.
+
+        Raises UsageError at once for what is not of its kind or out of range, and while ids are taken
+        ContextLengthError and EngineError.
+        """
+        prompt = _ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")
-        if limit < 1:
-            raise UsageError(f"max_tokens is {limit}; it must be 1 or more")
+        limit = whole("max_tokens", max_tokens, 1, "a whole number, 1 or more")
         sampling = Sampling(temperature, top_p, top_k, min_p, seed)
-        stops = self.stop_ids if stop is None else stop
+        stops = self.stop_ids if stop is None else frozenset(_ids("stop", stop))
         return generate(self.context(), prompt, max_tokens=limit, sampling=sampling, stop=stops)
 
 
@@ -167,6 +168,8 @@ def load(
     """
     folder = ModelFolder.open(find_model(model))
     chosen = _dtype(dtype)
+    if memory_budget is not None:
+        memory_budget = int(real("memory_budget", memory_budget, 0, sys.maxsize, "a number of bytes"))
     try:
         launch.check()
     except ValueError as error:
@@ -193,10 +196,18 @@ def load(
     return Runtime(folder, decoder, prefixes)
 
 
+def _ids(name: str, given: Iterable[int]) -> list[int]:
+    """Token ids as a caller gives them. Raises UsageError."""
+    try:
+        return [whole(f"an id of {name}", id) for id in given]
+    except TypeError as error:  # of iteration
+        raise UsageError(f"{name} is {shown(given)}; it must be a list of token ids") from error
+
+
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if dtype is None:
         return mx.bfloat16 if mx.metal.is_available() else mx.float32
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
-        raise UsageError(f"dtype is {dtype}; use float32 or bfloat16")
+        raise UsageError(f"dtype is {shown(dtype)}; use float32 or bfloat16")
     return chosen

@@ -11,6 +11,7 @@ from typing import Literal
 
 import mlx.core as mx
 
+from gptoss_mlx.arguments import whole
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
@@ -85,8 +86,9 @@ class Batch:
     def add(self, row: Row) -> None:
         """Queue a row. Raises what makes it impossible, before any work: ContextLengthError, MemoryBudgetError."""
         limit = self.model.config.max_position_embeddings
-        if not row.prompt or row.max_tokens < 1:
-            raise UsageError("a row needs a prompt and room for a token")
+        row.max_tokens = whole("max_tokens", row.max_tokens, 1, "a whole number, 1 or more")
+        if not row.prompt:
+            raise UsageError("a row needs a prompt")
         if len(row.prompt) >= limit:
             raise ContextLengthError(
                 f"the prompt has {len(row.prompt):,} tokens, the model's context holds {limit:,}; shorten it"

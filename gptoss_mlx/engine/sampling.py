@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from gptoss_mlx.errors import EngineError, UsageError
+from gptoss_mlx.arguments import real, whole
+from gptoss_mlx.errors import EngineError
 from metal_kernels import launch as ops
 
 NOT_FINITE = (
@@ -21,7 +22,7 @@ NOT_FINITE = (
 class Sampling:
     """How tokens are drawn. Temperature 0 takes the likeliest; 1.0 / 0 / 1.0 / 0.0 draws from the model as it is.
 
-    Raises UsageError when a value is out of range.
+    Raises UsageError when a value is no number of its kind, or out of range.
     """
 
     temperature: float = 1.0
@@ -31,14 +32,14 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        def need(fine: bool, name: str, allowed: str) -> None:
-            if not fine:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be {allowed}")
-
-        need(0 <= self.temperature <= 100, "temperature", "from 0 to 100")
-        need(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
-        need(self.top_k >= 0, "top_k", "0 (off) or more")
-        need(0 <= self.min_p <= 1, "min_p", "from 0 (off) to 1")
+        checked = {
+            "temperature": real("temperature", self.temperature, 0, 100, "a number from 0 to 100"),
+            "top_p": real("top_p", self.top_p, math.ulp(0), 1, "a number above 0 and at most 1"),
+            "top_k": whole("top_k", self.top_k, 0, "a whole number, 0 (off) or more"),
+            "min_p": real("min_p", self.min_p, 0, 1, "a number from 0 (off) to 1"),
+            "seed": None if self.seed is None else whole("seed", self.seed),
+        }
+        vars(self).update(checked)  # numpy's as Python's: what is frozen is not set otherwise
 
     def keys(self) -> Iterator[mx.array]:
         """The random states of one draw after another: the seed's, or others at each call.
@@ -77,20 +78,8 @@ def sample(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
         return mx.argmax(logits, axis=-1)
     # From the largest down: whatever is divided by, the likeliest stays at 0 and nothing overflows upwards.
     logits = (logits - mx.max(logits, axis=-1, keepdims=True)) / max(sampling.temperature, 1e-30)
-    if sampling.top_k or sampling.top_p < 1 or sampling.min_p:
-        return _sample_filtered(logits, sampling, key)
-    return mx.random.categorical(logits, key=key)
-
-
-def _sample_filtered(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
-    """All three filters work on the logits in falling order, so they are sorted once. The likeliest always stays."""
-    order = mx.argsort(-logits, axis=-1)
-    if sampling.top_k:
-        order = order[:, : sampling.top_k]
-    ranked = mx.take_along_axis(logits, order, axis=-1)
-    probabilities = mx.softmax(ranked, axis=-1, precise=True)
-    before = mx.cumsum(probabilities, axis=-1) - probabilities  # mass of those likelier
-    keep = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[:, :1])
-    keep[:, 0] = True
-    drawn = mx.random.categorical(mx.where(keep, ranked, -mx.inf), key=key)
-    return mx.take_along_axis(order, drawn[:, None], axis=-1)[:, 0]
+    point = mx.random.uniform(shape=logits.shape[:1], key=key)
+    if not (sampling.top_k or sampling.top_p < 1 or sampling.min_p):
+        return ops.draw(logits, point)
+    ranks = min(sampling.top_k or logits.shape[1], logits.shape[1])
+    return ops.draw_among_likeliest(logits, point, ranks, sampling.top_p, sampling.min_p)
