@@ -128,11 +128,12 @@ def attention(
 
     q [B, N, L, D] are the last L of the P positions k, v [B, M, P, D] hold. Query i sees key j iff
     ``0 <= i - j < window``, counted in positions: ``window`` keys with its own; None means all before it. With a
-    window, queries go in bands of it, each beside at most two windows of keys; a short rest goes with the band before.
+    window, queries go in bands of it, of 64 at least, each beside the window's keys and its own; a short rest goes with
+    the band before.
     """
     B, N, L, D = q.shape
     P, sinks = k.shape[2], sinks.astype(q.dtype)
-    bands, starts = [], list(range(0, L, window or L))
+    bands, starts = [], list(range(0, L, max(window, 64) if window else L))
     if len(starts) > 1 and L - starts[-1] <= 8:  # MLX has no fused kernel on Metal for 5 to 8 queries
         starts.pop()
     for start, stop in zip(starts, [*starts[1:], L], strict=True):
