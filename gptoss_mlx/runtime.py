@@ -161,9 +161,9 @@ def load(
 ) -> Runtime:
     """Load a model by name, folder or Hub id.
 
-    ``dtype`` is that of activations and dense weights, "float32" or "bfloat16"; by default bfloat16 on Metal, and
-    float32 on the CPU backend, whose bf16 kernels are eight times slower and 2% off. ``memory_budget`` bounds the
-    weights' bytes. ``prefixes`` may be another model's too; by default it gets a sixteenth of what memory is free then.
+    ``dtype`` is that of dense weights, keys and values, "float32" or "bfloat16"; by default bfloat16 on Metal, and
+    float32 on the CPU backend, where products run in float32 either way. ``memory_budget`` bounds the weights' bytes.
+    ``prefixes`` may be another model's too; by default it gets a sixteenth of what memory is free then.
     ``progress`` is told (bytes read, total). Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
     """
     folder = ModelFolder.open(find_model(model))
