@@ -15,10 +15,11 @@ from datetime import date as today
 from itertools import takewhile
 from typing import Any, Literal, get_args
 
+from gptoss_mlx.arguments import whole
 from gptoss_mlx.engine.context import Cancelled
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.sampling import Sampling
-from gptoss_mlx.errors import UsageError
+from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Developer, Function, Message, System, render, render_messages, tool_result
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import Call, Piece, Reply, ReplyReader
@@ -117,8 +118,10 @@ class Conversation:
     on_prefill: Callable[[int, int], None] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UsageError(f"max_tokens is {self.max_tokens}; it must be 1 or more")
+        if self.max_tokens is not None:
+            self.max_tokens = whole("max_tokens", self.max_tokens, 1, "a whole number, 1 or more")
+        if not isinstance(self.sampling, Sampling | None):
+            raise UsageError(f"sampling is {quoted(self.sampling, 40)}; give what runtime.sampling() makes")
         self.date = today.today().isoformat() if self.date is None else self.date
         self.sampling = self.sampling or self.runtime.sampling()
         self.functions = tuple(_function(declared) for declared in self.functions)

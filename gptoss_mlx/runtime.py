@@ -1,22 +1,23 @@
 """Load a model folder; the one object the command line, conversations and the server hold."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import index
 from pathlib import Path
 
 import mlx.core as mx
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
+from gptoss_mlx.arguments import real, whole
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.context import Context
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import free_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.sampling import Sampling
-from gptoss_mlx.errors import MemoryBudgetError, ModelFolderError, UsageError
+from gptoss_mlx.errors import MemoryBudgetError, ModelFolderError, UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.model.decoder import Decoder
@@ -141,17 +142,17 @@ class Runtime:
         seed: int | None = None,
         stop: Collection[int] | None = None,
     ) -> Iterator[int]:
-        """Ids after ``tokens``, until one of ``stop`` (default ``stop_ids``; it is yielded too) or ``max_tokens``."""
-        try:
-            prompt, limit = [index(token) for token in tokens], index(max_tokens)
-        except TypeError as error:
-            raise UsageError(f"tokens and max_tokens must be whole numbers: {error}") from error
+        """Ids after ``tokens``, until one of ``stop`` (default ``stop_ids``; it is yielded too) or ``max_tokens``.
+
+        Raises UsageError at once for what is not of its kind or out of range, and while ids are taken
+        ContextLengthError and EngineError.
+        """
+        prompt = _ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")
-        if limit < 1:
-            raise UsageError(f"max_tokens is {limit}; it must be 1 or more")
+        limit = whole("max_tokens", max_tokens, 1, "a whole number, 1 or more")
         sampling = Sampling(temperature, top_p, top_k, min_p, seed)
-        stops = self.stop_ids if stop is None else stop
+        stops = self.stop_ids if stop is None else frozenset(_ids("stop", stop))
         return generate(self.context(), prompt, max_tokens=limit, sampling=sampling, stop=stops)
 
 
@@ -166,15 +167,17 @@ def load(
 ) -> Runtime:
     """Load a model by name, folder or Hub id.
 
-    ``dtype`` is that of activations and dense weights, "float32" or "bfloat16"; by default bfloat16 on Metal, and
-    float32 on the CPU backend, whose bf16 kernels are eight times slower and 2% off. ``memory_budget`` bounds the
-    weights' bytes. ``verify`` first compares every byte of them with what was converted. ``prefixes`` may be another
-    model's too; by default it gets a sixteenth of what memory is free then. ``progress`` is told (bytes read, total).
+    ``dtype`` is that of dense weights, keys and values, "float32" or "bfloat16"; by default bfloat16 on Metal, and
+    float32 on the CPU backend, where products run in float32 either way. ``memory_budget`` bounds the weights' bytes.
+    ``verify`` first compares every byte of them with what was converted. ``prefixes`` may be another model's too; by
+    default it gets a sixteenth of what memory is free then. ``progress`` is told (bytes read, total).
 
     Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
     """
     folder = ModelFolder.open(find_model(model))
     chosen = _dtype(dtype)
+    if memory_budget is not None:
+        memory_budget = int(real("memory_budget", memory_budget, 0, sys.maxsize, "a number of bytes"))
     try:
         launch.check()
     except ValueError as error:
@@ -203,10 +206,18 @@ def load(
     return Runtime(folder, decoder, prefixes)
 
 
+def _ids(name: str, given: Iterable[int]) -> list[int]:
+    """Token ids as a caller gives them. Raises UsageError."""
+    try:
+        return [whole(f"an id of {name}", id) for id in given]
+    except TypeError as error:  # of iteration
+        raise UsageError(f"{name} is {quoted(given, 40)}; it must be a list of token ids") from error
+
+
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if dtype is None:
         return mx.bfloat16 if mx.metal.is_available() else mx.float32
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
-        raise UsageError(f"dtype is {dtype}; use float32 or bfloat16")
+        raise UsageError(f"dtype is {quoted(dtype, 40)}; use float32 or bfloat16")
     return chosen

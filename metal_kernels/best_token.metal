@@ -1,4 +1,4 @@
-// Of the largest logits that norm_head_best has left, the token of the largest. One threadgroup to a row.
+// Of the largest logits that norm_head_best has left, the largest and its token. One threadgroup to a row.
 #include "best.h"
 
 template <int COUNT = 3142, int SIMDGROUPS = 8>
@@ -6,6 +6,7 @@ template <int COUNT = 3142, int SIMDGROUPS = 8>
     const device float* logits,      // [rows, COUNT], none NaN
     const device uint* tokens,       // [rows, COUNT]
     device uint* chosen,             // [rows]
+    device float* largest,           // [rows], infinite where a logit is not finite
     uint simdgroup_index_in_threadgroup [[simdgroup_index_in_threadgroup]],
     uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
     uint thread_index_in_threadgroup [[thread_index_in_threadgroup]],
@@ -29,5 +30,6 @@ template <int COUNT = 3142, int SIMDGROUPS = 8>
 #pragma unroll
     for (int s = 1; s < SIMDGROUPS; s++) best = better(best, {values[s], places[s]});
     chosen[row] = best.at;
+    largest[row] = best.value;
   }
 }

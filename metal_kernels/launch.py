@@ -14,8 +14,9 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from metal_kernels import cpu_attention, dispatches, reference
+from metal_kernels import cpu_attention, cpu_draw, dispatches, draws, reference
 from metal_kernels.dispatches import FEW_ROWS, FOLDER, Dispatch
+from metal_kernels.draws import draw
 from metal_kernels.reference import (
     Dense,
     Experts,
@@ -23,6 +24,7 @@ from metal_kernels.reference import (
     embed,
     expert_mlp_grouped,
     input_dtype,
+    witness,
 )
 from metal_kernels.source import MetalSource
 
@@ -31,6 +33,8 @@ __all__ = [
     "attention",
     "attention_with_cache",
     "attention_with_caches",
+    "draw",
+    "draw_among_likeliest",
     "each_row_for_itself",
     "embed",
     "expert_down_residual",
@@ -43,6 +47,7 @@ __all__ = [
     "norm_router",
     "output_residual",
     "where",
+    "witness",
 ]
 
 VARIABLE = "GPTOSS_MAC_KERNELS"
@@ -126,13 +131,20 @@ def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
     return reference.norm_head(*arguments)
 
 
-def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
-    """As :func:`reference.norm_head_argmax`. Two shaders: no logit but the largest of each threadgroup is written."""
+def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> tuple[mx.array, mx.array]:
+    """As :func:`reference.norm_head_argmax`. Two shaders: no logit but the largest of each threadgroup is written, and
+    the largest of all is the witness."""
     arguments = (x, norm, eps, head)
     best = _launch(dispatches.norm_head_best, arguments)
     if best is not None and (out := _launch(dispatches.best_token, tuple(best))) is not None:
-        return out[0]
+        return out[0], out[1]
     return reference.norm_head_argmax(*arguments)
+
+
+def draw_among_likeliest(logits: mx.array, point: mx.array, ranks: int, share: float, least: float) -> mx.array:
+    """As :func:`draws.draw_among_likeliest`. On the CPU backend nothing but the likeliest is sorted."""
+    body = cpu_draw if reference.on_cpu() else draws
+    return body.draw_among_likeliest(logits, point, ranks, share, least)
 
 
 def attention_with_caches(

@@ -1,5 +1,5 @@
 // The final RMSNorm and the head as in norm_head, but of the logits only the largest of each threadgroup is kept, and where
-// it was: best_token then takes the largest of those.
+// it was: best_token then takes the largest of those. A logit that is not finite counts as infinite.
 #include "best.h"
 #include "dense.h"
 
@@ -30,8 +30,8 @@ template <typename N = bfloat, typename W = bfloat, typename S = bfloat, int COL
   for (int b = 0; b < PAIRS / 4; b++) {
     if (lane < 4) {
       uint n = first + 4 * b + lane;
-      best = better(best, {pairs.of[b].x * scale, n});
-      best = better(best, {pairs.of[b].y * scale, n + PAIRS});
+      best = better(best, {comparable(pairs.of[b].x * scale), n});
+      best = better(best, {comparable(pairs.of[b].y * scale), n + PAIRS});
     }
   }
   best = simd_best(best);

@@ -4,7 +4,7 @@ They run the CPU backend and are what the shaders are held to. Arrays in, arrays
 cache or a file. Shapes: B batch, L length, T = B * L rows, H hidden, I intermediate, N query heads, M key/value heads,
 D head_dim, E experts, K experts per token, S slots, V vocabulary.
 
-The residual stream is float32 throughout; products run in the dtype of their weights.
+The residual stream is float32 throughout; products run in the dtype of their weights, on the CPU backend in float32.
 """
 
 from functools import reduce
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from metal_kernels import cpu_experts
+from metal_kernels import cpu_dense, cpu_experts
 
 SWIGLU_ALPHA = 1.702
 """The sigmoid's slope in gpt-oss's SwiGLU: fixed in the reference implementation, absent from configs."""
@@ -77,20 +77,34 @@ def on_cpu() -> bool:
     return mx.default_device().type == mx.DeviceType.cpu
 
 
+def product_dtype(stored: mx.Dtype) -> mx.Dtype:
+    """What a product with weights of that dtype runs in: on the CPU backend in float32.
+
+    MLX's own kernels there add up in bfloat16. Over 2,880 columns, of its largest value a q8 product of up to three
+    rows was off by 12% (over 4,096 by 9%), one with a bfloat16 matrix by 0.5%, one through experts by 1.9%; the
+    router's and attention's were within rounding, a q8 embedding off by 0.5%.
+    """
+    return mx.float32 if on_cpu() else stored
+
+
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     """[..., H] float32, normalised in float32."""
     return mx.fast.rms_norm(x, weight, eps)
 
 
 def dense(x: mx.array, layer: Dense) -> mx.array:
-    """[..., C] to [..., R] in the layer's dtype."""
-    x = x.astype(layer.dtype)
-    if layer.scales is None:
-        out = x @ layer.weight.T
-    elif on_cpu() and x.size // x.shape[-1] >= MANY_ROWS:
-        out = x @ mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=64, bits=8).T
+    """[..., C] to [..., R] in the layer's dtype; on the CPU backend in float32."""
+    dtype = product_dtype(layer.dtype)
+    x = x.astype(dtype)
+    if layer.scales is None or layer.biases is None:
+        opened = on_cpu() and layer.weight.dtype == mx.bfloat16
+        out = cpu_dense.product(x, layer.weight) if opened else x @ layer.weight.T
     else:
-        out = mx.quantized_matmul(x, layer.weight, layer.scales, layer.biases, group_size=64, bits=8)
+        affine = layer.weight, layer.scales.astype(dtype), layer.biases.astype(dtype)
+        if on_cpu() and x.size // x.shape[-1] >= MANY_ROWS:
+            out = x @ mx.dequantize(*affine, group_size=64, bits=8).T
+        else:
+            out = mx.quantized_matmul(x, *affine, group_size=64, bits=8)
     return out if layer.bias is None else out + layer.bias
 
 
@@ -98,7 +112,8 @@ def embed(tokens: mx.array, table: Dense) -> mx.array:
     """Token ids [...] to [..., H] float32. Only the rows asked for are read or decoded."""
     rows = table.weight[tokens]
     if table.scales is not None and table.biases is not None:
-        rows = mx.dequantize(rows, table.scales[tokens], table.biases[tokens], group_size=64, bits=8)
+        scales, biases = (array[tokens].astype(mx.float32) for array in (table.scales, table.biases))
+        rows = mx.dequantize(rows, scales, biases, group_size=64, bits=8)
     return rows.astype(mx.float32)
 
 
@@ -118,7 +133,7 @@ def norm_qkv_rope(
     """
     out = dense(rms_norm(x, norm, eps), qkv).reshape(len(x), heads + 2 * kv_heads, -1)
     rotated, v = rope(out[:, : heads + kv_heads], cos, sin), out[:, heads + kv_heads :]
-    return rotated[:, :heads], mx.stack([rotated[:, heads:].astype(v.dtype), v], axis=1)
+    return rotated[:, :heads], mx.stack([rotated[:, heads:], v], axis=1).astype(qkv.dtype)
 
 
 def attention(
@@ -126,13 +141,15 @@ def attention(
 ) -> mx.array:
     """Softmax attention with one sink logit per query head, [B, L, N * D].
 
-    q [B, N, L, D] are the last L of the P positions k, v [B, M, P, D] hold. Query i sees key j iff
+    q [B, N, L, D] float32 are the last L of the P positions k, v [B, M, P, D] hold. Query i sees key j iff
     ``0 <= i - j < window``, counted in positions: ``window`` keys with its own; None means all before it. With a
-    window, queries go in bands of it, each beside at most two windows of keys; a short rest goes with the band before.
+    window, queries go in bands of it, of 64 at least, each beside the window's keys and its own; a short rest goes with
+    the band before.
     """
     B, N, L, D = q.shape
-    P, sinks = k.shape[2], sinks.astype(q.dtype)
-    bands, starts = [], list(range(0, L, window or L))
+    q, k, v, sinks = (array.astype(product_dtype(k.dtype)) for array in (q, k, v, sinks))
+    P = k.shape[2]
+    bands, starts = [], list(range(0, L, max(window, 64) if window else L))
     if len(starts) > 1 and L - starts[-1] <= 8:  # MLX has no fused kernel on Metal for 5 to 8 queries
         starts.pop()
     for start, stop in zip(starts, [*starts[1:], L], strict=True):
@@ -239,7 +256,7 @@ def expert_gate_up(
     ``slots`` [E] int32 tells in which slot an expert lies. For few rows: reads an expert once per row that wants it.
     """
     slot = slots[top_experts(logits, k)[0]]
-    out = _gather(natural(normed)[:, None, None].astype(experts.bias.dtype), experts, slot)
+    out = _gather(natural(normed)[:, None, None].astype(product_dtype(experts.bias.dtype)), experts, slot)
     return chunk_major(swiglu(out.squeeze(-2) + experts.bias[slot], limit), experts.input_dtype)
 
 
@@ -250,7 +267,7 @@ def expert_down_residual(
     [T, H] float32."""
     chosen, weights = top_experts(logits, activated.shape[1])
     slot = slots[chosen]
-    rows = natural(activated)[:, :, None].astype(experts.bias.dtype)
+    rows = natural(activated)[:, :, None].astype(product_dtype(experts.bias.dtype))
     out = _gather(rows, experts, slot).squeeze(-2) + experts.bias[slot]
     return residual + (out.astype(mx.float32) * weights[..., None]).sum(axis=1)
 
@@ -272,7 +289,7 @@ def expert_mlp_grouped(
     chosen, weights = top_experts(logits, k)
     flat = slots[chosen].reshape(-1)
     order = mx.argsort(flat)
-    slot, rows = flat[order], normed[order // k].astype(gate_up.bias.dtype)
+    slot, rows = flat[order], normed[order // k].astype(product_dtype(gate_up.bias.dtype))
     if on_cpu():
         out = cpu_experts.product(rows, slot, gate_up.weight, gate_up.scales) + gate_up.bias[slot]
         out = cpu_experts.product(swiglu(out, limit), slot, down.weight, down.scales) + down.bias[slot]
@@ -288,9 +305,19 @@ def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
     return dense(rms_norm(x, norm, eps), head).astype(mx.float32)
 
 
-def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
-    """x [T, H] float32 to the token of each row's largest logit, [T] uint32. Equal logits go to the lower token."""
-    return mx.argmax(norm_head(x, norm, eps, head), axis=-1)
+def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> tuple[mx.array, mx.array]:
+    """x [T, H] float32 to the token of each row's largest logit, [T] uint32, and a witness, [T] float32: some number,
+    finite where all of the row's logits are.
+
+    Equal logits go to the lower token. Where logits are not finite, it is one of the vocabulary.
+    """
+    logits = norm_head(x, norm, eps, head)
+    return mx.argmax(logits, axis=-1), witness(logits)
+
+
+def witness(values: mx.array) -> mx.array:
+    """values [T, V] float32 to [T], finite where all of a row are: their sum, in which stays what is not."""
+    return mx.sum(values, axis=-1)
 
 
 def _gather(x: mx.array, experts: Experts, slot: mx.array, sorted_indices: bool = False) -> mx.array:

@@ -15,6 +15,7 @@ HEAVY = {"mlx", "mlx.core", "numpy", "tiktoken", "transformers", "torch"}
 ALLOWED = {
     "gptoss_mlx.errors": set(),
     "metal_kernels": set(),
+    "gptoss_mlx.arguments": {"gptoss_mlx.errors"},
     "gptoss_mlx.config": {"gptoss_mlx.errors"},
     "gptoss_mlx.harmony": {"gptoss_mlx.errors"},
     "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config"},
@@ -30,7 +31,11 @@ ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.published",
     "gptoss_mlx.__version__",
 }
-ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {"gptoss_mlx.model", "gptoss_mlx.files"}
+ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
+    "gptoss_mlx.model",
+    "gptoss_mlx.files",
+    "gptoss_mlx.arguments",
+}
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home"}
 ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.engine"] | {

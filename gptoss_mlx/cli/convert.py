@@ -50,6 +50,7 @@ def _show(report: "Report", named: bool) -> None:
     from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
+    from rich.text import Text
 
     from gptoss_mlx.errors import shown
 

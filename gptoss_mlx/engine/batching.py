@@ -11,10 +11,11 @@ from typing import Literal
 
 import mlx.core as mx
 
+from gptoss_mlx.arguments import whole
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
-from gptoss_mlx.engine.sampling import Sampling, sample
+from gptoss_mlx.engine.sampling import Drawn, Sampling, drawn
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError, one_line
 from gptoss_mlx.model.decoder import Decoder
 
@@ -85,8 +86,9 @@ class Batch:
     def add(self, row: Row) -> None:
         """Queue a row. Raises what makes it impossible, before any work: ContextLengthError, MemoryBudgetError."""
         limit = self.model.config.max_position_embeddings
-        if not row.prompt or row.max_tokens < 1:
-            raise UsageError("a row needs a prompt and room for a token")
+        row.max_tokens = whole("max_tokens", row.max_tokens, 1, "a whole number, 1 or more")
+        if not row.prompt:
+            raise UsageError("a row needs a prompt")
         if len(row.prompt) >= limit:
             raise ContextLengthError(
                 f"the prompt has {len(row.prompt):,} tokens, the model's context holds {limit:,}; shorten it"
@@ -200,12 +202,15 @@ class Batch:
     def _draw(self, rows: list[tuple[Row, mx.array]]) -> list[Produced | Failed]:
         """A token for each row from its logits [1, V], waited for once. The same keys in the same order as in
         ``generate``: a seed gives a row what it gives a single run."""
-        tokens = [sample(logits, row.sampling, next(row.keys)) for row, logits in rows]
-        mx.eval(tokens)
-        return [self._take(row, int(token.item())) for (row, _), token in zip(rows, tokens, strict=True)]  # type: ignore[arg-type]
+        draws = [drawn(logits, row.sampling, next(row.keys)) for row, logits in rows]
+        mx.eval(draws)
+        return [self._take(row, draw) for (row, _), draw in zip(rows, draws, strict=True)]
 
-    def _take(self, row: Row, token: int) -> Produced:
-        row.token = token
+    def _take(self, row: Row, draw: Drawn) -> Produced | Failed:
+        try:
+            row.token = draw.id()
+        except EngineError as error:
+            return self._fail(row, error)
         row.produced += 1
         finished: Literal["stop", "length"] | None = None
         if row.token in row.stop:

@@ -1,14 +1,17 @@
 """One sequence of token ids and the cache that has read it: read more, go back, never read the same prefix twice."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from gptoss_mlx.engine.sampling import NOT_FINITE
 from gptoss_mlx.errors import ContextLengthError, EngineError, one_line
 from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.decoder import Decoder
+from metal_kernels import launch as ops
 
 PREFILL_CHUNK = 512
 """Positions read at a time. Bounds the memory of a chunk's scores, and is how long a cancellation may take.
@@ -72,8 +75,9 @@ class Context:
     ) -> mx.array:
         """Prefill ``prompt`` (all of the sequence, its read beginning included); the logits [1, V] after its last id.
 
-        ``progress`` is told (read, total) after each chunk. Raises ContextLengthError before any work, and Cancelled
-        between chunks once ``cancelled`` says so.
+        ``progress`` is told (read, total) after each chunk. Raises ContextLengthError before any work, Cancelled
+        between chunks once ``cancelled`` says so, and EngineError for a chunk that gives anything but finite numbers:
+        it is not kept, so that nothing goes on from it.
         """
         limit = self.model.config.max_position_embeddings
         if len(prompt) > limit:
@@ -86,8 +90,11 @@ class Context:
                 raise Cancelled
             part = prompt[len(self.ids) : len(self.ids) + chunk]
             with self.undone_on_error():
-                x = self.model(mx.array([part]), self.cache)[:, -1:]
-                mx.eval(x, self.cache.arrays())
+                whole = self.model(mx.array([part]), self.cache)
+                x, witness = whole[:, -1:], ops.witness(whole.reshape(1, -1))
+                mx.eval(x, witness, self.cache.arrays())
+                if not math.isfinite(witness.item()):  # type: ignore[arg-type]
+                    raise EngineError(NOT_FINITE)
                 self.ids += part
             if progress is not None:
                 progress(len(self.ids), len(prompt))

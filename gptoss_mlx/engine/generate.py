@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 import mlx.core as mx
 
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
-from gptoss_mlx.engine.sampling import Sampling, sample
+from gptoss_mlx.engine.sampling import Drawn, Sampling, drawn
 from gptoss_mlx.errors import ContextLengthError, EngineError
 
 
@@ -24,7 +24,8 @@ def generate(
 
     Closing the iterator stops it. ``cancelled`` is asked between tokens and between prefill chunks. Either way
     ``context`` stays true to what it has read, and can be used again. Raises ContextLengthError for a prompt that
-    leaves no room for a token; where the context fills up during generation, generation ends.
+    leaves no room for a token; where the context fills up during generation, generation ends. Raises EngineError for
+    what cannot be computed, and in place of an id whose logits are not finite.
     """
     limit = context.model.config.max_position_embeddings
     room = limit - len(prompt)
@@ -36,18 +37,18 @@ def generate(
     logits = context.read(prompt, chunk=prefill_chunk, cancelled=cancelled, progress=progress)
     context.mark()
     keys = sampling.keys()
-    token = sample(logits, sampling, next(keys))
-    mx.async_eval(token)
+    draw = drawn(logits, sampling, next(keys))
+    mx.async_eval(draw)
     last = min(max_tokens, room)
     for count in range(1, last + 1):
-        following: mx.array | None = None
+        following: Drawn | None = None
         try:
             with context.undone_on_error():
                 if count < last:
                     # The next step is on its way before this token is looked at: reading it back costs no idle time.
-                    following = _following(context, token, sampling, next(keys))
+                    following = _following(context, draw.token, sampling, next(keys))
                     mx.async_eval(following, context.cache.arrays())
-                value = int(token.item())  # type: ignore[arg-type]
+                value = draw.id()
                 if following is not None:
                     context.ids.append(value)
         except EngineError:
@@ -56,10 +57,12 @@ def generate(
         yield value
         if following is None or value in stop or (cancelled is not None and cancelled()):
             return
-        token = following
+        draw = following
 
 
-def _following(context: Context, token: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
-    """The id [1] drawn after ``token`` [1] has been read. Greedy decoding needs no logits in memory."""
+def _following(context: Context, token: mx.array, sampling: Sampling, key: mx.array) -> Drawn:
+    """What is drawn after ``token`` [1] has been read. Greedy decoding needs no logits in memory."""
     x = context.model(token[:, None], context.cache)[:, 0]
-    return context.model.greedy(x) if sampling.temperature == 0 else sample(context.model.logits(x), sampling, key)
+    if sampling.temperature == 0:
+        return Drawn(*context.model.greedy(x))
+    return drawn(context.model.logits(x), sampling, key)

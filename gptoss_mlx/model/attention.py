@@ -19,7 +19,7 @@ def attend(x: mx.array, weights: LayerWeights, cache: LayerCache, rope: Rope, co
     q, kv = _project(x.reshape(B * L, H), weights, rope, config)
     q = q.reshape(B, L, *q.shape[1:]).transpose(0, 2, 1, 3)
     keys, values = cache.append(kv.reshape(B, L, *kv.shape[1:]).transpose(2, 0, 3, 1, 4))
-    attended = ops.attention(q.astype(kv.dtype), keys, values, weights.sinks, attention_scale(config), cache.window)
+    attended = ops.attention(q, keys, values, weights.sinks, attention_scale(config), cache.window)
     return ops.output_residual(attended.reshape(B * L, -1), weights.o, x.reshape(B * L, H)).reshape(x.shape)
 
 

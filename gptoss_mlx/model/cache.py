@@ -76,7 +76,7 @@ class LayerCache:
             return self.body[:, :, :, : self.body_rows]
         if self.body is not None and self.body_rows:
             kv = mx.concatenate([self.body[:, :, :, : self.body_rows], kv], axis=3)
-        self.body = mx.contiguous(kv[:, :, :, 1 - self.window :])
+        self.body = mx.contiguous(_last(kv, self.window - 1))
         self.body_rows = self.body.shape[3]
         return kv
 
@@ -91,14 +91,16 @@ class LayerCache:
         vars(self).update(vars(mark), body=body)
 
     def held(self) -> mx.array | None:
-        """Keys and values of all that a later query may see, [2, B, M, rows, D]."""
+        """Keys and values of all that a later query may see, [2, B, M, rows, D]; None where that is nothing."""
         parts = [
             array[:, :, :, :rows]
             for array, rows in ((self.body, self.body_rows), (self.tail, self.tail_rows))
             if array is not None and rows
         ]
-        whole = mx.concatenate(parts, axis=3) if parts else None
-        return whole if whole is None or self.window is None else whole[:, :, :, 1 - self.window :]
+        if not parts or self.window == 1:
+            return None
+        whole = mx.concatenate(parts, axis=3)
+        return whole if self.window is None else _last(whole, self.window - 1)
 
 
 @dataclass
@@ -164,7 +166,7 @@ class KVCache:
         for number, layer in enumerate(cache.layers):
             rows = length if layer.window is None else min(length, layer.window - 1)
             shape = (2, 1, config.num_key_value_heads, rows, config.head_dim)
-            array = held.get(f"{number}.kv")
+            array = held.get(f"{number}.kv", None if rows else mx.zeros(shape, dtype))
             if array is None or array.shape != shape or array.dtype != dtype:
                 raise ValueError(f"layer {number} does not hold {rows} positions in {dtype}")
             layer.body, layer.body_rows, layer.length = mx.contiguous(array), rows, length
@@ -173,6 +175,11 @@ class KVCache:
     def arrays(self) -> list[mx.array]:
         """Everything held, for evaluation: an unevaluated cache keeps a graph that grows with every step."""
         return [array for layer in self.layers for array in (layer.body, layer.tail) if array is not None]
+
+
+def _last(kv: mx.array, count: int) -> mx.array:
+    """The last ``count`` rows of kv [2, B, M, L, D], or as many as there are."""
+    return kv[:, :, :, max(0, kv.shape[3] - count) :]
 
 
 def _written(buffer: mx.array | None, rows: mx.array, start: int) -> mx.array:

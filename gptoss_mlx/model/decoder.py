@@ -64,6 +64,7 @@ class Decoder:
         out = ops.norm_head(rows, self.weights.norm, self.config.rms_norm_eps, self.weights.head)
         return out.reshape(*x.shape[:-1], -1)
 
-    def greedy(self, x: mx.array) -> mx.array:
-        """The residual stream [T, H] to the likeliest ids [T] uint32, the lower of equals."""
+    def greedy(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """The residual stream [T, H] to the likeliest ids [T] uint32, the lower of equals, and as witness [T] float32,
+        finite where all of a row's logits are."""
         return ops.norm_head_argmax(x, self.weights.norm, self.config.rms_norm_eps, self.weights.head)

@@ -168,7 +168,8 @@ def _best_token(logits: Kind, tokens: Kind) -> Dispatch | None:
     if rows * count < CONSTANT_BELOW or logits.dtype != mx.float32 or tokens.dtype != mx.uint32:
         return None
     values: dict[str, TemplateValue] = {"COUNT": count, "SIMDGROUPS": BEST_SIMDGROUPS}
-    return planned("best_token", values, ((rows,),), (mx.uint32,), _one_threadgroup, (rows, 1))
+    dtypes = (mx.uint32, mx.float32)
+    return planned("best_token", values, ((rows,), (rows,)), dtypes, _one_threadgroup, (rows, 1))
 
 
 def _qkv_threads(simdgroups: int, v: Mapping[str, Any]) -> tuple[int, int]:

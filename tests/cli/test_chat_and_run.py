@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkpoints import SMALL
-from tests.support.models import random_model
+from tests.support.models import endless_model, random_model
 
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = [sys.executable, "-m", "gptoss_mlx.cli"]
@@ -23,6 +23,11 @@ COMMAND = [sys.executable, "-m", "gptoss_mlx.cli"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return random_model(tmp_path_factory.mktemp("cli"), SMALL, seed=31).folder.path
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    return endless_model(tmp_path_factory.mktemp("cli"), SMALL, seed=31)
 
 
 @pytest.fixture
@@ -246,8 +251,8 @@ def plain(text):
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
 
 
-def test_ctrl_c_stops_the_reply_and_ctrl_d_leaves(folder, tmp_path):
-    chat = Terminal(["chat", "--model", folder, "--seed", "2"], tmp_path)
+def test_ctrl_c_stops_the_reply_and_ctrl_d_leaves(endless, tmp_path):
+    chat = Terminal(["chat", "--model", endless, "--temperature", "0"], tmp_path)
     chat.wait_for("> ")
     chat.type("hello\r")
     chat.wait_for("answer")

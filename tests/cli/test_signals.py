@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.test_chat_and_run import COMMAND, Terminal
 from tests.support.checkpoints import SMALL
-from tests.support.models import random_model
+from tests.support.models import endless_model
 
 ROOT = Path(__file__).parent.parent.parent
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -49,7 +49,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return random_model(tmp_path_factory.mktemp("cli"), SMALL, seed=31).folder.path
+    return endless_model(tmp_path_factory.mktemp("cli"), SMALL, seed=31)
 
 
 def ended(home, number, at, arguments):
@@ -101,7 +101,7 @@ def test_what_nohup_started_outlives_its_terminal(home):
 
 @pytest.mark.parametrize("number", CODES)
 def test_run_stops_in_the_middle_of_its_answer(folder, number):
-    command = [*COMMAND, "run", "--model", str(folder), "hi", "--seed", "4", "--show-thinking"]
+    command = [*COMMAND, "run", "--model", str(folder), "hi", "--temperature", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT)
     assert process.stdout.read(1), "generation has begun"
     process.send_signal(number)
@@ -114,7 +114,7 @@ def test_run_stops_in_the_middle_of_its_answer(folder, number):
 @pytest.mark.parametrize("busy", [True, False])
 def test_a_chats_transcript_is_kept(folder, tmp_path, number, busy):
     limit = () if busy else ("--max-tokens", 8)
-    chat = Terminal(["chat", "--model", folder, "--seed", "4", "--session", "kept", *limit], tmp_path)
+    chat = Terminal(["chat", "--model", folder, "--temperature", "0", "--session", "kept", *limit], tmp_path)
     chat.wait_for("> ")
     chat.type("first words\r")
     chat.wait_for("answer" if busy else "tokens/s.*\n> ")
@@ -126,7 +126,7 @@ def test_a_chats_transcript_is_kept(folder, tmp_path, number, busy):
 
 
 def test_a_chats_transcript_is_kept_when_its_terminal_goes_away(folder, tmp_path):
-    chat = Terminal(["chat", "--model", folder, "--seed", "4", "--session", "kept"], tmp_path)
+    chat = Terminal(["chat", "--model", folder, "--temperature", "0", "--session", "kept"], tmp_path)
     chat.wait_for("> ")
     chat.type("first words\r")
     chat.wait_for("answer")

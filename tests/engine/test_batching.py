@@ -10,7 +10,7 @@ from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.sampling import Sampling
-from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError
+from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError
 from gptoss_mlx.harmony import Message, System, render
 
 GREEDY = Sampling(temperature=0)
@@ -263,6 +263,12 @@ def test_memory_admits_rows_by_what_they_may_grow_to(runtime):
         batch.add(row(runtime, 3, 2000))
     with pytest.raises(ContextLengthError):
         batch.add(Row(9, [0] * 131072, runtime.context(), 1, GREEDY, frozenset()))
+
+
+@pytest.mark.parametrize("count", [0, 1.5, "a", None])
+def test_a_row_without_a_whole_number_of_tokens_is_refused(runtime, count):
+    with pytest.raises(UsageError, match="max_tokens"):
+        Batch(runtime.model).add(Row(1, [0], runtime.context(), count, GREEDY, frozenset()))
 
 
 def test_the_formula_is_what_a_cache_holds(runtime):

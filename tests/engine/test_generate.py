@@ -163,12 +163,37 @@ def test_generation_ends_where_the_context_is_full(runtime, monkeypatch):
     assert len(greedy(runtime, runtime.context(), prompt(20), 100)) == 4
 
 
-@pytest.mark.parametrize("bad", [{"max_tokens": 0}, {"max_tokens": 5, "temperature": float("nan")}])
-def test_bad_arguments_are_refused(runtime, bad):
-    with pytest.raises(UsageError):
-        next(runtime.generate([1], **bad))
-    with pytest.raises(UsageError):
-        next(runtime.generate([512], max_tokens=1))
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"max_tokens": value} for value in (0, -1, None, 1.5, "a", True, float("inf"), [3])),
+        *(
+            {"tokens": value}
+            for value in ([], None, 3, "abc", [1.5], ["1"], [None], [True], [[1]], [512], [-1], [2**70])
+        ),
+        *({"stop": value} for value in (3, "abc", [1.5], [None], [[1]])),
+        {"temperature": float("nan")},
+        {"top_k": 2.5},
+        {"seed": 1.5},
+    ],
+    ids=lambda bad: "-".join(bad),
+)
+def test_bad_arguments_are_refused_at_once_and_in_one_line(runtime, bad):
+    with pytest.raises(UsageError) as refused:
+        runtime.generate(**{"tokens": [1], "max_tokens": 5} | bad)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 150
+
+
+def test_ids_and_counts_may_be_numpys(runtime):
+    odd = runtime.generate(np.array(prompt(9)), max_tokens=np.int32(4), temperature=0, stop=np.array([], int))
+    assert list(odd) == list(runtime.generate(prompt(9), max_tokens=4, temperature=0, stop=()))
+
+
+@pytest.mark.parametrize("budget", ["16", -1, float("nan"), True])
+def test_a_budget_that_is_no_number_of_bytes_is_refused(runtime, budget):
+    with pytest.raises(UsageError, match="memory_budget"):
+        load(runtime.folder.path, memory_budget=budget)
 
 
 def test_generation_defaults_may_be_null(runtime):
@@ -179,6 +204,8 @@ def test_generation_defaults_may_be_null(runtime):
     special = runtime.tokenizer.special
     assert other.stop_ids == {special[marker] for marker in ("<|return|>", "<|call|>", "<|endoftext|>")}
     assert replace(runtime, folder=replace(folder, generation={"eos_token_id": 3})).stop_ids == other.stop_ids | {3}
+    with pytest.raises(UsageError, match="temperature"):
+        other.sampling(temperature="a")
 
 
 @pytest.mark.parametrize("marker", ["<|end|>", "<|start|>", "<|message|>", "<|channel|>", "<|constrain|>"])

@@ -62,8 +62,56 @@ def test_a_seed_repeats_and_its_absence_does_not():
         {"top_p": float("nan")},
         {"top_k": -1},
         {"min_p": 2},
+        {"temperature": "a"},
+        {"temperature": None},
+        {"temperature": True},
+        {"temperature": 10**5000},
+        {"temperature": [1.0]},
+        {"top_p": 1j},
+        {"top_p": False},
+        {"top_k": 2.5},
+        {"top_k": 2.0},
+        {"top_k": True},
+        {"top_k": "5"},
+        {"top_k": None},
+        {"top_k": -(10**5000)},
+        {"min_p": None},
+        {"seed": 1.5},
+        {"seed": "1"},
+        {"seed": float("nan")},
+        {"seed": True},
+    ],
+    ids=lambda bad: "-".join(bad),
+)
+def test_values_of_no_use_are_refused_by_name_in_one_line(bad):
+    with pytest.raises(UsageError, match=f"^{next(iter(bad))} is [^\n]*; it must be [^\n]*$"):
+        Sampling(**bad)
+
+
+def test_numbers_of_numpy_are_those_of_python():
+    odd = Sampling(np.float32(0.5), np.float64(0.25), np.int64(3), np.float16(0.5), np.uint64(7))
+    assert odd == Sampling(0.5, 0.25, 3, 0.5, 7)
+    assert [type(value) for value in vars(odd).values()] == [float, float, int, float, int]
+
+
+def test_more_ranks_than_ids_are_all_and_a_seed_may_be_any_whole_number():
+    assert np.array_equal(frequencies(seed=7, top_k=10**30), frequencies(seed=7, top_k=5))
+    assert frequencies(seed=-(10**30)).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "want"),
+    [
+        ({}, [198, 198, 198, 236, 515, 515, 198, 198]),
+        ({"temperature": 0.7}, [198, 198, 198, 198, 386, 515, 198, 198]),
+        ({"top_k": 20}, [198, 198, 198, 515, 386, 454, 198, 198]),
+        ({"top_p": 0.8}, [198, 198, 198, 198, 250, 386, 198, 198]),
+        ({"min_p": 0.02}, [198, 198, 198, 198, 250, 806, 198, 198]),
+        ({"top_k": 50, "top_p": 0.9, "temperature": 1.3}, [198, 198, 515, 236, 444, 557, 198, 198]),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(bad):
-    with pytest.raises(UsageError, match=next(iter(bad))):
-        Sampling(**bad)
+def test_a_seed_draws_what_it_always_has(options, want):
+    """What MLX 0.32.4's own categorical drew by these seeds, of 1,000 ids."""
+    logits = np.random.default_rng(5).permutation(-1.5 * np.log(np.arange(1, 1001))).astype(np.float32)
+    samplings = [Sampling(seed=seed, **options) for seed in range(len(want))]
+    assert [sample(mx.array(logits)[None], one, next(one.keys())).item() for one in samplings] == want

@@ -39,7 +39,7 @@ def by_mlx(q, kv, cache, sinks, window):
     return np.array(out[0].transpose(1, 0, 2).reshape(len(q), -1))
 
 
-@pytest.mark.parametrize("window", [None, 128])
+@pytest.mark.parametrize("window", [None, 1, 128])
 @pytest.mark.parametrize("new", [1, 3])
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 def test_each_sequence_is_as_alone(window, new, dtype):

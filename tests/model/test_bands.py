@@ -7,9 +7,15 @@ import pytest
 from metal_kernels import reference as ops
 
 
-@pytest.mark.parametrize(("length", "held"), [(9, 0), (128, 0), (129, 127), (133, 127), (300, 5), (392, 127)])
-def test_bands_are_attention_under_one_mask(length, held):
-    rng, window = np.random.default_rng(length), 128
+@pytest.mark.parametrize(
+    ("length", "held", "window"),
+    [
+        *[(9, 0, 128), (128, 0, 128), (129, 127, 128), (133, 127, 128), (300, 5, 128), (392, 127, 128)],
+        *[(9, 0, 1), (200, 0, 1), (1, 0, 1), (200, 4, 5), (70, 1, 2), (200, 63, 64)],
+    ],
+)
+def test_bands_are_attention_under_one_mask(length, held, window):
+    rng = np.random.default_rng(length)
     q, k, v = (
         mx.array(rng.standard_normal((1, heads, rows, 64), np.float32))
         for heads, rows in ((8, length), (1, held + length), (1, held + length))
@@ -24,7 +30,8 @@ def test_bands_are_attention_under_one_mask(length, held):
 
 
 @pytest.mark.parametrize("length", [*range(129, 141), 256, 260, 384, 511, 512])
-def test_no_band_is_of_so_few_queries_that_metal_has_no_fused_kernel_for_them(length, monkeypatch):
+@pytest.mark.parametrize("window", [1, 5, 128])
+def test_no_band_is_of_so_few_queries_that_metal_has_no_fused_kernel_for_them(length, window, monkeypatch):
     """MLX 0.32 has one for at most 32 / 8 queries of 8 heads to a key/value head, and one for more than 8."""
     attend, lengths = mx.fast.scaled_dot_product_attention, []
 
@@ -33,7 +40,7 @@ def test_no_band_is_of_so_few_queries_that_metal_has_no_fused_kernel_for_them(le
         return attend(q, *arguments, **options)
 
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", recorded)
-    q, k = mx.zeros((1, 8, length, 64)), mx.zeros((1, 1, length + 127, 64))
-    ops.attention(q, k, k, mx.zeros(8), 0.125, 128)
+    q, k = mx.zeros((1, 8, length, 64)), mx.zeros((1, 1, length + window - 1, 64))
+    ops.attention(q, k, k, mx.zeros(8), 0.125, window)
     assert sum(lengths) == length
     assert all(8 < count <= 136 for count in lengths)

@@ -1,11 +1,14 @@
 """A cache can go back, what is read afterwards is as if the detour had never been, and decoding never copies it."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.generate import generate
+from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.model.cache import TAIL, KVCache, LayerCache
 from tests.support.checkpoints import SMALL
@@ -49,6 +52,31 @@ def test_a_sliding_layer_offers_each_query_its_window(chunk):
         assert np.array(keys)[0, 0, :, 0].tolist() == list(range(first, start + chunk))
     assert layer.length == 390
     assert layer.body.shape[3] == 127
+
+
+@pytest.mark.parametrize("window", [1, 2, 40])
+def test_a_sliding_layer_keeps_one_position_less_than_its_window(window):
+    """A query sees its own beside them: of a window of one nothing is kept."""
+    config = replace(CONFIG, sliding_window=window)
+    cache = KVCache.empty(config)
+    for start in range(0, 200, 50):
+        for layer in cache.layers:
+            keys, _ = layer.append(rows(start, 50))
+            assert keys.shape[2] == min(start, layer.window - 1 if layer.window else start) + 50
+    assert cache.layers[SLIDING].body.shape[3] == window - 1
+    decode(cache, 200, 70)
+    held = cache.layers[SLIDING].held()
+    assert ([] if held is None else positions(held)) == list(range(271 - window, 270))
+    full = replace(config, layer_types=("full_attention",), num_hidden_layers=1)
+    sliding = cache_bytes(config, 270, mx.float32) - cache_bytes(full, 270, mx.float32)
+    assert sliding == sum(array.nbytes for array in (cache.layers[SLIDING].body, cache.layers[SLIDING].tail))
+    again = KVCache.restored(config, 270, cache.held(), mx.float32)
+    for one in (cache, again):
+        decode(one, 270, 3)
+    assert again.length == cache.length == 273
+    assert positions(again.layers[FULL].held()) == list(range(273))
+    held = again.layers[SLIDING].held()
+    assert ([] if held is None else positions(held)) == list(range(274 - window, 273))
 
 
 @pytest.mark.parametrize("prompt", [0, 3, 200])

@@ -80,7 +80,7 @@ def record(config: ModelConfig, dense: str, length: int) -> list[Node]:
             layer.body, layer.tail = arrays[len(parts) + 2 * number :][:2]
         model = Decoder(config, assembled(config, found))
         return [
-            model.greedy(model(token, cache)[:, -1]),
+            *model.greedy(model(token, cache)[:, -1]),
             *(layer.tail for layer in cache.layers if layer.tail is not None),
         ]
 

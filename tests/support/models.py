@@ -1,14 +1,28 @@
 """Small random models, converted and loaded."""
 
+import json
 from pathlib import Path
 
 import gptoss_mlx
 from convert import convert
 from gptoss_mlx.runtime import Runtime
-from tests.support.checkpoints import write_checkpoint
+from tests.support.checkpoints import hf_tensors, write_checkpoint, write_safetensors
 
 
 def random_model(folder: Path, sizes: dict, seed: int = 0, dense: str = "bf16") -> Runtime:
     """A random model of ``sizes`` under ``folder``/model, loaded in float32."""
     convert(write_checkpoint(folder / "source", sizes, seed=seed), folder / "model", dense=dense)
     return gptoss_mlx.load(folder / "model", dtype="float32")
+
+
+def endless_model(folder: Path, sizes: dict, seed: int = 0) -> Path:
+    """A model folder whose greedy replies are plain text that no marker ever ends, whatever the prompt and the day.
+
+    Its head knows no marker: their logits are 0, and among hundreds at random some are above that.
+    """
+    source = write_checkpoint(folder / "source", sizes, seed=seed)
+    markers = [token["id"] for token in json.loads((source / "tokenizer.json").read_text())["added_tokens"]]
+    tensors = list(hf_tensors(sizes, seed))
+    next(bits for name, _, bits in tensors if name == "lm_head.weight")[markers] = 0
+    write_safetensors(source / "model.safetensors", tensors)
+    return convert(source, folder / "model", dense="bf16").destination

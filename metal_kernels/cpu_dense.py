@@ -1,0 +1,27 @@
+"""The product with a bfloat16 matrix on the CPU backend, where MLX adds up in bfloat16.
+
+In numpy: a block of rows at a time is opened to float32, so that it is still in cache when BLAS reads it. Knows the
+matrix alone; the shaders and their launching know nothing of it.
+"""
+
+import mlx.core as mx
+import numpy as np
+
+BLOCK_VALUES = 1 << 19
+"""Opened float32 values held at a time: 2 MB."""
+
+
+def product(x: mx.array, weight: mx.array) -> mx.array:
+    """x [..., C] float32 times weight [R, C] bfloat16: [..., R] float32, added up in float32."""
+    R, C = weight.shape
+    columns = np.ascontiguousarray(np.array(x, copy=False).reshape(-1, C).T)
+    bits = np.array(weight.view(mx.uint16), copy=False)
+    out = np.empty((R, columns.shape[1]), np.float32)
+    step = max(1, BLOCK_VALUES // C)
+    block = np.empty((min(step, R), C), np.uint32)
+    for r in range(0, R, step):
+        part = bits[r : r + step]
+        opened = block[: len(part)]
+        np.left_shift(part, 16, out=opened, dtype=np.uint32)
+        out[r : r + step] = opened.view(np.float32) @ columns
+    return mx.array(out.T).reshape(*x.shape[:-1], R)
