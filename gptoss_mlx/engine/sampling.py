@@ -14,7 +14,7 @@ from gptoss_mlx.errors import EngineError
 from metal_kernels import launch as ops
 
 NOT_FINITE = (
-    "the model's logits are not finite; where that happens again, see gptoss-mac doctor --kernels, or convert it anew"
+    "the model's logits are not finite; if that happens again, run `gptoss-mac doctor --kernels`, or convert it again"
 )
 
 

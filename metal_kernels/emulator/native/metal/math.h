@@ -147,8 +147,17 @@ EMU_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, vec<bool, N> c) {
 }
 
 EMU_INLINE float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
+// From double to half in one rounding, by way of a float that is rounded to odd: x86 has no instruction for it, and the
+// library function that compilers call instead is not linked.
+EMU_INLINE half emu_half(emu_double exact) {
+  const float near = static_cast<float>(exact);
+  const emu_double back = near;
+  unsigned bits = __builtin_bit_cast(unsigned, near);
+  if (back == back && back != exact && !(bits & 1)) bits += (exact > back) == (exact > 0) ? 1u : -1u;
+  return static_cast<half>(__builtin_bit_cast(float, bits));
+}
 EMU_INLINE half fma(half a, half b, half c) {  // exact in the wider type, rounded once
-  return static_cast<half>(
+  return emu_half(
       __builtin_fma(static_cast<emu_double>(a), static_cast<emu_double>(b), static_cast<emu_double>(c)));
 }
 EMU_INLINE bfloat fma(bfloat a, bfloat b, bfloat c) { return bfloat(::fmaf(a, b, c)); }
