@@ -59,7 +59,7 @@ def sample(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
 def _sample_filtered(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
     """All three filters work on the logits in falling order, so they are sorted once. The likeliest always stays."""
     order = mx.argsort(-logits, axis=-1)
-    if sampling.top_k:
+    if 0 < sampling.top_k < order.shape[-1]:
         order = order[:, : sampling.top_k]
     ranked = mx.take_along_axis(logits, order, axis=-1)
     probabilities = mx.softmax(ranked, axis=-1, precise=True)

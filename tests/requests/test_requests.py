@@ -229,6 +229,19 @@ BAD_RESPONSES = [
         {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}, USER]},
         "input[0].encrypted_content",
     ),
+    (
+        {
+            "input": [
+                {
+                    "type": "reasoning",
+                    "summary": [{"type": "summary_text", "text": "I look.", "tone": "dry"}],
+                    "content": [{"type": "reasoning_text", "text": "Hm."}],
+                },
+                USER,
+            ]
+        },
+        "input[0].summary[0].tone",
+    ),
     ({"input": [USER | {"phase": "final_answer"}]}, "input[0].phase"),
     ({"text": {"shape": "short"}}, "text.shape"),
 ]
@@ -263,6 +276,14 @@ def test_a_summary_stands_for_a_thought_that_is_not_there(prompt_of):
 def test_a_reply_that_said_nothing_comes_back_as_history(prompt_of, said):
     prompt = prompt_of(chat(messages=[USER, {"role": "assistant"} | said, {"role": "user", "content": "Well?"}]))
     assert prompt.endswith("Hi<|end|><|start|>user<|message|>Well?<|end|><|start|>assistant")
+
+
+def test_an_empty_refusal_beside_an_answer_says_nothing_and_another_is_refused_by_its_name(prompt_of):
+    said = {"role": "assistant", "content": "Four.", "refusal": ""}
+    assert "<|channel|>final<|message|>Four.<|end|>" in prompt_of(chat(messages=[USER, said, USER]))
+    with pytest.raises(RequestError, match="beside") as caught:
+        chat(messages=[USER, said | {"refusal": "No."}, USER])
+    assert caught.value.param == "messages[1].refusal"
 
 
 def test_a_call_of_another_namespace_and_one_without_arguments_come_back_as_history(prompt_of):
