@@ -2,7 +2,7 @@
 
 import pytest
 
-from gptoss_mlx.conversation import Done, Text, ToolCall, ToolError
+from gptoss_mlx.conversation import TOOL_ROUNDS, Done, Text, ToolCall, ToolError
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Tokenizer, tool_result
 from gptoss_mlx.reply import ReplyReader
@@ -69,8 +69,9 @@ def test_what_stands_outside_of_messages_is_not_shown_and_is_counted(reply, junk
 def test_text_behind_the_answer_is_not_shown_but_may_be_the_answer_where_there_is_none(reply):
     got, _ = reply(*ANSWER, END, "So much for that.", RETURN)
     assert got.content == "It is 4."
-    got, _ = reply(*THOUGHT, END, "It is 4.", RETURN)
-    assert got.content == "It is 4."
+    for silence in (THOUGHT, [CHANNEL, "final", MESSAGE]):
+        got, _ = reply(*silence, END, "It is 4.", RETURN)
+        assert got.content == "It is 4."
 
 
 @pytest.mark.parametrize("role", ["tool", "user", "functions.f to=assistant", "narrator"])
@@ -89,6 +90,10 @@ def test_a_reply_is_over_where_the_model_speaks_for_somebody_else(reply, role):
         ("finalIt is", "It is"),
         ("final42", "42"),
         ("final assistant", ""),
+        ("finalto=all It is", "It is"),
+        ("finaljson {}", "{}"),
+        ("antidisestablishmentarianism", ""),
+        ("Prosewithoutblanksislongerthananyname", "Prosewithoutblanksislongerthananyname"),
     ],
 )
 def test_a_body_that_begins_unannounced_is_shown_from_its_first_letter(reply, header, text):
@@ -308,6 +313,41 @@ def test_a_tool_that_is_not_there_is_named_in_one_line(tokenizer, ids):
     with scripted.conversation(tokenizer, ids(*calling("functions.g\x1b[31m"), CALL), ids(*ANSWER, RETURN)) as chat:
         (problem,) = [event.problem for event in chat.send("?") if isinstance(event, ToolError)]
     assert problem.isprintable()
+
+
+@pytest.mark.parametrize("then", ["another message comes", "the last is answered"])
+def test_a_message_between_two_dropped_calls_has_a_beginning_behind_another_of_the_models(tokenizer, ids, then):
+    leaning = [*SAID, *NEXT, *calling("functions.f"), CHANNEL, "final", MESSAGE, "Done.", *NEXT]
+    with scripted.conversation(
+        tokenizer, ids(*leaning, *calling("functions.f"), CALL), ids(*ANSWER, RETURN), functions=[F]
+    ) as chat:
+        *_, call, _ = chat.send("?")
+        list(chat.send("never mind") if then == "another message comes" else chat.send_tool_result(call, "x"))
+        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+    assert "<|message|>One.<|end|><|start|>assistant<|channel|>final<|message|>Done.<|end|><|start|>" in shown
+
+
+def test_calls_count_through_the_results_and_not_twice_when_a_result_is_sent_again(tokenizer, ids):
+    """After as many as there may be, one that cannot be made ends the turn."""
+    made, not_made = ids(*calling("functions.f"), CALL), ids(*calling("functions.g"), CALL)
+    replies = [*[made] * (TOOL_ROUNDS - 2), *[not_made] * 4]
+    with scripted.conversation(tokenizer, *replies, functions=[F]) as chat:
+        events = chat.send("?")
+        for _ in range(TOOL_ROUNDS - 2):
+            call, _ = events
+            events = chat.send_tool_result(call, "x")
+        assert isinstance(next(events), ToolError)
+        events.close()
+        *errors, done = chat.send_tool_result(call, "x")
+    assert (len(errors), done.reason) == (2, "tool_limit")
+
+
+def test_every_result_is_text_that_can_be_written(tokenizer, ids):
+    with scripted.conversation(tokenizer, ids(*TWO), ids(*ANSWER, RETURN), functions=[F]) as chat:
+        *calls, _ = chat.send("?")
+        for call in calls:
+            list(chat.send_tool_result(call, "half \ud83d"))
+        assert [message.content for message in chat.messages if message.role == "tool"] == ["half \ufffd"] * 2
 
 
 def test_conversations_and_batches_read_random_replies_alike():

@@ -122,6 +122,11 @@ def test_what_a_request_does_not_say_is_left_to_the_defaults(prompt_of):
         assert prompt_of(request) == SYSTEM.format("low", "") + "<|start|>user<|message|>Hi<|end|><|start|>assistant"
 
 
+def test_a_response_repeats_the_limit_it_was_given():
+    assert respond(max_output_tokens=7).repeated["max_output_tokens"] == 7
+    assert respond().repeated["max_output_tokens"] == DEFAULTS.max_tokens
+
+
 def test_tools_not_to_be_called_are_not_shown(prompt_of):
     tools = [{"type": "function", "function": WEATHER}]
     assert "weather" not in prompt_of(chat(tools=tools, tool_choice="none"))
@@ -129,6 +134,13 @@ def test_tools_not_to_be_called_are_not_shown(prompt_of):
 
 CALL_1 = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
 BAD_CHAT = [
+    ({"n": True}, "n"),
+    ({"messages": [USER, CALL_1 | {"tool_calls": CALL_1["tool_calls"] * 2}]}, "messages[1]"),
+    (
+        {"messages": [USER, CALL_1 | {"tool_calls": [CALL_1["tool_calls"][0] | {"index": 1}]}]},
+        "messages[1].tool_calls[0].index",
+    ),
+    ({"b" * 100: 1}, ascii("b" * 100)[:80]),
     ({"messages": None}, "messages"),
     ({"messages": []}, "messages"),
     ({"messages": "Hi"}, "messages"),
