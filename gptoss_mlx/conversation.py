@@ -30,7 +30,8 @@ Reason = Literal["stop", "tool_calls", "length", "cancelled", "tool_limit"]
 """``length``: the token limit or the end of the context. ``tool_limit``: too many calls in a row without an answer."""
 
 TOOL_ROUNDS = 8
-"""Calls a model may make after one user message, failed ones included."""
+"""Calls after one user message from which on one that cannot be made ends the turn. Those that can be made are handed
+out however many there are: whoever answers them decides how long that goes on."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Conversation:
         self.functions = tuple(_function(declared) for declared in self.functions)
         self.messages: list[Message] = []  # after the system's and the developer's
         self._awaited: list[ToolCall] = []  # handed out in the last reply, without a result yet
+        self._given_back: list[ToolCall] = []  # those awaited again if the reply under way comes to nothing
         self._rounds = 0
         self._cancelled = False
         self._under_way: Callable[[], Generator[Event] | None] = lambda: None
@@ -146,8 +148,8 @@ class Conversation:
         Of several calls the last answers for all: until then there are no events, and what was passed over by then
         leaves the history. So answer them in the order in which they came.
         """
-        if call not in self._awaited:
-            self._end()  # it may be this very call's result that is being replied to
+        if call in self._given_back:
+            self._end()  # it is this very call's result that is being replied to
         if call not in self._awaited:
             raise UsageError(f"the call of '{call.name}' is not the one awaiting a result")
         at = self._awaited.index(call)
@@ -181,9 +183,13 @@ class Conversation:
         prompt = self._next_prompt()
         return len(prompt) - self.runtime.reusable(self.context, prompt), len(prompt)
 
+    def settled(self) -> list[Message]:
+        """What was said, without the calls still unanswered: what the next message follows."""
+        return self._without(call.message for call in self._awaited)
+
     def _next_prompt(self) -> list[int]:
         """What the next message's prompt begins with, and an empty message."""
-        return render([*self._head(), *self.messages, Message("user", "")], self.runtime.tokenizer)
+        return render([*self._head(), *self.settled(), Message("user", "")], self.runtime.tokenizer)
 
     def _begin(self, message: Message, unanswered: list[ToolCall]) -> Iterator[Event]:
         """The events of a new reply; nobody will answer the calls ``unanswered``."""
@@ -212,7 +218,7 @@ class Conversation:
         self._drop(call.message for call in unanswered)
         begun = len(self.messages)
         self.messages.append(message)
-        self._awaited, self._cancelled = [], False
+        self._awaited, self._given_back, self._cancelled = [], awaited, False
         self._rounds = 0 if message.role == "user" else rounds
         meter = _Meter()
         finished = False
@@ -252,6 +258,9 @@ class Conversation:
 
     def _drop(self, gone: Iterable[Message]) -> None:
         """Take messages out of the history."""
+        self.messages = self._without(gone)
+
+    def _without(self, gone: Iterable[Message]) -> list[Message]:
         ids = {id(message) for message in gone}
         start = self.runtime.tokenizer.special["<|start|>"]
         kept: list[Message] = []
@@ -261,7 +270,7 @@ class Conversation:
             if message.ids and message.ids[0] != start and number and id(self.messages[number - 1]) in ids:
                 message = replace(message, ids=None)  # the model wrote it on from the message that is gone
             kept.append(message)
-        self.messages = kept
+        return kept
 
     def _generate(self, meter: "_Meter") -> Generator[Event, None, Reply]:
         """One prompt, one reply. Its messages enter the history when generation ends, however that may be."""
@@ -325,7 +334,7 @@ class Conversation:
         """A call's arguments, or what is wrong with the call in words for the model."""
         if not call.offered:
             known = ", ".join(sorted(self._names)) or "none"
-            return {}, f"Error: there is no tool '{call.message.recipient}'; available: {known}"
+            return {}, f"Error: there is no tool {call.message.recipient!r}; available: {known}"
         try:
             arguments = json.loads(call.arguments)
         except (ValueError, RecursionError) as error:

@@ -103,6 +103,8 @@ class ReplyReader:
         self._held = ""  # the end of an answer's text that may be the beginning of a stop string
         self._stopped_by: str | None = None
         self._messages: list[Message] = []
+        self._left_out = False  # the last message had nothing in it
+        self._start = tokenizer.special["<|start|>"]
         self._calls: list[Call] = []
         self._thinking = False
         self._end = ReplyEnd("limit", None)
@@ -134,13 +136,17 @@ class ReplyReader:
             unknown_calls=tuple(call for call in self._calls if not call.offered),
             reason="tool_calls" if calls else "length" if cut_off else "stop",
             stopped_by=self._stopped_by,
-            cut_in_thought=cut_off and not calls and (self._end.cut_off == "thought" or not self._content),
+            cut_in_thought=cut_off and not calls and self._no_answer_began,
             prompt_tokens=self._prompt_tokens,
             cached_tokens=cached_tokens,
             completion_tokens=self.tokens,
             thought_tokens=self.thought_tokens,
             repairs=dict(self._repairs + self._parser.repairs),
         )
+
+    @property
+    def _no_answer_began(self) -> bool:
+        return not self._sections["answer"] and (self._end.cut_off == "thought" or not self._content)
 
     def _take(self, event: Event) -> list[Piece]:
         match event:
@@ -176,13 +182,16 @@ class ReplyReader:
         return [Piece(section, between + text)]
 
     def _add_answer(self, text: str) -> list[Piece]:
-        """What may be the beginning of a stop string is held back until that is known."""
+        """What may be the beginning of a stop string is held back until that is known.
+
+        Of several the one that is complete first counts, and of those the longest: however the text comes in pieces.
+        """
         if self._stopped_by is not None:
             return []
         text = self._held + text
         found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            at, self._stopped_by = min(found)
+            at, self._stopped_by = min(found, key=lambda one: (one[0] + len(one[1]), one[0]))
             self._held, self.over = "", True
             return self._add("answer", text[:at])
         kept = max((_overlap(text, stop) for stop in self._stop), default=0)
@@ -194,8 +203,12 @@ class ReplyReader:
             call = self._call(message)
             self._calls.append(call)
             self._messages.append(call.message)
-        elif kind not in ("call", "other") and message.content:
-            self._messages.append(message)
+        elif kind not in ("call", "other"):
+            if self._left_out and message.ids and message.ids[0] != self._start:
+                message = replace(message, ids=None)  # the model wrote it on from the message that is gone
+            self._left_out = not message.content
+            if message.content:
+                self._messages.append(message)
 
     def _call(self, message: Message) -> Call:
         written, arguments = message.recipient or "", str(message.content)
@@ -203,6 +216,7 @@ class ReplyReader:
         if not arguments.strip():
             self._repairs["a call without arguments"] += 1
             arguments = "{}"
+            message = replace(message, content=arguments)
         if name is None:
             self._repairs["a call of a tool that is not offered"] += 1
             return Call(written.removeprefix("functions."), arguments, False, message)

@@ -65,7 +65,7 @@ def read_session(name: str) -> Session:
 
 
 def save_session(name: str, conversation: Conversation, model: str) -> None:
-    """Keep the transcript; the file is replaced whole. Raises StorageError."""
+    """Keep the transcript, without calls still unanswered; the file is replaced whole. Raises StorageError."""
     session = Session(
         name=name,
         model=model,
@@ -73,7 +73,7 @@ def save_session(name: str, conversation: Conversation, model: str) -> None:
         reasoning=conversation.reasoning,
         instructions=conversation.instructions,
         date=conversation.date or "",
-        messages=[asdict(message) for message in conversation.messages],
+        messages=[asdict(message) for message in conversation.settled()],
     )
     folder = _folder(name)
     try:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gptoss_mlx.conversation import Done, Text, ToolCall, ToolError
+from gptoss_mlx.conversation import TOOL_ROUNDS, Done, Text, ToolCall, ToolError
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Tokenizer, tool_result
 from gptoss_mlx.reply import ReplyReader
@@ -69,8 +69,9 @@ def test_what_stands_outside_of_messages_is_not_shown_and_is_counted(reply, junk
 def test_text_behind_the_answer_is_not_shown_but_may_be_the_answer_where_there_is_none(reply):
     got, _ = reply(*ANSWER, END, "So much for that.", RETURN)
     assert got.content == "It is 4."
-    got, _ = reply(*THOUGHT, END, "It is 4.", RETURN)
-    assert got.content == "It is 4."
+    for silence in (THOUGHT, [CHANNEL, "final", MESSAGE]):
+        got, _ = reply(*silence, END, "It is 4.", RETURN)
+        assert got.content == "It is 4."
 
 
 @pytest.mark.parametrize("role", ["tool", "user", "functions.f to=assistant", "narrator"])
@@ -89,6 +90,10 @@ def test_a_reply_is_over_where_the_model_speaks_for_somebody_else(reply, role):
         ("finalIt is", "It is"),
         ("final42", "42"),
         ("final assistant", ""),
+        ("finalto=all It is", "It is"),
+        ("finaljson {}", "{}"),
+        ("antidisestablishmentarianism", ""),
+        ("Prosewithoutblanksislongerthananyname", "Prosewithoutblanksislongerthananyname"),
     ],
 )
 def test_a_body_that_begins_unannounced_is_shown_from_its_first_letter(reply, header, text):
@@ -118,6 +123,37 @@ def test_text_that_may_begin_a_stop_string_is_held_back_until_it_is_known(reply)
 
 
 @pytest.mark.parametrize(
+    ("stop", "text", "by"),
+    [
+        (("abcd", "bc"), "xa", "bc"),
+        (("abc", "b"), "xa", "b"),
+        (("bcd", "cd"), "xa", "bcd"),
+        (("cdz", "dy"), "xabc", "dy"),
+    ],
+)
+def test_which_stop_string_ends_an_answer_does_not_depend_on_how_it_came_in_pieces(tokenizer, ids, stop, text, by):
+    byte = {tokenizer.token_bytes(id): id for id in range(256)}
+    for body in (tokenizer.encode("xabcdyz"), [byte[bytes((one,))] for one in b"xabcdyz"]):
+        reader = ReplyReader(tokenizer, stop=stop)
+        given = [piece.text for id in [*ids(CHANNEL, "final", MESSAGE), *body] for piece in reader.feed(id)]
+        assert reader.over
+        assert ("".join(given), reader.finish("stop").stopped_by) == (text, by)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "cut"),
+    [
+        ([*ANSWER, *NEXT, *THOUGHT], False),
+        ([CHANNEL, "commentary", MESSAGE, "One.", *NEXT, *THOUGHT], True),
+        ([*THOUGHT, *NEXT], True),
+    ],
+)
+def test_a_thought_cut_off_behind_an_answer_takes_nothing_from_it(reply, pieces, cut):
+    got, _ = reply(*pieces, ended="length")
+    assert (got.reason, got.cut_in_thought) == ("length", cut)
+
+
+@pytest.mark.parametrize(
     "pieces",
     [[*THOUGHT, RETURN], [RETURN], [*THOUGHT, *NEXT, CHANNEL, "final", MESSAGE, RETURN], [*THOUGHT, END, " ", RETURN]],
 )
@@ -131,6 +167,7 @@ def test_a_reply_that_says_nothing_to_anybody_is_no_answer(reply, pieces):
 def test_a_call_without_arguments_has_an_empty_object(reply, arguments):
     got, _ = reply(*calling("functions.f", arguments), CALL, functions=["f"])
     assert [call.arguments for call in got.calls] == ["{}"]
+    assert [message.content for message in got.messages] == ["{}"], "as another vocabulary would write it, too"
 
 
 @pytest.mark.parametrize("written", ["functions.f", "functions.fjson", "functions.fcode", "functions.fcommentary", "f"])
@@ -220,6 +257,97 @@ def test_a_message_written_on_from_a_dropped_call_gets_a_beginning(tokenizer, id
         shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
         assert "<|start|>assistant<|channel|>final<|message|>Done.<|end|>" in shown
         assert "to=functions.f" not in shown
+
+
+SAID = [CHANNEL, "commentary", MESSAGE, "One."]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [*SAID, *NEXT, *THOUGHT, *ANSWER, RETURN],
+        [*SAID, *NEXT, *THOUGHT, END, *ANSWER, RETURN],
+        [*SAID, *NEXT, CHANNEL, "analysis", MESSAGE, *ANSWER, RETURN],
+        [*SAID, *NEXT, *ANSWER, CALL],
+        [*SAID, *NEXT, *ANSWER, START, "user", MESSAGE, "And I say so.", END],
+        [*SAID, *NEXT, *ANSWER, START, "assistant", *calling("functions.f", '{"cut')],
+        [*SAID, *NEXT, *ANSWER, *calling("functions.f"), CALL],
+    ],
+)
+def test_what_was_said_has_a_beginning_and_an_end_in_the_history_whatever_is_dropped_beside_it(tokenizer, ids, pieces):
+    with scripted.conversation(tokenizer, ids(*pieces), ids(*ANSWER, RETURN), functions=[F]) as chat:
+        list(chat.send("?"))
+        list(chat.send("more"))
+        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+    assert (
+        "<|start|>user<|message|>?<|end|><|start|>assistant<|channel|>commentary<|message|>One.<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>It is 4.<|end|><|start|>user<|message|>more<|end|>"
+    ) in shown
+
+
+def test_a_call_whose_result_the_model_invents_ends_before_the_real_one(tokenizer, ids):
+    invented = [*calling("functions.f"), START, "functions.f to=assistant", MESSAGE, "Invented", END]
+    with scripted.conversation(tokenizer, ids(*invented), ids(*ANSWER, RETURN), functions=[F]) as chat:
+        call, _ = chat.send("?")
+        list(chat.send_tool_result(call, "real"))
+        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+    assert (
+        "json<|message|>{}<|call|><|start|>functions.f to=assistant<|channel|>commentary<|message|>real<|end|>" in shown
+    )
+
+
+def test_a_result_for_a_call_that_is_none_leaves_the_reply_under_way_alone(tokenizer, ids):
+    with scripted.conversation(
+        tokenizer, ids(*calling("functions.f"), CALL), ids(*ANSWER, RETURN), functions=[F]
+    ) as chat:
+        call, _ = chat.send("?")
+        events = chat.send_tool_result(call, "x")
+        next(events)
+        with pytest.raises(UsageError, match="awaiting"):
+            chat.send_tool_result(ToolCall("f", {}, call.message), "y")
+        assert list(events)[-1].reason == "stop"
+        assert chat.messages[-1].content == "It is 4."
+
+
+def test_a_tool_that_is_not_there_is_named_in_one_line(tokenizer, ids):
+    with scripted.conversation(tokenizer, ids(*calling("functions.g\x1b[31m"), CALL), ids(*ANSWER, RETURN)) as chat:
+        (problem,) = [event.problem for event in chat.send("?") if isinstance(event, ToolError)]
+    assert problem.isprintable()
+
+
+@pytest.mark.parametrize("then", ["another message comes", "the last is answered"])
+def test_a_message_between_two_dropped_calls_has_a_beginning_behind_another_of_the_models(tokenizer, ids, then):
+    leaning = [*SAID, *NEXT, *calling("functions.f"), CHANNEL, "final", MESSAGE, "Done.", *NEXT]
+    with scripted.conversation(
+        tokenizer, ids(*leaning, *calling("functions.f"), CALL), ids(*ANSWER, RETURN), functions=[F]
+    ) as chat:
+        *_, call, _ = chat.send("?")
+        list(chat.send("never mind") if then == "another message comes" else chat.send_tool_result(call, "x"))
+        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+    assert "<|message|>One.<|end|><|start|>assistant<|channel|>final<|message|>Done.<|end|><|start|>" in shown
+
+
+def test_calls_count_through_the_results_and_not_twice_when_a_result_is_sent_again(tokenizer, ids):
+    """After as many as there may be, one that cannot be made ends the turn."""
+    made, not_made = ids(*calling("functions.f"), CALL), ids(*calling("functions.g"), CALL)
+    replies = [*[made] * (TOOL_ROUNDS - 2), *[not_made] * 4]
+    with scripted.conversation(tokenizer, *replies, functions=[F]) as chat:
+        events = chat.send("?")
+        for _ in range(TOOL_ROUNDS - 2):
+            call, _ = events
+            events = chat.send_tool_result(call, "x")
+        assert isinstance(next(events), ToolError)
+        events.close()
+        *errors, done = chat.send_tool_result(call, "x")
+    assert (len(errors), done.reason) == (2, "tool_limit")
+
+
+def test_every_result_is_text_that_can_be_written(tokenizer, ids):
+    with scripted.conversation(tokenizer, ids(*TWO), ids(*ANSWER, RETURN), functions=[F]) as chat:
+        *calls, _ = chat.send("?")
+        for call in calls:
+            list(chat.send_tool_result(call, "half \ud83d"))
+        assert [message.content for message in chat.messages if message.role == "tool"] == ["half \ufffd"] * 2
 
 
 def test_conversations_and_batches_read_random_replies_alike():

@@ -9,12 +9,15 @@ import pytest
 
 import gptoss_mlx
 from gptoss_mlx import sessions
-from gptoss_mlx.conversation import Conversation
+from gptoss_mlx.conversation import Conversation, Text
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.snapshot import Unusable, read_snapshot
 from gptoss_mlx.errors import SessionError, StorageError, UsageError
+from gptoss_mlx.harmony import Tokenizer
+from tests.support import scripted
 from tests.support.checkpoints import SMALL
+from tests.support.harmony_streams import encode
 from tests.support.measure import relative_l2
 from tests.support.models import random_model
 
@@ -62,6 +65,29 @@ def test_a_reopened_conversation_reads_only_what_is_new_and_says_the_same(runtim
     warm, restored = list(kept.send("more")), list(chat.send("more"))
     assert chat.messages == kept.messages
     assert restored[-1].usage.cached_tokens == warm[-1].usage.cached_tokens > 128
+
+
+def test_a_call_still_unanswered_is_not_kept(home):
+    """Whoever goes on with the session has no such call in hand, and a prompt must hold none without a result."""
+    tokenizer = Tokenizer.bundled()
+    marker = {name: [f"<|{name}|>"] for name in ("channel", "message", "end", "start", "call")}
+    calling = [marker["channel"], "commentary to=functions.f", marker["message"], "{}"]
+    said = [marker["channel"], "commentary", marker["message"], "One.", marker["end"], marker["start"], "assistant"]
+    ids = encode(
+        [*said, *calling, marker["end"], marker["start"], "assistant", *calling, marker["call"]],
+        tokenizer.special,
+        tokenizer.encode,
+    )
+    function = {"type": "function", "function": {"name": "f"}}
+    with scripted.conversation(tokenizer, ids, functions=[function]) as chat:
+        chat.runtime.hash = "scripted"
+        first, _, _ = (event for event in chat.send("?") if not isinstance(event, Text))
+        chat.send_tool_result(first, "one")
+        sessions.save_session("demo", chat, "somewhere")
+        kept = [(message["role"], message["content"]) for message in sessions.read_session("demo").messages]
+        assert kept == [("user", "?"), ("assistant", "One."), ("assistant", "{}"), ("tool", "one")]
+        assert len(chat.messages) == 5, "the conversation itself goes on"
+        assert tokenizer.decode(chat._next_prompt()).count("to=functions.f") == 1, "nor does the cache wait for it"
 
 
 def test_restored_logits_are_those_of_a_cold_cache(runtime, kept):

@@ -180,7 +180,7 @@ class Run:
         self.tally.repairs.update(reply.repairs)
         if reply.unknown_calls:
             name = reply.unknown_calls[0].name[:80]
-            self._refuse(asked.line, "unknown_tool", f"the model called '{name}', which the request does not offer")
+            self._refuse(asked.line, "unknown_tool", f"the model called {name!r}, which the request does not offer")
             return None
         if reply.no_answer and asked.before is None and asked.request.sampling.temperature > 0:
             return self._ask(asked.line, _with_next_seed(asked.request), batch, reply)

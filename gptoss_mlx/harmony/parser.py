@@ -226,8 +226,8 @@ class StreamParser:
         if self._message is None and how != "limit":
             self._open_unfinished(how)
         match how:
-            case "end" | "call":
-                closing = [self._special[how]]
+            case "end":
+                closing = [self._special["end"]]
             case "next":
                 closing = []
             case _:

@@ -1,6 +1,8 @@
 """Messages to token ids, piece by piece: markers as ids, everything else as ordinary text that cannot become one."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
 
 from gptoss_mlx.errors import ContextLengthError, HarmonyError
 from gptoss_mlx.harmony.json_text import json_text
@@ -21,7 +23,20 @@ def render(messages: Iterable[Message], tokenizer: Tokenizer, *, limit: int | No
     its content does not fit its role. Raises ContextLengthError for what is far longer than ``limit`` ids, without
     encoding it all; what is a little longer is for the engine to refuse.
     """
-    return [*render_messages(drop_thoughts(messages), tokenizer, limit=limit), *reply_start(tokenizer)]
+    return [*render_messages(_without_thoughts(messages, tokenizer), tokenizer, limit=limit), *reply_start(tokenizer)]
+
+
+def _without_thoughts(messages: Iterable[Message], tokenizer: Tokenizer) -> list[Message]:
+    """``drop_thoughts``; what the model wrote on from such a thought, without a beginning, is written anew."""
+    messages = list(messages)
+    kept = drop_thoughts(messages)
+    there = {id(message) for message in kept}
+    loose = {id(message) for before, message in pairwise(messages) if id(before) not in there}
+    start = tokenizer.special["<|start|>"]
+    return [
+        replace(message, ids=None) if id(message) in loose and message.ids and message.ids[0] != start else message
+        for message in kept
+    ]
 
 
 def reply_start(tokenizer: Tokenizer) -> list[int]:
@@ -39,6 +54,14 @@ def render_messages(messages: Iterable[Message], tokenizer: Tokenizer, *, limit:
             # The model wrote it on from a message without an end, which has been dropped since.
             ids += reply_start(tokenizer)
         ids += message.ids if message.ids is not None else _message(message, tokenizer, functions, limit)
+        last = i + 1 == len(messages) or messages[i + 1].ids is None
+        if (
+            last
+            and message.ids
+            and message.ids[-1] not in (tokenizer.special["<|end|>"], tokenizer.special["<|call|>"])
+        ):
+            # The model went on from it without an end, to a message that has been dropped since.
+            ids.append(_closing(message, tokenizer))
         if limit is not None and len(ids) > FAR * limit:
             raise _too_long(f"more than {len(ids) - 1:,}", limit)
     return ids
@@ -60,9 +83,12 @@ def _message(message: Message, tokenizer: Tokenizer, functions: bool, limit: int
     text = _content(message, functions)
     if limit is not None:
         _check_length(text, tokenizer, limit)
-    ids += [special["<|message|>"], *encode(text)]
-    ids.append(special["<|call|>" if message.role == "assistant" and recipient else "<|end|>"])
-    return ids
+    return [*ids, special["<|message|>"], *encode(text), _closing(message, tokenizer)]
+
+
+def _closing(message: Message, tokenizer: Tokenizer) -> int:
+    call = message.role == "assistant" and message.recipient not in (None, "", "all")
+    return tokenizer.special["<|call|>" if call else "<|end|>"]
 
 
 def _check_length(text: str, tokenizer: Tokenizer, limit: int) -> None:

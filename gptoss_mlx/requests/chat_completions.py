@@ -156,7 +156,11 @@ def _read_assistant(message: Fields, where: str, history: History) -> None:
     message.only("annotations", [])
     calls = message.list("tool_calls") or []
     parts = read_content(message, "content", {"text": "text", "refusal": "refusal", "thinking": "thinking"}) or []
-    text = "".join(text for kind, text in parts if kind != "thinking") or message.text("refusal") or ""
+    refusal = message.text("refusal") or ""
+    text = "".join(text for kind, text in parts if kind != "thinking")
+    if text and refusal:
+        raise message.error("refusal", "stands beside a content; send one of them")
+    text = text or refusal
     thoughts = [message.text(name) for name in THOUGHTS]
     thoughts.append("".join(text for kind, text in parts if kind == "thinking"))
     given = {thought for thought in thoughts if thought}

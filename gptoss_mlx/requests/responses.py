@@ -157,8 +157,8 @@ def _read_item(item: Fields, where: str, history: History) -> None:
             # A summary stands for a thought that is not there; one that is encrypted cannot be read.
             item.only("encrypted_content", "")
             thought = read_parts(item, "content", {"reasoning_text": "text", "text": "text"})
-            history.thought(thought or read_parts(item, "summary", {"summary_text": "text"}) or "")
-            item.skip("summary")
+            summary = read_parts(item, "summary", {"summary_text": "text"})
+            history.thought(thought or summary or "")
         case _:
             raise item.error("type", f"{kind[:40]!r} is not supported")
     item.refuse_unread()

@@ -82,6 +82,11 @@ def test_a_call_of_a_tool_that_was_not_offered_is_an_error_and_never_a_call(ask,
     assert called.removeprefix("functions.") in errors[0]["error"]["message"]
 
 
+def test_the_name_of_such_a_tool_is_shown_in_one_line(ask):
+    _, errors, _ = ask(calling("functions.g\x1b[31m"))
+    assert "'g\\x1b[31m'" in errors[0]["error"]["message"]
+
+
 def test_arguments_to_a_declared_tool_are_passed_on_as_written_and_blank_ones_as_an_empty_object(ask):
     two = [*calling("functions.fjson", '{"a": ')[:-1], END, START, "assistant", *calling("functions.f", " ")]
     (answer,), _, _ = ask(two, body={"prompt": "?", "tools": [F]})

@@ -30,6 +30,7 @@ def kept(*indices, power=1.0):
         ({}, P),
         ({"temperature": 0.5}, kept(0, 1, 2, 3, 4, power=2)),
         ({"top_k": 2}, kept(0, 2)),
+        ({"top_k": 10**30}, P),
         ({"top_p": 0.69}, kept(0, 2)),  # 0.4 + 0.3 reach it
         ({"top_p": 0.71}, kept(0, 2, 3)),
         ({"top_p": 1e-9}, kept(0)),

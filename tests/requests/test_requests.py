@@ -122,6 +122,11 @@ def test_what_a_request_does_not_say_is_left_to_the_defaults(prompt_of):
         assert prompt_of(request) == SYSTEM.format("low", "") + "<|start|>user<|message|>Hi<|end|><|start|>assistant"
 
 
+def test_a_response_repeats_the_limit_it_was_given():
+    assert respond(max_output_tokens=7).repeated["max_output_tokens"] == 7
+    assert respond().repeated["max_output_tokens"] == DEFAULTS.max_tokens
+
+
 def test_tools_not_to_be_called_are_not_shown(prompt_of):
     tools = [{"type": "function", "function": WEATHER}]
     assert "weather" not in prompt_of(chat(tools=tools, tool_choice="none"))
@@ -129,6 +134,13 @@ def test_tools_not_to_be_called_are_not_shown(prompt_of):
 
 CALL_1 = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
 BAD_CHAT = [
+    ({"n": True}, "n"),
+    ({"messages": [USER, CALL_1 | {"tool_calls": CALL_1["tool_calls"] * 2}]}, "messages[1]"),
+    (
+        {"messages": [USER, CALL_1 | {"tool_calls": [CALL_1["tool_calls"][0] | {"index": 1}]}]},
+        "messages[1].tool_calls[0].index",
+    ),
+    ({"b" * 100: 1}, ascii("b" * 100)[:80]),
     ({"messages": None}, "messages"),
     ({"messages": []}, "messages"),
     ({"messages": "Hi"}, "messages"),
@@ -229,6 +241,19 @@ BAD_RESPONSES = [
         {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}, USER]},
         "input[0].encrypted_content",
     ),
+    (
+        {
+            "input": [
+                {
+                    "type": "reasoning",
+                    "summary": [{"type": "summary_text", "text": "I look.", "tone": "dry"}],
+                    "content": [{"type": "reasoning_text", "text": "Hm."}],
+                },
+                USER,
+            ]
+        },
+        "input[0].summary[0].tone",
+    ),
     ({"input": [USER | {"phase": "final_answer"}]}, "input[0].phase"),
     ({"text": {"shape": "short"}}, "text.shape"),
 ]
@@ -263,6 +288,14 @@ def test_a_summary_stands_for_a_thought_that_is_not_there(prompt_of):
 def test_a_reply_that_said_nothing_comes_back_as_history(prompt_of, said):
     prompt = prompt_of(chat(messages=[USER, {"role": "assistant"} | said, {"role": "user", "content": "Well?"}]))
     assert prompt.endswith("Hi<|end|><|start|>user<|message|>Well?<|end|><|start|>assistant")
+
+
+def test_an_empty_refusal_beside_an_answer_says_nothing_and_another_is_refused_by_its_name(prompt_of):
+    said = {"role": "assistant", "content": "Four.", "refusal": ""}
+    assert "<|channel|>final<|message|>Four.<|end|>" in prompt_of(chat(messages=[USER, said, USER]))
+    with pytest.raises(RequestError, match="beside") as caught:
+        chat(messages=[USER, said | {"refusal": "No."}, USER])
+    assert caught.value.param == "messages[1].refusal"
 
 
 def test_a_call_of_another_namespace_and_one_without_arguments_come_back_as_history(prompt_of):
