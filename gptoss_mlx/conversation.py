@@ -22,7 +22,7 @@ from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Developer, Function, Message, System, render, render_messages, tool_result
 from gptoss_mlx.harmony.messages import Effort
-from gptoss_mlx.reply import Call, Piece, Reply, ReplyReader
+from gptoss_mlx.reply import Call, Ended, Piece, Reply, ReplyReader
 from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.text_input import without_surrogates
 
@@ -288,7 +288,7 @@ class Conversation:
             progress=self.on_prefill,
         )
         reader = ReplyReader(self.runtime.tokenizer, len(prompt), functions=self._names)
-        ended: Literal["stop", "length"] = "length"
+        ended: Ended = "length"
         try:
             self._read_head(prompt)
             for id in ids:
@@ -302,7 +302,7 @@ class Conversation:
             pass
         finally:
             ids.close()  # type: ignore[attr-defined]
-            rest = reader.end()
+            rest = reader.end(ended)
             reply = reader.finish(ended)
             self.messages += reply.messages
             meter.add(reply)

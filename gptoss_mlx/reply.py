@@ -5,13 +5,14 @@ nothing of the runtime, nor what is to be done about a call or a reply without a
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gptoss_mlx.harmony import Delta, Event, Message, MessageEnd, MessageStart, ReplyEnd, StreamParser, Tokenizer
 
 Reason = Literal["stop", "length", "tool_calls"]
+Ended = Literal["stop", "length"]
 Section = Literal["thought", "preamble", "answer"]
 """``preamble`` is what is said to the user before a call; with the answer it makes what the user sees."""
 
@@ -106,7 +107,7 @@ class ReplyReader:
         self._left_out = False  # the last message had nothing in it
         self._start = tokenizer.special["<|start|>"]
         self._calls: list[Call] = []
-        self._thinking = False
+        self._thinking = self._stopped = False
         self._end = ReplyEnd("limit", None)
         self._repairs: Counter[str] = Counter()
 
@@ -117,13 +118,17 @@ class ReplyReader:
         self.thought_tokens += self._thinking
         return [piece for event in events for piece in self._take(event)]
 
-    def end(self) -> list[Piece]:
-        """No more ids will come: the rest of the text. A second call gives none."""
+    def end(self, ended: Ended) -> list[Piece]:
+        """No more ids will come: the rest of the text. A second call gives none.
+
+        ``ended`` is how generation ended: by an id to stop at, or by its limit.
+        """
+        self._stopped = ended == "stop"
         return [piece for event in self._parser.finish() for piece in self._take(event)]
 
-    def finish(self, ended: Literal["stop", "length"], cached_tokens: int = 0) -> Reply:
-        """The reply. ``ended`` is how generation ended: by an id to stop at, or by its limit."""
-        self.end()
+    def finish(self, ended: Ended, cached_tokens: int = 0) -> Reply:
+        """The reply, at its end."""
+        self.end(ended)
         calls = tuple(call for call in self._calls if call.offered)
         cut_off = ended == "length" and self._end.stop == "limit" and not self.over
         return Reply(
@@ -199,7 +204,8 @@ class ReplyReader:
         return self._add("answer", text[: len(text) - kept])
 
     def _keep(self, kind: str, message: Message, complete: bool) -> None:
-        if kind == "call" and complete:
+        # A model folder may have ids to stop at that are no markers: what they end is as whole.
+        if kind == "call" and (complete or (self._stopped and not self.over)):
             call = self._call(message)
             self._calls.append(call)
             self._messages.append(call.message)
@@ -230,8 +236,14 @@ class ReplyReader:
         name = recipient.removeprefix("functions.")
         if self._functions is None:
             return name if name != recipient else None
-        names = [name, *(name.removesuffix(word) for word in GLUED if name.endswith(word))]
-        return next((name for name in names if name in self._functions), None)
+        return name if name in self._functions else next(filter(self._functions.__contains__, _unglued(name)), None)
+
+
+def _unglued(name: str) -> Iterator[str]:
+    """What is left of a name as words are taken from its end, one after another."""
+    while word := next((word for word in GLUED if name.endswith(word)), None):
+        name = name.removesuffix(word)
+        yield name
 
 
 def _overlap(text: str, stop: str) -> int:

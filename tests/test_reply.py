@@ -41,7 +41,7 @@ def reply(tokenizer, ids):
             given += reader.feed(id)
             if reader.over:
                 break
-        given += reader.end()
+        given += reader.end(ended)
         return reader.finish(ended), given
 
     return reply
@@ -170,7 +170,10 @@ def test_a_call_without_arguments_has_an_empty_object(reply, arguments):
     assert [message.content for message in got.messages] == ["{}"], "as another vocabulary would write it, too"
 
 
-@pytest.mark.parametrize("written", ["functions.f", "functions.fjson", "functions.fcode", "functions.fcommentary", "f"])
+@pytest.mark.parametrize(
+    "written",
+    ["functions.f", "functions.fjson", "functions.fcode", "functions.fcommentary", "functions.fcommentaryjson", "f"],
+)
 def test_a_word_glued_to_a_declared_name_is_not_part_of_it(reply, written):
     got, _ = reply(*calling(written, '{"a": 1}'), CALL, functions=["f"])
     (call,) = got.calls
@@ -184,6 +187,11 @@ def test_a_tool_that_is_not_offered_is_no_call(reply, written):
     assert got.calls == ()
     assert [call.arguments for call in got.unknown_calls] == ["not JSON"]
     assert got.reason == "stop"
+
+
+def test_a_call_that_an_id_of_the_folders_own_ends_is_whole_and_one_that_the_limit_cuts_is_none(reply):
+    assert len(reply(*calling("functions.f"), ended="stop")[0].calls) == 1
+    assert reply(*calling("functions.f"), ended="length")[0].calls == ()
 
 
 def test_a_declared_name_that_ends_in_json_is_itself(reply):

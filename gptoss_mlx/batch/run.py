@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Any
 
 from gptoss_mlx.batch.answers import Answers, Errors
 from gptoss_mlx.batch.source import BadLine, Line, Source
 from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, MemoryBudgetError, RequestError
 from gptoss_mlx.harmony import Message, render, render_messages
-from gptoss_mlx.reply import Reply, ReplyReader
+from gptoss_mlx.reply import Ended, Reply, ReplyReader
 from gptoss_mlx.requests import Defaults, Request, chat_completions, responses
 from gptoss_mlx.runtime import Runtime
 
@@ -174,7 +174,7 @@ class Run:
         self.errors.append({"line": line.number, name: line.id, "error": error})
         self.tally.errors += 1
 
-    def _end(self, asked: _Asked, ended: Literal["stop", "length"], batch: Batch) -> _Asked | None:
+    def _end(self, asked: _Asked, ended: Ended, batch: Batch) -> _Asked | None:
         """Keep the reply, or say why it is no answer; or ask once more, where chance may help."""
         reply = asked.reader.finish(ended, asked.row.cached or 0)
         self.tally.repairs.update(reply.repairs)
