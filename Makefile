@@ -53,7 +53,7 @@ $(ORACLE_VENV)/.ready: Makefile
 	$(install)
 
 test: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 # At published shapes: conversion, 6 GB of disk, minutes; and one layer's experts on emulated shaders, 2 GB of memory.
 test-20b: $(VENV)/.ready-dev

@@ -109,6 +109,8 @@ def difference(pieces: list, ours: list[tuple[str, str]], theirs: list) -> str:
         return "theirs reads on in the header that a <|start|> gives up"
     if any(message[1] and message[1].startswith(token_classes.CHANNEL_NAMES) for message in theirs) and not unannounced:
         return "theirs takes a channel's name with a word glued to it for another"
+    if unannounced and want == [("shown", "assistant")] and not ours:
+        return "theirs shows a role said twice"
     if pieces[0] in ("user", "tool") and not ours:
         return "ours does not show what is said for somebody else"
     return "WRONG"
