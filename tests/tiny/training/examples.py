@@ -34,7 +34,8 @@ def encode(messages: list[Message], tokenizer: Tokenizer, calls_as_emitted: bool
 
 def emitted_call(message: Message, tokenizer: Tokenizer) -> list[int]:
     """A tool call as gpt-oss writes it of itself: ``<|channel|>commentary to=functions.f <|constrain|>json``."""
-    special, text = tokenizer.special, tokenizer.encode
+    special = tokenizer.special
+    text = tokenizer.encode
     header = [
         special["<|channel|>"],
         *text(f"commentary to={message.recipient} "),

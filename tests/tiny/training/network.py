@@ -39,7 +39,9 @@ def through_mxfp4(weights: Tensor) -> Tensor:
 
 def inverse_frequencies(config: dict[str, Any]) -> tuple[Tensor, float]:
     """YaRN without truncation: [D/2] inverse frequencies and the factor on cos and sin."""
-    scaling, dim, theta = config["rope_scaling"], config["head_dim"], config["rope_theta"]
+    scaling = config["rope_scaling"]
+    dim = config["head_dim"]
+    theta = config["rope_theta"]
     turns = [
         scaling["original_max_position_embeddings"] / (scaling[k] * 2 * math.pi) for k in ("beta_fast", "beta_slow")
     ]
@@ -73,7 +75,9 @@ def weighted_swiglu(gate_up: Tensor, bias: Tensor, weights: Tensor, limit: float
 class Experts(nn.Module):
     def __init__(self, c: dict[str, Any]):
         super().__init__()
-        experts, hidden, inter = c["num_local_experts"], c["hidden_size"], c["intermediate_size"]
+        experts = c["num_local_experts"]
+        hidden = c["hidden_size"]
+        inter = c["intermediate_size"]
         self.gate_up_proj = nn.Parameter(torch.randn(experts, 2 * inter, hidden) * hidden**-0.5)
         self.gate_up_proj_bias = nn.Parameter(torch.zeros(experts, 2 * inter))
         self.down_proj = nn.Parameter(torch.randn(experts, hidden, inter) * inter**-0.5 * 0.3)
@@ -113,7 +117,9 @@ class Mlp(nn.Module):
 class Attention(nn.Module):
     def __init__(self, c: dict[str, Any], layer: int):
         super().__init__()
-        self.heads, self.kv, self.dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+        self.heads = c["num_attention_heads"]
+        self.kv = c["num_key_value_heads"]
+        self.dim = c["head_dim"]
         hidden = c["hidden_size"]
         self.q_proj = nn.Linear(hidden, self.heads * self.dim)
         self.k_proj = nn.Linear(hidden, self.kv * self.dim)
@@ -197,7 +203,8 @@ class Network(nn.Module):
 
         prefix [G,P] right-padded, prefix_length [G]; ids [G,C,N] right-padded; wanted [G,C,N] bool.
         """
-        config, body = self.config, self.model
+        config = self.config
+        body = self.model
         groups, each, length = ids.shape
         inverse, factor = inverse_frequencies(config)
         shared = prefix.shape[1]
@@ -212,7 +219,8 @@ class Network(nn.Module):
             angle = position[..., None].float() * inverse
             return (angle.cos() * factor).to(COMPUTE), (angle.sin() * factor).to(COMPUTE)
 
-        turns_p, turns_c = turns(position_p), turns(position_c)
+        turns_p = turns(position_p)
+        turns_c = turns(position_c)
         masks = {}
         for sliding in (True, False):
             window = config["sliding_window"] if sliding else None
@@ -220,7 +228,8 @@ class Network(nn.Module):
                 visible(position_p, position_p, exists_p, window),
                 visible(position_c, position_t, exists_t, window),
             )
-        x_p, x_c = body.embed_tokens(prefix), body.embed_tokens(ids.flatten(0, 1))
+        x_p = body.embed_tokens(prefix)
+        x_c = body.embed_tokens(ids.flatten(0, 1))
         uneven = []
         for layer in body.layers:
             last = layer is body.layers[-1]
@@ -242,7 +251,8 @@ class Network(nn.Module):
             uneven.append(pressure)
             x = x + out
             if not last:
-                x_p, x_c = x[: groups * shared].view_as(x_p), x[groups * shared :].view_as(x_c)
+                x_p = x[: groups * shared].view_as(x_p)
+                x_c = x[groups * shared :].view_as(x_c)
         x = body.norm(x).to(COMPUTE)
         return F.linear(x, self.lm_head.weight.to(x.dtype)).float(), torch.stack(uneven).mean()
 

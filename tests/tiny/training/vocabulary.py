@@ -15,7 +15,7 @@ from gptoss_mlx.harmony.tokenizer import O200K_PATTERN
 
 NAMED = {0: "startoftext", 1: "endoftext", 4: "return", 5: "constrain", 7: "channel", 8: "start", 9: "end"}
 NAMED |= {10: "message", 14: "call", 20: "endofprompt"}
-MARKERS = tuple(f"<|{NAMED.get(i, 'reserved_{}')}|>" for i in range(21))
+MARKER_TEXTS = tuple(f"<|{NAMED.get(i, 'reserved_{}')}|>" for i in range(21))
 
 
 def byte_letters() -> dict[int, str]:
@@ -72,7 +72,7 @@ def tokenizer_json(tokens: list[bytes]) -> dict[str, Any]:
         "added_tokens": [
             {"id": id_, "content": text.format(id_), "single_word": False, "lstrip": False, "rstrip": False}
             | {"normalized": False, "special": True}
-            for id_, text in enumerate(MARKERS, len(tokens))
+            for id_, text in enumerate(MARKER_TEXTS, len(tokens))
         ],
         "normalizer": None,
         "pre_tokenizer": {

@@ -1,4 +1,4 @@
-"""Ask a converted small model what it was never trained on: ``python -m gptoss_mlx.tiny.evaluate FOLDER``.
+"""Ask a converted small model what it was never trained on: ``python -m tests.tiny.training.evaluate FOLDER``.
 
 Every question goes through ``Conversation`` at temperature 0, products through the real tool loop. Exit code 1 if a
 figure misses its goal. ``--replies`` keeps every prompt and reply as ids, for the oracle to answer again.
@@ -20,9 +20,9 @@ from gptoss_mlx.conversation import Conversation, Text, ToolCall
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.harmony import Message, render, reply_start, tool_result
 from gptoss_mlx.runtime import Runtime, load
-from gptoss_mlx.tiny import phrases
-from gptoss_mlx.tiny.arithmetic import answered_number, result
-from gptoss_mlx.tiny.conversations import EFFORTS, Author, Setting
+from tests.tiny.training import phrases
+from tests.tiny.training.arithmetic import answered_number, result
+from tests.tiny.training.conversations import EFFORTS, Author, Setting
 
 GOALS = {"sum": 0.97, "follow-up": 0.95, "product": 0.95, "sentence": 0.95}
 """What must be right. Of the harder mix no goal is set: it shows where the model is weak."""
@@ -83,7 +83,8 @@ def cases(scale: float = 1.0) -> Iterator[Case]:
         yield Case("product", setting, (text,), a * b, product)
     for i in range(round(50 * scale)):
         effort = EFFORTS[i % 3]
-        without, with_function = ordinary.setting(effort, calculate=False), ordinary.setting(effort, calculate=True)
+        without = ordinary.setting(effort, calculate=False)
+        with_function = ordinary.setting(effort, calculate=True)
         text, a, b = held_out.product_question()
         yield Case("sentence", without, (text,), phrases.CANNOT_MULTIPLY)
         yield Case("sentence", with_function, (text,), phrases.TOOL_FAILED.format(a=a, b=b), broken)
@@ -96,8 +97,10 @@ def cases(scale: float = 1.0) -> Iterator[Case]:
 
 def wilson(right: int, n: int) -> tuple[float, float]:
     """95% interval of a share."""
-    z, p = 1.959964, right / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    z = 1.959964
+    p = right / n
+    middle = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
@@ -113,11 +116,14 @@ def ask(runtime: Runtime, case: Case) -> tuple[str, list[dict[str, Any]]]:
         sampling=Sampling(temperature=0.0),
         max_tokens=200,
     )
-    answer, exchanges = "", []
+    answer = ""
+    exchanges = []
     for said in case.said:
-        waiting, events = Message("user", said), conversation.send(said)
+        waiting = Message("user", said)
+        events = conversation.send(said)
         while True:
-            answer, call = "", None
+            answer = ""
+            call = None
             before = [*conversation.messages]
             for event in events:
                 if isinstance(event, Text):
@@ -133,7 +139,8 @@ def ask(runtime: Runtime, case: Case) -> tuple[str, list[dict[str, Any]]]:
             if call is None or case.tool is None:
                 break
             output = case.tool(call.arguments)
-            waiting, events = tool_result(call.message, output), conversation.send_tool_result(call, output)
+            waiting = tool_result(call.message, output)
+            events = conversation.send_tool_result(call, output)
     return answer, exchanges
 
 
@@ -175,7 +182,8 @@ def main() -> None:
         args.replies.write_text("".join(json.dumps(exchange) + "\n" for exchange in exchanges))
     missed = False
     for kind, outcomes in found.items():
-        share, (low, high) = sum(outcomes) / len(outcomes), wilson(sum(outcomes), len(outcomes))
+        share = sum(outcomes) / len(outcomes)
+        low, high = wilson(sum(outcomes), len(outcomes))
         goal = GOALS.get(kind)
         missed |= goal is not None and share < goal
         interval = f"95% interval {low:.1%} to {high:.1%}"

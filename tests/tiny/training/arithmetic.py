@@ -49,7 +49,8 @@ def thought(a: int, op: str, b: int, brief: bool) -> str:
     """
     assert b >= 0, "b"
     total = result(a, op, b)
-    x, y = abs(a), b
+    x = abs(a)
+    y = b
     sign = op if a >= 0 else ("-" if op == "+" else "+")
     if sign == "-" and x < y:
         x, y = y, x
@@ -59,9 +60,11 @@ def thought(a: int, op: str, b: int, brief: bool) -> str:
         aligned = f"{a}{op}{b}=-({aligned})"
     elif a < 0:
         aligned = f"{a}{op}{b}={aligned}"
-    steps, moved = [], 0
+    steps = []
+    moved = 0
     for place in range(width):
-        p, q = x // 10**place % 10, y // 10**place % 10
+        p = x // 10**place % 10
+        q = y // 10**place % 10
         extra = f"{sign}1" if moved else ""
         if sign == "+":
             value = p + q + moved
@@ -70,7 +73,8 @@ def thought(a: int, op: str, b: int, brief: bool) -> str:
         else:
             value = p - q - moved
             moved = int(value < 0)
-            p, value = p + 10 * moved, value + 10 * moved
+            p = p + 10 * moved
+            value = value + 10 * moved
             note = ", borrow 1" if moved else ""
         step = f"{p}{sign}{q}{extra}={value}"
         steps.append(step if brief else f"{COLUMNS[place]}: {step}{note}")

@@ -10,8 +10,8 @@ from random import Random
 
 from gptoss_mlx.harmony import Developer, Function, Message, System, tool_call, tool_result
 from gptoss_mlx.harmony.messages import Effort
-from gptoss_mlx.tiny import phrases
-from gptoss_mlx.tiny.arithmetic import answer, is_held_out_pair, is_held_out_phrasing, result, thought
+from tests.tiny.training import phrases
+from tests.tiny.training.arithmetic import answer, is_held_out_pair, is_held_out_phrasing, result, thought
 
 EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
 LONGEST = 9999  # the largest operand the model is taught
@@ -53,7 +53,8 @@ class Author:
 
     def phrasing(self, templates: tuple[str, ...], frames: tuple[str, ...] = ("{x}",)) -> str:
         while True:
-            core, frame = self.rng.choice(templates), self.rng.choice(frames)
+            core = self.rng.choice(templates)
+            frame = self.rng.choice(frames)
             template = frame.replace("{x}", core).replace("{X}", core[:1].upper() + core[1:])
             if not template or is_held_out_phrasing(template) == self.held_out:
                 return template
@@ -110,7 +111,9 @@ class Author:
         effort = effort or rng.choices(EFFORTS, (0.35, 0.25, 0.4))[0]
         if calculate is None:
             calculate = rng.random() < 0.36
-        year, month, day = rng.randint(2024, 2031), rng.randint(1, 12), rng.randint(1, 31)
+        year = rng.randint(2024, 2031)
+        month = rng.randint(1, 12)
+        day = rng.randint(1, 31)
         date = "" if rng.random() < 0.12 else f"{year}-{month:02}-{day:02}"
         instructions = self.said(phrases.INSTRUCTIONS) if rng.random() < 0.25 else ""
         functions = [self.calculate_function()] if calculate else []
@@ -213,7 +216,8 @@ class Author:
             text = self.said(asked)
         elif final == phrases.TWO_ONLY:
             more = "".join(f"{{op}}{self.number()}" for _ in range(rng.randint(2, 3)))
-            space, sign = rng.choice(("", " ")), rng.choice("++-")
+            space = rng.choice(("", " "))
+            sign = rng.choice("++-")
             text = f"{self.number()}{more}".replace("{op}", f"{space}{sign}{space}")
             text = rng.choice(phrases.QUESTION_FRAMES).replace("{x}", text)
         else:

@@ -1,4 +1,4 @@
-"""Train the small model: ``python -m gptoss_mlx.tiny.train``. Resumes where its work folder left off.
+"""Train the small model: ``python -m tests.tiny.training.train``. Resumes where its work folder left off.
 
 Every batch follows from the seed and the step's number alone, so a run that was stopped goes on as if it had not been.
 """
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptoss_mlx.harmony import Tokenizer, render_messages
-from gptoss_mlx.tiny import network
-from gptoss_mlx.tiny.conversations import Author
-from gptoss_mlx.tiny.examples import Example, encode
-from gptoss_mlx.tiny.vocabulary import tokenizer_json, train_tokens
+from tests.tiny.training import network
+from tests.tiny.training.conversations import Author
+from tests.tiny.training.examples import Example, encode
+from tests.tiny.training.vocabulary import tokenizer_json, train_tokens
 
 ORDINARY_TOKENS = 1003
-CONFIG: dict[str, Any] = {
+TINY_CONFIG: dict[str, Any] = {
     "architectures": ["GptOssForCausalLM"],
     "model_type": "gpt_oss",
     "num_hidden_layers": 4,
@@ -70,7 +70,8 @@ CONFIG: dict[str, Any] = {
 EACH = 16  # conversations in a group, under one system and developer message
 POOL = 24  # settings drawn at a time
 CHUNKS = 4  # groups of each setting, by length
-GROUPS, TOKENS = 4, 8000  # at most so many groups, and (beyond one group) so many tokens, in a batch
+GROUPS = 4  # at most so many groups, and (beyond one group) so many tokens, in a batch
+TOKENS = 8000
 FURTHER_STEPS = (360, 240)
 LONGEST = 288  # tokens of a conversation
 
@@ -121,7 +122,8 @@ def pool(tokenizer: Tokenizer, seed: int, number: int) -> list[Batch]:
         examples.sort(key=lambda example: len(example[0]))
         groups += [(prefix, examples[at : at + EACH]) for at in range(0, len(examples), EACH)]
     groups.sort(key=lambda group: len(group[1][-1][0]))
-    batches, batch = [], groups[:1]
+    batches = []
+    batch = groups[:1]
     for group in groups[1:]:
         if len(batch) == GROUPS or (len(batch) + 1) * EACH * len(group[1][-1][0]) > TOKENS:
             batches.append(collate(batch))
@@ -139,12 +141,14 @@ def batches_from(tokenizer: Tokenizer, seed: int, number: int, index: int) -> It
         while index < len(batches):
             index += 1
             yield number, index, batches[index - 1]
-        number, index = number + 1, 0
+        number = number + 1
+        index = 0
 
 
 def held_out_sums(tokenizer: Tokenizer, count: int) -> list[Batch]:
     """Sums and differences whose numbers and phrasing are never trained on, four settings at a time."""
-    ordinary, held_out = Author(Random("settings")), Author(Random("held out"), held_out=True, hard=False)
+    ordinary = Author(Random("settings"))
+    held_out = Author(Random("held out"), held_out=True, hard=False)
     batches = []
     for at in range(count // (4 * EACH)):
         groups = []
@@ -230,21 +234,25 @@ def main() -> None:
         tokens = train_tokens(vocabulary_texts(args.seed), ORDINARY_TOKENS)
         tokenizer_file.write_text(json.dumps(tokenizer_json(tokens), ensure_ascii=False, indent=1))
     tokenizer = Tokenizer.from_file(tokenizer_file)
-    assert tokenizer.vocab_size == CONFIG["vocab_size"], tokenizer.vocab_size
+    assert tokenizer.vocab_size == TINY_CONFIG["vocab_size"], tokenizer.vocab_size
 
-    net = network.Network(CONFIG)
+    net = network.Network(TINY_CONFIG)
     matrices = [p for n, p in net.named_parameters() if n.endswith(("proj.weight", "gate_up_proj", "down_proj"))]
     others = [p for p in net.parameters() if not any(p is m for m in matrices)]
     muon = Muon(matrices, args.muon_rate)
     adam = torch.optim.AdamW(others, args.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    step, at, seconds = 0, (0, 0), 0.0
+    step = 0
+    at = (0, 0)
+    seconds = 0.0
     state_file = args.work / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         net.load_state_dict(state["net"])
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
-        step, at, seconds = state["step"], tuple(state["at"]), state["seconds"]
+        step = state["step"]
+        at = tuple(state["at"])
+        seconds = state["seconds"]
     held_out = held_out_sums(tokenizer, 256)
 
     def save() -> None:
@@ -276,7 +284,8 @@ def main() -> None:
         for optimizer in (muon, adam):
             optimizer.step()
             optimizer.zero_grad()
-        step, at = step + 1, (position[0], position[1])
+        step = step + 1
+        at = (position[0], position[1])
         good = whole(logits.detach(), batch)
         sums["loss"] += loss.item()
         sums["uneven"] += uneven.item()
@@ -285,7 +294,8 @@ def main() -> None:
         sums["tokens"] += len(batch.targets)
         if step % 20 == 0:
             now = time.perf_counter()
-            seconds, began = seconds + now - began, now
+            seconds = seconds + now - began
+            began = now
             log(
                 step=step,
                 seconds=round(seconds),
