@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from convert.atomic_folder import atomic_folder
 from convert.repack import quantize_rows, words_from_blocks
-from convert.sources import Source, open_checkpoint
-from convert.sources.checkpoint import REMEDY, Piece, check_lfs_pointer
-from convert.target import whole_folder
+from convert.sources import Checkpoint, open_checkpoint
+from convert.sources.checkpoint import REDOWNLOAD, SourceTensor, check_lfs_pointer
 from gptoss_mlx import __version__
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, UsageError
@@ -27,15 +27,15 @@ from gptoss_mlx.model_folder.writer import ShardWriter, shard_nbytes, write_meta
 
 BLOCK_BYTES = 16 << 20  # what is read at once; quantizing it needs about five times as much
 
-Progress = Callable[[int, int], None]
+ByteProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Report:
+class ConversionReport:
     """What a conversion did. ``tokenizer`` is "checkpoint", "bundled" (the published models') or None."""
 
     destination: Path
-    layout: str
+    source_layout: str
     config: ModelConfig
     dense: str
     tokenizer: str | None
@@ -46,8 +46,8 @@ class Report:
 
 
 def convert(
-    source: str | Path, destination: str | Path, *, dense: str = "q8", progress: Progress | None = None
-) -> Report:
+    source: str | Path, destination: str | Path, *, dense: str = "q8", progress: ByteProgress | None = None
+) -> ConversionReport:
     """Convert a published checkpoint (Hugging Face or ``original/`` layout) into a new model folder.
 
     ``dense`` is "q8" (affine, groups of 64) or "bf16": how attention, embedding and head are stored. ``progress`` is
@@ -65,7 +65,7 @@ def convert(
     shards = layout.shards(checkpoint.config, dense)
     meter = _Meter(checkpoint.nbytes, progress)
 
-    with whole_folder(Path(destination), sum(map(shard_nbytes, shards))) as folder:
+    with atomic_folder(Path(destination), sum(map(shard_nbytes, shards))) as folder:
         digests: dict[str, str] = {}
         source_digests: dict[str, str] = {}
         for shard, plain in zip(shards, layout.shards(checkpoint.config, "bf16"), strict=True):
@@ -83,9 +83,9 @@ def convert(
         ModelFolder.open(folder)
         checkpoint.check_unchanged()
         written = sum(path.stat().st_size for path in folder.iterdir())
-    return Report(
+    return ConversionReport(
         destination=Path(destination),
-        layout=checkpoint.layout,
+        source_layout=checkpoint.layout,
         config=checkpoint.config,
         dense=dense,
         tokenizer=tokenizer_from,
@@ -99,7 +99,7 @@ def convert(
 @dataclass
 class _Meter:
     total: int
-    report: Progress | None
+    report: ByteProgress | None
     done: int = 0
 
     def add(self, nbytes: int) -> None:
@@ -108,7 +108,7 @@ class _Meter:
             self.report(self.done, self.total)
 
 
-def _write(writer: ShardWriter, name: str, pieces: tuple[Piece, ...], meter: _Meter) -> dict[str, str]:
+def _write(writer: ShardWriter, name: str, pieces: tuple[SourceTensor, ...], meter: _Meter) -> dict[str, str]:
     """Stream one tensor from its pieces into the shard. The sha256 of each piece, by its source name."""
     stem = name.removesuffix("weight")
     quantized = not layout.is_expert(name) and f"{stem}scales" in writer.streams
@@ -129,7 +129,7 @@ def _write(writer: ShardWriter, name: str, pieces: tuple[Piece, ...], meter: _Me
             elif name.endswith(".scales") and rows.max() > layout.MAX_SCALE:
                 raise CheckpointError(
                     f"{piece.file}: tensor '{piece.name}' has an MXFP4 scale of {rows.max()}, "
-                    f"at most {layout.MAX_SCALE} is usable; {REMEDY}"
+                    f"at most {layout.MAX_SCALE} is usable; {REDOWNLOAD}"
                 )
             for output, array in zip(outputs, arrays, strict=True):
                 output.write(array)
@@ -138,7 +138,7 @@ def _write(writer: ShardWriter, name: str, pieces: tuple[Piece, ...], meter: _Me
     return digests
 
 
-def _blocks_of_rows(piece: Piece) -> Iterator[np.ndarray]:
+def _blocks_of_rows(piece: SourceTensor) -> Iterator[np.ndarray]:
     """A tensor as [rows, columns], MXFP4 codes as [rows, groups, 16], some rows at a time in one reused buffer."""
     tensor = piece.tensor
     row_shape = tensor.shape[2:] if len(tensor.shape) == 4 else tensor.shape[-1:]
@@ -154,14 +154,14 @@ def _blocks_of_rows(piece: Piece) -> Iterator[np.ndarray]:
                 while filled < len(block):
                     count = file.readinto(block[filled:])
                     if not count:
-                        raise CheckpointError(f"{piece.file}: truncated while it was read; {REMEDY}")
+                        raise CheckpointError(f"{piece.file}: truncated while it was read; {REDOWNLOAD}")
                     filled += count
                 yield np.frombuffer(block, dtype).reshape(-1, *row_shape)
     except OSError as error:
         raise CheckpointError(f"{piece.file}: cannot be read ({error.strerror})") from error
 
 
-def _tokenizer(source: Source) -> tuple[Tokenizer | None, str | None]:
+def _tokenizer(source: Checkpoint) -> tuple[Tokenizer | None, str | None]:
     """The checkpoint's tokenizer; where it has none the published models', if the vocabulary admits it."""
     vocab = source.config.vocab_size
     if source.tokenizer_json is None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from gptoss_mlx.errors import CheckpointError, quoted
 
-SLIDING, FULL = "sliding_attention", "full_attention"
+SLIDING = "sliding_attention"
+FULL = "full_attention"
 MAX_LAYERS = 1024
 LEAST = 1e-12
 """What no constant may be as small as: float32 arithmetic on such numbers overflows or says nothing."""

@@ -167,7 +167,9 @@ def test_missing_and_truncated_shards_are_refused(folder):
 @pytest.mark.parametrize("moment", range(5))
 def test_a_shard_that_vanishes_at_any_moment_is_one_line(folder, monkeypatch, moment):
     """An external disk is pulled: the file was there when it was looked for, and is gone when it is opened."""
-    shard, real, left = folder / LAYER, Path.open, moment
+    shard = folder / LAYER
+    real = Path.open
+    left = moment
 
     def vanishing(path, *args, **named):
         nonlocal left
@@ -197,7 +199,8 @@ def set_entry(name, **changes):
 
 
 def swap_spans(header):
-    a, b = header["layers.1.attn_norm.weight"], header["layers.1.o.bias"]
+    a = header["layers.1.attn_norm.weight"]
+    b = header["layers.1.o.bias"]
     a["data_offsets"], b["data_offsets"] = b["data_offsets"], a["data_offsets"]
 
 
@@ -225,8 +228,10 @@ def test_a_header_that_does_not_fit_is_refused(folder, edit, expected):
 
 def test_a_tensor_off_its_page_is_refused(folder):
     def edit(header):
-        filler, sinks = header["filler.model-layer-001.5"], header["layers.1.sinks"]
-        start, end = sinks["data_offsets"][0], filler["data_offsets"][1]
+        filler = header["filler.model-layer-001.5"]
+        sinks = header["layers.1.sinks"]
+        start = sinks["data_offsets"][0]
+        end = filler["data_offsets"][1]
         filler["data_offsets"] = [start, end - 32]
         sinks["data_offsets"] = [end - 32, end]
 

@@ -11,19 +11,19 @@ from gptoss_mlx.harmony.messages import (
     tool_call,
     tool_result,
 )
-from gptoss_mlx.harmony.parser import Delta, Event, MessageEnd, MessageStart, ReplyEnd, StreamParser
+from gptoss_mlx.harmony.parser import Delta, MessageEnd, MessageStart, ParserEvent, ReplyEnd, StreamParser
 from gptoss_mlx.harmony.render import render, render_messages, reply_start
 from gptoss_mlx.harmony.tokenizer import TextDecoder, Tokenizer
 
 __all__ = [
     "Delta",
     "Developer",
-    "Event",
     "Function",
     "Message",
     "MessageEnd",
     "MessageStart",
     "Namespace",
+    "ParserEvent",
     "ReplyEnd",
     "ResponseFormat",
     "StreamParser",

@@ -62,7 +62,8 @@ def _longest_of(texts: Collection[str]) -> re.Pattern[str]:
 def _cut(text: str, pattern: re.Pattern[str], named: dict[str, AddedToken]) -> Iterable[str | int]:
     done = 0
     for found in pattern.finditer(text):
-        token, (start, end) = named.get(found[0]), found.span()
+        token = named.get(found[0])
+        start, end = found.span()
         if token is None or (token.single_word and _in_word(text, start, end)):
             continue
         if token.lstrip:

@@ -27,14 +27,16 @@ _LOOK_ALIKE = re.compile(r"<\|(channel|constrain)\|>")
 _SCRAPS = re.compile(r"(?:analysis|commentary|final|[?!.,:;|*#-])+\s*")
 
 
-class Part(NamedTuple):
+class HeaderPart(NamedTuple):
     """A marker, ``""`` where the header begins without one, and the text behind it."""
 
     marker: str
     text: str
 
 
-def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str | None = None) -> tuple[Message, str]:
+def read_header(
+    parts: Sequence[HeaderPart], *, begun: bool, whole: bool, channel: str | None = None
+) -> tuple[Message, str]:
     """The message a header announces, its content still empty, and the text that is no part of the header.
 
     ``whole`` says that ``<|message|>`` came. Then words without a meaning may stand anywhere, and markers spelled out
@@ -53,28 +55,40 @@ def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str
     for marker, text in parts:
         if not marker and (begun or whole):
             if found := _ROLE.match(text):
-                role, name, text = found[1], found[2], text[found.end() :]  # type: ignore[assignment]
+                role = found[1]  # type: ignore[assignment]
+                name = found[2]
+                text = text[found.end() :]
             elif found := _TOOL.match(text):
-                role, name, text = "tool", found[1] or found[2], text[found.end() :]
+                role = "tool"
+                name = found[1] or found[2]
+                text = text[found.end() :]
             elif begun and not _RECIPIENT.match(text):
                 if (found := _WORD.match(text)) and whole and not _CHANNEL.match(text):
-                    role, name, text = "tool", found[1], text[found.end() :]
+                    role = "tool"
+                    name = found[1]
+                    text = text[found.end() :]
                 text = text if whole else ""
         elif not marker and (found := _ROLE_ALONE.match(text)):
             text = text[found.end() :]  # the prompt has said it already, or <|start|> is missing
         # The last channel that exists counts; one that does not counts only if there is no other.
         if (marker == "channel" or not marker) and whole and (found := _CHANNEL.match(text)):
-            channel, text = found[1], text[found.end() :]
+            channel = found[1]
+            text = text[found.end() :]
         elif marker == "channel" and whole and (found := _WORD.match(text)) and not found[1].startswith("to="):
-            channel, text = channel or found[1], text[found.end() :]
+            channel = channel or found[1]
+            text = text[found.end() :]
         elif marker == "channel" and not whole:
             channel, text = _unannounced(text, channel)
         if found := (_RECIPIENT.search if whole else _RECIPIENT.match)(text):
-            recipient, text = recipient or found[1], text[: found.start()] + text[found.end() :]
+            recipient = recipient or found[1]
+            text = text[: found.start()] + text[found.end() :]
         if marker == "constrain" and (found := _WORD.match(text)):
-            content_type, constrained, text = found[1], True, text[found.end() :]
+            content_type = found[1]
+            constrained = True
+            text = text[found.end() :]
         elif marker and (found := (_TYPE.search if whole else _TYPE.match)(text)):
-            content_type, text = content_type or found[1], text[: found.start()] + text[found.end() :]
+            content_type = content_type or found[1]
+            text = text[: found.start()] + text[found.end() :]
         rest += text
     if role == "assistant" and recipient in ("all", "user", "assistant"):
         recipient = None
@@ -96,7 +110,7 @@ def _unannounced(text: str, channel: str | None) -> tuple[str | None, str]:
     return channel, text
 
 
-def _tidied(part: Part) -> list[Part]:
+def _tidied(part: HeaderPart) -> list[HeaderPart]:
     """Cut at markers spelled out in text, and blanks made single: the searches would be slow on long runs of them."""
     first, *others = _LOOK_ALIKE.split(" ".join(part.text.split()))
-    return [Part(part.marker, first), *map(Part, others[::2], others[1::2])]
+    return [HeaderPart(part.marker, first), *map(HeaderPart, others[::2], others[1::2])]

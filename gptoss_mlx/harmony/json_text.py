@@ -47,10 +47,12 @@ def _as_read(written: Decimal) -> float:
     assert isinstance(exponent, int)  # it would be a letter for infinity
     significand = int("".join(map(str, digits)))
     while significand > LARGEST_UNSIGNED:
-        significand, exponent = significand // 10, exponent + 1
+        significand = significand // 10
+        exponent = exponent + 1
     result = float(significand)
     if exponent < -LARGEST_POWER:
-        result, exponent = result / float(f"1e{LARGEST_POWER}"), exponent + LARGEST_POWER
+        result = result / float(f"1e{LARGEST_POWER}")
+        exponent = exponent + LARGEST_POWER
     power = float(f"1e{abs(exponent)}")
     result = result * power if exponent >= 0 else result / power
     if not math.isfinite(result):

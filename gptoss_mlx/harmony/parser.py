@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gptoss_mlx.harmony.header import CHANNELS, Part, read_header
+from gptoss_mlx.harmony.header import CHANNELS, HeaderPart, read_header
 from gptoss_mlx.harmony.messages import Message
 from gptoss_mlx.harmony.render import reply_start
 from gptoss_mlx.harmony.tokenizer import TextDecoder, Tokenizer
 
-Kind = Literal["thought", "preamble", "answer", "call", "other"]
+MessageKind = Literal["thought", "preamble", "answer", "call", "other"]
 """``preamble`` is visible text on the commentary channel; ``other`` the model speaking for somebody else."""
 
 MAX_HEADER = 256
@@ -23,7 +23,7 @@ MAX_HEADER = 256
 
 @dataclass(frozen=True)
 class MessageStart:
-    kind: Kind
+    kind: MessageKind
     recipient: str | None
 
 
@@ -31,7 +31,7 @@ class MessageStart:
 class Delta:
     """More text of the message that was started last. Never empty."""
 
-    kind: Kind
+    kind: MessageKind
     text: str
 
 
@@ -44,7 +44,7 @@ class MessageEnd:
     False when generation ended before the message did.
     """
 
-    kind: Kind
+    kind: MessageKind
     message: Message
     complete: bool
 
@@ -56,14 +56,14 @@ class ReplyEnd:
     """
 
     stop: Literal["return", "call", "limit"]
-    cut_off: Kind | Literal["header"] | None
+    cut_off: MessageKind | Literal["header"] | None
 
 
-How = Literal["end", "call", "return", "next", "limit"]
-Behind = Literal["prompt", "start", "end", "body"]
+MessageEnding = Literal["end", "call", "return", "next", "limit"]
+Preceding = Literal["prompt", "start", "end", "body"]
 """What a header stands behind: the prompt's ``<|start|>assistant``, a ``<|start|>``, or neither."""
 
-Event = MessageStart | Delta | MessageEnd | ReplyEnd
+ParserEvent = MessageStart | Delta | MessageEnd | ReplyEnd
 
 
 class StreamParser:
@@ -84,33 +84,33 @@ class StreamParser:
         self._name_of = {id: name for name, id in self._special.items()}
         self._tokenizer = tokenizer
         self._decoder = TextDecoder(tokenizer)
-        self._events: list[Event] = []
+        self._events: list[ParserEvent] = []
         self._stop: Literal["return", "call", "limit"] | None = None
         self._finished = False
         self.repairs: Counter[str] = Counter()
         self._answered = False
-        self._kind: Kind = "answer"  # this and the text belong to the message, once its header is read
+        self._kind: MessageKind = "answer"  # this and the text belong to the message, once its header is read
         self._text: list[str] = []
         self._ids = reply_start(tokenizer)  # of this message, behind those of headers that came to nothing
         self._expect_header("prompt")
 
-    def feed(self, ids: int | Iterable[int]) -> list[Event]:
+    def feed(self, ids: int | Iterable[int]) -> list[ParserEvent]:
         """The events of one id or several. Cutting the same ids up differently changes nothing in the sequence."""
         for id in [ids] if isinstance(ids, int) else ids:
             if self._stop is None:
                 self._step(id)
         return self._take_events()
 
-    def finish(self) -> list[Event]:
+    def finish(self) -> list[ParserEvent]:
         """No more ids will come: the last events, of which the very last is ReplyEnd. A second call gives none."""
         if self._finished:
             return []
         self._finished = True
-        cut_off: Kind | Literal["header"] | None = None
+        cut_off: MessageKind | Literal["header"] | None = None
         if self._stop is None:
             self._stop = "limit"
             self._add_text(self._decoder.finish())
-            in_header = self._behind == "start" or len(self._parts) > 1
+            in_header = self._preceding == "start" or len(self._parts) > 1
             if self._message is None and not in_header:
                 self._open_text_alone()
             if self._message is not None:
@@ -121,8 +121,9 @@ class StreamParser:
         self._events.append(ReplyEnd(self._stop, cut_off))
         return self._take_events()
 
-    def _take_events(self) -> list[Event]:
-        events, self._events = self._events, []
+    def _take_events(self) -> list[ParserEvent]:
+        events = self._events
+        self._events = []
         return events
 
     def _step(self, id: int) -> None:
@@ -160,11 +161,13 @@ class StreamParser:
                 self._ids.append(id)
                 self._add_text(self._decoder.feed(id))
 
-    def _expect_header(self, behind: Behind, *, channel: str | None = None) -> None:
+    def _expect_header(self, preceding: Preceding, *, channel: str | None = None) -> None:
         """``channel`` is that of the message it follows without an end."""
-        self._behind, self._channel = behind, channel
+        self._preceding = preceding
+        self._channel = channel
         self._parts: list[tuple[str, list[str]]] = [("", [])]
-        self._header_length, self._header_limit = 0, MAX_HEADER
+        self._header_length = 0
+        self._header_limit = MAX_HEADER
         self._message: Message | None = None
 
     def _add_text(self, text: str) -> None:
@@ -172,7 +175,7 @@ class StreamParser:
             self._parts[-1][1].append(text)
             self._header_length += len(text)
             # Whether text behind an <|end|> is anything at all depends on what comes after it.
-            if self._header_length > self._header_limit and (self._behind != "end" or len(self._parts) > 1):
+            if self._header_length > self._header_limit and (self._preceding != "end" or len(self._parts) > 1):
                 self._header_limit *= 2
                 self._open()
         elif text:
@@ -191,20 +194,22 @@ class StreamParser:
             self.repairs["a header without <|message|>"] += 1
         elif kind == "answer" and message.channel not in CHANNELS:
             self.repairs["a message without a channel" if message.channel is None else "an unknown channel"] += 1
-        if self._behind in ("body", "end"):
+        if self._preceding in ("body", "end"):
             self.repairs["a message without <|start|>"] += 1
-        self._message, self._kind, self._text = message, kind, []
+        self._message = message
+        self._kind = kind
+        self._text = []
         self._events.append(MessageStart(kind, message.recipient))
         self._add_text("" if whole else rest)
 
     def _open_text_alone(self) -> None:
         """For what stands without any marker and without a message following: the answer, unless there was one."""
-        if not (self._behind == "end" and self._answered):
+        if not (self._preceding == "end" and self._answered):
             self._open()
 
-    def _open_unfinished(self, how: How) -> None:
+    def _open_unfinished(self, how: MessageEnding) -> None:
         """The header ends without ``<|message|>``: was there a body in it all the same?"""
-        alone = len(self._parts) == 1 and self._behind != "start"
+        alone = len(self._parts) == 1 and self._preceding != "start"
         if how == "next":
             # Given up for another header. A tool named in it is named again there; only a channel announces text.
             message, _ = self._header()
@@ -218,10 +223,10 @@ class StreamParser:
             self.repairs["text outside a message" if alone else "a header without a message"] += 1
 
     def _header(self, *, whole: bool = False) -> tuple[Message, str]:
-        parts = [Part(marker, "".join(pieces)) for marker, pieces in self._parts]
-        return read_header(parts, begun=self._behind == "start", whole=whole, channel=self._channel)
+        parts = [HeaderPart(marker, "".join(pieces)) for marker, pieces in self._parts]
+        return read_header(parts, begun=self._preceding == "start", whole=whole, channel=self._channel)
 
-    def _end(self, how: How) -> None:
+    def _end(self, how: MessageEnding) -> None:
         """The message is over: by a marker, by the beginning of the next one, or because nothing more comes."""
         if self._message is None and how != "limit":
             self._open_unfinished(how)
@@ -239,10 +244,11 @@ class StreamParser:
             self._answered |= self._kind == "answer" and bool(self._text)
             if self._kind == "call" and how in ("end", "next", "return"):
                 self.repairs["a call without <|call|>"] += 1
-            self._message, self._ids = None, []
+            self._message = None
+            self._ids = []
 
 
-def _kind(message: Message) -> Kind:
+def _kind(message: Message) -> MessageKind:
     if message.role != "assistant":
         return "other"
     if message.recipient:

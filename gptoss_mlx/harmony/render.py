@@ -10,9 +10,10 @@ from gptoss_mlx.harmony.messages import Developer, Message, Namespace, System, d
 from gptoss_mlx.harmony.signatures import comment, tools_section
 from gptoss_mlx.harmony.tokenizer import Tokenizer
 
-FAR = 2
+FAR_OVER_LIMIT = 2
 """Times the limit: what is longer is refused before it is encoded whole. Nearer to it, an exact count is worth more."""
-CHARACTERS, PIECE = 8, 1 << 14
+CHARACTERS_PER_ID = 8
+PIECE_CHARACTERS = 1 << 14
 """Shorter texts, by characters for each id allowed, are encoded at once; longer ones in pieces of so many."""
 
 
@@ -62,14 +63,15 @@ def render_messages(messages: Iterable[Message], tokenizer: Tokenizer, *, limit:
         ):
             # The model went on from it without an end, to a message that has been dropped since.
             ids.append(_closing(message, tokenizer))
-        if limit is not None and len(ids) > FAR * limit:
+        if limit is not None and len(ids) > FAR_OVER_LIMIT * limit:
             raise _too_long(f"more than {len(ids) - 1:,}", limit)
     return ids
 
 
 def _message(message: Message, tokenizer: Tokenizer, functions: bool, limit: int | None) -> list[int]:
     """``<|start|>role to=RECIPIENT<|channel|>CHANNEL <|constrain|>TYPE<|message|>text<|end|>``"""
-    special, encode = tokenizer.special, tokenizer.encode
+    special = tokenizer.special
+    encode = tokenizer.encode
     recipient = None if message.recipient == "all" else message.recipient
     ids = [special["<|start|>"], *encode(_author(message))]
     if recipient:
@@ -94,15 +96,15 @@ def _closing(message: Message, tokenizer: Tokenizer) -> int:
 def _check_length(text: str, tokenizer: Tokenizer, limit: int) -> None:
     """Raise ContextLengthError for a text of far more than ``limit`` ids, having encoded little more than those.
 
-    It is encoded in pieces, which makes some ids more than it has, but never FAR times as many.
+    It is encoded in pieces, which makes some ids more than it has, but never FAR_OVER_LIMIT times as many.
     """
-    if len(text) <= CHARACTERS * limit:
+    if len(text) <= CHARACTERS_PER_ID * limit:
         return
     count = 0
-    for start in range(0, len(text), PIECE):
-        count += len(tokenizer.encode(text[start : start + PIECE]))
-        if count > FAR * limit:
-            raise _too_long(f"about {count * len(text) // min(start + PIECE, len(text)):,}", limit)
+    for start in range(0, len(text), PIECE_CHARACTERS):
+        count += len(tokenizer.encode(text[start : start + PIECE_CHARACTERS]))
+        if count > FAR_OVER_LIMIT * limit:
+            raise _too_long(f"about {count * len(text) // min(start + PIECE_CHARACTERS, len(text)):,}", limit)
 
 
 def _too_long(count: str, limit: int) -> ContextLengthError:

@@ -93,7 +93,8 @@ def _object(schema: Mapping[str, Any], indent: str, depth: int) -> str:
 
 def _one_of_property(name: str, value: Mapping[str, Any], indent: str, depth: int) -> list[str]:
     """A property that is one of several types, each on its own line; a description is not said twice."""
-    description, variants = value.get("description"), value["oneOf"]
+    description = value.get("description")
+    variants = value["oneOf"]
     described = isinstance(description, str) and not (variants and _get(variants[0], "description") == description)
     out = comment(description, indent) if described else []
     if "default" in value:

@@ -34,7 +34,7 @@ MARKERS = ("<|start|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|end|>"
 
 O200K_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"  # as tiktoken checks it
 
-_REMEDY = "get the model's tokenizer.json again and convert it anew"
+_TOKENIZER_REMEDY = "get the model's tokenizer.json again and convert it anew"
 _MAX_FILE = 1 << 28  # bytes; the published tokenizer.json has 28 MB
 # tiktoken's regex engine gives up on a run of about a million blanks.
 _BLANKS = 500_000
@@ -175,11 +175,13 @@ class Tokenizer:
             if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
                 raise
             problem = f"the tokenizer's split pattern cannot be used ({_reason(error)})"
-            raise ModelFolderError(f"{problem}; {_REMEDY}") from None
+            raise ModelFolderError(f"{problem}; {_TOKENIZER_REMEDY}") from None
         if self._pattern != O200K_PATTERN:  # tiktoken passes over what a pattern does not match
             paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             if self.decode(ids) != paired:
-                raise ModelFolderError(f"the tokenizer's split pattern leaves out a part of the text; {_REMEDY}")
+                raise ModelFolderError(
+                    f"the tokenizer's split pattern leaves out a part of the text; {_TOKENIZER_REMEDY}"
+                )
         return ids
 
     def _try_pattern(self) -> None:

@@ -43,12 +43,13 @@ MAGIC = b"gptoss-mac tokenizer "
 VERSION = b"1\n"
 MAX_IDS = 1 << 24
 
-Parts = tuple[list[bytes], dict[str, int], str, list[AddedToken]]
+VocabularyParts = tuple[list[bytes], dict[str, int], str, list[AddedToken]]
 
 
-def read_tokenizer_json(raw: Any) -> Parts:
+def read_tokenizer_json(raw: Any) -> VocabularyParts:
     """The parts of a Hugging Face ``tokenizer.json`` that holds byte-level BPE with its ids in merge order."""
-    model, stages = raw["model"], raw["pre_tokenizer"]["pretokenizers"]
+    model = raw["model"]
+    stages = raw["pre_tokenizer"]["pretokenizers"]
     if [model["type"], *(stage["type"] for stage in stages)] != ["BPE", "Split", "ByteLevel"]:
         raise ValueError("not byte-level BPE")
     split, byte_level = stages
@@ -80,7 +81,8 @@ def read_tokenizer_json(raw: Any) -> Parts:
 
 def _is_marker(entry: dict[str, Any]) -> bool:
     """Whether an added token is no text: it is called special, or it is harmony's, whatever it is called."""
-    content, special = entry["content"], entry.get("special", True)
+    content = entry["content"]
+    special = entry.get("special", True)
     if type(content) is not str or type(special) is not bool:
         raise ValueError("an added token has fields of the wrong type")
     return special or content in O200K_NAMED or re.fullmatch(r"<\|reserved_\d+\|>", content) is not None
@@ -114,7 +116,7 @@ def pack(tokens: Sequence[bytes], special: dict[str, int], pattern: str, added: 
     return b"".join((MAGIC, VERSION, line, bytes(map(len, tokens)), *tokens))
 
 
-def unpack(packed: bytes) -> Parts:
+def unpack(packed: bytes) -> VocabularyParts:
     start = len(MAGIC + VERSION)
     if packed[:start] != MAGIC + VERSION:
         raise ValueError("it does not begin as a tokenizer does")

@@ -20,7 +20,8 @@ def problem_with(generation: Mapping[str, Any]) -> str | None:
         return "top_p is 0, which leaves no token to draw"
     if type(generation.get("do_sample")) not in (bool, NoneType):
         return f"do_sample is {quoted(generation['do_sample'])}, not true or false"
-    top_k, stops = generation.get("top_k"), generation.get("eos_token_id")
+    top_k = generation.get("top_k")
+    stops = generation.get("eos_token_id")
     if top_k is not None and not _is_count(top_k):
         return f"top_k is {quoted(top_k)}, not a whole number"
     if stops is not None and not all(map(_is_count, stops if isinstance(stops, list) else [stops])):

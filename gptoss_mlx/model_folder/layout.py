@@ -15,19 +15,23 @@ FORMAT = "gptoss-mac model folder"
 FORMAT_VERSION = 1
 ALIGNMENT = 16384
 DENSE_CHOICES = ("q8", "bf16")
-Q8_GROUP, Q8_BITS = 64, 8
+Q8_GROUP = 64
+Q8_BITS = 8
 # Largest MXFP4 exponent byte: 6 * 2 ** (240 - 127) is far inside bfloat16's range, whatever sums over it. 255 is NaN.
 MAX_SCALE = 240
 
-MANIFEST, CONFIG, GENERATION = "manifest.json", "config.json", "generation_config.json"
-TOKENIZER, INDEX = "tokenizer.bin", "model.safetensors.index.json"
+MANIFEST = "manifest.json"
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+TOKENIZER = "tokenizer.bin"
+INDEX = "model.safetensors.index.json"
 FILLER = "filler."
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Spec:
+class TensorSpec:
     """A tensor's shape and the dtypes it may have (a norm keeps the checkpoint's: BF16 or F32)."""
 
     dtypes: tuple[str, ...]
@@ -35,16 +39,16 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardLayout:
     """One file: its dense tensors, then its expert tensors, each in file order."""
 
     file: str
-    dense: dict[str, Spec]
-    experts: dict[str, Spec]
+    dense_tensors: dict[str, TensorSpec]
+    expert_tensors: dict[str, TensorSpec]
 
     @property
-    def tensors(self) -> dict[str, Spec]:
-        return self.dense | self.experts
+    def tensors(self) -> dict[str, TensorSpec]:
+        return self.dense_tensors | self.expert_tensors
 
 
 def layer_file(layer: int) -> str:
@@ -72,39 +76,44 @@ def quantization(dense: str) -> dict[str, object]:
     return {"dense": "q8", "mode": "affine", "bits": Q8_BITS, "group_size": Q8_GROUP, "experts": experts}
 
 
-def shards(config: ModelConfig, dense: str) -> list[Shard]:
+def shards(config: ModelConfig, dense: str) -> list[ShardLayout]:
     """Every shard of a model folder in order: embedding, layers, head."""
-    hidden, vocab = config.hidden_size, config.vocab_size
+    hidden = config.hidden_size
+    vocab = config.vocab_size
     layers = [
-        Shard(layer_file(n), _layer_dense(config, n, dense), _layer_experts(config, n))
+        ShardLayout(layer_file(n), _layer_dense(config, n, dense), _layer_experts(config, n))
         for n in range(config.num_hidden_layers)
     ]
-    embedding = Shard("model-embedding.safetensors", _matrix("embedding", vocab, hidden, dense), {})
-    head = Shard("model-head.safetensors", {"norm.weight": _norm(hidden)} | _matrix("head", vocab, hidden, dense), {})
+    embedding = ShardLayout("model-embedding.safetensors", _matrix("embedding", vocab, hidden, dense), {})
+    head = ShardLayout(
+        "model-head.safetensors", {"norm.weight": _norm(hidden)} | _matrix("head", vocab, hidden, dense), {}
+    )
     return [embedding, *layers, head]
 
 
-def _bf16(*shape: int) -> Spec:
-    return Spec(("BF16",), shape)
+def _bf16(*shape: int) -> TensorSpec:
+    return TensorSpec(("BF16",), shape)
 
 
-def _norm(hidden: int) -> Spec:
-    return Spec(("BF16", "F32"), (hidden,))
+def _norm(hidden: int) -> TensorSpec:
+    return TensorSpec(("BF16", "F32"), (hidden,))
 
 
-def _matrix(name: str, rows: int, columns: int, dense: str) -> dict[str, Spec]:
+def _matrix(name: str, rows: int, columns: int, dense: str) -> dict[str, TensorSpec]:
     if not is_quantized(columns, dense):
         return {f"{name}.weight": _bf16(rows, columns)}
     return {
-        f"{name}.weight": Spec(("U32",), (rows, columns * Q8_BITS // 32)),
+        f"{name}.weight": TensorSpec(("U32",), (rows, columns * Q8_BITS // 32)),
         f"{name}.scales": _bf16(rows, columns // Q8_GROUP),
         f"{name}.biases": _bf16(rows, columns // Q8_GROUP),
     }
 
 
-def _layer_dense(config: ModelConfig, n: int, dense: str) -> dict[str, Spec]:
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    q, qkv = heads * config.head_dim, (heads + 2 * config.num_key_value_heads) * config.head_dim
+def _layer_dense(config: ModelConfig, n: int, dense: str) -> dict[str, TensorSpec]:
+    hidden = config.hidden_size
+    heads = config.num_attention_heads
+    q = heads * config.head_dim
+    qkv = (heads + 2 * config.num_key_value_heads) * config.head_dim
     layer = f"layers.{n}"
     return {
         f"{layer}.attn_norm.weight": _norm(hidden),
@@ -119,13 +128,15 @@ def _layer_dense(config: ModelConfig, n: int, dense: str) -> dict[str, Spec]:
     }
 
 
-def _layer_experts(config: ModelConfig, n: int) -> dict[str, Spec]:
-    experts, hidden, inter = config.num_local_experts, config.hidden_size, config.intermediate_size
-    found: dict[str, Spec] = {}
+def _layer_experts(config: ModelConfig, n: int) -> dict[str, TensorSpec]:
+    experts = config.num_local_experts
+    hidden = config.hidden_size
+    inter = config.intermediate_size
+    found: dict[str, TensorSpec] = {}
     for name, rows, columns in (("gate_up", 2 * inter, hidden), ("down", hidden, inter)):
         stem = f"layers.{n}.experts.{name}"
-        found[f"{stem}.weight"] = Spec(("U32",), (experts, rows, columns // 8))
-        found[f"{stem}.scales"] = Spec(("U8",), (experts, rows, columns // 32))
+        found[f"{stem}.weight"] = TensorSpec(("U32",), (experts, rows, columns // 8))
+        found[f"{stem}.scales"] = TensorSpec(("U8",), (experts, rows, columns // 32))
         found[f"{stem}.bias"] = _bf16(experts, rows)
     return found
 

@@ -26,10 +26,10 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, ModelFolderError
 from gptoss_mlx.model_folder import layout
 from gptoss_mlx.model_folder.generation import problem_with
-from gptoss_mlx.model_folder.safetensors import Tensor, read_header
+from gptoss_mlx.model_folder.safetensors import StoredTensor, read_header
 
 NUMPY_DTYPE = {"BF16": np.uint16, "F32": np.float32, "U32": np.uint32, "U8": np.uint8}
-REMEDY = "convert the model again"
+RECONVERT = "convert the model again"
 _MAX_JSON = 64 << 20
 _SCAN_BYTES = 8 << 20
 
@@ -55,7 +55,7 @@ class ModelFolder:
     config: ModelConfig
     generation: dict[str, Any]
     manifest: dict[str, Any]
-    _shards: dict[str, dict[str, Tensor]]  # file -> name -> where, fillers left out, in file order
+    _shards: dict[str, dict[str, StoredTensor]]  # file -> name -> where, fillers left out, in file order
 
     @classmethod
     def open(cls, path: str | Path) -> "ModelFolder":
@@ -67,22 +67,22 @@ class ModelFolder:
         manifest = _read_manifest(path)
         for name, digest in manifest["files"].items():
             if _sha256(_plain_file(path / name)) != digest:
-                raise ModelFolderError(f"{path / name}: differs from what was converted; {REMEDY}")
+                raise ModelFolderError(f"{path / name}: differs from what was converted; {RECONVERT}")
         try:
             config = ModelConfig.from_dict(_read_json(path / layout.CONFIG), str(path / layout.CONFIG))
         except CheckpointError as error:
             raise ModelFolderError(str(error)) from error
         generation = _read_json(path / layout.GENERATION)
         if problem := problem_with(generation):
-            raise ModelFolderError(f"{path / layout.GENERATION}: {problem}; {REMEDY}")
+            raise ModelFolderError(f"{path / layout.GENERATION}: {problem}; {RECONVERT}")
 
         shards = layout.shards(config, manifest["quantization"]["dense"])
         found = {shard.file: _read_shard(path / shard.file, shard) for shard in shards}
         names = {name: shard.file for shard in shards for name in shard.tensors}
         if _read_json(path / layout.INDEX).get("weight_map") != names:
-            raise ModelFolderError(f"{path / layout.INDEX}: does not list the config's tensors; {REMEDY}")
+            raise ModelFolderError(f"{path / layout.INDEX}: does not list the config's tensors; {RECONVERT}")
         if set(manifest["tensors"]) != set(names):
-            raise ModelFolderError(f"{path / layout.MANIFEST}: does not list the config's tensors; {REMEDY}")
+            raise ModelFolderError(f"{path / layout.MANIFEST}: does not list the config's tensors; {RECONVERT}")
         for file, tensors in found.items():
             _check_scales(path / file, tensors)
         return cls(path, config, generation, manifest, found)
@@ -141,7 +141,8 @@ class ModelFolder:
 
         Raises ModelFolderError at the first that differs. The small files were compared by ``open``.
         """
-        total, done = sum(tensor.nbytes for _, tensor in self._where.values()), 0
+        total = sum(tensor.nbytes for _, tensor in self._where.values())
+        done = 0
         buffer = memoryview(bytearray(_SCAN_BYTES))
         for name, (file, tensor) in self._where.items():
             digest = hashlib.sha256()
@@ -155,10 +156,10 @@ class ModelFolder:
                     if progress:
                         progress(done, total)
             if digest.hexdigest() != self.manifest["tensors"][name]["sha256"]:
-                raise ModelFolderError(f"{self.path / file}: tensor '{name}' is damaged; {REMEDY}")
+                raise ModelFolderError(f"{self.path / file}: tensor '{name}' is damaged; {RECONVERT}")
 
     @cached_property
-    def _where(self) -> dict[str, tuple[str, Tensor]]:
+    def _where(self) -> dict[str, tuple[str, StoredTensor]]:
         return {name: (file, tensor) for file, tensors in self._shards.items() for name, tensor in tensors.items()}
 
     @cached_property
@@ -170,14 +171,14 @@ class ModelFolder:
         if file not in self._maps:
             with _opened(self.path / file) as opened:
                 if not os.fstat(opened.fileno()).st_size:  # which cannot be mapped
-                    raise ModelFolderError(f"{self.path / file}: truncated since it was opened; {REMEDY}")
+                    raise ModelFolderError(f"{self.path / file}: truncated since it was opened; {RECONVERT}")
                 self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         mapped = self._maps[file]
         if offset + nbytes > min(len(mapped), mapped.size()):  # size() asks the file, which may have shrunk
-            raise ModelFolderError(f"{self.path / file}: truncated since it was opened; {REMEDY}")
+            raise ModelFolderError(f"{self.path / file}: truncated since it was opened; {RECONVERT}")
         return np.frombuffer(mapped, np.uint8, nbytes, offset)
 
-    def _stretch(self, file: str, tensors: dict[str, Tensor]) -> Stretch:
+    def _stretch(self, file: str, tensors: dict[str, StoredTensor]) -> Stretch:
         start = min(tensor.offset for tensor in tensors.values())
         end = layout.align(max(tensor.offset + tensor.nbytes for tensor in tensors.values()))
         inside = {name: (tensor.offset - start, tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
@@ -186,9 +187,9 @@ class ModelFolder:
 
 def _plain_file(path: Path) -> Path:
     if path.is_symlink():
-        raise ModelFolderError(f"{path}: is a symbolic link, a model folder holds plain files; {REMEDY}")
+        raise ModelFolderError(f"{path}: is a symbolic link, a model folder holds plain files; {RECONVERT}")
     if not path.is_file():
-        raise ModelFolderError(f"{path}: missing; {REMEDY}")
+        raise ModelFolderError(f"{path}: missing; {RECONVERT}")
     return path
 
 
@@ -200,9 +201,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         if not isinstance(raw, dict):
             raise ValueError("no JSON object")
     except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); check the disk, or {REMEDY}") from error
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); check the disk, or {RECONVERT}") from error
     except (ValueError, RecursionError) as error:
-        raise ModelFolderError(f"{path}: damaged ({error}); {REMEDY}") from error
+        raise ModelFolderError(f"{path}: damaged ({error}); {RECONVERT}") from error
     return raw
 
 
@@ -228,11 +229,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: format version {version} is newer than this program's {layout.FORMAT_VERSION}; update gptoss-mac"
         )
     if version != layout.FORMAT_VERSION:
-        raise ModelFolderError(f"{path}: format version {version} is unknown; {REMEDY}")
+        raise ModelFolderError(f"{path}: format version {version} is unknown; {RECONVERT}")
 
     def need(condition: bool) -> None:
         if not condition:
-            raise ModelFolderError(f"{path}: damaged; {REMEDY}")
+            raise ModelFolderError(f"{path}: damaged; {RECONVERT}")
 
     quantization, files, tensors = (manifest.get(key) for key in ("quantization", "files", "tensors"))
     need(isinstance(quantization, dict) and quantization.get("dense") in layout.DENSE_CHOICES)
@@ -245,35 +246,35 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_shard(path: Path, shard: layout.Shard) -> dict[str, Tensor]:
+def _read_shard(path: Path, shard: layout.ShardLayout) -> dict[str, StoredTensor]:
     """The shard's tensors, each of the dtype, shape and place the layout gives it."""
-    header = read_header(_plain_file(path), ModelFolderError, REMEDY)
+    header = read_header(_plain_file(path), ModelFolderError, RECONVERT)
     found = {name: tensor for name, tensor in header.items() if not name.startswith(layout.FILLER)}
     specs = shard.tensors
     if missing := specs.keys() - found.keys():
-        raise ModelFolderError(f"{path}: tensor '{min(missing)}' is missing; {REMEDY}")
+        raise ModelFolderError(f"{path}: tensor '{min(missing)}' is missing; {RECONVERT}")
     if extra := found.keys() - specs.keys():
-        raise ModelFolderError(f"{path}: unknown tensor {min(extra)!r:.200}; {REMEDY}")
+        raise ModelFolderError(f"{path}: unknown tensor {min(extra)!r:.200}; {RECONVERT}")
     for name, spec in specs.items():
         tensor = found[name]
         if tensor.dtype not in spec.dtypes or tensor.shape != spec.shape:
             raise ModelFolderError(
                 f"{path}: tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, "
-                f"config.json needs {' or '.join(spec.dtypes)} {list(spec.shape)}; {REMEDY}"
+                f"config.json needs {' or '.join(spec.dtypes)} {list(spec.shape)}; {RECONVERT}"
             )
     expected = layout.align(min(tensor.offset for tensor in header.values()))
     for name in specs:
         if found[name].offset != expected:
-            raise ModelFolderError(f"{path}: tensor '{name}' is not at byte {expected:,}; {REMEDY}")
+            raise ModelFolderError(f"{path}: tensor '{name}' is not at byte {expected:,}; {RECONVERT}")
         expected = layout.align(expected + found[name].nbytes)
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
     if size != expected:
-        raise ModelFolderError(f"{path}: does not end on a whole page; {REMEDY}")
+        raise ModelFolderError(f"{path}: does not end on a whole page; {RECONVERT}")
     return {name: found[name] for name in specs}
 
 
-def _check_scales(path: Path, tensors: dict[str, Tensor]) -> None:
+def _check_scales(path: Path, tensors: dict[str, StoredTensor]) -> None:
     for name, tensor in tensors.items():
         if not (layout.is_expert(name) and name.endswith(".scales")):
             continue
@@ -286,7 +287,7 @@ def _check_scales(path: Path, tensors: dict[str, Tensor]) -> None:
                 if (largest := int(np.frombuffer(block, np.uint8).max())) > layout.MAX_SCALE:
                     raise ModelFolderError(
                         f"{path}: tensor '{name}' has an MXFP4 scale of {largest}, "
-                        f"at most {layout.MAX_SCALE} is usable; {REMEDY}"
+                        f"at most {layout.MAX_SCALE} is usable; {RECONVERT}"
                     )
 
 
@@ -297,14 +298,14 @@ def _opened(path: Path) -> Iterator[FileIO]:
         with path.open("rb", buffering=0) as file:
             yield file
     except FileNotFoundError as error:
-        raise ModelFolderError(f"{path}: missing; {REMEDY}") from error
+        raise ModelFolderError(f"{path}: missing; {RECONVERT}") from error
     except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); check the disk, or {REMEDY}") from error
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); check the disk, or {RECONVERT}") from error
 
 
 def _read_into(file: Any, block: memoryview, path: Path) -> None:
     while block:
         count = file.readinto(block)
         if not count:
-            raise ModelFolderError(f"{path}: truncated while it was read; {REMEDY}")
+            raise ModelFolderError(f"{path}: truncated while it was read; {RECONVERT}")
         block = block[count:]

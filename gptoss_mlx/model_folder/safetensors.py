@@ -29,7 +29,7 @@ GIT_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class StoredTensor:
     """Where a tensor lies. ``offset`` counts from the start of the file, ``nbytes`` is dtype times shape."""
 
     dtype: str
@@ -42,7 +42,7 @@ def nbytes_of(dtype: str, shape: Iterable[int]) -> int:
     return DTYPE_BYTES[dtype] * math.prod(shape)
 
 
-def read_header(path: Path, error: type[GptOssError], remedy: str) -> dict[str, Tensor]:
+def read_header(path: Path, error: type[GptOssError], remedy: str) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file, in the order of their data.
 
     Every span is known to lie inside the file, to have the size its dtype and shape demand, and to touch its neighbours
@@ -82,7 +82,8 @@ def read_header(path: Path, error: type[GptOssError], remedy: str) -> dict[str, 
     if len(raw) > MAX_TENSORS:
         raise fail(f"{len(raw):,} tensors cannot be right")
 
-    data, tensors = 8 + length, {}
+    data = 8 + length
+    tensors = {}
     for name, entry in raw.items():
         tensor = _tensor(entry, data)
         if isinstance(tensor, str):
@@ -106,11 +107,13 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 48
 
 
-def _tensor(entry: Any, data: int) -> Tensor | str:
-    """A header entry as a Tensor, or what is wrong with it."""
+def _tensor(entry: Any, data: int) -> StoredTensor | str:
+    """A header entry as a StoredTensor, or what is wrong with it."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         return "has a damaged header entry"
-    dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    dtype = entry["dtype"]
+    shape = entry["shape"]
+    span = entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         return f"has the unknown dtype {quoted(dtype)}"
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_count, shape)):
@@ -120,20 +123,24 @@ def _tensor(entry: Any, data: int) -> Tensor | str:
     nbytes = nbytes_of(dtype, shape)
     if nbytes != span[1] - span[0]:
         return f"spans {span[1] - span[0]:,} bytes where {dtype} {shape} needs {nbytes:,}"
-    return Tensor(dtype, tuple(shape), data + span[0], nbytes)
+    return StoredTensor(dtype, tuple(shape), data + span[0], nbytes)
 
 
-def _check_tiling(tensors: Mapping[str, Tensor], data: int, size: int, fail: Callable[[str], GptOssError]) -> None:
+def _check_tiling(
+    tensors: Mapping[str, StoredTensor], data: int, size: int, fail: Callable[[str], GptOssError]
+) -> None:
     for name, tensor in tensors.items():
         if (stop := tensor.offset + tensor.nbytes) > size:
             raise fail(f"tensor {name!r:.200} ends at byte {stop:,} of a file of {size:,}: it is truncated")
-    end, previous = data, ""
+    end = data
+    previous = ""
     for name, tensor in tensors.items():
         if tensor.offset < end:
             raise fail(f"tensors {previous!r:.200} and {name!r:.200} overlap")
         if tensor.offset > end:
             raise fail(f"a hole of {tensor.offset - end:,} bytes before tensor {name!r:.200}")
-        end, previous = tensor.offset + tensor.nbytes, name
+        end = tensor.offset + tensor.nbytes
+        previous = name
     if end != size:
         raise fail(f"{size - end:,} bytes after the last tensor")
 

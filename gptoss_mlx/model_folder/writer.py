@@ -27,8 +27,13 @@ class TensorStream:
     """One tensor's bytes, in order. The filler after it is left zero."""
 
     def __init__(self, fd: int, path: Path, name: str, offset: int, nbytes: int) -> None:
-        self.name, self.nbytes, self.written = name, nbytes, 0
-        self._fd, self._path, self._offset, self._hash = fd, path, offset, hashlib.sha256()
+        self.name = name
+        self.nbytes = nbytes
+        self.written = 0
+        self._fd = fd
+        self._path = path
+        self._offset = offset
+        self._hash = hashlib.sha256()
 
     def write(self, data: Any) -> None:
         """Append a C-contiguous buffer. Raises ValueError past the tensor's end, StorageError when the disk is full."""
@@ -53,7 +58,7 @@ class ShardWriter:
     ``dtypes`` chooses where the layout leaves a choice (norms). Afterwards ``digests`` has every tensor's sha256.
     """
 
-    def __init__(self, folder: Path, shard: layout.Shard, dtypes: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, shard: layout.ShardLayout, dtypes: Mapping[str, str]) -> None:
         self.path = folder / shard.file
         self._tensors = {name: (dtypes.get(name, spec.dtypes[0]), spec.shape) for name, spec in shard.tensors.items()}
         for name, (dtype, _) in self._tensors.items():
@@ -94,7 +99,7 @@ class ShardWriter:
             self.digests = {name: stream.sha256 for name, stream in self.streams.items()}
 
 
-def shard_nbytes(shard: layout.Shard) -> int:
+def shard_nbytes(shard: layout.ShardLayout) -> int:
     """About what a shard takes on disk, for a check of free space: its tensors with fillers, and a page of header."""
     sizes = (nbytes_of(spec.dtypes[-1], spec.shape) for spec in shard.tensors.values())
     return layout.ALIGNMENT + sum(map(layout.align, sizes))

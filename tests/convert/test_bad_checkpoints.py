@@ -239,7 +239,8 @@ def test_an_error_page_in_place_of_a_shard(source, tmp_path):
     assert "this is no safetensors file" in refusal(source, tmp_path)
 
 
-SINKS, ROUTER = "model.layers.0.self_attn.sinks", "model.layers.0.mlp.router.weight"
+SINKS = "model.layers.0.self_attn.sinks"
+ROUTER = "model.layers.0.mlp.router.weight"
 BLOCKS = "model.layers.0.mlp.experts.down_proj_blocks"
 
 

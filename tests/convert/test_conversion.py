@@ -47,7 +47,7 @@ def test_both_layouts_in_any_sharding_give_the_same_bytes(converted, tmp_path):
     for layout, shards in (("hf", 3), ("original", 1), ("original", 5)):
         source = write_checkpoint(tmp_path / f"{layout}{shards}", SIZES, layout, shards)
         report = convert(source, tmp_path / f"{layout}{shards}-out", dense=converted.dense)
-        assert report.layout == {"hf": "Hugging Face", "original": "original"}[layout]
+        assert report.source_layout == {"hf": "Hugging Face", "original": "original"}[layout]
         assert shard_bytes(report.destination) == expected, (layout, shards)
 
 
@@ -55,8 +55,10 @@ def test_expert_bytes_come_back_through_the_safetensors_library(converted, publi
     for n in range(2):
         with safe_open(converted.destination / f"model-layer-{n:03d}.safetensors", "numpy") as shard:
             for ours, theirs in (("gate_up", "gate_up_proj"), ("down", "down_proj")):
-                stem, source = f"layers.{n}.experts.{ours}", f"model.layers.{n}.mlp.experts.{theirs}"
-                words, scales = shard.get_tensor(f"{stem}.weight"), shard.get_tensor(f"{stem}.scales")
+                stem = f"layers.{n}.experts.{ours}"
+                source = f"model.layers.{n}.mlp.experts.{theirs}"
+                words = shard.get_tensor(f"{stem}.weight")
+                scales = shard.get_tensor(f"{stem}.scales")
                 assert np.array_equal(blocks_from_words(words), published[f"{source}_blocks"])
                 assert np.array_equal(scales, published[f"{source}_scales"])
 
@@ -147,7 +149,8 @@ def rewrite(path: Path, as_float32: set[str]) -> None:
     from gptoss_mlx.model_folder.safetensors import read_header
     from tests.support.checkpoints import write_safetensors
 
-    data, tensors = path.read_bytes(), []
+    data = path.read_bytes()
+    tensors = []
     numpy_dtype = {"BF16": np.uint16, "U8": np.uint8}
     for name, tensor in read_header(path, CheckpointError, "").items():
         bits = np.frombuffer(
@@ -197,13 +200,13 @@ def test_original_is_found_inside_a_repository_and_uses_its_tokenizer(tmp_path, 
     write_checkpoint(tmp_path / "repo" / "original", SIZES, "original")
     shutil.copy(checkpoint / "tokenizer.json", tmp_path / "repo")
     report = convert(tmp_path / "repo", tmp_path / "out")
-    assert (report.layout, report.tokenizer) == ("original", "checkpoint")
+    assert (report.source_layout, report.tokenizer) == ("original", "checkpoint")
 
 
 def test_a_repository_with_both_layouts_is_read_as_hugging_face(tmp_path):
     write_checkpoint(tmp_path / "repo", SIZES)
     write_checkpoint(tmp_path / "repo" / "original", SIZES, "original")
-    assert convert(tmp_path / "repo", tmp_path / "out").layout == "Hugging Face"
+    assert convert(tmp_path / "repo", tmp_path / "out").source_layout == "Hugging Face"
 
 
 def test_the_hub_caches_links_are_followed(tmp_path, checkpoint):

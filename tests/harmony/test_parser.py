@@ -26,7 +26,7 @@ from tests.support.harmony_streams import (
     END,
     ENDOFTEXT,
     MALFORMED,
-    MARKERS,
+    MARKER_PIECES,
     MESSAGE,
     RETURN,
     START,
@@ -56,10 +56,12 @@ def check(tokenizer: Tokenizer, ids: list[int], rng: random.Random, spelled: boo
     """What holds for every stream of ids at all; ``spelled`` when ordinary text may spell a marker."""
     events = parse(tokenizer, ids)
 
-    one_by_one, chunked = StreamParser(tokenizer), StreamParser(tokenizer)
+    one_by_one = StreamParser(tokenizer)
+    chunked = StreamParser(tokenizer)
     again = [event for id in ids for event in one_by_one.feed(id)]
     assert again + one_by_one.finish() == events
-    again, at = [], 0
+    again = []
+    at = 0
     while at < len(ids):
         size = rng.randrange(1, 9)
         again += chunked.feed(ids[at : at + size])
@@ -74,7 +76,9 @@ def check(tokenizer: Tokenizer, ids: list[int], rng: random.Random, spelled: boo
     for event in events[:-1]:
         if isinstance(event, MessageStart):
             assert text is None
-            text, kind, recipient = [], event.kind, event.recipient
+            text = []
+            kind = event.kind
+            recipient = event.recipient
         elif isinstance(event, Delta):
             assert event.text
             assert event.kind == kind
@@ -85,7 +89,7 @@ def check(tokenizer: Tokenizer, ids: list[int], rng: random.Random, spelled: boo
             fields = [message.name, message.recipient, message.channel, message.content_type]
             if not spelled:
                 assert not any("<|" in field or "|>" in field for field in fields if field), message
-                assert not any(marker[0] in message.content for marker in MARKERS), message
+                assert not any(marker[0] in message.content for marker in MARKER_PIECES), message
             assert event.complete or event is events[-2]
             kept += message.ids
             text = None
@@ -127,7 +131,7 @@ def test_mutated_and_random_streams_keep_the_rules(published, small):
     seen = Counter()
     for i in range(6000):
         tokenizer = small if i % 4 == 0 else published
-        markers = [tokenizer.special[marker[0]] for marker in MARKERS[:6]]
+        markers = [tokenizer.special[marker[0]] for marker in MARKER_PIECES[:6]]
         if i < 4000:
             ids = encode(rng.choice(shapes), tokenizer.special, tokenizer.encode)
             for _ in range(rng.randrange(1, 5)):
@@ -199,7 +203,8 @@ def test_broken_utf8_is_replaced_not_lost(small):
     """Every byte is a token of its own here, so that a reply can stop inside a character."""
     head = ids_of(small, CHANNEL, "final", MESSAGE)
     smile = list("🙂".encode())
-    reserved, constrain = small.special["<|startoftext|>"], small.special["<|constrain|>"]
+    reserved = small.special["<|startoftext|>"]
+    constrain = small.special["<|constrain|>"]
     for body, text in [
         (smile, "🙂"),
         (smile[:3], "\ufffd"),
@@ -262,10 +267,12 @@ def test_endless_blanks_in_a_header_are_read_quickly(published):
 @pytest.mark.parametrize("filler", [" " * 128, "?", "final"])
 def test_a_header_that_never_ends_costs_each_token_the_same(published, head, filler):
     """A header joined anew at every token, or searched for a body at each, would take hours at a context's length."""
-    begin, more = ids_of(published, *head), published.encode(filler)
+    begin = ids_of(published, *head)
+    more = published.encode(filler)
 
     def seconds(count):
-        parser, begun = StreamParser(published), time.process_time()
+        parser = StreamParser(published)
+        begun = time.process_time()
         parser.feed(begin)
         for _ in range(count):
             parser.feed(more)

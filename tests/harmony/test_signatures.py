@@ -26,7 +26,8 @@ def object_of(**properties):
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: "")
 def test_ids_are_those_of_openai_harmony(golden, published):
     ids = ids_of([Function(**function) for function in golden["functions"]], published, golden["instructions"])
-    text, want = published.decode(ids, markers=True), published.decode(golden["ids"], markers=True)
+    text = published.decode(ids, markers=True)
+    want = published.decode(golden["ids"], markers=True)
     if CONTINUED in want:  # comments of several lines: the one intended difference
         assert with_bare_lines(text) == with_bare_lines(want)
     else:

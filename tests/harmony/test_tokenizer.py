@@ -14,7 +14,7 @@ from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
 from gptoss_mlx.harmony import TextDecoder, Tokenizer
 from gptoss_mlx.harmony.tokenizer import O200K_PATTERN
 from tests.support.harmony_goldens import read_golden
-from tests.support.tokenizers import MARKERS, small_tokenizer_json, tokenizer_json, write_json
+from tests.support.tokenizers import SMALL_MARKERS, small_tokenizer_json, tokenizer_json, write_json
 
 # Taken from openai/gpt-oss-120b's tokenizer.json:
 # sha256 0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3.
@@ -105,7 +105,8 @@ MORE = [" ", "  ", "x", " \u3000", "<|end|>", "\x1d", "\u0301", "_"]
 @pytest.mark.parametrize("seed", range(3))
 def test_text_with_added_tokens_encodes_as_tokenizers_encodes_it(tmp_path, seed):
     """Hugging Face's library, told that special tokens are text as well, is the judge."""
-    rng, raw = random.Random(seed), json.loads((checkpoint() / "tokenizer.json").read_text())
+    rng = random.Random(seed)
+    raw = json.loads((checkpoint() / "tokenizer.json").read_text())
     for _ in range(20):
         added = [
             {"id": 1024 + number, "content": word, "special": False}
@@ -224,7 +225,10 @@ def test_forged_compact_form_is_one_line(small, tmp_path):
         for change in (
             *({"ids": ids} for ids in (-1, 0, 1, 255, 1 << 40, True, "9", None)),
             *({"pattern": pattern} for pattern in ("(", 3, None, "\ud800")),
-            *({"special": special} for special in ([], {}, dict.fromkeys(MARKERS, 300), {**values["special"], "x": 5})),
+            *(
+                {"special": special}
+                for special in ([], {}, dict.fromkeys(SMALL_MARKERS, 300), {**values["special"], "x": 5})
+            ),
             {"special": {**values["special"], "<|end|>": 1 << 30}},
         )
     ]

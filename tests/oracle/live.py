@@ -33,7 +33,9 @@ def compare(case: Case, oracle_python: str, folder: Path) -> list[tuple[str, int
     found = []
     with np.load(folder / "reference.npz") as reference:
         for length in case.lengths:
-            tokens, rows, want = case.tokens(length), sampled_rows(length), reference[str(length)]
+            tokens = case.tokens(length)
+            rows = sampled_rows(length)
+            want = reference[str(length)]
             ways = {"whole": length, "chunks of 128": 128}
             if length <= 300:
                 ways["token by token"] = 1

@@ -77,7 +77,8 @@ def _decode(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
     out = np.empty((E, G * 32, R), np.float32)
     for e in range(E):
         values = np.empty((R, G, 32), np.float32)
-        values[..., 0::2], values[..., 1::2] = FP4[blocks[e] & 15], FP4[blocks[e] >> 4]
+        values[..., 0::2] = FP4[blocks[e] & 15]
+        values[..., 1::2] = FP4[blocks[e] >> 4]
         values *= np.exp2(scales[e].astype(np.float32) - 127)[..., None]
         out[e] = values.reshape(R, G * 32).T
     return out

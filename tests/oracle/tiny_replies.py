@@ -174,7 +174,8 @@ def again(file: Path) -> None:
     theirs: dict[str, list[bool]] = defaultdict(list)
     equal_so_far = True
     for exchange, reply in zip(exchanges, oracle.replies([e["prompt"] for e in exchanges]), strict=True):
-        kind, equal = exchange["kind"], reply == exchange["reply"]
+        kind = exchange["kind"]
+        equal = reply == exchange["reply"]
         same[kind].append(equal)
         if "expected" not in exchange:  # an earlier step, such as a call
             equal_so_far &= equal

@@ -93,16 +93,19 @@ def hostile(raw: Any, rng: random.Random) -> str:
 
 def _place(raw: Any, rng: random.Random) -> tuple[Any, Any]:
     """Somewhere in a document: a container and a key of its own, near the top as likely as deep down."""
-    parent, key = None, None
+    parent = None
+    key = None
     while isinstance(raw, (dict, list)) and raw and (parent is None or rng.random() < 0.6):
-        parent, key = raw, rng.choice(list(raw) if isinstance(raw, dict) else range(len(raw)))
+        parent = raw
+        key = rng.choice(list(raw) if isinstance(raw, dict) else range(len(raw)))
         raw = parent[key]
     return parent, key
 
 
 def subjects(work: Path) -> list[Subject]:
     """The files of a checkpoint and of the model folder made from it, in ``work``."""
-    source, model = work / "source", work / "model"
+    source = work / "source"
+    model = work / "model"
     write_checkpoint(source, SIZES, shards=2)
     tokenizer_json = json.loads((source / "tokenizer.json").read_bytes())
     flags = dict.fromkeys(("normalized", "single_word", "lstrip", "rstrip", "special"), False)
@@ -169,7 +172,8 @@ def problem(subject: Subject, text: str) -> tuple[str, str | None]:
     """How a file ended, "read" or "refused", and what is wrong with that, if anything."""
     whole = subject.file.read_bytes()
     subject.file.write_text(text, encoding="utf-8", errors="surrogatepass")
-    begun, ended = time.perf_counter(), "read"
+    begun = time.perf_counter()
+    ended = "read"
     try:
         subject.read()
     except GptOssError as error:
@@ -189,7 +193,8 @@ def problem(subject: Subject, text: str) -> tuple[str, str | None]:
 
 def fuzz(count: int, seed: int) -> tuple[Counter[str], tuple[str, str, str] | None]:
     """How many of ``count`` files ended how; and the first that should not have ended so: subject, problem, text."""
-    rng, tally = random.Random(seed), Counter[str]()
+    rng = random.Random(seed)
+    tally = Counter[str]()
     with tempfile.TemporaryDirectory() as work:
         found = subjects(Path(work))
         originals = {subject.name: json.loads(subject.file.read_bytes()) for subject in found}

@@ -44,7 +44,8 @@ def main() -> int:
     made = declarations(options.count, options.seed)
     command = [options.oracle_python, "-m", "tests.oracle.signatures"]
     done = subprocess.run(command, input=json.dumps(made), stdout=subprocess.PIPE, text=True, check=True)
-    tokenizer, verdicts = Tokenizer.bundled(), Counter()
+    tokenizer = Tokenizer.bundled()
+    verdicts = Counter()
     for declaration, theirs in zip(made, json.loads(done.stdout), strict=True):
         own = ours(declaration, tokenizer)
         verdicts[found := verdict(own, theirs, tokenizer)] += 1

@@ -49,7 +49,7 @@ DEFAULTS = {
 }
 DTYPES = {"BF16": 2, "F32": 4, "U8": 1}
 
-Tensor = tuple[str, str, np.ndarray]  # name, safetensors dtype, bits (uint16 for BF16)
+NamedTensor = tuple[str, str, np.ndarray]  # name, safetensors dtype, bits (uint16 for BF16)
 
 
 def hf_config(sizes: dict) -> dict:
@@ -105,13 +105,16 @@ def from_bf16(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def hf_tensors(sizes: dict, seed: int = 0) -> Iterator[Tensor]:
+def hf_tensors(sizes: dict, seed: int = 0) -> Iterator[NamedTensor]:
     """Every tensor of a checkpoint under its Hugging Face name, one at a time."""
     c = DEFAULTS | sizes
-    hidden, inter, experts = c["hidden_size"], c["intermediate_size"], c["num_local_experts"]
-    q, kv = c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"]
+    hidden = c["hidden_size"]
+    inter = c["intermediate_size"]
+    experts = c["num_local_experts"]
+    q = c["num_attention_heads"] * c["head_dim"]
+    kv = c["num_key_value_heads"] * c["head_dim"]
 
-    def normal(name: str, *shape: int, std: float, mean: float = 0.0) -> Tensor:
+    def normal(name: str, *shape: int, std: float, mean: float = 0.0) -> NamedTensor:
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         bits = np.empty(shape, np.uint16)
         for row in range(0, shape[0], 8192):  # the head in float32 would be 2.3 GB
@@ -119,14 +122,15 @@ def hf_tensors(sizes: dict, seed: int = 0) -> Iterator[Tensor]:
             bits[row : row + 8192] = to_bf16(part * np.float32(std) + np.float32(mean))
         return name, "BF16", bits
 
-    def codes(name: str, low: int, high: int, *shape: int) -> Tensor:
+    def codes(name: str, low: int, high: int, *shape: int) -> NamedTensor:
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         return name, "U8", rng.integers(low, high, shape, np.uint8, endpoint=True)
 
     yield normal("model.embed_tokens.weight", c["vocab_size"], hidden, std=1.0)
     for n in range(c["num_hidden_layers"]):
         layer = f"model.layers.{n}"
-        attn, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+        attn = f"{layer}.self_attn"
+        mlp = f"{layer}.mlp"
         yield normal(f"{layer}.input_layernorm.weight", hidden, std=0.1, mean=1.0)
         for proj, rows in (("q_proj", q), ("k_proj", kv), ("v_proj", kv)):
             yield normal(f"{attn}.{proj}.weight", rows, hidden, std=hidden**-0.5)
@@ -168,7 +172,7 @@ ORIGINAL_NAMES = {
 }
 
 
-def original_tensors(sizes: dict, seed: int = 0) -> Iterator[Tensor]:
+def original_tensors(sizes: dict, seed: int = 0) -> Iterator[NamedTensor]:
     """The same tensors under ``original/`` names, with q, k and v stacked."""
     stacks: dict[str, list[np.ndarray]] = {"weight": [], "bias": []}
     for name, dtype, bits in hf_tensors(sizes, seed):
@@ -186,8 +190,9 @@ def original_tensors(sizes: dict, seed: int = 0) -> Iterator[Tensor]:
         yield f"block.{n}.{ORIGINAL_NAMES[rest]}", dtype, bits
 
 
-def write_safetensors(path: Path, tensors: list[Tensor]) -> None:
-    header, offset = {}, 0
+def write_safetensors(path: Path, tensors: list[NamedTensor]) -> None:
+    header = {}
+    offset = 0
     for name, dtype, bits in tensors:
         assert bits.itemsize == DTYPES[dtype], name
         header[name] = {"dtype": dtype, "shape": list(bits.shape), "data_offsets": [offset, offset + bits.nbytes]}
@@ -225,7 +230,10 @@ def write_checkpoint(folder: Path, sizes: dict, layout: str = "hf", shards: int 
     layers = (DEFAULTS | sizes)["num_hidden_layers"]
     total = 3 + layers * (19 if layout == "hf" else 15)
     per_shard = -(-total // shards)
-    weight_map, batch, number, size = {}, [], 0, 0
+    weight_map = {}
+    batch = []
+    number = 0
+    size = 0
     for index, tensor in enumerate(make(sizes, seed), 1):
         batch.append(tensor)
         if index % per_shard == 0 or index == total:

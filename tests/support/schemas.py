@@ -132,7 +132,8 @@ def numbers(rng: random.Random) -> dict:
 
 def deep(rng: random.Random) -> dict:
     """Nested to about where openai-harmony refuses: 128 brackets, some of them the conversation's own."""
-    out, default = {"type": "string"}, []
+    out = {"type": "string"}
+    default = []
     if rng.random() < 0.3:
         for _ in range(rng.choice([90, 130])):
             default = [default]

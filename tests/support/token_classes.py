@@ -9,18 +9,18 @@ from itertools import product
 
 from tests.support.harmony_streams import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START
 
-Piece = str | bytes | list[str]
+ClassPiece = str | bytes | list[str]
 
 CHANNEL_NAMES = ("final", "analysis", "commentary")
 ROLES = ("assistant", "user", "tool")
 TEXTS = ("Hello there", "x", " to=functions.f", '{"a": 1}')
-CLASSES: tuple[tuple[Piece, ...], ...] = (
+CLASSES: tuple[tuple[ClassPiece, ...], ...] = (
     *((START,), (MESSAGE,), (CHANNEL,), (CONSTRAIN,), (END,), (CALL,), (RETURN,)),
     *(CHANNEL_NAMES, ROLES, TEXTS, (" ",), (b"\xf0\x9f",)),
 )
 
 
-def sequences(longest: int) -> Iterator[list[Piece]]:
+def sequences(longest: int) -> Iterator[list[ClassPiece]]:
     """All of up to ``longest`` classes. Members of a class take turns, so that each meets the others."""
     number = 0
     for length in range(1, longest + 1):
@@ -30,7 +30,10 @@ def sequences(longest: int) -> Iterator[list[Piece]]:
 
 
 def encode(
-    pieces: list[Piece], special: dict[str, int], text: Callable[[str], list[int]], raw: Callable[[bytes], list[int]]
+    pieces: list[ClassPiece],
+    special: dict[str, int],
+    text: Callable[[str], list[int]],
+    raw: Callable[[bytes], list[int]],
 ) -> list[int]:
     """Ids; ``raw`` gives those of bytes. Texts are not joined first: a model writes them as tokens of their own."""
     found = []

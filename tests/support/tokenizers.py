@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-MARKERS = (
+SMALL_MARKERS = (
     "<|startoftext|>",
     "<|endoftext|>",
     "<|return|>",
@@ -44,7 +44,7 @@ def tokenizer_json(tokens: dict[bytes, int], special: dict[str, int], pattern: s
 def small_tokenizer_json(pattern: str = r"\s+|\S+") -> dict:
     """256 bytes, a few merges and the markers, under ids unlike the published ones."""
     tokens = [bytes((byte,)) for byte in range(256)] + [b"th", b"the", b" t", b"\xf0\x9f"]
-    special = {marker: len(tokens) + index for index, marker in enumerate(reversed(MARKERS))}
+    special = {marker: len(tokens) + index for index, marker in enumerate(reversed(SMALL_MARKERS))}
     return tokenizer_json({token: id for id, token in enumerate(tokens)}, special, pattern)
 
 

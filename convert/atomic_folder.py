@@ -17,7 +17,7 @@ from gptoss_mlx.model_folder.writer import storage_errors, sync_folder
 
 
 @contextmanager
-def whole_folder(destination: Path, needed: int) -> Iterator[Path]:
+def atomic_folder(destination: Path, needed: int) -> Iterator[Path]:
     """Give an empty folder to fill; on success it becomes ``destination``, on any exception nothing is left.
 
     ``needed`` bytes must be free. Raises StorageError when the destination exists, when there is no room, when another
