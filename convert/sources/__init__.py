@@ -1,4 +1,4 @@
-"""One module per layout weights come in. ``open_checkpoint`` finds out which one a folder has."""
+"""Open a published checkpoint. Each layout of weights has a module; ``open_checkpoint`` detects a folder's layout."""
 
 from pathlib import Path
 
@@ -24,9 +24,9 @@ __all__ = ["Checkpoint", "open_checkpoint"]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Find and check the checkpoint in ``path``, or in its ``original/``. Reads config and headers, no weights.
+    """Find and check the checkpoint in ``path`` or its ``original/``. Reads config and headers, no weights.
 
-    Raises CheckpointError: one line naming the file and the remedy.
+    Raises CheckpointError with one line that names the file and the remedy.
     """
     try:
         return _open(path)

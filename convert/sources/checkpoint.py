@@ -27,7 +27,10 @@ Stamp = tuple[int, int, int, int] | None
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """What a source tensor must be, and whose rows it holds. Parts of one target are stacked in order."""
+    """What a source tensor must be, and the tensor of ours (``target``) it belongs to.
+
+    Source tensors of one target are stacked in order.
+    """
 
     target: str
     dtypes: tuple[str, ...]
@@ -36,7 +39,7 @@ class SourceSpec:
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A source tensor and where its bytes are."""
+    """A tensor of the checkpoint and the place of its bytes."""
 
     name: str
     file: Path
@@ -45,7 +48,7 @@ class SourceTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checked checkpoint. ``tensors`` maps a model folder's unquantized names to the pieces each is stacked from."""
+    """A checked checkpoint. ``tensors`` maps a model folder's unquantized names to the source tensors to stack."""
 
     layout: str
     folder: Path
@@ -60,9 +63,9 @@ class Checkpoint:
         return sum(piece.tensor.nbytes for pieces in self.tensors.values() for piece in pieces)
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError when a file is no longer what it was before the first was read.
+        """Raise CheckpointError when a file has changed since before the first was read.
 
-        A change that keeps size, inode and modification time is not seen; nor is one within the file system's tick.
+        A change that keeps size, inode and modification time is not detected, nor one within the file system's tick.
         """
         now = stamps(self.stamps)
         for path, stamp in self.stamps.items():
@@ -71,9 +74,9 @@ class Checkpoint:
 
 
 def stamps(paths: Iterable[Path]) -> dict[Path, Stamp]:
-    """What tells a file from another version of itself: device, inode, size in bytes, and modification time in ns.
+    """Return device, inode, size in bytes and modification time in ns of each file, to detect changes.
 
-    None stands for a file that cannot be found. A link is followed: a Hub cache's files are links.
+    None stands for a file that cannot be found. Links are followed, because the files of a Hub cache are links.
     """
     return {path: _stamp(path) for path in paths}
 
@@ -87,13 +90,13 @@ def _stamp(path: Path) -> Stamp:
 
 
 def target_specs(config: ModelConfig) -> dict[str, SourceSpec]:
-    """Every unquantized tensor of a model folder, as a part that is the whole of it; experts as published blocks."""
+    """Return a spec for every unquantized tensor of a model folder, by name. Experts have the published blocks' shape."""
     found = {}
     for shard in layout.shards(config, "bf16"):
         for name, spec in shard.tensors.items():
             dtypes = spec.dtypes
             shape = spec.shape
-            if dtypes == ("U32",):  # eight FP4 codes a word; published as blocks of 32 codes in 16 bytes
+            if dtypes == ("U32",):  # eight FP4 codes a word; published are blocks of 32 codes in 16 bytes
                 dtypes = ("U8",)
                 shape = (*shape[:-1], shape[-1] // 4, 16)
             found[name] = SourceSpec(name, dtypes, shape)
@@ -101,7 +104,7 @@ def target_specs(config: ModelConfig) -> dict[str, SourceSpec]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError when it is missing or damaged."""
+    """Return the JSON object in a file. Raises CheckpointError when it is missing or damaged."""
     try:
         check_lfs_pointer(path)
         if path.stat().st_size > _MAX_JSON:
@@ -126,7 +129,10 @@ def check_lfs_pointer(path: Path) -> None:
 
 
 def read_headers(folder: Path) -> dict[str, SourceTensor]:
-    """Every tensor in the folder's shards. The index, where there is one, says which files those are."""
+    """Return every tensor in the folder's safetensors files, by name. The index, if present, says which files to read.
+
+    Raises CheckpointError when a file is damaged or missing, a name is there twice, or the index is wrong.
+    """
     index = _read_index(folder / layout.INDEX) if (folder / layout.INDEX).exists() else None
     files = sorted(set(index.values())) if index else _files_without_index(folder)
     found: dict[str, SourceTensor] = {}
@@ -150,7 +156,7 @@ def _read_index(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: no weight_map; {REDOWNLOAD}")
     for file in weight_map.values():
-        # A file of this folder and of no other, whatever the index says.
+        # The index may only name files of this folder.
         if not isinstance(file, str) or not re.fullmatch(r"[^/\\]+\.safetensors", file) or not file.isprintable():
             raise CheckpointError(f"{path}: {quoted(file, 200)} is no shard's file name; {REDOWNLOAD}")
     return weight_map

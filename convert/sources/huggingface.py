@@ -1,4 +1,4 @@
-"""The layout of the Hugging Face repositories: q, k and v apart, ``model.layers.N`` names."""
+"""The layout of the Hugging Face repositories: separate q, k and v, ``model.layers.N`` names."""
 
 from dataclasses import replace
 

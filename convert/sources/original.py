@@ -1,4 +1,4 @@
-"""The layout of the ``original/`` folders: q, k and v stacked as we keep them, ``block.N`` names, no tokenizer."""
+"""The layout of the ``original/`` folders: q, k and v stacked as in a model folder, ``block.N`` names, no tokenizer."""
 
 from convert.sources.checkpoint import SourceSpec, target_specs
 from gptoss_mlx.config import ModelConfig

@@ -1,4 +1,4 @@
-"""OpenAI's harmony format, straight to and from token ids. Knows no model."""
+"""OpenAI's harmony format: messages to token ids, and token ids to messages. Knows no model."""
 
 from gptoss_mlx.harmony.messages import (
     Developer,

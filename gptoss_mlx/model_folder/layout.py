@@ -1,8 +1,9 @@
-"""What a model folder's shards hold: names, shapes, dtypes and order. Knows no file contents.
+"""The tensors of a model folder's shards: names, shapes, dtypes and order. Knows no file contents.
 
-One shard for the embedding, one for each layer, one for the final norm and the head. In a shard the dense tensors come
-first, then the expert tensors; each tensor starts on a 16 KiB boundary (an Apple silicon page) and is followed by a
-filler up to the next, so each of the two groups is one stretch of whole pages that can be adopted as one buffer.
+There is a shard for the embedding, one for each layer, and one for the final norm and the head. In a shard the dense
+tensors come first, then the expert tensors. Each tensor starts on a 16 KiB boundary (a page of Apple silicon), and a
+filler after it reaches to the next boundary. Each of the two groups therefore covers whole pages, which can become one
+buffer without a copy.
 """
 
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ ALIGNMENT = 16384
 DENSE_CHOICES = ("q8", "bf16")
 Q8_GROUP = 64
 Q8_BITS = 8
-# Largest MXFP4 exponent byte: 6 * 2 ** (240 - 127) is far inside bfloat16's range, whatever sums over it. 255 is NaN.
 MAX_SCALE = 240
+"""Largest MXFP4 exponent byte allowed, because sums of 6 * 2 ** (240 - 127) still fit bfloat16. 255 is NaN."""
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
@@ -32,7 +33,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor's shape and the dtypes it may have (a norm keeps the checkpoint's: BF16 or F32)."""
+    """A tensor's shape and allowed dtypes. A norm has two, BF16 and F32, because it keeps the checkpoint's dtype."""
 
     dtypes: tuple[str, ...]
     shape: Shape
@@ -40,7 +41,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """One file: its dense tensors, then its expert tensors, each in file order."""
+    """The tensors of one file: the dense tensors, then the expert tensors, both in file order."""
 
     file: str
     dense_tensors: dict[str, TensorSpec]
@@ -64,12 +65,12 @@ def align(offset: int) -> int:
 
 
 def is_quantized(columns: int, dense: str) -> bool:
-    """Whether a dense matrix of so many columns is stored as q8. Those that groups do not divide stay bf16."""
+    """Return whether a dense matrix is stored as q8. It stays bf16 if groups do not divide its columns."""
     return dense == "q8" and columns % Q8_GROUP == 0
 
 
 def quantization(dense: str) -> dict[str, object]:
-    """How the folder's weights are stored, as the manifest says it."""
+    """Return the manifest's entry that says how the weights are stored."""
     experts = {"mode": "mxfp4", "bits": 4, "group_size": 32}
     if dense == "bf16":
         return {"dense": "bf16", "experts": experts}
@@ -77,7 +78,7 @@ def quantization(dense: str) -> dict[str, object]:
 
 
 def shards(config: ModelConfig, dense: str) -> list[ShardLayout]:
-    """Every shard of a model folder in order: embedding, layers, head."""
+    """Return every shard of a model folder in order: embedding, layers, head. ``dense`` is "q8" or "bf16"."""
     hidden = config.hidden_size
     vocab = config.vocab_size
     layers = [
@@ -142,7 +143,10 @@ def _layer_experts(config: ModelConfig, n: int) -> dict[str, TensorSpec]:
 
 
 def with_fillers(file: str, tensors: Mapping[str, tuple[str, Shape]]) -> dict[str, tuple[str, Shape]]:
-    """``{name: (dtype, shape)}`` of a shard, each followed by its filler. Filler names differ from shard to shard."""
+    """Return ``tensors``, ``{name: (dtype, shape)}``, with a filler after each that does not end on a boundary.
+
+    The filler names contain the shard's name, so they are unique in the folder.
+    """
     padded: dict[str, tuple[str, Shape]] = {}
     for number, (name, (dtype, shape)) in enumerate(tensors.items()):
         padded[name] = (dtype, shape)

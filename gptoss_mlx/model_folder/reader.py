@@ -1,10 +1,10 @@
-"""Opening a model folder: everything is checked against the config before any weight is handed out.
+"""Open a model folder and check it against its config before any weight is used.
 
-``open`` reads headers, the small files and the expert scales; ``verify`` reads every byte and compares its hash. File
-names come from ``layout``, never from the index, so nothing a folder says can lead out of it.
+``open`` reads headers, the small files and the expert scales. ``verify`` reads every byte and compares hashes. File
+names come from ``layout``, never from the index, so a folder cannot name a file outside itself.
 
-A shard cut short afterwards is an error where bytes are copied (``read``, ``verify``) and where a view is handed out.
-Who touches a view's pages after that is killed by SIGBUS, which no check here can prevent.
+A shard may be truncated after ``open``. ``read``, ``verify``, and the calls that return views then raise. A view that
+was returned before stays unprotected: access to its lost pages kills the process with SIGBUS.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _SCAN_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Stretch:
-    """One group of tensors as bytes of one file; ``offset`` and ``nbytes`` are multiples of 16 KiB.
+    """The bytes of a file that hold one group of tensors. ``offset`` and ``nbytes`` are multiples of 16 KiB.
 
     ``tensors`` maps a name to (offset in the stretch, safetensors dtype, shape).
     """
@@ -49,19 +49,20 @@ class Stretch:
 
 @dataclass(frozen=True, eq=False)
 class ModelFolder:
-    """A converted model on disk, checked. Weights are views of memory-mapped files: reading one pages it in."""
+    """A checked model folder. Weights are views of memory-mapped files, so access to one reads it from disk."""
 
     path: Path
     config: ModelConfig
     generation: dict[str, Any]
     manifest: dict[str, Any]
-    _shards: dict[str, dict[str, StoredTensor]]  # file -> name -> where, fillers left out, in file order
+    _shards: dict[str, dict[str, StoredTensor]]
+    """File name to tensor name to place, in file order, without fillers."""
 
     @classmethod
     def open(cls, path: str | Path) -> "ModelFolder":
-        """Check a folder and open it. Hashes are compared for the small files only; ``verify`` does the rest.
+        """Check a folder and open it. Only the small files' hashes are compared; ``verify`` compares the others.
 
-        Raises ModelFolderError: one line with the file, what is wrong with it, and the remedy.
+        Raises ModelFolderError with one line: the file, what is wrong with it, and the remedy.
         """
         path = Path(path)
         manifest = _read_manifest(path)
@@ -89,30 +90,30 @@ class ModelFolder:
 
     @property
     def quantization(self) -> dict[str, Any]:
-        """How weights are stored: ``dense`` is "q8" (then also mode, bits, group_size) or "bf16"; and ``experts``."""
+        """How weights are stored: ``dense`` ("q8", with mode, bits and group_size, or "bf16") and ``experts``."""
         return self.manifest["quantization"]
 
     @property
     def tokenizer_path(self) -> Path | None:
-        """Harmony's compact tokenizer; None when the checkpoint had none that fits its vocabulary."""
+        """The file of harmony's compact tokenizer, or None if the checkpoint had none that fits its vocabulary."""
         return self.path / layout.TOKENIZER if layout.TOKENIZER in self.manifest["files"] else None
 
     def names(self) -> list[str]:
-        """Every tensor, embedding first, head last. Fillers are left out."""
+        """Return the name of every tensor, embedding first, head last, without fillers."""
         return [name for tensors in self._shards.values() for name in tensors]
 
     def dtype(self, name: str) -> str:
-        """``BF16``, ``F32``, ``U32`` or ``U8``. Raises KeyError for a name that ``names`` does not list."""
+        """Return "BF16", "F32", "U32" or "U8". Raises KeyError for a name that ``names`` does not list."""
         return self._where[name][1].dtype
 
     def array(self, name: str) -> np.ndarray:
-        """A tensor as a read-only view of the mapped file; BF16 comes as uint16. Raises KeyError as ``dtype`` does."""
+        """Return a tensor as a read-only view of the mapped file, BF16 as uint16. Raises KeyError as ``dtype`` does."""
         file, tensor = self._where[name]
         data = self._mapped(file, tensor.offset, tensor.nbytes)
         return data.view(NUMPY_DTYPE[tensor.dtype]).reshape(tensor.shape)
 
     def stretches(self) -> list[Stretch]:
-        """Every shard as one stretch, a layer's as two: its dense tensors, then its expert tensors."""
+        """Return every shard as one stretch, a layer's as two: its dense tensors, then its expert tensors."""
         found = []
         for file, tensors in self._shards.items():
             for expert in (False, True):
@@ -122,11 +123,11 @@ class ModelFolder:
         return found
 
     def stretch_bytes(self, stretch: Stretch) -> np.ndarray:
-        """A stretch as a read-only uint8 view of the mapped file; its address is a multiple of the page size."""
+        """Return a stretch as a read-only uint8 view of the mapped file. Its address is a multiple of the page size."""
         return self._mapped(stretch.file.name, stretch.offset, stretch.nbytes)
 
     def read(self, stretch: Stretch) -> np.ndarray:
-        """A stretch as uint8, copied by reading: unlike a view it cannot kill the process when its file is cut short.
+        """Return a copy of a stretch as uint8. Unlike a view it is safe if the file is truncated later.
 
         Raises ModelFolderError when the file ends before the stretch does.
         """
@@ -139,7 +140,7 @@ class ModelFolder:
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compare every tensor with its sha256. ``progress`` is called with (bytes read, bytes in all).
 
-        Raises ModelFolderError at the first that differs. The small files were compared by ``open``.
+        Raises ModelFolderError at the first tensor that differs. ``open`` has compared the small files.
         """
         total = sum(tensor.nbytes for _, tensor in self._where.values())
         done = 0
@@ -167,10 +168,10 @@ class ModelFolder:
         return {}
 
     def _mapped(self, file: str, offset: int, nbytes: int) -> np.ndarray:
-        """Bytes of a mapped file. Raises ModelFolderError when the file has lost them by now."""
+        """Return a view of a file's bytes. Raises ModelFolderError when the file has become shorter."""
         if file not in self._maps:
             with _opened(self.path / file) as opened:
-                if not os.fstat(opened.fileno()).st_size:  # which cannot be mapped
+                if not os.fstat(opened.fileno()).st_size:  # an empty file cannot be mapped
                     raise ModelFolderError(f"{self.path / file}: truncated since it was opened; {RECONVERT}")
                 self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         mapped = self._maps[file]
@@ -247,7 +248,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _read_shard(path: Path, shard: layout.ShardLayout) -> dict[str, StoredTensor]:
-    """The shard's tensors, each of the dtype, shape and place the layout gives it."""
+    """Return a shard's tensors. Raises ModelFolderError if one has not the dtype, shape and place of the layout."""
     header = read_header(_plain_file(path), ModelFolderError, RECONVERT)
     found = {name: tensor for name, tensor in header.items() if not name.startswith(layout.FILLER)}
     specs = shard.tensors
@@ -293,7 +294,7 @@ def _check_scales(path: Path, tensors: dict[str, StoredTensor]) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[FileIO]:
-    """The file, unbuffered. What fails in opening or reading it, as when its disk is pulled, is a ModelFolderError."""
+    """Open a file unbuffered. Raise an OSError of the context, such as a removed disk, as a ModelFolderError."""
     try:
         with path.open("rb", buffering=0) as file:
             yield file

@@ -1,4 +1,4 @@
-"""One safetensors file: its header, checked before a byte of data is touched. Knows nothing of models.
+"""Read and write the header of one safetensors file. Knows no models, and reads no tensor data.
 
 The format is eight bytes of header length (little endian), a JSON header, then the data. ``data_offsets`` count from
 the start of the data, and the tensors tile the data without holes.
@@ -20,17 +20,17 @@ DTYPE_BYTES = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-
-# gpt-oss-120b has 687 tensors under 100 KB of header; the limits stop a hostile file, not a large model.
+"""Bytes of one value."""
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 100_000
 MAX_DIMENSIONS = 8
+"""These limits stop hostile files. gpt-oss-120b has 687 tensors in a header of less than 100 KB."""
 GIT_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies. ``offset`` counts from the start of the file, ``nbytes`` is dtype times shape."""
+    """A tensor's place in a file. ``offset`` counts from the start of the file; ``nbytes`` is dtype times shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -43,10 +43,10 @@ def nbytes_of(dtype: str, shape: Iterable[int]) -> int:
 
 
 def read_header(path: Path, error: type[GptOssError], remedy: str) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file, in the order of their data.
+    """Return the tensors of a safetensors file, in the order of their data.
 
-    Every span is known to lie inside the file, to have the size its dtype and shape demand, and to touch its neighbours
-    without overlap or hole. Anything else raises ``error`` with one line: the file, what is wrong, ``remedy``.
+    Checks that every tensor lies inside the file, that its size fits its dtype and shape, and that the tensors fill the
+    data without overlap or hole. Otherwise raises ``error`` with one line: the file, what is wrong, and ``remedy``.
     """
 
     def fail(problem: str) -> GptOssError:
@@ -108,7 +108,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _tensor(entry: Any, data: int) -> StoredTensor | str:
-    """A header entry as a StoredTensor, or what is wrong with it."""
+    """Return a header entry as a StoredTensor, or a text that says what is wrong with it."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         return "has a damaged header entry"
     dtype = entry["dtype"]
@@ -146,7 +146,7 @@ def _check_tiling(
 
 
 def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], alignment: int) -> bytes:
-    """The start of a file that holds ``{name: (dtype, shape)}`` in this order, padded so that data starts aligned."""
+    """Return the start of a file that holds ``{name: (dtype, shape)}`` in this order, padded to align the data."""
     entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
     offset = 0
     for name, (dtype, shape) in tensors.items():

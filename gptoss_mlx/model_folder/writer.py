@@ -1,7 +1,6 @@
-"""Writing a model folder: shards as streams of bytes, then the small files, the manifest last.
+"""Write a model folder: shards as streams of bytes, then the small files, the manifest last.
 
-Everything is synced to disk on return. Where the folder stands, and under which name, is the caller's affair. Failures
-to write raise StorageError.
+Everything is synced to disk on return. A failed write raises StorageError. The caller makes and names the folder.
 """
 
 import errno
@@ -24,7 +23,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class TensorStream:
-    """One tensor's bytes, in order. The filler after it is left zero."""
+    """Writes one tensor's bytes in order and hashes them. The filler after the tensor stays zero."""
 
     def __init__(self, fd: int, path: Path, name: str, offset: int, nbytes: int) -> None:
         self.name = name
@@ -36,7 +35,7 @@ class TensorStream:
         self._hash = hashlib.sha256()
 
     def write(self, data: Any) -> None:
-        """Append a C-contiguous buffer. Raises ValueError past the tensor's end, StorageError when the disk is full."""
+        """Append a C-contiguous buffer. Raises ValueError past the tensor's end, StorageError when the write fails."""
         block = memoryview(data).cast("B")
         if self.written + len(block) > self.nbytes:
             raise ValueError(f"{self.name}: more than {self.nbytes} bytes")
@@ -53,9 +52,10 @@ class TensorStream:
 
 
 class ShardWriter:
-    """One shard. Tensors are written through ``streams``, side by side or one after another; leaving the context syncs.
+    """A context that writes one shard. Write each tensor through ``streams``, in any order; leaving the context syncs.
 
-    ``dtypes`` chooses where the layout leaves a choice (norms). Afterwards ``digests`` has every tensor's sha256.
+    ``dtypes`` names the dtype of tensors that may have several (norms). After the context ``digests`` has every
+    tensor's sha256. Leaving it raises ValueError if a tensor is incomplete.
     """
 
     def __init__(self, folder: Path, shard: layout.ShardLayout, dtypes: Mapping[str, str]) -> None:
@@ -100,7 +100,7 @@ class ShardWriter:
 
 
 def shard_nbytes(shard: layout.ShardLayout) -> int:
-    """About what a shard takes on disk, for a check of free space: its tensors with fillers, and a page of header."""
+    """Return about how many bytes a shard takes on disk: its tensors with fillers, and a page of header."""
     sizes = (nbytes_of(spec.dtypes[-1], spec.shape) for spec in shard.tensors.values())
     return layout.ALIGNMENT + sum(map(layout.align, sizes))
 
@@ -115,9 +115,10 @@ def write_metadata(
     source: Mapping[str, Any],
     tool: str,
 ) -> None:
-    """Write what is not weights, once every shard (and the tokenizer, if any) is in place. The manifest comes last.
+    """Write the small files, after every shard and the tokenizer, if any, have been written. The manifest comes last.
 
-    ``digests`` has the sha256 of every tensor, ``source`` says where they came from, ``tool`` what wrote them.
+    ``digests`` has the sha256 of every tensor. ``source`` says where the tensors came from, ``tool`` which program
+    wrote them. Raises ValueError when ``digests`` does not match the layout.
     """
     shards = layout.shards(config, dense)
     weight_map = {name: shard.file for shard in shards for name in shard.tensors}
@@ -147,7 +148,7 @@ def write_metadata(
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError into the one line a user can act on."""
+    """Raise an OSError of the context as a StorageError with a remedy, in one line."""
     try:
         yield
     except OSError as error:
@@ -156,19 +157,19 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def sync(fd: int) -> None:
-    """Wait until a file's bytes are on the medium; on macOS plain fsync stops at the drive's cache."""
+    """Wait until a file's bytes are on the medium. On macOS fsync stops at the drive's cache, so F_FULLFSYNC is used."""
     full_sync = getattr(fcntl, "F_FULLFSYNC", None)
     if full_sync is None:
         os.fsync(fd)
         return
     try:
         fcntl.fcntl(fd, full_sync)
-    except OSError:  # network volumes do not know it
+    except OSError:  # network volumes do not support it
         os.fsync(fd)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Wait until a folder's file names are on the medium."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
