@@ -90,7 +90,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def target_specs(config: ModelConfig) -> dict[str, SourceSpec]:
-    """Return a spec for every unquantized tensor of a model folder, by name. Experts have the published blocks' shape."""
+    """Return a spec for every unquantized tensor of a model folder, by name. Experts have the published shape."""
     found = {}
     for shard in layout.shards(config, "bf16"):
         for name, spec in shard.tensors.items():

@@ -157,7 +157,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def sync(fd: int) -> None:
-    """Wait until a file's bytes are on the medium. On macOS fsync stops at the drive's cache, so F_FULLFSYNC is used."""
+    """Wait until a file's bytes are on the medium. macOS needs F_FULLFSYNC: its fsync stops at the drive's cache."""
     full_sync = getattr(fcntl, "F_FULLFSYNC", None)
     if full_sync is None:
         os.fsync(fd)
