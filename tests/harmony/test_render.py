@@ -7,9 +7,7 @@ import pytest
 from gptoss_mlx.errors import ContextLengthError, HarmonyError
 from gptoss_mlx.harmony import (
     Developer,
-    Function,
     Message,
-    Namespace,
     ResponseFormat,
     System,
     drop_thoughts,
@@ -18,27 +16,9 @@ from gptoss_mlx.harmony import (
     tool_call,
     tool_result,
 )
-from tests.support.harmony_goldens import read_golden
+from tests.support.harmony_goldens import message_of, read_golden
 
 CONVERSATIONS = read_golden("conversations.jsonl.xz")
-
-
-def message_of(raw: dict) -> Message:
-    content = raw["content"]
-    if isinstance(content, str):
-        pass
-    elif "system" in content:
-        values = content["system"]
-        tools = [Namespace(t["name"], t["description"], functions_of(t["functions"])) for t in values["tools"]]
-        content = System(**{**values, "tools": tuple(tools), "channels": tuple(values["channels"])})
-    else:
-        values = content["developer"]
-        content = Developer(values["instructions"], functions_of(values["functions"]))
-    return Message(**{**raw, "content": content})
-
-
-def functions_of(raw: list) -> tuple[Function, ...]:
-    return tuple(Function(**function) for function in raw)
 
 
 @pytest.mark.parametrize("golden", CONVERSATIONS, ids=lambda golden: "")

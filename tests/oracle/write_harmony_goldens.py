@@ -1,7 +1,7 @@
-"""Write what openai-harmony makes of generated strings and conversations, for the tests of our own.
+"""Write what openai-harmony makes of strings, conversations and replies, as goldens for our tests.
 
-Runs where openai-harmony is installed, and imports nothing of ours: `make goldens-harmony`. The result depends on the
-versions of Python and openai-harmony alone.
+Runs where openai-harmony is installed (`make goldens-harmony`) and imports nothing of ours. The result depends only on
+the versions of Python and openai-harmony. The generated cases are many and packed; the named scenarios are text files.
 """
 
 import hashlib
@@ -9,8 +9,11 @@ import json
 import lzma
 import random
 import sys
+import textwrap
+from itertools import pairwise
 from pathlib import Path
 
+from tests.oracle import harmony_scenarios
 from tests.oracle.harmony_encoding import load_encoding
 from tests.oracle.parse_sequences import parsed
 from tests.oracle.signatures import ids_or_reason
@@ -244,12 +247,21 @@ def to_oracle(messages):
             raw["content"] = [part]
         else:
             values = content["developer"]
-            part = {"type": "developer_content", "instructions": values["instructions"]}
+            part = {"type": "developer_content", "instructions": with_response_format(values)}
             if values["functions"]:
                 part["tools"] = {"functions": namespace({"name": "functions", "functions": values["functions"]})}
             raw["content"] = [part]
         out.append(raw)
     return out
+
+
+def with_response_format(developer):
+    """openai-harmony has no field for a response format: the format's guide puts it after the instructions."""
+    if not (form := developer.get("response_format")):
+        return developer["instructions"]
+    schema = json.dumps(form["schema"], ensure_ascii=False, separators=(",", ":"))
+    section = f"# Response Formats\n\n## {form['name']}\n\n// {form['description']}\n{schema}"
+    return f"{developer['instructions']}\n\n{section}"
 
 
 def namespace(tool):
@@ -261,21 +273,24 @@ def without_finished_thoughts(messages):
     return [m for i, m in enumerate(messages) if not (users and i < users[-1] and m.get("channel") == "analysis")]
 
 
-def conversations(oracle, count):
+def prompt(oracle, messages, auto_drop=False):
+    """Ids up to ``<|start|>assistant``. ``auto_drop`` lets openai-harmony drop thoughts, else our rule has."""
     from openai_harmony import Conversation, RenderConversationConfig, Role
 
-    def render(messages, auto_drop):
-        config = RenderConversationConfig(auto_drop_analysis=auto_drop)
-        whole = Conversation.from_json(json.dumps({"messages": to_oracle(messages)}))
-        return oracle.render_conversation_for_completion(whole, Role.ASSISTANT, config)
+    messages = messages if auto_drop else without_finished_thoughts(messages)
+    config = RenderConversationConfig(auto_drop_analysis=auto_drop)
+    whole = Conversation.from_json(json.dumps({"messages": to_oracle(messages)}))
+    return oracle.render_conversation_for_completion(whole, Role.ASSISTANT, config)
 
+
+def conversations(oracle, count):
     for i in range(count):
         rng = random.Random(f"conversation {i}")
         traits = {"tools": i & 1, "declared": i & 2, "turns_with_thoughts": i & 4, "markers": i & 8}
         traits = {name: bool(value) for name, value in traits.items()}
         messages = conversation(rng, **traits)
-        ids = render(without_finished_thoughts(messages), auto_drop=False)
-        same = ids == render(messages, auto_drop=True)
+        ids = prompt(oracle, messages)
+        same = ids == prompt(oracle, messages, auto_drop=True)
         yield {"traits": traits, "messages": messages, "ids": ids, "auto_drop_agrees": same}
 
 
@@ -357,6 +372,73 @@ def signatures(oracle, count):
             yield declaration | {"ids": ids}
 
 
+def read_by_oracle(oracle, ids):
+    """The messages that openai-harmony, at its most lenient, reads in a reply; a text where it raises."""
+    from openai_harmony import HarmonyError, Role
+
+    try:
+        messages = oracle.parse_messages_from_completion_tokens(ids, Role.ASSISTANT, strict=False)
+    except HarmonyError as error:
+        return f"openai-harmony raises: {error}"
+    return [
+        {"channel": m.channel, "recipient": m.recipient, "content": "".join(part.text for part in m.content)}
+        for m in messages
+    ]
+
+
+def scenarios(oracle):
+    """Each named scenario as the name and the text of its file."""
+    for name, messages in harmony_scenarios.CONVERSATIONS.items():
+        ids = prompt(oracle, messages)
+        yield f"{name}.txt", sections(messages=pretty(messages), prompt=spelled(oracle, ids), ids=wrapped(ids))
+    for name, reply in harmony_scenarios.REPLIES.items():
+        ids = oracle.encode(reply, allowed_special="all")
+        read = pretty(read_by_oracle(oracle, ids))
+        yield f"reply_{name}.txt", sections(reply=spelled(oracle, ids), read=read, ids=wrapped(ids))
+
+
+def spelled(oracle, ids):
+    """The text of ids, markers included. Each message begins on a line of its own."""
+    start = oracle.encode("<|start|>", allowed_special="all")
+    starts = [i for i, id in enumerate(ids) if i and [id] == start]
+    return "\n".join(oracle.decode(ids[a:b]) for a, b in pairwise([0, *starts, len(ids)]))
+
+
+def sections(**texts):
+    return "".join(f"=== {name} ===\n{text}\n" for name, text in texts.items())
+
+
+def pretty(value, indent=""):
+    """JSON in which a list or object stays on one line if it fits."""
+    line = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or len(indent + line) <= 100:
+        return line
+    inner = indent + "  "
+    if isinstance(value, dict):
+        rows = [f"{inner}{json.dumps(key)}: {pretty(item, inner)}" for key, item in value.items()]
+    else:
+        rows = [inner + pretty(item, inner) for item in value]
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    return "\n".join([first, ",\n".join(rows), indent + last])
+
+
+def wrapped(ids):
+    return "\n".join(textwrap.wrap(json.dumps(ids), 120))
+
+
+def write_scenarios(oracle):
+    folder = TARGET / "scenarios"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.txt"):
+        old.unlink()
+    sums = []
+    for name, text in scenarios(oracle):
+        (folder / name).write_bytes(text.encode())
+        sums.append(f"{hashlib.sha256(text.encode()).hexdigest()}  scenarios/{name}\n")
+    print(f"scenarios: {len(sums)} files")
+    return sums
+
+
 def write(name, rows):
     content = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
     packed = lzma.compress(content.encode(), preset=9 | lzma.PRESET_EXTREME)
@@ -374,6 +456,7 @@ def main():
         write("conversations.jsonl.xz", list(conversations(oracle, 256))),
         write("signatures.jsonl.xz", list(signatures(oracle, 300))),
         write("sequences.jsonl.xz", list(parsed(oracle, 3))),
+        *write_scenarios(oracle),
     ]
     (TARGET / "SHA256SUMS").write_text("".join(sums))
 
