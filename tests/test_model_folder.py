@@ -1,4 +1,4 @@
-"""The on-disk format: what is written is read back, other tools can open it, and nothing damaged is trusted."""
+"""The on-disk format: written folders are read back, other tools can open them, and damaged ones are refused."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def pristine(tmp_path_factory):
 
 @pytest.fixture
 def folder(pristine, tmp_path):
-    """A copy to damage."""
+    """Return a copy that a test may damage."""
     return Path(shutil.copytree(pristine, tmp_path / "model"))
 
 
@@ -105,7 +105,7 @@ def edit_json(path: Path, **changes) -> None:
 
 
 def edit_header(path: Path, edit) -> None:
-    """Rewrite a shard's header; its length stays, so the data does not move."""
+    """Rewrite a shard's header with the same length, so the data does not move."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -166,7 +166,7 @@ def test_missing_and_truncated_shards_are_refused(folder):
 
 @pytest.mark.parametrize("moment", range(5))
 def test_a_shard_that_vanishes_at_any_moment_is_one_line(folder, monkeypatch, moment):
-    """An external disk is pulled: the file was there when it was looked for, and is gone when it is opened."""
+    """An external disk is removed: the file exists when it is looked for, and is absent when it is opened."""
     shard = folder / LAYER
     real = Path.open
     left = moment
@@ -268,7 +268,7 @@ def test_a_scale_above_240_is_refused(folder):
 @pytest.mark.parametrize("size", [0, 20_000])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_a_shard_cut_short_while_it_is_open_is_an_error(folder, size, mapped):
-    """Touching a page that a mapped file no longer has would kill this process."""
+    """Access to a page that a mapped file has lost would kill this process."""
     model = ModelFolder.open(folder)
     experts = model.stretches()[4]
     if mapped:

@@ -1,4 +1,4 @@
-"""A published checkpoint in, the same weights out, whatever the layout and the sharding."""
+"""A converted checkpoint has the published weights, for both layouts and any sharding."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published():
-    """The weights under their Hugging Face names, as bits."""
+    """Return the checkpoint's weights as bits, by their Hugging Face names."""
     return {name: bits for name, _, bits in hf_tensors(SIZES)}
 
 

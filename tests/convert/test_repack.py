@@ -1,4 +1,4 @@
-"""Repacked codes mean what the published ones mean; q8 is as close as eight bits allow."""
+"""Repacked codes have the published codes' values, and q8 is as close as eight bits allow."""
 
 import mlx.core as mx
 import numpy as np

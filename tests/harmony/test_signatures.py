@@ -1,4 +1,4 @@
-"""Declared functions become the very ids openai-harmony gives them, whatever their schemas hold."""
+"""Declared functions become exactly the ids that openai-harmony gives them, for every kind of schema."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_goldens_cover_what_they_claim():
 
 
 def test_every_line_of_a_comment_is_a_comment(published):
-    """openai-harmony leaves the second line bare, where it reads as code."""
+    """openai-harmony does not comment the second line, so it reads as code."""
     value = {"type": "string", "description": "one\ntwo", "title": "t\r\nu", "examples": ["v\nw"]}
     assert signature(object_of(a=value), published) == (
         '{\n// t\n// u\n//\n// one\n// two\n// Examples:\n// - "v\n// w"\na?: string,\n}'

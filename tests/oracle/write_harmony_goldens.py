@@ -78,7 +78,6 @@ WORDS = [
         "“q”",
     ),
 ]
-# One of several types, at the top and within a list, with defaults of every sort: chance would rarely build it.
 ONE_OF = {
     "description": "top",
     "oneOf": [
@@ -89,6 +88,7 @@ ONE_OF = {
         {"type": "object", "properties": {"k": {"oneOf": [{"type": "string", "enum": ["y"], "default": "y"}]}}},
     ],
 }
+"""One of several types, at the top and in a list, with defaults of every kind, which are rare at random."""
 
 
 def text(rng, markers=False, most=30):
@@ -106,7 +106,7 @@ def word(rng, markers=False):
 
 
 def schema(rng, markers, depth=0):
-    """A JSON schema. Comments inside a type stay on one line: on several, openai-harmony's break out of the comment."""
+    """Return a JSON schema. Comments have one line, because openai-harmony leaves further lines uncommented."""
     kinds = ["string", "enum", "integer", "number", "boolean", "any", "types", "untyped array"]
     kinds += ["object", "array", "one of"] if depth < 3 else []
     kind = rng.choice(kinds) if depth else "object"
@@ -224,7 +224,7 @@ def conversation(rng, tools, declared, turns_with_thoughts, markers):
 
 
 def to_oracle(messages):
-    """The same conversation in openai-harmony's own JSON."""
+    """Return the conversation in openai-harmony's own JSON."""
     out = []
     for message in messages:
         raw = {key: value for key, value in message.items() if key not in ("content", "constrained")}
@@ -256,7 +256,7 @@ def to_oracle(messages):
 
 
 def with_response_format(developer):
-    """openai-harmony has no field for a response format: the format's guide puts it after the instructions."""
+    """Return the instructions and the response format after them, because openai-harmony has no field for it."""
     if not (form := developer.get("response_format")):
         return developer["instructions"]
     schema = json.dumps(form["schema"], ensure_ascii=False, separators=(",", ":"))
@@ -274,7 +274,7 @@ def without_finished_thoughts(messages):
 
 
 def prompt(oracle, messages, auto_drop=False):
-    """Ids up to ``<|start|>assistant``. ``auto_drop`` lets openai-harmony drop thoughts, else our rule has."""
+    """Return the ids up to ``<|start|>assistant``. If ``auto_drop``, openai-harmony drops thoughts, else our rule."""
     from openai_harmony import Conversation, RenderConversationConfig, Role
 
     messages = messages if auto_drop else without_finished_thoughts(messages)
@@ -349,7 +349,7 @@ def strings(oracle, count):
 
 
 def parsed_streams(oracle, count):
-    """What openai-harmony's parser, at its most lenient, makes of each shape; ``messages`` is null where it raises."""
+    """Yield what openai-harmony's lenient parser reads in each shape. ``messages`` is None if it raises."""
     from openai_harmony import HarmonyError, Role
 
     special = {text: oracle.encode(text, allowed_special="all")[0] for text in oracle.special_tokens_set}
@@ -366,14 +366,14 @@ def parsed_streams(oracle, count):
 
 
 def signatures(oracle, count):
-    """Declared functions and their ids, where openai-harmony does not refuse them."""
+    """Yield declared functions with their ids, except those that openai-harmony refuses."""
     for declaration in declarations(count, seed=0):
         if not isinstance(ids := ids_or_reason(oracle, declaration), str):
             yield declaration | {"ids": ids}
 
 
 def read_by_oracle(oracle, ids):
-    """The messages that openai-harmony, at its most lenient, reads in a reply; a text where it raises."""
+    """Return the messages that openai-harmony's lenient parser reads in a reply, or a text if it raises."""
     from openai_harmony import HarmonyError, Role
 
     try:
@@ -387,7 +387,7 @@ def read_by_oracle(oracle, ids):
 
 
 def scenarios(oracle):
-    """Each named scenario as the name and the text of its file."""
+    """Yield the file name and the text of each named scenario."""
     for name, messages in harmony_scenarios.CONVERSATIONS.items():
         ids = prompt(oracle, messages)
         yield f"{name}.txt", sections(messages=pretty(messages), prompt=spelled(oracle, ids), ids=wrapped(ids))
@@ -398,7 +398,7 @@ def scenarios(oracle):
 
 
 def spelled(oracle, ids):
-    """The text of ids, markers included. Each message begins on a line of its own."""
+    """Return the text of ids, markers included. Each message begins a line."""
     start = oracle.encode("<|start|>", allowed_special="all")
     starts = [i for i, id in enumerate(ids) if i and [id] == start]
     return "\n".join(oracle.decode(ids[a:b]) for a, b in pairwise([0, *starts, len(ids)]))
@@ -409,7 +409,7 @@ def sections(**texts):
 
 
 def pretty(value, indent=""):
-    """JSON in which a list or object stays on one line if it fits."""
+    """Return JSON in which a list or object stays on one line if it fits."""
     line = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, dict | list) or len(indent + line) <= 100:
         return line

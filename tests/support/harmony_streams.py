@@ -1,6 +1,6 @@
-"""Replies a model might write: well-formed ones, and every malformed shape that has been seen.
+"""Generate replies a model might write: well-formed ones, and every malformed shape that has been seen.
 
-Imports nothing of ours, so that the oracle reads the same ones. A piece is text, or a marker in a list of its own.
+Imports nothing of ours, so that the oracle can use it. A piece is text, or a list that contains one marker.
 """
 
 import json
@@ -22,7 +22,7 @@ StreamPiece = str | list[str]
 
 
 class Stream(NamedTuple):
-    """What follows ``<|start|>assistant``, and what has to come out: ``[kind, recipient, text]`` of each message."""
+    """The pieces after ``<|start|>assistant``, and the messages to expect: ``[kind, recipient, text]`` of each."""
 
     kind: str
     pieces: list[StreamPiece]
@@ -55,7 +55,7 @@ def arguments(rng: random.Random) -> str:
 
 
 def well_formed(rng: random.Random) -> tuple[list[StreamPiece], list]:
-    """One message's pieces, from behind ``assistant``, and what it means."""
+    """Return one message's pieces after ``assistant``, and ``[kind, recipient, text]``."""
     return rng.choice([answer, call_behind_channel, call_before_channel])(rng)
 
 
@@ -101,13 +101,13 @@ def doubled_start(rng):
 
 
 def missing_message(rng):
-    """Its meaning is None where there is no message in it."""
+    """Return pieces without ``<|message|>`` and their meaning, None if they contain no message."""
     tool = rng.choice(TOOLS)
     body = arguments(rng)
     text = rng.choice([text for text in TEXTS if text.strip()])
     if rng.random() < 0.3:
         glue = rng.choice(["", " ", "\n"])
-        if not glue and text[0].islower():  # as in "finally, yes", which names no channel; a word alone is a bad name
+        if not glue and text[0].islower():  # "finally, yes" names no channel; a lone word is a wrong name
             whole = "final" + text
             return [CHANNEL, whole, RETURN], ["answer", None, whole] if len(whole.split()) > 1 else None
         return [CHANNEL, "final" + glue + text, RETURN], [
@@ -191,7 +191,7 @@ MALFORMED: dict[str, Callable] = {
 
 
 def streams(kind: str, count: int) -> Iterator[Stream]:
-    """``kind`` is one of MALFORMED, "well formed", "cut off", "missing end" or "missing start"."""
+    """Yield ``count`` streams. ``kind`` is of MALFORMED, "well formed", "cut off", "missing end" or "missing start"."""
     for i in range(count):
         rng = random.Random(f"{kind} {i}")
         before: list[StreamPiece] = []
@@ -207,7 +207,7 @@ def streams(kind: str, count: int) -> Iterator[Stream]:
         if kind == "cut off":
             yield cut(rng, before, expected)
             continue
-        # Without <|end|><|start|>assistant only a channel can tell where the next message begins.
+        # If <|end|><|start|>assistant is missing, only a channel shows where the next message begins.
         make = MALFORMED.get(kind) or (rng.choice([answer, call_behind_channel]) if expected else well_formed)
         pieces, meaning = make(rng)
         if rng.random() < 0.1 and pieces[-1] in (RETURN, CALL):
@@ -216,7 +216,7 @@ def streams(kind: str, count: int) -> Iterator[Stream]:
 
 
 def cut(rng: random.Random, before: list[StreamPiece], expected: list[list]) -> Stream:
-    """Ends at the token limit: inside a header, or inside a body with some text already there."""
+    """Return a stream that ends at the token limit: inside a header, or inside a body."""
     pieces, (kind, recipient, body) = rng.choice([well_formed, call_on_analysis, thought])(rng)
     at_message = pieces.index(MESSAGE)
     if rng.random() < 0.2:

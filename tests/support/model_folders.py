@@ -1,4 +1,4 @@
-"""A model folder of random bits, made without a checkpoint. For tests of the format; its weights mean nothing."""
+"""Write a model folder of random bits, without a checkpoint, for tests of the format."""
 
 import zlib
 from pathlib import Path
@@ -12,7 +12,7 @@ from gptoss_mlx.model_folder.writer import ShardWriter, write_metadata
 
 
 def random_bits(name: str, nbytes: int) -> bytes:
-    """Bytes that depend on the name; below 128, so that scales are usable and bfloat16 values finite."""
+    """Return bytes that depend on the name. They are below 128, so scales are usable and bfloat16 values finite."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     return rng.integers(0, 127, nbytes, np.uint8).tobytes()
 

@@ -1,7 +1,7 @@
-"""Every short sequence of what a reply can be made of: seven markers and five sorts of text.
+"""Every short sequence of token classes in a reply: seven markers and five kinds of text.
 
-Imports nothing of ours, so that the oracle reads the same ones. A piece is text, a marker in a list of its own, or
-bytes that are no whole character.
+Imports nothing of ours, so that the oracle can use it. A piece is text, a list that contains one marker, or the bytes
+of an incomplete character.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ CLASSES: tuple[tuple[ClassPiece, ...], ...] = (
 
 
 def sequences(longest: int) -> Iterator[list[ClassPiece]]:
-    """All of up to ``longest`` classes. Members of a class take turns, so that each meets the others."""
+    """Yield all sequences of up to ``longest`` classes. Members of a class alternate, so all combine."""
     number = 0
     for length in range(1, longest + 1):
         for classes in product(range(len(CLASSES)), repeat=length):
@@ -35,7 +35,7 @@ def encode(
     text: Callable[[str], list[int]],
     raw: Callable[[bytes], list[int]],
 ) -> list[int]:
-    """Ids; ``raw`` gives those of bytes. Texts are not joined first: a model writes them as tokens of their own."""
+    """Return the ids of pieces, ``raw`` for bytes. Texts are encoded one by one, because a model writes them so."""
     found = []
     for piece in pieces:
         if isinstance(piece, bytes):

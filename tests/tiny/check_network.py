@@ -1,4 +1,4 @@
-"""The training network against transformers' GptOssForCausalLM, in float32 on random weights, past the window.
+"""Compare the training network with transformers' GptOssForCausalLM, in float32 on random weights, past the window.
 
 Needs torch, so it runs in the oracle's environment: ``python -m tests.tiny.check_network`` (``make tiny-train`` does).
 """
@@ -9,7 +9,8 @@ from transformers import GptOssConfig, GptOssForCausalLM
 from tests.tiny.training import network
 from tests.tiny.training.train import TINY_CONFIG
 
-TOLERANCE = 2e-5  # relative L2 of a token's logits
+TOLERANCE = 2e-5
+"""Relative L2 of a token's logits."""
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
                 whole = torch.cat([prefix[g, : lengths[g]], ids[g, c]])[None]
                 want = theirs(whole).logits[0, lengths[g] :]
                 errors.append((logits[g, c] - want).norm(dim=-1) / want.norm(dim=-1))
-    # A token whose fourth and fifth expert tie within rounding goes another way: a few may differ.
+    # If a token's fourth and fifth expert tie within rounding, it may choose another, so a few tokens may differ.
     error = torch.cat(errors).sort().values
     typical = error[len(error) // 2].item()
     most = error[len(error) * 98 // 100].item()

@@ -41,7 +41,7 @@ def test_every_step_of_a_thought_is_true_and_its_digits_make_the_result(op):
 
 
 def test_what_is_held_out_never_changes():
-    # Another hash would let the evaluation ask what the bundled model was trained on.
+    # With another hash the evaluation could ask what the bundled model was trained on.
     assert [b for b in range(60) if is_held_out_pair(347, b)] == [0, 5, 21, 45]
     assert is_held_out_pair(0, 347)
     assert is_held_out_pair(-347, 0)

@@ -49,7 +49,7 @@ def test_what_it_learns_to_write_is_read_back_as_it_was_meant(tokenizer):
         own = [message for message in messages[asked:] if message.role == "assistant"]
         events = []
         for learnt, span in groupby(zip(ids, learn, strict=True), key=lambda pair: pair[1]):
-            if learnt:  # one reply: a tool's result parts two
+            if learnt:  # a tool's result separates two replies
                 parser = StreamParser(tokenizer)
                 events += [event for id, _ in span for event in parser.feed(id)] + parser.finish()
         read = [event.message for event in events if isinstance(event, MessageEnd)]

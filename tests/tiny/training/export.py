@@ -16,7 +16,7 @@ from tests.tiny.training.train import TINY_CONFIG
 
 
 def blocks_and_scales(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """[E,R,C] f32 to the published blocks [E,R,C/32,16] u8, low nibble first, and scales [E,R,C/32] u8."""
+    """Return [E,R,C] f32 as the published blocks [E,R,C/32,16] u8, low nibble first, and scales [E,R,C/32] u8."""
     values, exponent = mxfp4(weights)
     codes = torch.bucketize(values.abs(), torch.tensor(CODES)) | (values.signbit().long() << 3)
     blocks = codes[..., 0::2] | (codes[..., 1::2] << 4)
@@ -24,7 +24,7 @@ def blocks_and_scales(weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tensors(net: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every tensor under its published name."""
+    """Return every tensor under its published name."""
     out = {}
     for name, value in net.items():
         if name.endswith(("gate_up_proj", "down_proj")):

@@ -1,6 +1,6 @@
 """Train the small model: ``python -m tests.tiny.training.train``. Resumes where its work folder left off.
 
-Every batch follows from the seed and the step's number alone, so a run that was stopped goes on as if it had not been.
+Each batch depends only on the seed and the step's number, so a stopped run resumes with the same batches.
 """
 
 import argparse
@@ -67,13 +67,18 @@ TINY_CONFIG: dict[str, Any] = {
         ],
     },
 }
-EACH = 16  # conversations in a group, under one system and developer message
-POOL = 24  # settings drawn at a time
-CHUNKS = 4  # groups of each setting, by length
-GROUPS = 4  # at most so many groups, and (beyond one group) so many tokens, in a batch
+EACH = 16
+"""Conversations in a group. They share one system and developer message."""
+POOL = 24
+"""Settings drawn at a time."""
+CHUNKS = 4
+"""Groups of each setting, by length."""
+GROUPS = 4
 TOKENS = 8000
+"""A batch has at most so many groups, and so many tokens unless it is one group."""
 FURTHER_STEPS = (360, 240)
-LONGEST = 288  # tokens of a conversation
+LONGEST = 288
+"""Tokens of a conversation."""
 
 
 @dataclass
@@ -107,7 +112,7 @@ def collate(groups: list[tuple[list[int], list[Example]]]) -> Batch:
 
 
 def pool(tokenizer: Tokenizer, seed: int, number: int) -> list[Batch]:
-    """The batches of the pool of that number: much the same length within a batch, in random order."""
+    """Return the batches of pool ``number`` in random order. Conversations of a batch have similar lengths."""
     rng = Random(f"{seed}/{number}")
     author = Author(rng)
     groups = []
@@ -135,7 +140,7 @@ def pool(tokenizer: Tokenizer, seed: int, number: int) -> list[Batch]:
 
 
 def batches_from(tokenizer: Tokenizer, seed: int, number: int, index: int) -> Iterator[tuple[int, int, Batch]]:
-    """Batches with where to go on after each: (pool, index in it, batch)."""
+    """Yield batches, each with the position to resume at after it: (pool, index in it, batch)."""
     while True:
         batches = pool(tokenizer, seed, number)
         while index < len(batches):
@@ -146,7 +151,7 @@ def batches_from(tokenizer: Tokenizer, seed: int, number: int, index: int) -> It
 
 
 def held_out_sums(tokenizer: Tokenizer, count: int) -> list[Batch]:
-    """Sums and differences whose numbers and phrasing are never trained on, four settings at a time."""
+    """Return sums and differences whose numbers and phrasing are never trained on, four settings in a batch."""
     ordinary = Author(Random("settings"))
     held_out = Author(Random("held out"), held_out=True, hard=False)
     batches = []
@@ -162,9 +167,9 @@ def held_out_sums(tokenizer: Tokenizer, count: int) -> list[Batch]:
 
 
 def vocabulary_texts(seed: int) -> Iterator[str]:
-    """Text to learn the vocabulary from: what the model will read and write, without markers."""
+    """Yield texts to learn the vocabulary from: what the model reads and writes, without markers."""
     author = Author(Random(f"{seed}/vocabulary"))
-    heads = Tokenizer.bundled()  # only to put contents into words
+    heads = Tokenizer.bundled()  # only to render contents as text
     for _ in range(20000):
         setting = author.setting()
         for message in setting.head() + author.conversation(setting):
@@ -172,14 +177,14 @@ def vocabulary_texts(seed: int) -> Iterator[str]:
 
 
 def whole(logits: Tensor, batch: Batch) -> Tensor:
-    """[G*C] bool: would greedy decoding have written the whole reply as it stands?"""
+    """Return [G*C] bool: whether greedy decoding would give the whole reply."""
     right = torch.ones(batch.wanted.shape, dtype=torch.bool)
     right[batch.wanted] = logits.argmax(-1) == batch.targets
     return right.all(-1).flatten()
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum made orthogonal by five Newton-Schulz steps (Jordan et al., 2024); matrices in the last two axes."""
+    """Muon (Jordan et al., 2024): five Newton-Schulz steps orthogonalize the momentum in the last two axes."""
 
     def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.05):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -205,7 +210,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def rate(step: int, steps: int) -> float:
-    """Warm-up over 40 steps, constant, straight down to nothing over the last 65%; then again from a fifth, twice."""
+    """Return the learning rate's factor: warm-up over 40 steps, decay over the last 65%, then two decays from 0.2."""
     for more in FURTHER_STEPS:
         if steps <= step < steps + more:
             return 0.2 * (steps + more - step) / more
@@ -266,7 +271,7 @@ def main() -> None:
         with (args.work / "log.jsonl").open("a") as file:
             file.write(line + "\n")
 
-    options = {name: str(value) for name, value in vars(args).items() if name != "work"}  # the log is published
+    options = {name: str(value) for name, value in vars(args).items() if name != "work"}  # it is published
     log(event="start", step=step, torch=torch.__version__, **options)
     sums = {"loss": 0.0, "whole": 0.0, "replies": 0, "tokens": 0, "uneven": 0.0}
     began = time.perf_counter()
