@@ -22,9 +22,9 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, UsageError
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder, layout
-from gptoss_mlx.model_folder.reader import NUMPY_DTYPE
 from gptoss_mlx.model_folder.writer import ShardWriter, shard_nbytes, write_metadata
 
+NUMPY_DTYPE = {"BF16": np.uint16, "F32": np.float32, "U32": np.uint32, "U8": np.uint8}
 BLOCK_BYTES = 16 << 20
 """Bytes read at once. Quantizing them needs about five times as much memory."""
 

@@ -17,11 +17,6 @@ def words_from_blocks(blocks: np.ndarray) -> np.ndarray:
     return blocks.reshape(*blocks.shape[:-2], -1).view("<u4")
 
 
-def blocks_from_words(words: np.ndarray) -> np.ndarray:
-    """Return MLX's words as a view in the published form: the inverse of ``words_from_blocks``."""
-    return words.view(np.uint8).reshape(*words.shape[:-1], -1, 16)
-
-
 def quantize_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Quantize bfloat16 bits, [R, C] uint16, to q8: weight [R, C/4] uint32, scales and biases [R, C/64] bfloat16 bits.
 

@@ -14,8 +14,9 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import ModelFolderError
 from gptoss_mlx.model.weights import load_weights
 from gptoss_mlx.model_folder import ALIGNMENT, ModelFolder
+from gptoss_mlx.model_folder.safetensors import nbytes_of
 from tests.support.checkpoints import SMALL, hf_config
-from tests.support.model_folders import random_bits, write_model_folder
+from tests.support.model_folders import array_of, dtype_of, random_bits, write_model_folder
 
 CONFIG = ModelConfig.from_dict(hf_config(SMALL | {"num_hidden_layers": 2}))
 LAYER = "model-layer-001.safetensors"
@@ -36,7 +37,7 @@ def test_what_was_written_is_read_back(pristine):
     model = ModelFolder.open(pristine)
     assert model.config == CONFIG
     assert model.generation == {"do_sample": True}
-    assert model.quantization["dense"] == "q8"
+    assert model.manifest["quantization"]["dense"] == "q8"
     assert model.tokenizer_path is None
     assert model.names()[:4] == [
         "embedding.weight",
@@ -46,11 +47,11 @@ def test_what_was_written_is_read_back(pristine):
     ]
     assert len(model.names()) == 3 + 2 * 19 + 4
     for name in model.names():
-        array = model.array(name)
+        array = array_of(model, name)
         assert array.tobytes() == random_bits(name, array.nbytes), name
         assert not array.flags.writeable, name
-    assert model.array("layers.1.experts.gate_up.weight").shape == (8, 192, 16)
-    assert model.dtype("layers.1.experts.gate_up.weight") == "U32"
+    assert array_of(model, "layers.1.experts.gate_up.weight").shape == (8, 192, 16)
+    assert dtype_of(model, "layers.1.experts.gate_up.weight") == "U32"
     model.verify()
 
 
@@ -67,8 +68,8 @@ def test_a_shard_is_an_ordinary_safetensors_file(tmp_path, dense):
                     assert not shard.get_tensor(name).any()
                     continue
                 assert index["weight_map"][name] == file.name
-                if model.dtype(name) != "BF16":  # numpy has none
-                    assert np.array_equal(shard.get_tensor(name), model.array(name)), name
+                if dtype_of(model, name) != "BF16":  # numpy has none
+                    assert np.array_equal(shard.get_tensor(name), array_of(model, name)), name
 
 
 def test_stretches_are_whole_pages_dense_first_then_experts(pristine):
@@ -86,10 +87,9 @@ def test_stretches_are_whole_pages_dense_first_then_experts(pristine):
             assert data.ctypes.data % os.sysconf("SC_PAGE_SIZE") == 0
             assert stretch.offset % ALIGNMENT == stretch.nbytes % ALIGNMENT == 0
             for name, (offset, dtype, shape) in stretch.tensors.items():
-                array = model.array(name)
+                nbytes = nbytes_of(dtype, shape)
                 assert offset % ALIGNMENT == 0
-                assert (dtype, shape) == (model.dtype(name), array.shape)
-                assert data[offset : offset + array.nbytes].tobytes() == array.tobytes()
+                assert data[offset : offset + nbytes].tobytes() == random_bits(name, nbytes)
 
 
 def refusal(folder: Path) -> str:
@@ -181,7 +181,7 @@ def test_a_shard_that_vanishes_at_any_moment_is_one_line(folder, monkeypatch, mo
 
     monkeypatch.setattr(Path, "open", vanishing)
     with pytest.raises(ModelFolderError) as refused:
-        ModelFolder.open(folder).array("layers.1.sinks")
+        array_of(ModelFolder.open(folder), "layers.1.sinks")
     assert str(refused.value) == f"{shard}: missing; convert the model again"
 
 
@@ -279,12 +279,12 @@ def test_a_shard_cut_short_while_it_is_open_is_an_error(folder, size, mapped):
     for access in (
         lambda: model.read(experts),
         lambda: model.stretch_bytes(experts),
-        lambda: model.array("layers.1.experts.down.scales"),
+        lambda: array_of(model, "layers.1.experts.down.scales"),
         model.verify,
     ):
         with pytest.raises(ModelFolderError, match=rf"{LAYER}: truncated .*; convert the model again"):
             access()
-    assert model.array("layers.0.sinks").any(), "the other shards are whole"
+    assert array_of(model, "layers.0.sinks").any(), "the other shards are whole"
 
 
 def test_what_is_read_is_what_is_mapped(pristine):

@@ -166,11 +166,9 @@ def _files_without_index(folder: Path) -> list[str]:
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     for file in files:
         if numbered := re.fullmatch(r"(.*-)(\d+)-of-(\d+)\.safetensors", file):
-            stem = numbered[1]
-            digits = len(numbered[2])
-            count = numbered[3]
+            stem, first, count = numbered.groups()
             for number in range(1, min(int(count), 10_000) + 1):
-                if (wanted := f"{stem}{number:0{digits}d}-of-{count}.safetensors") not in files:
+                if (wanted := f"{stem}{number:0{len(first)}d}-of-{count}.safetensors") not in files:
                     raise CheckpointError(f"{folder / wanted}: missing; {REDOWNLOAD}")
     return files
 

@@ -54,8 +54,7 @@ def read_header(
     for marker, text in parts:
         if not marker and (begun or whole):
             if found := _ROLE.match(text):
-                role = found[1]  # type: ignore[assignment]
-                name = found[2]
+                role, name = found.groups()  # type: ignore[assignment]
                 text = text[found.end() :]
             elif found := _TOOL.match(text):
                 role = "tool"

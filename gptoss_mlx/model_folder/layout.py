@@ -80,16 +80,13 @@ def quantization(dense: str) -> dict[str, object]:
 def shards(config: ModelConfig, dense: str) -> list[ShardLayout]:
     """Return every shard of a model folder in order: embedding, layers, head. ``dense`` is "q8" or "bf16"."""
     hidden = config.hidden_size
-    vocab = config.vocab_size
     layers = [
         ShardLayout(layer_file(n), _layer_dense(config, n, dense), _layer_experts(config, n))
         for n in range(config.num_hidden_layers)
     ]
-    embedding = ShardLayout("model-embedding.safetensors", _matrix("embedding", vocab, hidden, dense), {})
-    head = ShardLayout(
-        "model-head.safetensors", {"norm.weight": _norm(hidden)} | _matrix("head", vocab, hidden, dense), {}
-    )
-    return [embedding, *layers, head]
+    embedding = ShardLayout("model-embedding.safetensors", _matrix("embedding", config.vocab_size, hidden, dense), {})
+    head = {"norm.weight": _norm(hidden)} | _matrix("head", config.vocab_size, hidden, dense)
+    return [embedding, *layers, ShardLayout("model-head.safetensors", head, {})]
 
 
 def _bf16(*shape: int) -> TensorSpec:

@@ -28,7 +28,6 @@ from gptoss_mlx.model_folder import layout
 from gptoss_mlx.model_folder.generation import problem_with
 from gptoss_mlx.model_folder.safetensors import StoredTensor, read_header
 
-NUMPY_DTYPE = {"BF16": np.uint16, "F32": np.float32, "U32": np.uint32, "U8": np.uint8}
 RECONVERT = "convert the model again"
 _MAX_JSON = 64 << 20
 _SCAN_BYTES = 8 << 20
@@ -89,11 +88,6 @@ class ModelFolder:
         return cls(path, config, generation, manifest, found)
 
     @property
-    def quantization(self) -> dict[str, Any]:
-        """How weights are stored: ``dense`` ("q8", with mode, bits and group_size, or "bf16") and ``experts``."""
-        return self.manifest["quantization"]
-
-    @property
     def tokenizer_path(self) -> Path | None:
         """The file of harmony's compact tokenizer, or None if the checkpoint had none that fits its vocabulary."""
         return self.path / layout.TOKENIZER if layout.TOKENIZER in self.manifest["files"] else None
@@ -101,16 +95,6 @@ class ModelFolder:
     def names(self) -> list[str]:
         """Return the name of every tensor, embedding first, head last, without fillers."""
         return [name for tensors in self._shards.values() for name in tensors]
-
-    def dtype(self, name: str) -> str:
-        """Return "BF16", "F32", "U32" or "U8". Raises KeyError for a name that ``names`` does not list."""
-        return self._where[name][1].dtype
-
-    def array(self, name: str) -> np.ndarray:
-        """Return a tensor as a read-only view of the mapped file, BF16 as uint16. Raises KeyError as ``dtype`` does."""
-        file, tensor = self._where[name]
-        data = self._mapped(file, tensor.offset, tensor.nbytes)
-        return data.view(NUMPY_DTYPE[tensor.dtype]).reshape(tensor.shape)
 
     def stretches(self) -> list[Stretch]:
         """Return every shard as one stretch, a layer's as two: its dense tensors, then its expert tensors."""

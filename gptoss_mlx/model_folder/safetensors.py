@@ -111,9 +111,7 @@ def _tensor(entry: Any, data: int) -> StoredTensor | str:
     """Return a header entry as a StoredTensor, or a text that says what is wrong with it."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         return "has a damaged header entry"
-    dtype = entry["dtype"]
-    shape = entry["shape"]
-    span = entry["data_offsets"]
+    dtype, shape, span = (entry[key] for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         return f"has the unknown dtype {quoted(dtype)}"
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_count, shape)):

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,17 +23,17 @@ from gptoss_mlx.model_folder.safetensors import header_bytes, nbytes_of
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+@dataclass
 class TensorStream:
     """Writes one tensor's bytes in order and hashes them. The filler after the tensor stays zero."""
 
-    def __init__(self, fd: int, path: Path, name: str, offset: int, nbytes: int) -> None:
-        self.name = name
-        self.nbytes = nbytes
-        self.written = 0
-        self._fd = fd
-        self._path = path
-        self._offset = offset
-        self._hash = hashlib.sha256()
+    _fd: int
+    _path: Path
+    name: str
+    _offset: int
+    nbytes: int
+    written: int = 0
+    _hash: Any = field(default_factory=hashlib.sha256)
 
     def write(self, data: Any) -> None:
         """Append a C-contiguous buffer. Raises ValueError past the tensor's end, StorageError when the write fails."""

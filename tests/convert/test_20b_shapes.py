@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.repack import blocks_from_words
 from gptoss_mlx.model_folder import ModelFolder
 from tests.support.checkpoints import TWO_LAYERS_OF_20B, hf_tensors
+from tests.support.model_folders import array_of, blocks_from_words
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
@@ -58,7 +58,7 @@ def test_expert_bytes_are_equal_and_peak_memory_is_under_1500_mb(checkpoint, tmp
             _, _, n, _, _, published = name.split(".")
             projection, _, kind = published.rpartition("_")
             stem = f"layers.{n}.experts.{projection.removesuffix('_proj')}"
-            ours = model.array(f"{stem}.scales" if kind == "scales" else f"{stem}.weight")
+            ours = array_of(model, f"{stem}.scales" if kind == "scales" else f"{stem}.weight")
             assert np.array_equal(ours if kind == "scales" else blocks_from_words(ours), bits), name
             compared += bits.nbytes
     assert compared == 2 * 32 * 3 * 2880 * 90 * 17

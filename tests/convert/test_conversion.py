@@ -11,10 +11,10 @@ import pytest
 from safetensors import safe_open
 
 from convert import conversion, convert
-from convert.repack import blocks_from_words
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder
 from tests.support.checkpoints import SMALL, WINDOW_64, from_bf16, hf_tensors, write_checkpoint
+from tests.support.model_folders import array_of, blocks_from_words, dtype_of
 from tests.support.tokenizers import small_tokenizer_json, write_json
 
 SIZES = SMALL | {"num_hidden_layers": 2}
@@ -79,10 +79,10 @@ UNTOUCHED = {
 def test_router_norms_sinks_and_biases_are_untouched(converted, published):
     model = ModelFolder.open(converted.destination)
     for ours, theirs in UNTOUCHED.items():
-        assert model.dtype(ours) == "BF16"
-        assert np.array_equal(model.array(ours), published[theirs]), ours
+        assert dtype_of(model, ours) == "BF16"
+        assert np.array_equal(array_of(model, ours), published[theirs]), ours
     qkv = [published[f"model.layers.1.self_attn.{letter}_proj.bias"] for letter in "qkv"]
-    assert np.array_equal(model.array("layers.1.qkv.bias"), np.concatenate(qkv))
+    assert np.array_equal(array_of(model, "layers.1.qkv.bias"), np.concatenate(qkv))
 
 
 def test_large_matrices_are_as_published_or_q8(converted, published):
@@ -96,9 +96,11 @@ def test_large_matrices_are_as_published_or_q8(converted, published):
     }
     for name, bits in matrices.items():
         if converted.dense == "bf16":
-            assert np.array_equal(model.array(f"{name}.weight"), bits)
+            assert np.array_equal(array_of(model, f"{name}.weight"), bits)
             continue
-        weight, scales, biases = (mx.array(model.array(f"{name}.{kind}")) for kind in ("weight", "scales", "biases"))
+        weight, scales, biases = (
+            mx.array(array_of(model, f"{name}.{kind}")) for kind in ("weight", "scales", "biases")
+        )
         scales, biases = (bf16.view(mx.bfloat16).astype(mx.float32) for bf16 in (scales, biases))
         decoded = mx.dequantize(weight, scales, biases, group_size=64, bits=8)
         error = np.array(decoded) - from_bf16(bits)
@@ -119,7 +121,7 @@ def test_the_manifest_holds_the_hash_of_every_tensor_here_and_at_the_source(conv
     model = ModelFolder.open(converted.destination)
     model.verify()
     for name in model.names():
-        digest = hashlib.sha256(model.array(name).tobytes()).hexdigest()
+        digest = hashlib.sha256(array_of(model, name).tobytes()).hexdigest()
         assert model.manifest["tensors"][name]["sha256"] == digest
     source = model.manifest["source"]
     assert (source["layout"], source["folder"]) == ("Hugging Face", "hf")
@@ -130,18 +132,18 @@ def test_the_manifest_holds_the_hash_of_every_tensor_here_and_at_the_source(conv
 def test_a_matrix_whose_columns_64_does_not_divide_stays_bf16(tmp_path):
     source = write_checkpoint(tmp_path / "hf", WINDOW_64 | {"num_hidden_layers": 1})
     model = ModelFolder.open(convert(source, tmp_path / "out").destination)
-    assert model.dtype("head.weight") == model.dtype("layers.0.qkv.weight") == "BF16"  # hidden is 160
-    assert model.dtype("layers.0.o.weight") == "U32"  # 8 heads of 32
+    assert dtype_of(model, "head.weight") == dtype_of(model, "layers.0.qkv.weight") == "BF16"  # hidden is 160
+    assert dtype_of(model, "layers.0.o.weight") == "U32"  # 8 heads of 32
 
 
 def test_float32_norms_stay_float32(tmp_path):
     source = write_checkpoint(tmp_path / "original", SIZES | {"num_hidden_layers": 1}, "original")
     rewrite(source / "model.safetensors", as_float32={"norm.scale", "block.0.attn.norm.scale"})
     model = ModelFolder.open(convert(source, tmp_path / "out").destination)
-    assert model.dtype("norm.weight") == model.dtype("layers.0.attn_norm.weight") == "F32"
-    assert model.dtype("layers.0.mlp_norm.weight") == "BF16"
+    assert dtype_of(model, "norm.weight") == dtype_of(model, "layers.0.attn_norm.weight") == "F32"
+    assert dtype_of(model, "layers.0.mlp_norm.weight") == "BF16"
     expected = {name: bits for name, _, bits in hf_tensors(SIZES | {"num_hidden_layers": 1})}
-    assert np.array_equal(model.array("norm.weight"), from_bf16(expected["model.norm.weight"]))
+    assert np.array_equal(array_of(model, "norm.weight"), from_bf16(expected["model.norm.weight"]))
 
 
 def rewrite(path: Path, as_float32: set[str]) -> None:

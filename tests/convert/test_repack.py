@@ -3,8 +3,9 @@
 import mlx.core as mx
 import numpy as np
 
-from convert.repack import blocks_from_words, quantize_rows, words_from_blocks
+from convert.repack import quantize_rows, words_from_blocks
 from tests.support.checkpoints import from_bf16, to_bf16
+from tests.support.model_folders import blocks_from_words
 
 FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
 FP4 += [-value for value in FP4]
