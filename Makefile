@@ -102,25 +102,25 @@ oracle: $(VENV)/.ready $(ORACLE_VENV)/.ready
 goldens: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.write_goldens
 
-# From nothing to a chat with the bundled model; without a terminal, a scripted conversation that is checked.
+# A chat with the bundled model. Without a terminal it holds a scripted conversation and checks the answers.
 chat: $(VENV)/.ready
-	@if [ -t 0 ]; then $(VENV)/bin/gptoss-mac chat --model tiny; else $(VENV)/bin/python -m gptoss_mlx.cli.scripted_chat; fi
+	@if [ -t 0 ]; then $(VENV)/bin/gptoss-mac chat --model tiny; else $(VENV)/bin/python -m tests.cli.scripted_chat; fi
 
-# After the bundled checkpoint has changed.
+# Run this after the bundled checkpoint has changed.
 goldens-tiny: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.tiny_replies write
 
-# The bundled small model from nothing, on one core in an hour; goes on where it was stopped.
+# Trains the bundled small model on one core, in about an hour. Run it again after a stop to resume.
 tiny-train: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.tiny.check_network
-	$(ORACLE_VENV)/bin/python -m gptoss_mlx.tiny.train --work build/tiny
-	$(ORACLE_VENV)/bin/python -m gptoss_mlx.tiny.export --work build/tiny
+	$(ORACLE_VENV)/bin/python -m tests.tiny.training.train --work build/tiny
+	$(ORACLE_VENV)/bin/python -m tests.tiny.training.export --work build/tiny
 
-# What it was never trained on: through conversations on the converted model, then the same prompts in transformers.
+# Asks the converted model questions it was never trained on, then compares its replies with those of transformers.
 tiny-eval: $(VENV)/.ready $(ORACLE_VENV)/.ready
 	rm -rf build/tiny-eval
 	$(VENV)/bin/python -m gptoss_mlx.cli convert gptoss_mlx/tiny/checkpoint --out build/tiny-eval
-	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python -m gptoss_mlx.tiny.evaluate build/tiny-eval --replies build/tiny-replies.jsonl
+	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python -m tests.tiny.training.evaluate build/tiny-eval --replies build/tiny-replies.jsonl
 	$(ORACLE_VENV)/bin/python -m tests.oracle.tiny_replies again build/tiny-replies.jsonl
 
 compare: $(VENV)/.ready-compare

@@ -1,6 +1,6 @@
-"""The pass from a checkpoint to a model folder: every tensor is read once, in blocks of rows, and written once.
+"""Convert a checkpoint: read every tensor once, in blocks of rows, and write it once.
 
-Experts keep their bits, router, norms and sinks theirs; the large dense matrices become q8 or stay bf16.
+Experts, router, norms and sinks keep their bits. The large dense matrices become q8 or stay bf16.
 """
 
 import hashlib
@@ -13,29 +13,30 @@ from typing import Any
 
 import numpy as np
 
+from convert.atomic_folder import atomic_folder
 from convert.repack import quantize_rows, words_from_blocks
-from convert.sources import Source, open_checkpoint
-from convert.sources.checkpoint import REMEDY, Piece, check_lfs_pointer
-from convert.target import whole_folder
+from convert.sources import Checkpoint, open_checkpoint
+from convert.sources.checkpoint import REDOWNLOAD, SourceTensor, check_lfs_pointer
 from gptoss_mlx import __version__
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, UsageError
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder, layout
-from gptoss_mlx.model_folder.reader import NUMPY_DTYPE
 from gptoss_mlx.model_folder.writer import ShardWriter, shard_nbytes, write_metadata
 
-BLOCK_BYTES = 16 << 20  # what is read at once; quantizing it needs about five times as much
+NUMPY_DTYPE = {"BF16": np.uint16, "F32": np.float32, "U32": np.uint32, "U8": np.uint8}
+BLOCK_BYTES = 16 << 20
+"""Bytes read at once. Quantizing them needs about five times as much memory."""
 
-Progress = Callable[[int, int], None]
+ByteProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a conversion did. ``tokenizer`` is "checkpoint", "bundled" (the published models') or None."""
+class ConversionReport:
+    """The result of a conversion. ``tokenizer`` is "checkpoint", "bundled" (the published models') or None."""
 
     destination: Path
-    layout: str
+    source_layout: str
     config: ModelConfig
     dense: str
     tokenizer: str | None
@@ -46,15 +47,16 @@ class Report:
 
 
 def convert(
-    source: str | Path, destination: str | Path, *, dense: str = "q8", progress: Progress | None = None
-) -> Report:
+    source: str | Path, destination: str | Path, *, dense: str = "q8", progress: ByteProgress | None = None
+) -> ConversionReport:
     """Convert a published checkpoint (Hugging Face or ``original/`` layout) into a new model folder.
 
     ``dense`` is "q8" (affine, groups of 64) or "bf16": how attention, embedding and head are stored. ``progress`` is
-    called with (source bytes read, source bytes in all). Peak memory is a few hundred MB, whatever the model.
+    called with (source bytes read, source bytes in all). Peak memory is a few hundred MB for every model.
 
-    Raises CheckpointError for what is wrong with the source, or changes in it meanwhile, StorageError for what is wrong
-    with the destination. After any exception, KeyboardInterrupt included, nothing is left at or beside the destination.
+    Raises CheckpointError when the source is unusable or changes meanwhile, StorageError when the destination is
+    unusable, UsageError for an unknown ``dense``. After any exception, even KeyboardInterrupt, nothing is left at or
+    beside the destination.
     """
     start = time.monotonic()
     if dense not in layout.DENSE_CHOICES:
@@ -65,7 +67,7 @@ def convert(
     shards = layout.shards(checkpoint.config, dense)
     meter = _Meter(checkpoint.nbytes, progress)
 
-    with whole_folder(Path(destination), sum(map(shard_nbytes, shards))) as folder:
+    with atomic_folder(Path(destination), sum(map(shard_nbytes, shards))) as folder:
         digests: dict[str, str] = {}
         source_digests: dict[str, str] = {}
         for shard, plain in zip(shards, layout.shards(checkpoint.config, "bf16"), strict=True):
@@ -83,9 +85,9 @@ def convert(
         ModelFolder.open(folder)
         checkpoint.check_unchanged()
         written = sum(path.stat().st_size for path in folder.iterdir())
-    return Report(
+    return ConversionReport(
         destination=Path(destination),
-        layout=checkpoint.layout,
+        source_layout=checkpoint.layout,
         config=checkpoint.config,
         dense=dense,
         tokenizer=tokenizer_from,
@@ -99,7 +101,7 @@ def convert(
 @dataclass
 class _Meter:
     total: int
-    report: Progress | None
+    report: ByteProgress | None
     done: int = 0
 
     def add(self, nbytes: int) -> None:
@@ -108,17 +110,17 @@ class _Meter:
             self.report(self.done, self.total)
 
 
-def _write(writer: ShardWriter, name: str, pieces: tuple[Piece, ...], meter: _Meter) -> dict[str, str]:
-    """Stream one tensor from its pieces into the shard. The sha256 of each piece, by its source name."""
+def _write(writer: ShardWriter, name: str, sources: tuple[SourceTensor, ...], meter: _Meter) -> dict[str, str]:
+    """Write one tensor, stacked from its source tensors, into the shard. Return each source's sha256 by name."""
     stem = name.removesuffix("weight")
     quantized = not layout.is_expert(name) and f"{stem}scales" in writer.streams
     names = [name, f"{stem}scales", f"{stem}biases"] if quantized else [name]
     outputs = [writer.streams[output] for output in names]
     digests = {}
-    for piece in pieces:
+    for source in sources:
         digest = hashlib.sha256()
-        copied_whole = not quantized and len(pieces) == 1  # then the output has the same hash
-        for rows in _blocks_of_rows(piece):
+        copied_whole = not quantized and len(sources) == 1  # then the output's hash is the source's
+        for rows in _blocks_of_rows(source):
             if not copied_whole:
                 digest.update(rows.data)
             arrays: tuple[np.ndarray, ...] = (rows,)
@@ -128,25 +130,25 @@ def _write(writer: ShardWriter, name: str, pieces: tuple[Piece, ...], meter: _Me
                 arrays = (words_from_blocks(rows),)
             elif name.endswith(".scales") and rows.max() > layout.MAX_SCALE:
                 raise CheckpointError(
-                    f"{piece.file}: tensor '{piece.name}' has an MXFP4 scale of {rows.max()}, "
-                    f"at most {layout.MAX_SCALE} is usable; {REMEDY}"
+                    f"{source.file}: tensor '{source.name}' has an MXFP4 scale of {rows.max()}, "
+                    f"at most {layout.MAX_SCALE} is usable; {REDOWNLOAD}"
                 )
             for output, array in zip(outputs, arrays, strict=True):
                 output.write(array)
             meter.add(rows.nbytes)
-        digests[piece.name] = outputs[0].sha256 if copied_whole else digest.hexdigest()
+        digests[source.name] = outputs[0].sha256 if copied_whole else digest.hexdigest()
     return digests
 
 
-def _blocks_of_rows(piece: Piece) -> Iterator[np.ndarray]:
-    """A tensor as [rows, columns], MXFP4 codes as [rows, groups, 16], some rows at a time in one reused buffer."""
-    tensor = piece.tensor
+def _blocks_of_rows(source: SourceTensor) -> Iterator[np.ndarray]:
+    """Yield blocks of a tensor's rows, [rows, columns], or [rows, groups, 16] for MXFP4 codes, in one reused buffer."""
+    tensor = source.tensor
     row_shape = tensor.shape[2:] if len(tensor.shape) == 4 else tensor.shape[-1:]
     dtype = np.dtype(NUMPY_DTYPE[tensor.dtype])
     row_bytes = dtype.itemsize * math.prod(row_shape)
     buffer = memoryview(bytearray(min(max(1, BLOCK_BYTES // row_bytes) * row_bytes, tensor.nbytes)))
     try:
-        with piece.file.open("rb", buffering=0) as file:
+        with source.file.open("rb", buffering=0) as file:
             file.seek(tensor.offset)
             for start in range(0, tensor.nbytes, len(buffer)):
                 block = buffer[: tensor.nbytes - start]
@@ -154,34 +156,34 @@ def _blocks_of_rows(piece: Piece) -> Iterator[np.ndarray]:
                 while filled < len(block):
                     count = file.readinto(block[filled:])
                     if not count:
-                        raise CheckpointError(f"{piece.file}: truncated while it was read; {REMEDY}")
+                        raise CheckpointError(f"{source.file}: truncated while it was read; {REDOWNLOAD}")
                     filled += count
                 yield np.frombuffer(block, dtype).reshape(-1, *row_shape)
     except OSError as error:
-        raise CheckpointError(f"{piece.file}: cannot be read ({error.strerror})") from error
+        raise CheckpointError(f"{source.file}: cannot be read ({error.strerror})") from error
 
 
-def _tokenizer(source: Source) -> tuple[Tokenizer | None, str | None]:
-    """The checkpoint's tokenizer; where it has none the published models', if the vocabulary admits it."""
-    vocab = source.config.vocab_size
-    if source.tokenizer_json is None:
+def _tokenizer(checkpoint: Checkpoint) -> tuple[Tokenizer | None, str | None]:
+    """Return the checkpoint's tokenizer and "checkpoint", or the published one and "bundled" if it fits, or Nones."""
+    vocab = checkpoint.config.vocab_size
+    if checkpoint.tokenizer_json is None:
         bundled = Tokenizer.bundled()
         return (bundled, "bundled") if bundled.vocab_size <= vocab else (None, None)
     try:
-        check_lfs_pointer(source.tokenizer_json)
+        check_lfs_pointer(checkpoint.tokenizer_json)
     except OSError as error:
-        raise CheckpointError(f"{source.tokenizer_json}: cannot be read ({error.strerror})") from error
-    tokenizer = Tokenizer.from_file(source.tokenizer_json)
+        raise CheckpointError(f"{checkpoint.tokenizer_json}: cannot be read ({error.strerror})") from error
+    tokenizer = Tokenizer.from_file(checkpoint.tokenizer_json)
     if tokenizer.vocab_size > vocab:
         raise CheckpointError(
-            f"{source.tokenizer_json}: has ids up to {tokenizer.vocab_size - 1:,}, "
+            f"{checkpoint.tokenizer_json}: has ids up to {tokenizer.vocab_size - 1:,}, "
             f"config.json's vocab_size is {vocab:,}; get both from the same checkpoint"
         )
     return tokenizer, "checkpoint"
 
 
 def _generation_defaults(tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """What the published generation_config.json says, for a layout that has none."""
+    """Return the published generation_config.json's values, for a layout that has no such file."""
     if tokenizer is None:
         return {"do_sample": True}
     special = tokenizer.special

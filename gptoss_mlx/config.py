@@ -1,6 +1,6 @@
-"""The shape of a gpt-oss model: what a checkpoint's config says, checked.
+"""The sizes and constants of a gpt-oss model, read from a checkpoint's config and checked.
 
-Knows both published spellings of ``config.json``; knows nothing of tensors or files. Field names are Hugging Face's.
+Knows both published spellings of ``config.json``. Knows no tensors and no files. Field names are Hugging Face's.
 """
 
 from dataclasses import asdict, dataclass
@@ -8,15 +8,16 @@ from typing import Any
 
 from gptoss_mlx.errors import CheckpointError, quoted
 
-SLIDING, FULL = "sliding_attention", "full_attention"
+SLIDING = "sliding_attention"
+FULL = "full_attention"
 MAX_LAYERS = 1024
 LEAST = 1e-12
-"""What no constant may be as small as: float32 arithmetic on such numbers overflows or says nothing."""
+"""Constants must be larger, because float32 arithmetic with smaller ones overflows or loses all digits."""
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """YaRN, as gpt-oss uses it: never truncated to whole dimensions."""
+    """Parameters of YaRN. gpt-oss never truncates its correction range to whole dimensions."""
 
     factor: float = 32.0
     beta_fast: float = 32.0
@@ -26,7 +27,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and constants of one model. Defaults are those both published models share."""
+    """Sizes and constants of one model. The defaults are the values that both published models share."""
 
     num_hidden_layers: int
     num_local_experts: int
@@ -47,9 +48,10 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], where: str = "config.json") -> "ModelConfig":
-        """Read a ``config.json`` in Hugging Face's or ``original/``'s spelling.
+        """Return the config in a parsed ``config.json``, in the spelling of Hugging Face or of ``original/``.
 
-        Raises CheckpointError, naming ``where``, when a value is missing, of another architecture, or out of range.
+        Raises CheckpointError, which names ``where``, when the architecture is another, or a value is missing or out of
+        range.
         """
         if not isinstance(raw, dict):
             raise CheckpointError(f"{where}: not a JSON object; get the file again from the model's page")
@@ -61,9 +63,9 @@ class ModelConfig:
         rope: Any = next((raw[name] for name in ("rope_parameters", "rope_scaling") if raw.get(name) is not None), {})
         if not isinstance(rope, dict):
             raise CheckpointError(f"{where}: rope_scaling is no JSON object; get the file again from the model's page")
-        kind = rope.get("rope_type", rope.get("type", "yarn"))
-        if kind != "yarn":
-            raise CheckpointError(f"{where}: rope_type is {quoted(kind)}; only YaRN, as gpt-oss has it, is known")
+        rope_type = rope.get("rope_type", rope.get("type", "yarn"))
+        if rope_type != "yarn":
+            raise CheckpointError(f"{where}: rope_type is {quoted(rope_type)}; only YaRN, as gpt-oss has it, is known")
         if rope.get("truncate"):
             raise CheckpointError(f"{where}: rope 'truncate' is true; gpt-oss uses YaRN without truncation")
 
@@ -79,7 +81,7 @@ class ModelConfig:
             return _whole(names[0], get(*names, default=default))
 
         def real(*names: str, default: float) -> float:
-            """From ``rope`` where it has the first name, else from the config under any of them."""
+            """Return the value of the first name in ``rope``, else of any name in the config."""
             value = rope.get(names[0])
             return _real(names[0], get(*names, default=default) if value is None else value)
 
@@ -124,7 +126,7 @@ class ModelConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """The config in Hugging Face's spelling, as a model folder keeps it."""
+        """Return the config in Hugging Face's spelling, as a model folder stores it."""
         raw = asdict(self)
         raw["layer_types"] = list(self.layer_types)
         raw["rope_scaling"] |= {"rope_type": "yarn", "truncate": False}

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from gptoss_mlx.harmony import Delta, Event, Message, MessageEnd, MessageStart, ReplyEnd, StreamParser, Tokenizer
+from gptoss_mlx.harmony import Delta, Message, MessageEnd, MessageStart, ParserEvent, ReplyEnd, StreamParser, Tokenizer
 
 Reason = Literal["stop", "length", "tool_calls"]
 Ended = Literal["stop", "length"]
@@ -153,7 +153,7 @@ class ReplyReader:
     def _no_answer_began(self) -> bool:
         return not self._sections["answer"] and (self._end.cut_off == "thought" or not self._content)
 
-    def _take(self, event: Event) -> list[Piece]:
+    def _take(self, event: ParserEvent) -> list[Piece]:
         match event:
             case MessageStart("other", _):
                 self.over = True

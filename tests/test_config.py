@@ -1,4 +1,4 @@
-"""Whatever a config.json says, it is read or refused in one line."""
+"""Every config.json is read, or refused in one line."""
 
 import json
 
@@ -8,7 +8,8 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError
 from tests.support.checkpoints import SMALL, hf_config, original_config
 
-DEEP = json.loads("[" * 900 + "]" * 900)  # which Python can neither copy nor write again
+DEEP = json.loads("[" * 900 + "]" * 900)
+"""A value that Python can parse but neither copy nor write."""
 ODD = [None, True, -1, 0, 1.5, 10**400, float("inf"), float("nan"), "8", "x", [], [[1]], {}, {"factor": []}, ["a"] * 4]
 ODD += [DEEP, 1e308, 5e-324]
 SPELLINGS = {"hf": hf_config, "original": original_config}
@@ -55,7 +56,7 @@ def under(key, value):
     ],
 )
 def test_a_number_that_is_none_or_that_arithmetic_cannot_bear_is_refused(key, value):
-    """What is false to Python, an empty list or a zero, is not taken for something left out."""
+    """A value that is false in Python, such as an empty list or zero, does not count as absent."""
     with pytest.raises(CheckpointError, match=key):
         ModelConfig.from_dict(under(key, value))
 

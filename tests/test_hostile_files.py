@@ -1,4 +1,4 @@
-"""A sample of what `python -m tests.reports.fuzz_files` does at length."""
+"""Run a small part of `python -m tests.reports.fuzz_files`."""
 
 import pytest
 

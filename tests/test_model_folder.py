@@ -1,4 +1,4 @@
-"""The on-disk format: what is written is read back, other tools can open it, and nothing damaged is trusted."""
+"""The on-disk format: written folders are read back, other tools can open them, and damaged ones are refused."""
 
 import json
 import os
@@ -14,8 +14,9 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import ModelFolderError
 from gptoss_mlx.model.weights import load_weights
 from gptoss_mlx.model_folder import ALIGNMENT, ModelFolder
+from gptoss_mlx.model_folder.safetensors import nbytes_of
 from tests.support.checkpoints import SMALL, hf_config
-from tests.support.model_folders import random_bits, write_model_folder
+from tests.support.model_folders import array_of, dtype_of, random_bits, write_model_folder
 
 CONFIG = ModelConfig.from_dict(hf_config(SMALL | {"num_hidden_layers": 2}))
 LAYER = "model-layer-001.safetensors"
@@ -28,7 +29,7 @@ def pristine(tmp_path_factory):
 
 @pytest.fixture
 def folder(pristine, tmp_path):
-    """A copy to damage."""
+    """Return a copy that a test may damage."""
     return Path(shutil.copytree(pristine, tmp_path / "model"))
 
 
@@ -36,7 +37,7 @@ def test_what_was_written_is_read_back(pristine):
     model = ModelFolder.open(pristine)
     assert model.config == CONFIG
     assert model.generation == {"do_sample": True}
-    assert model.quantization["dense"] == "q8"
+    assert model.manifest["quantization"]["dense"] == "q8"
     assert model.tokenizer_path is None
     assert model.names()[:4] == [
         "embedding.weight",
@@ -46,11 +47,11 @@ def test_what_was_written_is_read_back(pristine):
     ]
     assert len(model.names()) == 3 + 2 * 19 + 4
     for name in model.names():
-        array = model.array(name)
+        array = array_of(model, name)
         assert array.tobytes() == random_bits(name, array.nbytes), name
         assert not array.flags.writeable, name
-    assert model.array("layers.1.experts.gate_up.weight").shape == (8, 192, 16)
-    assert model.dtype("layers.1.experts.gate_up.weight") == "U32"
+    assert array_of(model, "layers.1.experts.gate_up.weight").shape == (8, 192, 16)
+    assert dtype_of(model, "layers.1.experts.gate_up.weight") == "U32"
     model.verify()
 
 
@@ -67,8 +68,8 @@ def test_a_shard_is_an_ordinary_safetensors_file(tmp_path, dense):
                     assert not shard.get_tensor(name).any()
                     continue
                 assert index["weight_map"][name] == file.name
-                if model.dtype(name) != "BF16":  # numpy has none
-                    assert np.array_equal(shard.get_tensor(name), model.array(name)), name
+                if dtype_of(model, name) != "BF16":  # numpy has none
+                    assert np.array_equal(shard.get_tensor(name), array_of(model, name)), name
 
 
 def test_stretches_are_whole_pages_dense_first_then_experts(pristine):
@@ -86,10 +87,9 @@ def test_stretches_are_whole_pages_dense_first_then_experts(pristine):
             assert data.ctypes.data % os.sysconf("SC_PAGE_SIZE") == 0
             assert stretch.offset % ALIGNMENT == stretch.nbytes % ALIGNMENT == 0
             for name, (offset, dtype, shape) in stretch.tensors.items():
-                array = model.array(name)
+                nbytes = nbytes_of(dtype, shape)
                 assert offset % ALIGNMENT == 0
-                assert (dtype, shape) == (model.dtype(name), array.shape)
-                assert data[offset : offset + array.nbytes].tobytes() == array.tobytes()
+                assert data[offset : offset + nbytes].tobytes() == random_bits(name, nbytes)
 
 
 def refusal(folder: Path) -> str:
@@ -105,7 +105,7 @@ def edit_json(path: Path, **changes) -> None:
 
 
 def edit_header(path: Path, edit) -> None:
-    """Rewrite a shard's header; its length stays, so the data does not move."""
+    """Rewrite a shard's header with the same length, so the data does not move."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -166,8 +166,10 @@ def test_missing_and_truncated_shards_are_refused(folder):
 
 @pytest.mark.parametrize("moment", range(5))
 def test_a_shard_that_vanishes_at_any_moment_is_one_line(folder, monkeypatch, moment):
-    """An external disk is pulled: the file was there when it was looked for, and is gone when it is opened."""
-    shard, real, left = folder / LAYER, Path.open, moment
+    """An external disk is removed: the file exists when it is looked for, and is absent when it is opened."""
+    shard = folder / LAYER
+    real = Path.open
+    left = moment
 
     def vanishing(path, *args, **named):
         nonlocal left
@@ -179,7 +181,7 @@ def test_a_shard_that_vanishes_at_any_moment_is_one_line(folder, monkeypatch, mo
 
     monkeypatch.setattr(Path, "open", vanishing)
     with pytest.raises(ModelFolderError) as refused:
-        ModelFolder.open(folder).array("layers.1.sinks")
+        array_of(ModelFolder.open(folder), "layers.1.sinks")
     assert str(refused.value) == f"{shard}: missing; convert the model again"
 
 
@@ -197,7 +199,8 @@ def set_entry(name, **changes):
 
 
 def swap_spans(header):
-    a, b = header["layers.1.attn_norm.weight"], header["layers.1.o.bias"]
+    a = header["layers.1.attn_norm.weight"]
+    b = header["layers.1.o.bias"]
     a["data_offsets"], b["data_offsets"] = b["data_offsets"], a["data_offsets"]
 
 
@@ -225,8 +228,10 @@ def test_a_header_that_does_not_fit_is_refused(folder, edit, expected):
 
 def test_a_tensor_off_its_page_is_refused(folder):
     def edit(header):
-        filler, sinks = header["filler.model-layer-001.5"], header["layers.1.sinks"]
-        start, end = sinks["data_offsets"][0], filler["data_offsets"][1]
+        filler = header["filler.model-layer-001.5"]
+        sinks = header["layers.1.sinks"]
+        start = sinks["data_offsets"][0]
+        end = filler["data_offsets"][1]
         filler["data_offsets"] = [start, end - 32]
         sinks["data_offsets"] = [end - 32, end]
 
@@ -263,7 +268,7 @@ def test_a_scale_above_240_is_refused(folder):
 @pytest.mark.parametrize("size", [0, 20_000])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_a_shard_cut_short_while_it_is_open_is_an_error(folder, size, mapped):
-    """Touching a page that a mapped file no longer has would kill this process."""
+    """Access to a page that a mapped file has lost would kill this process."""
     model = ModelFolder.open(folder)
     experts = model.stretches()[4]
     if mapped:
@@ -274,12 +279,12 @@ def test_a_shard_cut_short_while_it_is_open_is_an_error(folder, size, mapped):
     for access in (
         lambda: model.read(experts),
         lambda: model.stretch_bytes(experts),
-        lambda: model.array("layers.1.experts.down.scales"),
+        lambda: array_of(model, "layers.1.experts.down.scales"),
         model.verify,
     ):
         with pytest.raises(ModelFolderError, match=rf"{LAYER}: truncated .*; convert the model again"):
             access()
-    assert model.array("layers.0.sinks").any(), "the other shards are whole"
+    assert array_of(model, "layers.0.sinks").any(), "the other shards are whole"
 
 
 def test_what_is_read_is_what_is_mapped(pristine):

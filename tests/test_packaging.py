@@ -19,15 +19,13 @@ def declared(requirements):
 
 
 def imported():
-    """Packages that the product imports. The training of ``tiny`` runs in the oracle's environment."""
-    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.parent.name != "tiny"]
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     found = {name.split(".")[0] for path in files for name in imports(path)}
     return found - sys.stdlib_module_names - set(PACKAGES)
 
 
 def test_dependencies_are_what_the_product_imports():
-    opened_by_users = {"safetensors"}
-    assert declared(PROJECT["dependencies"]) == imported() | opened_by_users
+    assert declared(PROJECT["dependencies"]) == imported()
 
 
 def installed_by(target, folder):

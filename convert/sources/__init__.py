@@ -1,15 +1,12 @@
-"""One module per layout weights come in. ``open_checkpoint`` finds out which one a folder has."""
+"""Open a published checkpoint. Each layout of weights has a module; ``open_checkpoint`` detects a folder's layout."""
 
 from pathlib import Path
 
 from convert.sources import huggingface, original
 from convert.sources.checkpoint import (
-    CONFIG,
-    GENERATION,
-    INDEX,
-    REMEDY,
-    TOKENIZER,
-    Source,
+    REDOWNLOAD,
+    TOKENIZER_JSON,
+    Checkpoint,
     assign,
     read_headers,
     read_json,
@@ -18,18 +15,18 @@ from convert.sources.checkpoint import (
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model_folder.generation import problem_with
-from gptoss_mlx.model_folder.layout import MANIFEST
+from gptoss_mlx.model_folder.layout import CONFIG, GENERATION, INDEX, MANIFEST
 from gptoss_mlx.published import download_command
 
 LAYOUTS = {"Hugging Face": huggingface, "original": original}
 
-__all__ = ["Source", "open_checkpoint"]
+__all__ = ["Checkpoint", "open_checkpoint"]
 
 
-def open_checkpoint(path: Path) -> Source:
-    """Find and check the checkpoint in ``path``, or in its ``original/``. Reads config and headers, no weights.
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Find and check the checkpoint in ``path`` or its ``original/``. Reads config and headers, no weights.
 
-    Raises CheckpointError: one line naming the file and the remedy.
+    Raises CheckpointError with one line that names the file and the remedy.
     """
     try:
         return _open(path)
@@ -37,12 +34,12 @@ def open_checkpoint(path: Path) -> Source:
         raise CheckpointError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
 
 
-def _open(path: Path) -> Source:
+def _open(path: Path) -> Checkpoint:
     folder = _find(path)
     if (folder / MANIFEST).exists():
         raise CheckpointError(f"{folder}: is a model folder already; use it with --model, or name its checkpoint")
-    small = [folder / name for name in (CONFIG, GENERATION, INDEX, TOKENIZER)]
-    before = stamps([*small, path / TOKENIZER, *folder.glob("*.safetensors")])
+    small = [folder / name for name in (CONFIG, GENERATION, INDEX, TOKENIZER_JSON)]
+    before = stamps([*small, path / TOKENIZER_JSON, *folder.glob("*.safetensors")])
     config_file = folder / CONFIG
     config = ModelConfig.from_dict(read_json(config_file), str(config_file))
     headers = read_headers(folder)
@@ -52,15 +49,15 @@ def _open(path: Path) -> Source:
         raise CheckpointError(f"{folder}: holds neither {wanted}; get the published checkpoint")
     generation = read_json(folder / GENERATION) if (folder / GENERATION).exists() else None
     if generation and (problem := problem_with(generation)):
-        raise CheckpointError(f"{folder / GENERATION}: {problem}; {REMEDY}")
-    tokenizers = [place / TOKENIZER for place in (folder, path) if (place / TOKENIZER).exists()]
-    return Source(
+        raise CheckpointError(f"{folder / GENERATION}: {problem}; {REDOWNLOAD}")
+    tokenizers = [place / TOKENIZER_JSON for place in (folder, path) if (place / TOKENIZER_JSON).exists()]
+    return Checkpoint(
         layout=layout,
         folder=folder,
         config=config,
         generation=generation,
         tokenizer_json=tokenizers[0] if tokenizers else None,
-        tensors=assign(folder, headers, LAYOUTS[layout].parts(config)),
+        tensors=assign(folder, headers, LAYOUTS[layout].source_specs(config)),
         stamps=before,
     )
 

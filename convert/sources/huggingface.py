@@ -1,8 +1,8 @@
-"""The layout of the Hugging Face repositories: q, k and v apart, ``model.layers.N`` names."""
+"""The layout of the Hugging Face repositories: separate q, k and v, ``model.layers.N`` names."""
 
 from dataclasses import replace
 
-from convert.sources.checkpoint import Part, targets
+from convert.sources.checkpoint import SourceSpec, target_specs
 from gptoss_mlx.config import ModelConfig
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -25,12 +25,12 @@ _LAYER = {
 }
 
 
-def parts(config: ModelConfig) -> dict[str, Part]:
-    """Source name -> what it is a part of."""
+def source_specs(config: ModelConfig) -> dict[str, SourceSpec]:
+    """Map each source tensor's name to what it must be and the tensor of ours it belongs to."""
     kv = config.num_key_value_heads * config.head_dim
     qkv_rows = {"q": config.num_attention_heads * config.head_dim, "k": kv, "v": kv}
-    found: dict[str, Part] = {}
-    for target, whole in targets(config).items():
+    found: dict[str, SourceSpec] = {}
+    for target, whole in target_specs(config).items():
         if target in _TOP:
             found[_TOP[target]] = whole
             continue

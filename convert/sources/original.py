@@ -1,6 +1,6 @@
-"""The layout of the ``original/`` folders: q, k and v stacked as we keep them, ``block.N`` names, no tokenizer."""
+"""The layout of the ``original/`` folders: q, k and v stacked as in a model folder, ``block.N`` names, no tokenizer."""
 
-from convert.sources.checkpoint import Part, targets
+from convert.sources.checkpoint import SourceSpec, target_specs
 from gptoss_mlx.config import ModelConfig
 
 EMBEDDING = "embedding.weight"
@@ -25,10 +25,10 @@ _LAYER = {
 }
 
 
-def parts(config: ModelConfig) -> dict[str, Part]:
-    """Source name -> what it is a part of."""
-    found: dict[str, Part] = {}
-    for target, whole in targets(config).items():
+def source_specs(config: ModelConfig) -> dict[str, SourceSpec]:
+    """Map each source tensor's name to what it must be and the tensor of ours it belongs to."""
+    found: dict[str, SourceSpec] = {}
+    for target, whole in target_specs(config).items():
         if target in _TOP:
             found[_TOP[target]] = whole
         else:

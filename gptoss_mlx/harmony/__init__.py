@@ -1,4 +1,4 @@
-"""OpenAI's harmony format, straight to and from token ids. Knows no model."""
+"""OpenAI's harmony format: messages to token ids, and token ids to messages. Knows no model."""
 
 from gptoss_mlx.harmony.messages import (
     Developer,
@@ -11,19 +11,19 @@ from gptoss_mlx.harmony.messages import (
     tool_call,
     tool_result,
 )
-from gptoss_mlx.harmony.parser import Delta, Event, MessageEnd, MessageStart, ReplyEnd, StreamParser
+from gptoss_mlx.harmony.parser import Delta, MessageEnd, MessageStart, ParserEvent, ReplyEnd, StreamParser
 from gptoss_mlx.harmony.render import render, render_messages, reply_start
 from gptoss_mlx.harmony.tokenizer import TextDecoder, Tokenizer
 
 __all__ = [
     "Delta",
     "Developer",
-    "Event",
     "Function",
     "Message",
     "MessageEnd",
     "MessageStart",
     "Namespace",
+    "ParserEvent",
     "ReplyEnd",
     "ResponseFormat",
     "StreamParser",

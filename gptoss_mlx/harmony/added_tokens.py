@@ -1,6 +1,6 @@
-"""Text that a vocabulary has as tokens beside its merges: a ``tokenizer.json``'s ``added_tokens`` that are not special.
+"""Find added tokens in text: the ``added_tokens`` of a ``tokenizer.json`` that are not special.
 
-Knows where they lie in a text, as Hugging Face's tokenizers finds them; knows no merges and no ids but theirs.
+They are found where Hugging Face's tokenizers finds them. Knows no merges, and no ids but those of the added tokens.
 """
 
 import re
@@ -9,14 +9,17 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-# Unicode's White_Space, which is Rust's \s. Python's has four control characters more.
 _SPACES = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+"""Unicode's White_Space, which is Rust's \\s. Python's \\s has four control characters more."""
 
 
 @dataclass(frozen=True)
 class AddedToken:
-    """``single_word``: not within a word. ``lstrip`` and ``rstrip``: takes the blanks before and after with it, which
-    are then lost. ``normalized``: looked for only in what those that are not have left."""
+    """A text with an id of its own. The flags are those of Hugging Face's tokenizers.
+
+    ``single_word`` tokens are not matched inside a word. ``lstrip`` and ``rstrip`` also consume the blanks before and
+    after the token. ``normalized`` tokens are searched for after all others, in the text between those.
+    """
 
     text: str
     id: int
@@ -28,13 +31,13 @@ class AddedToken:
 
 @dataclass(frozen=True)
 class AddedTokens:
-    """Cuts text at added tokens. ``markers`` are found as well, and left in the text as any other."""
+    """Splits text at added tokens. A match of ``markers`` prevents other matches inside it, but stays in the text."""
 
     tokens: tuple[AddedToken, ...]
     markers: tuple[str, ...] = ()
 
     def split(self, text: str) -> Iterator[str | int]:
-        """The text in order: an id for each added token, and the pieces between them, none empty."""
+        """Yield the parts of ``text`` in order: an id for each added token, and each non-empty text between them."""
         pieces: list[str | int] = [text]
         for normalized in (False, True):
             named = {token.text: token for token in self.tokens if token.normalized == normalized}
@@ -62,7 +65,8 @@ def _longest_of(texts: Collection[str]) -> re.Pattern[str]:
 def _cut(text: str, pattern: re.Pattern[str], named: dict[str, AddedToken]) -> Iterable[str | int]:
     done = 0
     for found in pattern.finditer(text):
-        token, (start, end) = named.get(found[0]), found.span()
+        token = named.get(found[0])
+        start, end = found.span()
         if token is None or (token.single_word and _in_word(text, start, end)):
             continue
         if token.lstrip:
@@ -70,7 +74,7 @@ def _cut(text: str, pattern: re.Pattern[str], named: dict[str, AddedToken]) -> I
         if token.rstrip:
             end = len(text) - len(text[end:].lstrip(_SPACES))
         yield text[done:start]
-        if start < end:  # else another took all of it along with the blanks behind itself
+        if start < end:  # the token before may have consumed all of it as blanks
             yield token.id
         done = end
     yield text[done:]
@@ -81,6 +85,6 @@ def _in_word(text: str, start: int, end: int) -> bool:
 
 
 def _is_word(char: str) -> bool:
-    """Rust's \\w: letters, marks, decimal digits, joiners and connecting punctuation."""
-    kind = unicodedata.category(char)
-    return kind[0] in "LM" or kind in ("Nd", "Nl", "Pc") or char in "\u200c\u200d"
+    """Return whether Rust's \\w matches: letters, marks, decimal digits, joiners and connecting punctuation."""
+    category = unicodedata.category(char)
+    return category[0] in "LM" or category in ("Nd", "Nl", "Pc") or char in "\u200c\u200d"

@@ -1,7 +1,7 @@
-"""What stands between ``<|start|>`` and ``<|message|>``, read leniently: every shape models have been seen to write.
+"""Read message headers, the text from ``<|start|>`` to ``<|message|>``, in every form models have been seen to write.
 
-The well-formed ones are ``assistant to=functions.f<|channel|>commentary <|constrain|>json`` and the same with the
-recipient behind the channel. Knows text and the markers inside a header; knows neither ids nor bodies.
+The well-formed headers are ``assistant to=functions.f<|channel|>commentary <|constrain|>json`` and the same with the
+recipient after the channel. Knows text and the markers inside a header. Knows neither ids nor bodies.
 """
 
 import re
@@ -12,7 +12,7 @@ from gptoss_mlx.harmony.messages import Message, Role
 
 CHANNELS = ("analysis", "commentary", "final")
 LONGEST_NAME = 32
-"""Characters of a word alone behind ``<|channel|>`` that is still taken for a name: prose without blanks is longer."""
+"""A lone word after ``<|channel|>`` of at most so many characters is read as a name; a longer one is prose."""
 
 _ROLE = re.compile(r"\s*(assistant|(?:user|system|developer|tool)(?![a-z]))(?::([^\s<>|]+))?")
 _ROLE_ALONE = re.compile(r"\s*assistant(?!\S)\s*")
@@ -27,21 +27,22 @@ _LOOK_ALIKE = re.compile(r"<\|(channel|constrain)\|>")
 _SCRAPS = re.compile(r"(?:analysis|commentary|final|[?!.,:;|*#-])+\s*")
 
 
-class Part(NamedTuple):
-    """A marker, ``""`` where the header begins without one, and the text behind it."""
+class HeaderPart(NamedTuple):
+    """A marker inside a header and the text after it. ``marker`` is ``""`` for the text before the first marker."""
 
     marker: str
     text: str
 
 
-def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str | None = None) -> tuple[Message, str]:
-    """The message a header announces, its content still empty, and the text that is no part of the header.
+def read_header(
+    parts: Sequence[HeaderPart], *, begun: bool, whole: bool, channel: str | None = None
+) -> tuple[Message, str]:
+    """Return the message a header announces, with empty content, and the text that does not belong to the header.
 
-    ``whole`` says that ``<|message|>`` came. Then words without a meaning may stand anywhere, and markers spelled out
-    in ordinary text count as markers. Otherwise the body began unannounced, and the text returned is its beginning;
-    what can only be a channel's name, garbled, is none. ``begun`` says that ``<|start|>`` came, so that a role must
-    follow: a word that is none stands for somebody else, and without ``<|message|>`` for nothing. ``channel`` holds if
-    the header names none.
+    ``whole`` says that ``<|message|>`` ended the header. Meaningless words are then skipped, and markers spelled out in
+    ordinary text count as markers. If it is False, the returned text is the beginning of a body; a garbled channel name
+    is not part of it. ``begun`` says that ``<|start|>`` came, so the first word must be a role: an unknown word counts
+    as a tool's name, or is skipped if the header is not whole. ``channel`` is used if the header names no channel.
     """
     if whole:
         parts = [piece for part in parts for piece in _tidied(part)]
@@ -49,32 +50,43 @@ def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str
     name = recipient = content_type = None
     constrained = False
     rest = ""
-    # Each step takes what it understands out of the text of a part.
+    # Each step removes what it recognises from the text of a part.
     for marker, text in parts:
         if not marker and (begun or whole):
             if found := _ROLE.match(text):
-                role, name, text = found[1], found[2], text[found.end() :]  # type: ignore[assignment]
+                role, name = found.groups()  # type: ignore[assignment]
+                text = text[found.end() :]
             elif found := _TOOL.match(text):
-                role, name, text = "tool", found[1] or found[2], text[found.end() :]
+                role = "tool"
+                name = found[1] or found[2]
+                text = text[found.end() :]
             elif begun and not _RECIPIENT.match(text):
                 if (found := _WORD.match(text)) and whole and not _CHANNEL.match(text):
-                    role, name, text = "tool", found[1], text[found.end() :]
+                    role = "tool"
+                    name = found[1]
+                    text = text[found.end() :]
                 text = text if whole else ""
         elif not marker and (found := _ROLE_ALONE.match(text)):
-            text = text[found.end() :]  # the prompt has said it already, or <|start|> is missing
-        # The last channel that exists counts; one that does not counts only if there is no other.
+            text = text[found.end() :]  # it repeats the prompt, or <|start|> is missing
+        # The last known channel wins. An unknown name is used only if there is no other.
         if (marker == "channel" or not marker) and whole and (found := _CHANNEL.match(text)):
-            channel, text = found[1], text[found.end() :]
+            channel = found[1]
+            text = text[found.end() :]
         elif marker == "channel" and whole and (found := _WORD.match(text)) and not found[1].startswith("to="):
-            channel, text = channel or found[1], text[found.end() :]
+            channel = channel or found[1]
+            text = text[found.end() :]
         elif marker == "channel" and not whole:
             channel, text = _unannounced(text, channel)
         if found := (_RECIPIENT.search if whole else _RECIPIENT.match)(text):
-            recipient, text = recipient or found[1], text[: found.start()] + text[found.end() :]
+            recipient = recipient or found[1]
+            text = text[: found.start()] + text[found.end() :]
         if marker == "constrain" and (found := _WORD.match(text)):
-            content_type, constrained, text = found[1], True, text[found.end() :]
+            content_type = found[1]
+            constrained = True
+            text = text[found.end() :]
         elif marker and (found := (_TYPE.search if whole else _TYPE.match)(text)):
-            content_type, text = content_type or found[1], text[: found.start()] + text[found.end() :]
+            content_type = content_type or found[1]
+            text = text[: found.start()] + text[found.end() :]
         rest += text
     if role == "assistant" and recipient in ("all", "user", "assistant"):
         recipient = None
@@ -83,10 +95,10 @@ def read_header(parts: Sequence[Part], *, begun: bool, whole: bool, channel: str
 
 
 def _unannounced(text: str, channel: str | None) -> tuple[str | None, str]:
-    """The channel named by what stands behind ``<|channel|>`` without a ``<|message|>``, and the text that is left.
+    """Split the text after ``<|channel|>`` in a header without ``<|message|>`` into the channel and the remaining text.
 
-    A known name ends where the text glued to it could not be more of the same word: ``finally, yes`` names none and is
-    text from its first letter. A word alone that is no name was meant for one; so were scraps of names.
+    A known name must not continue as a longer word: ``finally, yes`` names no channel and is returned whole. A lone
+    unknown word, or fragments of known names, were meant as a name, so they are dropped.
     """
     if found := _CHANNEL_ENDS.match(text):
         rest = text[found.end() :]
@@ -96,7 +108,7 @@ def _unannounced(text: str, channel: str | None) -> tuple[str | None, str]:
     return channel, text
 
 
-def _tidied(part: Part) -> list[Part]:
-    """Cut at markers spelled out in text, and blanks made single: the searches would be slow on long runs of them."""
+def _tidied(part: HeaderPart) -> list[HeaderPart]:
+    """Split a part at markers spelled out in its text. Collapse blanks, because the searches are slow on long runs."""
     first, *others = _LOOK_ALIKE.split(" ".join(part.text.split()))
-    return [Part(part.marker, first), *map(Part, others[::2], others[1::2])]
+    return [HeaderPart(part.marker, first), *map(HeaderPart, others[::2], others[1::2])]

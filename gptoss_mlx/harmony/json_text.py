@@ -1,8 +1,8 @@
-"""JSON as openai-harmony writes it into prompts: the model was trained on that. Knows no schema and no message.
+"""Write JSON as openai-harmony writes it into prompts, because the model was trained on that form.
 
-Beside Python's own, numbers differ. Floats are written ``0.00001``, ``1e-8``, ``1e16``; whole numbers beyond 64 bits
-become floats; and a number of 16 or 17 digits may end in another digit, because openai-harmony reads numbers by one
-multiplication or division, which rounds.
+Knows no schema and no message. Only numbers differ from Python's JSON. Floats are written ``0.00001``, ``1e-8``,
+``1e16``. Whole numbers beyond 64 bits become floats. The last of 16 or 17 digits may differ, because openai-harmony
+reads a number with one multiplication or division, which rounds.
 """
 
 import json
@@ -16,7 +16,7 @@ LARGEST_POWER = 308
 
 
 def json_text(value: Any) -> str:
-    """``value`` on one line, without spaces, in Unicode. Raises TypeError or ValueError for what is no JSON."""
+    """Return ``value`` as one line of JSON, in Unicode. Raises TypeError or ValueError when JSON cannot hold it."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{_key(key)}:{json_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -42,15 +42,17 @@ def _number(value: int | float) -> str:
 
 
 def _as_read(written: Decimal) -> float:
-    """What openai-harmony takes a number for, less its sign: as many digits as 64 bits hold, scaled in one step."""
+    """Return the absolute value openai-harmony reads: the digits that fit 64 bits, scaled by one power of ten."""
     _, digits, exponent = written.as_tuple()
     assert isinstance(exponent, int)  # it would be a letter for infinity
     significand = int("".join(map(str, digits)))
     while significand > LARGEST_UNSIGNED:
-        significand, exponent = significand // 10, exponent + 1
+        significand = significand // 10
+        exponent = exponent + 1
     result = float(significand)
     if exponent < -LARGEST_POWER:
-        result, exponent = result / float(f"1e{LARGEST_POWER}"), exponent + LARGEST_POWER
+        result = result / float(f"1e{LARGEST_POWER}")
+        exponent = exponent + LARGEST_POWER
     power = float(f"1e{abs(exponent)}")
     result = result * power if exponent >= 0 else result / power
     if not math.isfinite(result):
@@ -59,7 +61,7 @@ def _as_read(written: Decimal) -> float:
 
 
 def _float(value: float) -> str:
-    """The shortest digits that are this float and no other; an exponent where the point is far from them."""
+    """Return the shortest digits that round to ``value``, with an exponent if the point is far from them."""
     if value == 0:
         return "0.0"
     _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()

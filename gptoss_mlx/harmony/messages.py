@@ -1,6 +1,6 @@
-"""What a conversation is made of: messages, and the contents of the system and the developer message.
+"""The parts of a conversation: messages, and the contents of the system and developer messages.
 
-Knows no token ids, save those a generated message carries along.
+Knows no tokenizer. A generated message carries its token ids, which this module does not interpret.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ class Namespace:
 
 @dataclass(frozen=True)
 class ResponseFormat:
-    """A JSON schema the answer is asked to follow. Only asked: nothing here enforces it."""
+    """A JSON schema that the prompt asks the answer to follow. Nothing here enforces it."""
 
     name: str
     schema: Mapping[str, Any]
@@ -40,8 +40,10 @@ class ResponseFormat:
 
 @dataclass(frozen=True)
 class System:
-    """The system message's content. ``date`` stays what it was when the conversation began, or the whole
-    conversation would have to be read anew at midnight. ``tools`` are those the model was trained with.
+    """The system message's content. ``tools`` are the built-in tools the model was trained with.
+
+    ``date`` is the day the conversation began. It must not change later, because the model would then have to read the
+    whole conversation again.
     """
 
     reasoning: Effort | None = "medium"
@@ -63,10 +65,10 @@ class Developer:
 
 @dataclass(frozen=True)
 class Message:
-    """One message. A tool's has the tool's name; a tool call has the tool as ``recipient``.
+    """One message. A tool's message has the tool's name as ``name``, a tool call as ``recipient``.
 
-    ``constrained`` marks the content type with ``<|constrain|>``. ``ids`` are those of the whole message, from
-    ``<|start|>`` on, when a model generated it: they are its rendering, whatever the other fields say.
+    ``constrained`` marks the content type with ``<|constrain|>``. ``ids`` are the ids of a generated message, from
+    ``<|start|>`` on. ``render`` uses them as they are and ignores the other fields.
     """
 
     role: Role
@@ -80,7 +82,7 @@ class Message:
 
 
 def tool_call(recipient: str, arguments: str) -> Message:
-    """A call as the published template writes one. ``arguments`` is JSON text, ``recipient`` e.g. ``functions.f``."""
+    """Return a tool call in the published form. ``arguments`` is JSON text, ``recipient`` e.g. ``functions.f``."""
     return Message(
         *("assistant", arguments),
         recipient=recipient,
@@ -91,7 +93,7 @@ def tool_call(recipient: str, arguments: str) -> Message:
 
 
 def tool_result(call: Message, output: str) -> Message:
-    """What the called tool answers, on the channel of the call: both are kept, or dropped, together."""
+    """Return the tool's answer to ``call``, on the same channel, so that ``drop_thoughts`` keeps or drops both."""
     return Message(
         *("tool", output),
         name=call.recipient,
@@ -101,9 +103,9 @@ def tool_result(call: Message, output: str) -> Message:
 
 
 def drop_thoughts(messages: Iterable[Message]) -> list[Message]:
-    """Without the analysis messages that lie before the last user message.
+    """Return the messages without the analysis messages before the last user message.
 
-    Those after it stay: a model in the middle of a tool turn needs what it thought.
+    Later analysis messages stay, because a model needs its thoughts until a tool turn is finished.
     """
     messages = list(messages)
     last_user = max((i for i, message in enumerate(messages) if message.role == "user"), default=0)

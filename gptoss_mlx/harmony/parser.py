@@ -1,7 +1,7 @@
-"""What the model writes, id by id, as events: thoughts, answers and calls, whatever shape they come in.
+"""Parse the token ids a model generates into events: thoughts, answers and calls, well formed or not.
 
-Knows the markers and the state between them; ``header`` knows how to read what stands before a body. Never raises on
-any ids. Text consists of ordinary tokens alone, so no marker gets into it.
+Knows the markers and the state between them. Does not know how a header is read: that is ``header``. No sequence of ids
+makes the parser raise. Text is decoded from ordinary tokens alone, so it never contains a marker.
 """
 
 from collections import Counter
@@ -9,72 +9,75 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gptoss_mlx.harmony.header import CHANNELS, Part, read_header
+from gptoss_mlx.harmony.header import CHANNELS, HeaderPart, read_header
 from gptoss_mlx.harmony.messages import Message
 from gptoss_mlx.harmony.render import reply_start
 from gptoss_mlx.harmony.tokenizer import TextDecoder, Tokenizer
 
-Kind = Literal["thought", "preamble", "answer", "call", "other"]
-"""``preamble`` is visible text on the commentary channel; ``other`` the model speaking for somebody else."""
+MessageKind = Literal["thought", "preamble", "answer", "call", "other"]
+"""``preamble`` is visible text on the commentary channel. ``other`` is a message the model wrote in another role."""
 
 MAX_HEADER = 256
-"""Characters after which a header without ``<|message|>`` is taken for a body. Real ones have about fifty."""
+"""Characters. A longer header without ``<|message|>`` is read as a body. Real headers have about 50."""
 
 
 @dataclass(frozen=True)
 class MessageStart:
-    kind: Kind
+    kind: MessageKind
     recipient: str | None
 
 
 @dataclass(frozen=True)
 class Delta:
-    """More text of the message that was started last. Never empty."""
+    """More text of the message that ``MessageStart`` announced last. ``text`` is never empty."""
 
-    kind: Kind
+    kind: MessageKind
     text: str
 
 
 @dataclass(frozen=True)
 class MessageEnd:
-    """The whole message. A call's ``content`` is its argument text as written, which may not be JSON.
+    """The whole message. A call's ``content`` is its argument text as the model wrote it, which may not be JSON.
 
-    ``message.ids`` are those the history keeps: as generated, behind the ``<|start|>assistant`` of the prompt if this
-    is the first, and with what ended the reply turned into ``<|end|>`` (a call's into ``<|call|>``). ``complete`` is
-    False when generation ended before the message did.
+    ``message.ids`` are the ids that a history keeps. They are the generated ids with two changes: the first message
+    also gets the prompt's ``<|start|>assistant``, and the marker that ended the reply becomes ``<|end|>`` (``<|call|>``
+    after a call). ``complete`` is False when generation ended before the message did.
     """
 
-    kind: Kind
+    kind: MessageKind
     message: Message
     complete: bool
 
 
 @dataclass(frozen=True)
 class ReplyEnd:
-    """``stop`` is the marker the model stopped with (``<|endoftext|>`` counts as return), or that it never did: the
-    limit was reached, or the caller broke off. ``cut_off`` is then what was left open, if anything was.
+    """The end of a reply. Every reply has one.
+
+    ``stop`` is the marker the model stopped with; ``<|endoftext|>`` counts as "return". It is "limit" when the model
+    did not stop: the token limit was reached, or the caller ended generation. ``cut_off`` is then the message or header
+    that was still open, or None.
     """
 
     stop: Literal["return", "call", "limit"]
-    cut_off: Kind | Literal["header"] | None
+    cut_off: MessageKind | Literal["header"] | None
 
 
-How = Literal["end", "call", "return", "next", "limit"]
-Behind = Literal["prompt", "start", "end", "body"]
-"""What a header stands behind: the prompt's ``<|start|>assistant``, a ``<|start|>``, or neither."""
+MessageEnding = Literal["end", "call", "return", "next", "limit"]
+Preceding = Literal["prompt", "start", "end", "body"]
+"""What precedes a header: the prompt's ``<|start|>assistant``, a ``<|start|>``, an ``<|end|>``, or an unended body."""
 
-Event = MessageStart | Delta | MessageEnd | ReplyEnd
+ParserEvent = MessageStart | Delta | MessageEnd | ReplyEnd
 
 
 class StreamParser:
-    """Reads one reply: what follows a prompt made by ``render``.
+    """A parser for one reply: the ids generated after a prompt that ``render`` made.
 
-    After ``<|return|>``, ``<|call|>`` or ``<|endoftext|>`` the reply is over and further ids are ignored. After an
-    ``<|end|>`` the next message follows; one of kind ``other`` means that the model runs on by itself, and that
-    generation should rather be stopped.
+    After ``<|return|>``, ``<|call|>`` or ``<|endoftext|>`` the reply is over, and further ids are ignored. After
+    ``<|end|>`` another message follows. A message of kind ``other`` means that the model has begun to write in another
+    role; callers should then stop generation.
 
-    Text outside of any message is dropped where a message follows it, or an answer came before it; else it is the
-    answer of a model that forgot the format. ``repairs`` counts what had to be guessed or left out, by kind.
+    Text outside a message is dropped if a message follows it or an answer came before it. Otherwise it is read as the
+    answer, because models sometimes omit the format. ``repairs`` counts what was guessed or dropped, by description.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -84,33 +87,33 @@ class StreamParser:
         self._name_of = {id: name for name, id in self._special.items()}
         self._tokenizer = tokenizer
         self._decoder = TextDecoder(tokenizer)
-        self._events: list[Event] = []
+        self._events: list[ParserEvent] = []
         self._stop: Literal["return", "call", "limit"] | None = None
         self._finished = False
         self.repairs: Counter[str] = Counter()
         self._answered = False
-        self._kind: Kind = "answer"  # this and the text belong to the message, once its header is read
+        self._kind: MessageKind = "answer"  # valid, like the text, while a message is open
         self._text: list[str] = []
-        self._ids = reply_start(tokenizer)  # of this message, behind those of headers that came to nothing
+        self._ids = reply_start(tokenizer)  # of this message, after those of abandoned headers before it
         self._expect_header("prompt")
 
-    def feed(self, ids: int | Iterable[int]) -> list[Event]:
-        """The events of one id or several. Cutting the same ids up differently changes nothing in the sequence."""
+    def feed(self, ids: int | Iterable[int]) -> list[ParserEvent]:
+        """Read one id or several and return the new events. How ids are split over calls does not change the events."""
         for id in [ids] if isinstance(ids, int) else ids:
             if self._stop is None:
                 self._step(id)
         return self._take_events()
 
-    def finish(self) -> list[Event]:
-        """No more ids will come: the last events, of which the very last is ReplyEnd. A second call gives none."""
+    def finish(self) -> list[ParserEvent]:
+        """End the reply, and return the remaining events, of which the last is ReplyEnd. A second call returns none."""
         if self._finished:
             return []
         self._finished = True
-        cut_off: Kind | Literal["header"] | None = None
+        cut_off: MessageKind | Literal["header"] | None = None
         if self._stop is None:
             self._stop = "limit"
             self._add_text(self._decoder.finish())
-            in_header = self._behind == "start" or len(self._parts) > 1
+            in_header = self._preceding == "start" or len(self._parts) > 1
             if self._message is None and not in_header:
                 self._open_text_alone()
             if self._message is not None:
@@ -121,8 +124,9 @@ class StreamParser:
         self._events.append(ReplyEnd(self._stop, cut_off))
         return self._take_events()
 
-    def _take_events(self) -> list[Event]:
-        events, self._events = self._events, []
+    def _take_events(self) -> list[ParserEvent]:
+        events = self._events
+        self._events = []
         return events
 
     def _step(self, id: int) -> None:
@@ -142,7 +146,7 @@ class StreamParser:
                 self._ids.append(id)
                 self._parts.append((name, []))
             case "channel" if self._message and self._message.role == "assistant":
-                # The next message, without <|end|><|start|>assistant between the two.
+                # The next message begins although <|end|><|start|>assistant is missing.
                 channel = self._message.channel
                 self._end("next")
                 self._expect_header("body", channel=channel)
@@ -160,19 +164,21 @@ class StreamParser:
                 self._ids.append(id)
                 self._add_text(self._decoder.feed(id))
 
-    def _expect_header(self, behind: Behind, *, channel: str | None = None) -> None:
-        """``channel`` is that of the message it follows without an end."""
-        self._behind, self._channel = behind, channel
+    def _expect_header(self, preceding: Preceding, *, channel: str | None = None) -> None:
+        """Begin a header. ``channel`` is the default, taken from a message that had no ``<|end|>``."""
+        self._preceding = preceding
+        self._channel = channel
         self._parts: list[tuple[str, list[str]]] = [("", [])]
-        self._header_length, self._header_limit = 0, MAX_HEADER
+        self._header_length = 0
+        self._header_limit = MAX_HEADER
         self._message: Message | None = None
 
     def _add_text(self, text: str) -> None:
         if self._message is None:
             self._parts[-1][1].append(text)
             self._header_length += len(text)
-            # Whether text behind an <|end|> is anything at all depends on what comes after it.
-            if self._header_length > self._header_limit and (self._behind != "end" or len(self._parts) > 1):
+            # Text after an <|end|> stays undecided, because a following message would make it void.
+            if self._header_length > self._header_limit and (self._preceding != "end" or len(self._parts) > 1):
                 self._header_limit *= 2
                 self._open()
         elif text:
@@ -180,8 +186,10 @@ class StreamParser:
             self._events.append(Delta(self._kind, text))
 
     def _open(self, *, whole: bool = False, bare_call: bool = False) -> None:
-        """From the header to the body. One that is not ``whole``, that is without ``<|message|>``, must have text
-        left over that is the body, or be a ``bare_call``: a call with no arguments at all.
+        """Read the header and open its message. ``whole`` says that ``<|message|>`` ended the header.
+
+        A header that is not whole opens a message only if text is left over for the body, or if it names a tool and
+        ``bare_call`` allows a call without arguments. Otherwise nothing changes.
         """
         message, rest = self._header(whole=whole)
         kind = _kind(message)
@@ -191,22 +199,24 @@ class StreamParser:
             self.repairs["a header without <|message|>"] += 1
         elif kind == "answer" and message.channel not in CHANNELS:
             self.repairs["a message without a channel" if message.channel is None else "an unknown channel"] += 1
-        if self._behind in ("body", "end"):
+        if self._preceding in ("body", "end"):
             self.repairs["a message without <|start|>"] += 1
-        self._message, self._kind, self._text = message, kind, []
+        self._message = message
+        self._kind = kind
+        self._text = []
         self._events.append(MessageStart(kind, message.recipient))
         self._add_text("" if whole else rest)
 
     def _open_text_alone(self) -> None:
-        """For what stands without any marker and without a message following: the answer, unless there was one."""
-        if not (self._behind == "end" and self._answered):
+        """Read text that has no marker and no message after it as the answer, unless there was an answer before."""
+        if not (self._preceding == "end" and self._answered):
             self._open()
 
-    def _open_unfinished(self, how: How) -> None:
-        """The header ends without ``<|message|>``: was there a body in it all the same?"""
-        alone = len(self._parts) == 1 and self._behind != "start"
+    def _open_unfinished(self, how: MessageEnding) -> None:
+        """End a header that had no ``<|message|>``: open a message if the header seems to contain a body."""
+        alone = len(self._parts) == 1 and self._preceding != "start"
         if how == "next":
-            # Given up for another header. A tool named in it is named again there; only a channel announces text.
+            # The model began another header. It repeats a tool there, so only a channel's name announces text here.
             message, _ = self._header()
             if message.channel in CHANNELS and message.recipient is None and not alone:
                 self._open()
@@ -218,11 +228,11 @@ class StreamParser:
             self.repairs["text outside a message" if alone else "a header without a message"] += 1
 
     def _header(self, *, whole: bool = False) -> tuple[Message, str]:
-        parts = [Part(marker, "".join(pieces)) for marker, pieces in self._parts]
-        return read_header(parts, begun=self._behind == "start", whole=whole, channel=self._channel)
+        parts = [HeaderPart(marker, "".join(pieces)) for marker, pieces in self._parts]
+        return read_header(parts, begun=self._preceding == "start", whole=whole, channel=self._channel)
 
-    def _end(self, how: How) -> None:
-        """The message is over: by a marker, by the beginning of the next one, or because nothing more comes."""
+    def _end(self, how: MessageEnding) -> None:
+        """End the message or header: at a marker, where the next message begins, or at the end of generation."""
         if self._message is None and how != "limit":
             self._open_unfinished(how)
         match how:
@@ -239,10 +249,11 @@ class StreamParser:
             self._answered |= self._kind == "answer" and bool(self._text)
             if self._kind == "call" and how in ("end", "next", "return"):
                 self.repairs["a call without <|call|>"] += 1
-            self._message, self._ids = None, []
+            self._message = None
+            self._ids = []
 
 
-def _kind(message: Message) -> Kind:
+def _kind(message: Message) -> MessageKind:
     if message.role != "assistant":
         return "other"
     if message.recipient:

@@ -1,4 +1,4 @@
-"""Messages to token ids, piece by piece: markers as ids, everything else as ordinary text that cannot become one."""
+"""Render messages as token ids. Markers are written as ids. Text is encoded separately and never becomes a marker."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,24 +10,26 @@ from gptoss_mlx.harmony.messages import Developer, Message, Namespace, System, d
 from gptoss_mlx.harmony.signatures import comment, tools_section
 from gptoss_mlx.harmony.tokenizer import Tokenizer
 
-FAR = 2
-"""Times the limit: what is longer is refused before it is encoded whole. Nearer to it, an exact count is worth more."""
-CHARACTERS, PIECE = 8, 1 << 14
-"""Shorter texts, by characters for each id allowed, are encoded at once; longer ones in pieces of so many."""
+FAR_OVER_LIMIT = 2
+"""A prompt of more than this times the limit is refused before all of it is encoded."""
+CHARACTERS_PER_ID = 8
+"""A text of at most this many characters per id of the limit is encoded at once; a longer one is first counted."""
+PIECE_CHARACTERS = 1 << 14
+"""Characters encoded at a time to count a long text."""
 
 
 def render(messages: Iterable[Message], tokenizer: Tokenizer, *, limit: int | None = None) -> list[int]:
-    """The prompt for the assistant's next message: the conversation, then ``<|start|>assistant``.
+    """Return the prompt for the assistant's next message: the conversation, then ``<|start|>assistant``.
 
     Thoughts of finished turns are left out (``drop_thoughts``). Raises HarmonyError when a message lacks a name or
-    its content does not fit its role. Raises ContextLengthError for what is far longer than ``limit`` ids, without
-    encoding it all; what is a little longer is for the engine to refuse.
+    its content does not fit its role. Raises ContextLengthError for a prompt far longer than ``limit`` ids, before all
+    of it is encoded. A prompt slightly longer than ``limit`` is returned, because the engine refuses it.
     """
     return [*render_messages(_without_thoughts(messages, tokenizer), tokenizer, limit=limit), *reply_start(tokenizer)]
 
 
 def _without_thoughts(messages: Iterable[Message], tokenizer: Tokenizer) -> list[Message]:
-    """``drop_thoughts``; what the model wrote on from such a thought, without a beginning, is written anew."""
+    """Drop thoughts. A message that began without ``<|start|>`` after a dropped thought loses its generated ids."""
     messages = list(messages)
     kept = drop_thoughts(messages)
     there = {id(message) for message in kept}
@@ -40,36 +42,37 @@ def _without_thoughts(messages: Iterable[Message], tokenizer: Tokenizer) -> list
 
 
 def reply_start(tokenizer: Tokenizer) -> list[int]:
-    """``<|start|>assistant``: how a prompt ends, and how the message that the model goes on to write begins."""
+    """Return the ids of ``<|start|>assistant``: the end of a prompt, and the beginning of the generated message."""
     return [tokenizer.special["<|start|>"], *tokenizer.encode("assistant")]
 
 
 def render_messages(messages: Iterable[Message], tokenizer: Tokenizer, *, limit: int | None = None) -> list[int]:
-    """These messages and nothing else: no thought is dropped, no reply begun. Raises as ``render``."""
+    """Return the ids of these messages. No thought is dropped, and no reply is begun. Raises what ``render`` raises."""
     messages = list(messages)
-    functions = any(isinstance(message.content, Developer) and message.content.functions for message in messages)
+    has_functions = any(isinstance(message.content, Developer) and message.content.functions for message in messages)
     ids: list[int] = []
     for i, message in enumerate(messages):
         if message.ids and message.ids[0] != tokenizer.special["<|start|>"] and (i == 0 or messages[i - 1].ids is None):
-            # The model wrote it on from a message without an end, which has been dropped since.
+            # The model wrote it directly after a message without an end. That message has been dropped.
             ids += reply_start(tokenizer)
-        ids += message.ids if message.ids is not None else _message(message, tokenizer, functions, limit)
+        ids += message.ids if message.ids is not None else _message(message, tokenizer, has_functions, limit)
         last = i + 1 == len(messages) or messages[i + 1].ids is None
         if (
             last
             and message.ids
             and message.ids[-1] not in (tokenizer.special["<|end|>"], tokenizer.special["<|call|>"])
         ):
-            # The model went on from it without an end, to a message that has been dropped since.
+            # The model wrote the next message without ending this one. That message has been dropped.
             ids.append(_closing(message, tokenizer))
-        if limit is not None and len(ids) > FAR * limit:
+        if limit is not None and len(ids) > FAR_OVER_LIMIT * limit:
             raise _too_long(f"more than {len(ids) - 1:,}", limit)
     return ids
 
 
-def _message(message: Message, tokenizer: Tokenizer, functions: bool, limit: int | None) -> list[int]:
-    """``<|start|>role to=RECIPIENT<|channel|>CHANNEL <|constrain|>TYPE<|message|>text<|end|>``"""
-    special, encode = tokenizer.special, tokenizer.encode
+def _message(message: Message, tokenizer: Tokenizer, has_functions: bool, limit: int | None) -> list[int]:
+    """Return the ids of ``<|start|>role to=RECIPIENT<|channel|>CHANNEL <|constrain|>TYPE<|message|>text<|end|>``."""
+    special = tokenizer.special
+    encode = tokenizer.encode
     recipient = None if message.recipient == "all" else message.recipient
     ids = [special["<|start|>"], *encode(_author(message))]
     if recipient:
@@ -80,7 +83,7 @@ def _message(message: Message, tokenizer: Tokenizer, functions: bool, limit: int
         ids += [*encode(" "), special["<|constrain|>"], *encode(message.content_type)]
     elif message.content_type:
         ids += encode(f" {message.content_type}")
-    text = _content(message, functions)
+    text = _content(message, has_functions)
     if limit is not None:
         _check_length(text, tokenizer, limit)
     return [*ids, special["<|message|>"], *encode(text), _closing(message, tokenizer)]
@@ -92,17 +95,17 @@ def _closing(message: Message, tokenizer: Tokenizer) -> int:
 
 
 def _check_length(text: str, tokenizer: Tokenizer, limit: int) -> None:
-    """Raise ContextLengthError for a text of far more than ``limit`` ids, having encoded little more than those.
+    """Raise ContextLengthError for a text of far more than ``limit`` ids, after encoding little more than those.
 
-    It is encoded in pieces, which makes some ids more than it has, but never FAR times as many.
+    The text is encoded in pieces. Cutting it gives a few extra ids, but never FAR_OVER_LIMIT times as many.
     """
-    if len(text) <= CHARACTERS * limit:
+    if len(text) <= CHARACTERS_PER_ID * limit:
         return
     count = 0
-    for start in range(0, len(text), PIECE):
-        count += len(tokenizer.encode(text[start : start + PIECE]))
-        if count > FAR * limit:
-            raise _too_long(f"about {count * len(text) // min(start + PIECE, len(text)):,}", limit)
+    for start in range(0, len(text), PIECE_CHARACTERS):
+        count += len(tokenizer.encode(text[start : start + PIECE_CHARACTERS]))
+        if count > FAR_OVER_LIMIT * limit:
+            raise _too_long(f"about {count * len(text) // min(start + PIECE_CHARACTERS, len(text)):,}", limit)
 
 
 def _too_long(count: str, limit: int) -> ContextLengthError:
@@ -120,18 +123,18 @@ def _author(message: Message) -> str:
     return message.name
 
 
-def _content(message: Message, functions: bool) -> str:
+def _content(message: Message, has_functions: bool) -> str:
     content = message.content
     if isinstance(content, str):
         return content
     if isinstance(content, System) and message.role == "system":
-        return _system(content, functions)
+        return _system(content, has_functions)
     if isinstance(content, Developer) and message.role == "developer":
         return _developer(content)
     raise HarmonyError(f"a message of role '{message.role}' cannot hold {type(content).__name__}")
 
 
-def _system(system: System, functions: bool) -> str:
+def _system(system: System, has_functions: bool) -> str:
     top = (
         system.identity,
         system.knowledge_cutoff and f"Knowledge cutoff: {system.knowledge_cutoff}",
@@ -144,7 +147,7 @@ def _system(system: System, functions: bool) -> str:
         sections.append(tools_section(system.tools))
     if system.channels:
         channels = f"# Valid channels: {', '.join(system.channels)}. Channel must be included for every message."
-        if functions:
+        if has_functions:
             channels += "\nCalls to these tools must go to the commentary channel: 'functions'."
         sections.append(channels)
     return "\n\n".join(section for section in sections if section)

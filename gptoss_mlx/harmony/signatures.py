@@ -1,8 +1,8 @@
-"""Functions as the TypeScript declarations gpt-oss was trained on. Pure text: knows neither messages' order nor ids.
+"""Write functions as the TypeScript declarations gpt-oss was trained on. Knows text, neither messages nor ids.
 
-The output is openai-harmony's, with one difference: where a description, title or example inside a type has several
-lines, every line is commented here, or all stand on one; there only the first is commented, and the others end up as
-if they were code.
+The output is openai-harmony's, with one difference. If a description, title or example inside a type has several lines,
+every line is a comment here, or all are joined to one line. openai-harmony comments only the first, so that the others
+read as code.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ MAX_DEPTH = 128
 
 
 def tools_section(namespaces: Iterable[Namespace]) -> str:
-    """``# Tools`` and what follows it in a system or developer message."""
+    """Return the ``# Tools`` section of a system or developer message, namespaces sorted by name."""
     return "\n\n".join(["# Tools", *map(_namespace, sorted(namespaces, key=lambda namespace: namespace.name))])
 
 
@@ -42,7 +42,10 @@ def _signature(function: Function) -> str:
 
 
 def typescript(schema: Any, indent: str = "", depth: int = 0) -> str:
-    """The TypeScript type of a JSON schema. What the trained form has no words for (``anyOf``, ``$ref``) is ``any``."""
+    """Return the TypeScript type of a JSON schema. ``anyOf``, ``$ref`` and the like give ``any``, as in openai-harmony.
+
+    Raises ValueError for a schema nested more than MAX_DEPTH deep, and what ``json_text`` raises for a default.
+    """
     if depth > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
     if not isinstance(schema, Mapping):
@@ -52,17 +55,17 @@ def typescript(schema: Any, indent: str = "", depth: int = 0) -> str:
             f"\n{indent} | {_nullable(variant, indent + '   ', depth)}{_trailing(variant)}"
             for variant in schema["oneOf"]
         )
-    kind = schema.get("type")
-    if isinstance(kind, list) and (kinds := [name for name in kind if isinstance(name, str)]):
-        return " | ".join("number" if name == "integer" else name for name in kinds)
-    if kind == "object":
+    type_ = schema.get("type")
+    if isinstance(type_, list) and (types := [name for name in type_ if isinstance(name, str)]):
+        return " | ".join("number" if name == "integer" else name for name in types)
+    if type_ == "object":
         return _object(schema, indent, depth)
-    if kind == "array":
+    if type_ == "array":
         return f"{typescript(schema['items'], indent, depth + 1)}[]" if "items" in schema else "Array<any>"
-    if kind == "string":
+    if type_ == "string":
         return " | ".join(f'"{value}"' for value in _enum(schema) if isinstance(value, str)) or "string"
     return {"number": "number", "integer": "number", "boolean": "boolean"}.get(
-        kind if isinstance(kind, str) else "", "any"
+        type_ if isinstance(type_, str) else "", "any"
     )
 
 
@@ -92,8 +95,9 @@ def _object(schema: Mapping[str, Any], indent: str, depth: int) -> str:
 
 
 def _one_of_property(name: str, value: Mapping[str, Any], indent: str, depth: int) -> list[str]:
-    """A property that is one of several types, each on its own line; a description is not said twice."""
-    description, variants = value.get("description"), value["oneOf"]
+    """Return the lines of a property with ``oneOf``: one line for each type. A repeated description is left out."""
+    description = value.get("description")
+    variants = value["oneOf"]
     described = isinstance(description, str) and not (variants and _get(variants[0], "description") == description)
     out = comment(description, indent) if described else []
     if "default" in value:
@@ -121,7 +125,7 @@ def _trailing(schema: Any, described: bool = True, bare_enum: bool = False) -> s
 
 
 def _default(schema: Mapping[str, Any], bare_enum: bool = True) -> str:
-    """``default: x``, a string in quotes; one of an enum's without, as the trained form has it."""
+    """Return ``default: x``. A string is quoted; the value of an enum is not if ``bare_enum``, as in openai-harmony."""
     default = schema["default"]
     if isinstance(default, str):
         if not _enum(schema):
@@ -141,7 +145,7 @@ def _get(schema: Any, key: str) -> Any:
 
 
 def comment(text: Any, indent: str = "") -> list[str]:
-    """Each line of a text as a comment; nothing for what is no text."""
+    """Return each line of ``text`` as a comment line, or no line if it is not a string."""
     return [f"{indent}// {line}\n" for line in _comment_lines(text)] if isinstance(text, str) else []
 
 
@@ -150,6 +154,6 @@ def _comment_lines(text: str) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    """As Rust's ``str::lines``: no empty line after a final newline."""
+    """Split as Rust's ``str::lines`` does: a final newline begins no further line."""
     lines = text.replace("\r\n", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]

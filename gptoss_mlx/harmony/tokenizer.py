@@ -1,9 +1,9 @@
-"""Text to ordinary token ids and back, for any byte-level BPE vocabulary that carries harmony's markers.
+"""Encode text as ordinary token ids and decode ids, for any byte-level BPE vocabulary with harmony's markers.
 
-Knows three sources of a vocabulary: a checkpoint's ``tokenizer.json``, the ranks bundled with this package, and the
-compact form a model folder keeps. Knows no messages. A marker (``<|start|>`` and its kin) is reached through
-``special`` alone: no text encodes to one, and none decodes to text unless asked. What a file adds to its vocabulary
-without calling it special is text, unless it is one of harmony's markers.
+Loads a vocabulary from a checkpoint's ``tokenizer.json``, from the ranks bundled with this package, or from the compact
+form a model folder keeps. Knows no messages. A marker such as ``<|start|>`` is reached through ``special`` alone: no
+text encodes to a marker, and a marker decodes to text only on request. An added token that a file does not call special
+is text, unless it is one of harmony's markers.
 """
 
 import codecs
@@ -32,28 +32,31 @@ from gptoss_mlx.harmony.tokenizer_files import (
 
 MARKERS = ("<|start|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
 
-O200K_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"  # as tiktoken checks it
+O200K_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
+"""Of the bundled ranks. tiktoken checks o200k_base against the same value."""
 
-_REMEDY = "get the model's tokenizer.json again and convert it anew"
-_MAX_FILE = 1 << 28  # bytes; the published tokenizer.json has 28 MB
-# tiktoken's regex engine gives up on a run of about a million blanks.
+_TOKENIZER_REMEDY = "get the model's tokenizer.json again and convert it again"
+_MAX_FILE = 1 << 28
+"""Bytes. The published tokenizer.json has 28 MB."""
 _BLANKS = 500_000
+"""Longest run of blanks encoded at once, because tiktoken's regex engine fails on about a million."""
 _BLANK_RUN = re.compile(rf"(?<!\s)\s{{{_BLANKS + 1},}}")
 
 
 class Tokenizer:
     """A byte-level BPE vocabulary with harmony's markers.
 
-    ``special`` maps each marker's text to its id, reserved ones included. ``vocab_size`` is one more than the highest
-    id; a model's embedding may have more rows than that.
+    ``special`` maps each marker's text to its id, including reserved markers. ``vocab_size`` is the highest id plus
+    one. A model's embedding may have more rows.
     """
 
     def __init__(
         self, tokens: Sequence[bytes], special: dict[str, int], pattern: str, added: Sequence[AddedToken] = ()
     ) -> None:
-        """``tokens[id]`` holds an ordinary token's bytes, ``b""`` where the id is none. The id is also its merge rank.
+        """Build a vocabulary from its parts. ``pattern`` splits text before byte pairs are merged.
 
-        ``added`` are tokens of text that no merges lead to.
+        ``tokens[id]`` holds an ordinary token's bytes, or ``b""`` if the id has no token. The id is also its merge
+        rank. ``added`` are further tokens of text, which merges do not produce.
 
         Raises ValueError, saying what is wrong, when this is no byte-level vocabulary with harmony's markers.
         """
@@ -97,7 +100,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, tokenizer_json: str | Path) -> "Tokenizer":
-        """Read a checkpoint's ``tokenizer.json``. Raises CheckpointError when it is damaged or of another kind."""
+        """Read a checkpoint's ``tokenizer.json``. Raises CheckpointError when it is damaged or no gpt-oss tokenizer."""
         path = Path(tokenizer_json)
         try:
             if path.stat().st_size > _MAX_FILE:
@@ -110,7 +113,7 @@ class Tokenizer:
 
     @classmethod
     def bundled(cls) -> "Tokenizer":
-        """The vocabulary of the published gpt-oss models (o200k_harmony), from ranks that come with this package."""
+        """Load the published vocabulary (o200k_harmony) from the bundled ranks. Raises ModelFolderError if damaged."""
         path = Path(__file__).with_name("o200k_base.tiktoken.xz")
         try:
             ranks = lzma.decompress(path.read_bytes())
@@ -124,7 +127,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Open the compact form that ``save`` wrote. Raises ModelFolderError when it is missing, damaged or newer."""
+        """Load the compact form that ``save`` wrote. Raises ModelFolderError when it is missing, damaged or newer."""
         path = Path(path)
         try:
             packed = path.read_bytes()
@@ -140,7 +143,7 @@ class Tokenizer:
             raise ModelFolderError(f"{path}: damaged ({_reason(error)}); convert the model again") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the compact form: what ``digest`` is taken over, then that digest. Raises StorageError."""
+        """Write the compact form, followed by its SHA-256. Raises StorageError when the file cannot be written."""
         packed = pack(self._tokens, self.special, self._pattern, self._added.tokens)
         try:
             Path(path).write_bytes(packed + bytes.fromhex(self.digest))
@@ -149,14 +152,14 @@ class Tokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hex that names the vocabulary: equal for equal tokens, markers and split pattern."""
+        """The SHA-256 of the compact form, in hex. It is equal for equal tokens, markers and split pattern."""
         return hashlib.sha256(pack(self._tokens, self.special, self._pattern, self._added.tokens)).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ordinary tokens only, whatever the text. An unpaired surrogate, which UTF-8 cannot hold, becomes U+FFFD.
+        """Return the ordinary token ids of ``text``, never a marker's. An unpaired surrogate is encoded as U+FFFD.
 
-        A run of more than 500,000 blanks is cut into pieces of that length, and the pieces encoded one by one. Raises
-        ModelFolderError when the vocabulary's split pattern cannot cope with the text; the published one always can.
+        A run of more than 500,000 blanks is cut into pieces of that length, which are encoded one by one. Raises
+        ModelFolderError when the vocabulary's split pattern fails on the text. The published pattern never fails.
         """
         pieces = self._added.split(text)
         return [id for piece in pieces for id in ((piece,) if isinstance(piece, int) else self._encode(piece))]
@@ -169,23 +172,25 @@ class Tokenizer:
         return [id for piece in pieces for id in self._merge(piece)]
 
     def _merge(self, text: str) -> list[int]:
-        try:  # `encode_ordinary` would panic where `encode` raises, on a pattern that explodes
+        try:  # where a pattern backtracks too much, `encode` raises and `encode_ordinary` would panic
             ids = self._bpe.encode(text, allowed_special=set(), disallowed_special=())
-        except BaseException as error:  # a panic of Rust's, from a pattern that matches nothing at all, is no Exception
+        except BaseException as error:  # a Rust panic, after a pattern with an empty match, is not an Exception
             if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
                 raise
             problem = f"the tokenizer's split pattern cannot be used ({_reason(error)})"
-            raise ModelFolderError(f"{problem}; {_REMEDY}") from None
-        if self._pattern != O200K_PATTERN:  # tiktoken passes over what a pattern does not match
+            raise ModelFolderError(f"{problem}; {_TOKENIZER_REMEDY}") from None
+        if self._pattern != O200K_PATTERN:  # tiktoken skips text that a pattern does not match
             paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             if self.decode(ids) != paired:
-                raise ModelFolderError(f"the tokenizer's split pattern leaves out a part of the text; {_REMEDY}")
+                raise ModelFolderError(
+                    f"the tokenizer's split pattern leaves out a part of the text; {_TOKENIZER_REMEDY}"
+                )
         return ids
 
     def _try_pattern(self) -> None:
-        """Raise ValueError for a pattern that loses text, or may match nothing at all, over which tiktoken panics.
+        """Raise ValueError for a split pattern that loses text, or that may match the empty string (tiktoken panics).
 
-        A pattern that matches nothing only beside certain text, by looking around, is found when such text comes.
+        A look-around may allow an empty match only beside certain text. ``encode`` then raises on such text.
         """
         from tiktoken import Encoding
 
@@ -201,15 +206,15 @@ class Tokenizer:
             raise ValueError(f"its split pattern does not split text: {error}") from error
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes of one ordinary token; none for a marker, or for an id that stands for nothing."""
+        """Return the bytes of one ordinary token, ``b""`` for a marker or an unused id."""
         if id in self._added_bytes:
             return self._added_bytes[id]
         return self._tokens[id] if 0 <= id < len(self._tokens) else b""
 
     def decode_bytes(self, ids: Iterable[int], *, markers: bool = False) -> bytes:
-        """The bytes of ordinary tokens. With ``markers=True`` special ids are written out too, as ``<|end|>`` is.
+        """Return the bytes of ordinary tokens. ``markers=True`` also writes markers out, such as ``<|end|>``.
 
-        An id that stands for nothing has no bytes, and is ``<|reserved_N|>`` with ``markers=True``.
+        An unused id has no bytes. With ``markers=True`` it is written as ``<|reserved_N|>``.
         """
         if not markers:
             return b"".join(map(self.token_bytes, ids))
@@ -218,23 +223,23 @@ class Tokenizer:
         )
 
     def decode(self, ids: Iterable[int], *, markers: bool = False) -> str:
-        """``decode_bytes`` as text, each broken UTF-8 sequence replaced by U+FFFD."""
+        """Return ``decode_bytes`` as text. Each broken UTF-8 sequence becomes U+FFFD."""
         return self.decode_bytes(ids, markers=markers).decode("utf-8", "replace")
 
 
 class TextDecoder:
-    """Ids to text as they arrive: the pieces concatenate to ``Tokenizer.decode`` of all the ids."""
+    """Decodes ids as they arrive. The texts returned add up to ``Tokenizer.decode`` of all the ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, id: int) -> str:
-        """The text that is certain now; empty while a character is still incomplete."""
+        """Add one id, and return the text that is complete now: ``""`` while a character is incomplete."""
         return self._utf8.decode(self._tokenizer.token_bytes(id))
 
     def finish(self) -> str:
-        """What remains: U+FFFD for an incomplete character. The decoder can be used afresh afterwards."""
+        """Return the remaining text, U+FFFD for an incomplete character, and reset the decoder."""
         return self._utf8.decode(b"", final=True)
 
 

@@ -1,8 +1,8 @@
-"""The two files a vocabulary comes in, read into its parts: Hugging Face's ``tokenizer.json``, and our compact form.
+"""The two file formats of a vocabulary: Hugging Face's ``tokenizer.json``, and our compact form.
 
 The compact form is magic and version, one line of JSON, a byte per id for the token's length (0: no ordinary token),
-all token bytes, and the SHA-256 of everything before it, which is the caller's to add and to check. What is damaged
-raises ValueError, TypeError, KeyError, IndexError, AttributeError or RecursionError: the caller makes it one line.
+all token bytes, and the SHA-256 of everything before it. The caller adds and checks the SHA-256. Damaged input raises
+ValueError, TypeError, KeyError, IndexError, AttributeError or RecursionError, which the caller turns into one line.
 """
 
 import json
@@ -14,7 +14,6 @@ from typing import Any
 
 from gptoss_mlx.harmony.added_tokens import AddedToken
 
-# tiktoken's o200k_base: how text is split before byte pairs are merged. The checkpoint's tokenizer.json says the same.
 O200K_PATTERN = "|".join(
     (
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
@@ -26,7 +25,7 @@ O200K_PATTERN = "|".join(
         r"\s+",
     )
 )
-# The added tokens of the published tokenizer.json; those without a meaning are `<|reserved_N|>`.
+"""How text is split before byte pairs are merged: the pattern of tiktoken's o200k_base and of tokenizer.json."""
 O200K_NAMED = {
     "<|startoftext|>": 199998,
     "<|endoftext|>": 199999,
@@ -39,16 +38,19 @@ O200K_NAMED = {
     "<|call|>": 200012,
     "<|endofprompt|>": 200018,
 }
+"""The markers of the published tokenizer.json and their ids. Unused ones are called ``<|reserved_N|>``."""
 MAGIC = b"gptoss-mac tokenizer "
 VERSION = b"1\n"
 MAX_IDS = 1 << 24
 
-Parts = tuple[list[bytes], dict[str, int], str, list[AddedToken]]
+VocabularyParts = tuple[list[bytes], dict[str, int], str, list[AddedToken]]
+"""The arguments of ``Tokenizer``: tokens by id, marker ids, split pattern, added tokens."""
 
 
-def read_tokenizer_json(raw: Any) -> Parts:
-    """The parts of a Hugging Face ``tokenizer.json`` that holds byte-level BPE with its ids in merge order."""
-    model, stages = raw["model"], raw["pre_tokenizer"]["pretokenizers"]
+def read_tokenizer_json(raw: Any) -> VocabularyParts:
+    """Return the parts of a parsed ``tokenizer.json``, which must hold byte-level BPE with its ids in merge order."""
+    model = raw["model"]
+    stages = raw["pre_tokenizer"]["pretokenizers"]
     if [model["type"], *(stage["type"] for stage in stages)] != ["BPE", "Split", "ByteLevel"]:
         raise ValueError("not byte-level BPE")
     split, byte_level = stages
@@ -79,8 +81,9 @@ def read_tokenizer_json(raw: Any) -> Parts:
 
 
 def _is_marker(entry: dict[str, Any]) -> bool:
-    """Whether an added token is no text: it is called special, or it is harmony's, whatever it is called."""
-    content, special = entry["content"], entry.get("special", True)
+    """Return whether an added token is a marker: the file calls it special, or it is one of harmony's."""
+    content = entry["content"]
+    special = entry.get("special", True)
     if type(content) is not str or type(special) is not bool:
         raise ValueError("an added token has fields of the wrong type")
     return special or content in O200K_NAMED or re.fullmatch(r"<\|reserved_\d+\|>", content) is not None
@@ -94,19 +97,21 @@ def _added_token(entry: dict[str, Any]) -> AddedToken:
 
 
 def _printable_bytes() -> list[str]:
-    """GPT-2's ``bytes_to_unicode``: printable Latin-1 as itself, the rest in order from U+0100."""
+    """Return GPT-2's ``bytes_to_unicode``: printable Latin-1 as itself, the rest in order from U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = (chr(code) for code in range(0x100, 0x200))
     return [chr(byte) if byte in printable else next(others) for byte in range(256)]
 
 
 def checked_id(id: Any) -> int:
+    """Return ``id`` if it is a whole number from 0 to MAX_IDS - 1. Raises ValueError otherwise."""
     if type(id) is not int or not 0 <= id < MAX_IDS:
         raise ValueError(f"{id!r:.40} is no token id")
     return id
 
 
 def pack(tokens: Sequence[bytes], special: dict[str, int], pattern: str, added: Sequence[AddedToken]) -> bytes:
+    """Return the compact form of a vocabulary, without its SHA-256."""
     head: dict[str, Any] = {"ids": len(tokens), "pattern": pattern, "special": special}
     if added:
         head["added"] = [asdict(token) for token in added]
@@ -114,7 +119,8 @@ def pack(tokens: Sequence[bytes], special: dict[str, int], pattern: str, added: 
     return b"".join((MAGIC, VERSION, line, bytes(map(len, tokens)), *tokens))
 
 
-def unpack(packed: bytes) -> Parts:
+def unpack(packed: bytes) -> VocabularyParts:
+    """Return the parts of a vocabulary from its compact form, without its SHA-256."""
     start = len(MAGIC + VERSION)
     if packed[:start] != MAGIC + VERSION:
         raise ValueError("it does not begin as a tokenizer does")

@@ -1,16 +1,16 @@
-"""The on-disk format: written by ``convert``, read by the runtime, and the only thing the two share.
+"""The on-disk format of a model: ``convert`` writes it, the runtime reads it, and the two share nothing else.
 
-A model folder is ordinary safetensors and JSON, checked before it is trusted:
+A model folder consists of ordinary safetensors and JSON files. All are checked before use:
 
     manifest.json                   format version, source, quantization, and a sha256 of everything below
     config.json                     the model's shape, in Hugging Face's spelling
     generation_config.json          generation defaults, as the checkpoint had them
-    tokenizer.bin                   harmony's compact tokenizer (absent when a checkpoint has none that fits)
+    tokenizer.bin                   harmony's compact tokenizer (absent if the checkpoint has none that fits)
     model.safetensors.index.json    tensor name -> shard
-    model-embedding.safetensors     then model-layer-000..., and model-head: see ``layout``
+    model-embedding.safetensors     and model-layer-000..., model-head: see ``layout``
 
-``safetensors`` knows one file and nothing of models, ``layout`` what the shards hold, ``reader`` and ``writer`` the two
-ends. Nothing here imports mlx.
+``safetensors`` knows one file and no models. ``layout`` knows what each shard holds. ``writer`` writes a folder, and
+``reader`` opens one. Nothing here imports mlx.
 """
 
 from gptoss_mlx.model_folder.layout import ALIGNMENT, FORMAT_VERSION

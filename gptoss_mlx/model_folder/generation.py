@@ -1,4 +1,4 @@
-"""``generation_config.json``: which of its values are used, and what they may be."""
+"""Check ``generation_config.json``: which of its values are used, and which values are allowed."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _RANGES = {"temperature": (0.0, 100.0), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0)
 
 
 def problem_with(generation: Mapping[str, Any]) -> str | None:
-    """What keeps these generation defaults from being used, or None. An absent value may also be null."""
+    """Return what makes these generation defaults unusable, or None. A value may be absent or null."""
     for name, (low, high) in _RANGES.items():
         value = generation.get(name)
         if value is not None and not (type(value) in (int, float) and low <= value <= high):  # NaN is in no range
@@ -20,7 +20,8 @@ def problem_with(generation: Mapping[str, Any]) -> str | None:
         return "top_p is 0, which leaves no token to draw"
     if type(generation.get("do_sample")) not in (bool, NoneType):
         return f"do_sample is {quoted(generation['do_sample'])}, not true or false"
-    top_k, stops = generation.get("top_k"), generation.get("eos_token_id")
+    top_k = generation.get("top_k")
+    stops = generation.get("eos_token_id")
     if top_k is not None and not _is_count(top_k):
         return f"top_k is {quoted(top_k)}, not a whole number"
     if stops is not None and not all(map(_is_count, stops if isinstance(stops, list) else [stops])):

@@ -1,8 +1,9 @@
-"""What a model folder's shards hold: names, shapes, dtypes and order. Knows no file contents.
+"""The tensors of a model folder's shards: names, shapes, dtypes and order. Knows no file contents.
 
-One shard for the embedding, one for each layer, one for the final norm and the head. In a shard the dense tensors come
-first, then the expert tensors; each tensor starts on a 16 KiB boundary (an Apple silicon page) and is followed by a
-filler up to the next, so each of the two groups is one stretch of whole pages that can be adopted as one buffer.
+There is a shard for the embedding, one for each layer, and one for the final norm and the head. In a shard the dense
+tensors come first, then the expert tensors. Each tensor starts on a 16 KiB boundary (a page of Apple silicon), and a
+filler after it reaches to the next boundary. Each of the two groups therefore covers whole pages, which can become one
+buffer without a copy.
 """
 
 from collections.abc import Mapping
@@ -15,36 +16,40 @@ FORMAT = "gptoss-mac model folder"
 FORMAT_VERSION = 1
 ALIGNMENT = 16384
 DENSE_CHOICES = ("q8", "bf16")
-Q8_GROUP, Q8_BITS = 64, 8
-# Largest MXFP4 exponent byte: 6 * 2 ** (240 - 127) is far inside bfloat16's range, whatever sums over it. 255 is NaN.
+Q8_GROUP = 64
+Q8_BITS = 8
 MAX_SCALE = 240
+"""Largest MXFP4 exponent byte allowed, because sums of 6 * 2 ** (240 - 127) still fit bfloat16. 255 is NaN."""
 
-MANIFEST, CONFIG, GENERATION = "manifest.json", "config.json", "generation_config.json"
-TOKENIZER, INDEX = "tokenizer.bin", "model.safetensors.index.json"
+MANIFEST = "manifest.json"
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+TOKENIZER = "tokenizer.bin"
+INDEX = "model.safetensors.index.json"
 FILLER = "filler."
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Spec:
-    """A tensor's shape and the dtypes it may have (a norm keeps the checkpoint's: BF16 or F32)."""
+class TensorSpec:
+    """A tensor's shape and allowed dtypes. A norm has two, BF16 and F32, because it keeps the checkpoint's dtype."""
 
     dtypes: tuple[str, ...]
     shape: Shape
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One file: its dense tensors, then its expert tensors, each in file order."""
+class ShardLayout:
+    """The tensors of one file: the dense tensors, then the expert tensors, both in file order."""
 
     file: str
-    dense: dict[str, Spec]
-    experts: dict[str, Spec]
+    dense_tensors: dict[str, TensorSpec]
+    expert_tensors: dict[str, TensorSpec]
 
     @property
-    def tensors(self) -> dict[str, Spec]:
-        return self.dense | self.experts
+    def tensors(self) -> dict[str, TensorSpec]:
+        return self.dense_tensors | self.expert_tensors
 
 
 def layer_file(layer: int) -> str:
@@ -60,51 +65,53 @@ def align(offset: int) -> int:
 
 
 def is_quantized(columns: int, dense: str) -> bool:
-    """Whether a dense matrix of so many columns is stored as q8. Those that groups do not divide stay bf16."""
+    """Return whether a dense matrix is stored as q8. It stays bf16 if groups do not divide its columns."""
     return dense == "q8" and columns % Q8_GROUP == 0
 
 
 def quantization(dense: str) -> dict[str, object]:
-    """How the folder's weights are stored, as the manifest says it."""
+    """Return the manifest's entry that says how the weights are stored."""
     experts = {"mode": "mxfp4", "bits": 4, "group_size": 32}
     if dense == "bf16":
         return {"dense": "bf16", "experts": experts}
     return {"dense": "q8", "mode": "affine", "bits": Q8_BITS, "group_size": Q8_GROUP, "experts": experts}
 
 
-def shards(config: ModelConfig, dense: str) -> list[Shard]:
-    """Every shard of a model folder in order: embedding, layers, head."""
-    hidden, vocab = config.hidden_size, config.vocab_size
+def shards(config: ModelConfig, dense: str) -> list[ShardLayout]:
+    """Return every shard of a model folder in order: embedding, layers, head. ``dense`` is "q8" or "bf16"."""
+    hidden = config.hidden_size
     layers = [
-        Shard(layer_file(n), _layer_dense(config, n, dense), _layer_experts(config, n))
+        ShardLayout(layer_file(n), _layer_dense(config, n, dense), _layer_experts(config, n))
         for n in range(config.num_hidden_layers)
     ]
-    embedding = Shard("model-embedding.safetensors", _matrix("embedding", vocab, hidden, dense), {})
-    head = Shard("model-head.safetensors", {"norm.weight": _norm(hidden)} | _matrix("head", vocab, hidden, dense), {})
-    return [embedding, *layers, head]
+    embedding = ShardLayout("model-embedding.safetensors", _matrix("embedding", config.vocab_size, hidden, dense), {})
+    head = {"norm.weight": _norm(hidden)} | _matrix("head", config.vocab_size, hidden, dense)
+    return [embedding, *layers, ShardLayout("model-head.safetensors", head, {})]
 
 
-def _bf16(*shape: int) -> Spec:
-    return Spec(("BF16",), shape)
+def _bf16(*shape: int) -> TensorSpec:
+    return TensorSpec(("BF16",), shape)
 
 
-def _norm(hidden: int) -> Spec:
-    return Spec(("BF16", "F32"), (hidden,))
+def _norm(hidden: int) -> TensorSpec:
+    return TensorSpec(("BF16", "F32"), (hidden,))
 
 
-def _matrix(name: str, rows: int, columns: int, dense: str) -> dict[str, Spec]:
+def _matrix(name: str, rows: int, columns: int, dense: str) -> dict[str, TensorSpec]:
     if not is_quantized(columns, dense):
         return {f"{name}.weight": _bf16(rows, columns)}
     return {
-        f"{name}.weight": Spec(("U32",), (rows, columns * Q8_BITS // 32)),
+        f"{name}.weight": TensorSpec(("U32",), (rows, columns * Q8_BITS // 32)),
         f"{name}.scales": _bf16(rows, columns // Q8_GROUP),
         f"{name}.biases": _bf16(rows, columns // Q8_GROUP),
     }
 
 
-def _layer_dense(config: ModelConfig, n: int, dense: str) -> dict[str, Spec]:
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    q, qkv = heads * config.head_dim, (heads + 2 * config.num_key_value_heads) * config.head_dim
+def _layer_dense(config: ModelConfig, n: int, dense: str) -> dict[str, TensorSpec]:
+    hidden = config.hidden_size
+    heads = config.num_attention_heads
+    q = heads * config.head_dim
+    qkv = (heads + 2 * config.num_key_value_heads) * config.head_dim
     layer = f"layers.{n}"
     return {
         f"{layer}.attn_norm.weight": _norm(hidden),
@@ -119,19 +126,24 @@ def _layer_dense(config: ModelConfig, n: int, dense: str) -> dict[str, Spec]:
     }
 
 
-def _layer_experts(config: ModelConfig, n: int) -> dict[str, Spec]:
-    experts, hidden, inter = config.num_local_experts, config.hidden_size, config.intermediate_size
-    found: dict[str, Spec] = {}
+def _layer_experts(config: ModelConfig, n: int) -> dict[str, TensorSpec]:
+    experts = config.num_local_experts
+    hidden = config.hidden_size
+    inter = config.intermediate_size
+    found: dict[str, TensorSpec] = {}
     for name, rows, columns in (("gate_up", 2 * inter, hidden), ("down", hidden, inter)):
         stem = f"layers.{n}.experts.{name}"
-        found[f"{stem}.weight"] = Spec(("U32",), (experts, rows, columns // 8))
-        found[f"{stem}.scales"] = Spec(("U8",), (experts, rows, columns // 32))
+        found[f"{stem}.weight"] = TensorSpec(("U32",), (experts, rows, columns // 8))
+        found[f"{stem}.scales"] = TensorSpec(("U8",), (experts, rows, columns // 32))
         found[f"{stem}.bias"] = _bf16(experts, rows)
     return found
 
 
 def with_fillers(file: str, tensors: Mapping[str, tuple[str, Shape]]) -> dict[str, tuple[str, Shape]]:
-    """``{name: (dtype, shape)}`` of a shard, each followed by its filler. Filler names differ from shard to shard."""
+    """Return ``tensors``, ``{name: (dtype, shape)}``, with a filler after each that does not end on a boundary.
+
+    The filler names contain the shard's name, so they are unique in the folder.
+    """
     padded: dict[str, tuple[str, Shape]] = {}
     for number, (name, (dtype, shape)) in enumerate(tensors.items()):
         padded[name] = (dtype, shape)

@@ -1,10 +1,10 @@
-"""Opening a model folder: everything is checked against the config before any weight is handed out.
+"""Open a model folder and check it against its config before any weight is used.
 
-``open`` reads headers, the small files and the expert scales; ``verify`` reads every byte and compares its hash. File
-names come from ``layout``, never from the index, so nothing a folder says can lead out of it.
+``open`` reads headers, the small files and the expert scales. ``verify`` reads every byte and compares hashes. File
+names come from ``layout``, never from the index, so a folder cannot name a file outside itself.
 
-A shard cut short afterwards is an error where bytes are copied (``read``, ``verify``) and where a view is handed out.
-Who touches a view's pages after that is killed by SIGBUS, which no check here can prevent.
+A shard may be truncated after ``open``. ``read``, ``verify``, and the calls that return views then raise. A view that
+was returned before stays unprotected: access to its lost pages kills the process with SIGBUS.
 """
 
 import hashlib
@@ -26,17 +26,16 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, ModelFolderError
 from gptoss_mlx.model_folder import layout
 from gptoss_mlx.model_folder.generation import problem_with
-from gptoss_mlx.model_folder.safetensors import Tensor, read_header
+from gptoss_mlx.model_folder.safetensors import StoredTensor, read_header
 
-NUMPY_DTYPE = {"BF16": np.uint16, "F32": np.float32, "U32": np.uint32, "U8": np.uint8}
-REMEDY = "convert the model again"
+RECONVERT = "convert the model again"
 _MAX_JSON = 64 << 20
 _SCAN_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """One group of tensors as bytes of one file; ``offset`` and ``nbytes`` are multiples of 16 KiB.
+    """The bytes of a file that hold one group of tensors. ``offset`` and ``nbytes`` are multiples of 16 KiB.
 
     ``tensors`` maps a name to (offset in the stretch, safetensors dtype, shape).
     """
@@ -49,70 +48,56 @@ class Stretch:
 
 @dataclass(frozen=True, eq=False)
 class ModelFolder:
-    """A converted model on disk, checked. Weights are views of memory-mapped files: reading one pages it in."""
+    """A checked model folder. Weights are views of memory-mapped files, so access to one reads it from disk."""
 
     path: Path
     config: ModelConfig
     generation: dict[str, Any]
     manifest: dict[str, Any]
-    _shards: dict[str, dict[str, Tensor]]  # file -> name -> where, fillers left out, in file order
+    _shards: dict[str, dict[str, StoredTensor]]
+    """File name to tensor name to place, in file order, without fillers."""
 
     @classmethod
     def open(cls, path: str | Path) -> "ModelFolder":
-        """Check a folder and open it. Hashes are compared for the small files only; ``verify`` does the rest.
+        """Check a folder and open it. Only the small files' hashes are compared; ``verify`` compares the others.
 
-        Raises ModelFolderError: one line with the file, what is wrong with it, and the remedy.
+        Raises ModelFolderError with one line: the file, what is wrong with it, and the remedy.
         """
         path = Path(path)
         manifest = _read_manifest(path)
         for name, digest in manifest["files"].items():
             if _sha256(_plain_file(path / name)) != digest:
-                raise ModelFolderError(f"{path / name}: differs from what was converted; {REMEDY}")
+                raise ModelFolderError(f"{path / name}: differs from what was converted; {RECONVERT}")
         try:
             config = ModelConfig.from_dict(_read_json(path / layout.CONFIG), str(path / layout.CONFIG))
         except CheckpointError as error:
             raise ModelFolderError(str(error)) from error
         generation = _read_json(path / layout.GENERATION)
         if problem := problem_with(generation):
-            raise ModelFolderError(f"{path / layout.GENERATION}: {problem}; {REMEDY}")
+            raise ModelFolderError(f"{path / layout.GENERATION}: {problem}; {RECONVERT}")
 
         shards = layout.shards(config, manifest["quantization"]["dense"])
         found = {shard.file: _read_shard(path / shard.file, shard) for shard in shards}
         names = {name: shard.file for shard in shards for name in shard.tensors}
         if _read_json(path / layout.INDEX).get("weight_map") != names:
-            raise ModelFolderError(f"{path / layout.INDEX}: does not list the config's tensors; {REMEDY}")
+            raise ModelFolderError(f"{path / layout.INDEX}: does not list the config's tensors; {RECONVERT}")
         if set(manifest["tensors"]) != set(names):
-            raise ModelFolderError(f"{path / layout.MANIFEST}: does not list the config's tensors; {REMEDY}")
+            raise ModelFolderError(f"{path / layout.MANIFEST}: does not list the config's tensors; {RECONVERT}")
         for file, tensors in found.items():
             _check_scales(path / file, tensors)
         return cls(path, config, generation, manifest, found)
 
     @property
-    def quantization(self) -> dict[str, Any]:
-        """How weights are stored: ``dense`` is "q8" (then also mode, bits, group_size) or "bf16"; and ``experts``."""
-        return self.manifest["quantization"]
-
-    @property
     def tokenizer_path(self) -> Path | None:
-        """Harmony's compact tokenizer; None when the checkpoint had none that fits its vocabulary."""
+        """The file of harmony's compact tokenizer, or None if the checkpoint had none that fits its vocabulary."""
         return self.path / layout.TOKENIZER if layout.TOKENIZER in self.manifest["files"] else None
 
     def names(self) -> list[str]:
-        """Every tensor, embedding first, head last. Fillers are left out."""
+        """Return the name of every tensor, embedding first, head last, without fillers."""
         return [name for tensors in self._shards.values() for name in tensors]
 
-    def dtype(self, name: str) -> str:
-        """``BF16``, ``F32``, ``U32`` or ``U8``. Raises KeyError for a name that ``names`` does not list."""
-        return self._where[name][1].dtype
-
-    def array(self, name: str) -> np.ndarray:
-        """A tensor as a read-only view of the mapped file; BF16 comes as uint16. Raises KeyError as ``dtype`` does."""
-        file, tensor = self._where[name]
-        data = self._mapped(file, tensor.offset, tensor.nbytes)
-        return data.view(NUMPY_DTYPE[tensor.dtype]).reshape(tensor.shape)
-
     def stretches(self) -> list[Stretch]:
-        """Every shard as one stretch, a layer's as two: its dense tensors, then its expert tensors."""
+        """Return every shard as one stretch, a layer's as two: its dense tensors, then its expert tensors."""
         found = []
         for file, tensors in self._shards.items():
             for expert in (False, True):
@@ -122,11 +107,11 @@ class ModelFolder:
         return found
 
     def stretch_bytes(self, stretch: Stretch) -> np.ndarray:
-        """A stretch as a read-only uint8 view of the mapped file; its address is a multiple of the page size."""
+        """Return a stretch as a read-only uint8 view of the mapped file. Its address is a multiple of the page size."""
         return self._mapped(stretch.file.name, stretch.offset, stretch.nbytes)
 
     def read(self, stretch: Stretch) -> np.ndarray:
-        """A stretch as uint8, copied by reading: unlike a view it cannot kill the process when its file is cut short.
+        """Return a copy of a stretch as uint8. Unlike a view it is safe if the file is truncated later.
 
         Raises ModelFolderError when the file ends before the stretch does.
         """
@@ -139,9 +124,10 @@ class ModelFolder:
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compare every tensor with its sha256. ``progress`` is called with (bytes read, bytes in all).
 
-        Raises ModelFolderError at the first that differs. The small files were compared by ``open``.
+        Raises ModelFolderError at the first tensor that differs. ``open`` has compared the small files.
         """
-        total, done = sum(tensor.nbytes for _, tensor in self._where.values()), 0
+        total = sum(tensor.nbytes for _, tensor in self._where.values())
+        done = 0
         buffer = memoryview(bytearray(_SCAN_BYTES))
         for name, (file, tensor) in self._where.items():
             digest = hashlib.sha256()
@@ -155,10 +141,10 @@ class ModelFolder:
                     if progress:
                         progress(done, total)
             if digest.hexdigest() != self.manifest["tensors"][name]["sha256"]:
-                raise ModelFolderError(f"{self.path / file}: tensor '{name}' is damaged; {REMEDY}")
+                raise ModelFolderError(f"{self.path / file}: tensor '{name}' is damaged; {RECONVERT}")
 
     @cached_property
-    def _where(self) -> dict[str, tuple[str, Tensor]]:
+    def _where(self) -> dict[str, tuple[str, StoredTensor]]:
         return {name: (file, tensor) for file, tensors in self._shards.items() for name, tensor in tensors.items()}
 
     @cached_property
@@ -166,18 +152,18 @@ class ModelFolder:
         return {}
 
     def _mapped(self, file: str, offset: int, nbytes: int) -> np.ndarray:
-        """Bytes of a mapped file. Raises ModelFolderError when the file has lost them by now."""
+        """Return a view of a file's bytes. Raises ModelFolderError when the file has become shorter."""
         if file not in self._maps:
             with _opened(self.path / file) as opened:
-                if not os.fstat(opened.fileno()).st_size:  # which cannot be mapped
-                    raise ModelFolderError(f"{self.path / file}: truncated since it was opened; {REMEDY}")
+                if not os.fstat(opened.fileno()).st_size:  # an empty file cannot be mapped
+                    raise ModelFolderError(f"{self.path / file}: truncated since it was opened; {RECONVERT}")
                 self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         mapped = self._maps[file]
         if offset + nbytes > min(len(mapped), mapped.size()):  # size() asks the file, which may have shrunk
-            raise ModelFolderError(f"{self.path / file}: truncated since it was opened; {REMEDY}")
+            raise ModelFolderError(f"{self.path / file}: truncated since it was opened; {RECONVERT}")
         return np.frombuffer(mapped, np.uint8, nbytes, offset)
 
-    def _stretch(self, file: str, tensors: dict[str, Tensor]) -> Stretch:
+    def _stretch(self, file: str, tensors: dict[str, StoredTensor]) -> Stretch:
         start = min(tensor.offset for tensor in tensors.values())
         end = layout.align(max(tensor.offset + tensor.nbytes for tensor in tensors.values()))
         inside = {name: (tensor.offset - start, tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
@@ -186,9 +172,9 @@ class ModelFolder:
 
 def _plain_file(path: Path) -> Path:
     if path.is_symlink():
-        raise ModelFolderError(f"{path}: is a symbolic link, a model folder holds plain files; {REMEDY}")
+        raise ModelFolderError(f"{path}: is a symbolic link, a model folder holds plain files; {RECONVERT}")
     if not path.is_file():
-        raise ModelFolderError(f"{path}: missing; {REMEDY}")
+        raise ModelFolderError(f"{path}: missing; {RECONVERT}")
     return path
 
 
@@ -200,9 +186,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         if not isinstance(raw, dict):
             raise ValueError("no JSON object")
     except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); check the disk, or {REMEDY}") from error
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); check the disk, or {RECONVERT}") from error
     except (ValueError, RecursionError) as error:
-        raise ModelFolderError(f"{path}: damaged ({error}); {REMEDY}") from error
+        raise ModelFolderError(f"{path}: damaged ({error}); {RECONVERT}") from error
     return raw
 
 
@@ -228,11 +214,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: format version {version} is newer than this program's {layout.FORMAT_VERSION}; update gptoss-mac"
         )
     if version != layout.FORMAT_VERSION:
-        raise ModelFolderError(f"{path}: format version {version} is unknown; {REMEDY}")
+        raise ModelFolderError(f"{path}: format version {version} is unknown; {RECONVERT}")
 
     def need(condition: bool) -> None:
         if not condition:
-            raise ModelFolderError(f"{path}: damaged; {REMEDY}")
+            raise ModelFolderError(f"{path}: damaged; {RECONVERT}")
 
     quantization, files, tensors = (manifest.get(key) for key in ("quantization", "files", "tensors"))
     need(isinstance(quantization, dict) and quantization.get("dense") in layout.DENSE_CHOICES)
@@ -245,35 +231,35 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_shard(path: Path, shard: layout.Shard) -> dict[str, Tensor]:
-    """The shard's tensors, each of the dtype, shape and place the layout gives it."""
-    header = read_header(_plain_file(path), ModelFolderError, REMEDY)
+def _read_shard(path: Path, shard: layout.ShardLayout) -> dict[str, StoredTensor]:
+    """Return a shard's tensors. Raises ModelFolderError if one has not the dtype, shape and place of the layout."""
+    header = read_header(_plain_file(path), ModelFolderError, RECONVERT)
     found = {name: tensor for name, tensor in header.items() if not name.startswith(layout.FILLER)}
     specs = shard.tensors
     if missing := specs.keys() - found.keys():
-        raise ModelFolderError(f"{path}: tensor '{min(missing)}' is missing; {REMEDY}")
+        raise ModelFolderError(f"{path}: tensor '{min(missing)}' is missing; {RECONVERT}")
     if extra := found.keys() - specs.keys():
-        raise ModelFolderError(f"{path}: unknown tensor {min(extra)!r:.200}; {REMEDY}")
+        raise ModelFolderError(f"{path}: unknown tensor {min(extra)!r:.200}; {RECONVERT}")
     for name, spec in specs.items():
         tensor = found[name]
         if tensor.dtype not in spec.dtypes or tensor.shape != spec.shape:
             raise ModelFolderError(
                 f"{path}: tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, "
-                f"config.json needs {' or '.join(spec.dtypes)} {list(spec.shape)}; {REMEDY}"
+                f"config.json needs {' or '.join(spec.dtypes)} {list(spec.shape)}; {RECONVERT}"
             )
     expected = layout.align(min(tensor.offset for tensor in header.values()))
     for name in specs:
         if found[name].offset != expected:
-            raise ModelFolderError(f"{path}: tensor '{name}' is not at byte {expected:,}; {REMEDY}")
+            raise ModelFolderError(f"{path}: tensor '{name}' is not at byte {expected:,}; {RECONVERT}")
         expected = layout.align(expected + found[name].nbytes)
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
     if size != expected:
-        raise ModelFolderError(f"{path}: does not end on a whole page; {REMEDY}")
+        raise ModelFolderError(f"{path}: does not end on a whole page; {RECONVERT}")
     return {name: found[name] for name in specs}
 
 
-def _check_scales(path: Path, tensors: dict[str, Tensor]) -> None:
+def _check_scales(path: Path, tensors: dict[str, StoredTensor]) -> None:
     for name, tensor in tensors.items():
         if not (layout.is_expert(name) and name.endswith(".scales")):
             continue
@@ -286,25 +272,25 @@ def _check_scales(path: Path, tensors: dict[str, Tensor]) -> None:
                 if (largest := int(np.frombuffer(block, np.uint8).max())) > layout.MAX_SCALE:
                     raise ModelFolderError(
                         f"{path}: tensor '{name}' has an MXFP4 scale of {largest}, "
-                        f"at most {layout.MAX_SCALE} is usable; {REMEDY}"
+                        f"at most {layout.MAX_SCALE} is usable; {RECONVERT}"
                     )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[FileIO]:
-    """The file, unbuffered. What fails in opening or reading it, as when its disk is pulled, is a ModelFolderError."""
+    """Open a file unbuffered. Raise an OSError of the context, such as a removed disk, as a ModelFolderError."""
     try:
         with path.open("rb", buffering=0) as file:
             yield file
     except FileNotFoundError as error:
-        raise ModelFolderError(f"{path}: missing; {REMEDY}") from error
+        raise ModelFolderError(f"{path}: missing; {RECONVERT}") from error
     except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); check the disk, or {REMEDY}") from error
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); check the disk, or {RECONVERT}") from error
 
 
 def _read_into(file: Any, block: memoryview, path: Path) -> None:
     while block:
         count = file.readinto(block)
         if not count:
-            raise ModelFolderError(f"{path}: truncated while it was read; {REMEDY}")
+            raise ModelFolderError(f"{path}: truncated while it was read; {RECONVERT}")
         block = block[count:]

@@ -1,4 +1,4 @@
-"""One safetensors file: its header, checked before a byte of data is touched. Knows nothing of models.
+"""Read and write the header of one safetensors file. Knows no models, and reads no tensor data.
 
 The format is eight bytes of header length (little endian), a JSON header, then the data. ``data_offsets`` count from
 the start of the data, and the tensors tile the data without holes.
@@ -20,17 +20,17 @@ DTYPE_BYTES = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-
-# gpt-oss-120b has 687 tensors under 100 KB of header; the limits stop a hostile file, not a large model.
+"""Bytes of one value."""
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 100_000
 MAX_DIMENSIONS = 8
+"""These limits stop hostile files. gpt-oss-120b has 687 tensors in a header of less than 100 KB."""
 GIT_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
-    """Where a tensor lies. ``offset`` counts from the start of the file, ``nbytes`` is dtype times shape."""
+class StoredTensor:
+    """A tensor's place in a file. ``offset`` counts from the start of the file; ``nbytes`` is dtype times shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -42,11 +42,11 @@ def nbytes_of(dtype: str, shape: Iterable[int]) -> int:
     return DTYPE_BYTES[dtype] * math.prod(shape)
 
 
-def read_header(path: Path, error: type[GptOssError], remedy: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, in the order of their data.
+def read_header(path: Path, error: type[GptOssError], remedy: str) -> dict[str, StoredTensor]:
+    """Return the tensors of a safetensors file, in the order of their data.
 
-    Every span is known to lie inside the file, to have the size its dtype and shape demand, and to touch its neighbours
-    without overlap or hole. Anything else raises ``error`` with one line: the file, what is wrong, ``remedy``.
+    Checks that every tensor lies inside the file, that its size fits its dtype and shape, and that the tensors fill the
+    data without overlap or hole. Otherwise raises ``error`` with one line: the file, what is wrong, and ``remedy``.
     """
 
     def fail(problem: str) -> GptOssError:
@@ -82,7 +82,8 @@ def read_header(path: Path, error: type[GptOssError], remedy: str) -> dict[str, 
     if len(raw) > MAX_TENSORS:
         raise fail(f"{len(raw):,} tensors cannot be right")
 
-    data, tensors = 8 + length, {}
+    data = 8 + length
+    tensors = {}
     for name, entry in raw.items():
         tensor = _tensor(entry, data)
         if isinstance(tensor, str):
@@ -106,11 +107,11 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 48
 
 
-def _tensor(entry: Any, data: int) -> Tensor | str:
-    """A header entry as a Tensor, or what is wrong with it."""
+def _tensor(entry: Any, data: int) -> StoredTensor | str:
+    """Return a header entry as a StoredTensor, or a text that says what is wrong with it."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         return "has a damaged header entry"
-    dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    dtype, shape, span = (entry[key] for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         return f"has the unknown dtype {quoted(dtype)}"
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_count, shape)):
@@ -120,26 +121,30 @@ def _tensor(entry: Any, data: int) -> Tensor | str:
     nbytes = nbytes_of(dtype, shape)
     if nbytes != span[1] - span[0]:
         return f"spans {span[1] - span[0]:,} bytes where {dtype} {shape} needs {nbytes:,}"
-    return Tensor(dtype, tuple(shape), data + span[0], nbytes)
+    return StoredTensor(dtype, tuple(shape), data + span[0], nbytes)
 
 
-def _check_tiling(tensors: Mapping[str, Tensor], data: int, size: int, fail: Callable[[str], GptOssError]) -> None:
+def _check_tiling(
+    tensors: Mapping[str, StoredTensor], data: int, size: int, fail: Callable[[str], GptOssError]
+) -> None:
     for name, tensor in tensors.items():
         if (stop := tensor.offset + tensor.nbytes) > size:
             raise fail(f"tensor {name!r:.200} ends at byte {stop:,} of a file of {size:,}: it is truncated")
-    end, previous = data, ""
+    end = data
+    previous = ""
     for name, tensor in tensors.items():
         if tensor.offset < end:
             raise fail(f"tensors {previous!r:.200} and {name!r:.200} overlap")
         if tensor.offset > end:
             raise fail(f"a hole of {tensor.offset - end:,} bytes before tensor {name!r:.200}")
-        end, previous = tensor.offset + tensor.nbytes, name
+        end = tensor.offset + tensor.nbytes
+        previous = name
     if end != size:
         raise fail(f"{size - end:,} bytes after the last tensor")
 
 
 def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], alignment: int) -> bytes:
-    """The start of a file that holds ``{name: (dtype, shape)}`` in this order, padded so that data starts aligned."""
+    """Return the start of a file that holds ``{name: (dtype, shape)}`` in this order, padded to align the data."""
     entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
     offset = 0
     for name, (dtype, shape) in tensors.items():

@@ -1,7 +1,6 @@
-"""Writing a model folder: shards as streams of bytes, then the small files, the manifest last.
+"""Write a model folder: shards as streams of bytes, then the small files, the manifest last.
 
-Everything is synced to disk on return. Where the folder stands, and under which name, is the caller's affair. Failures
-to write raise StorageError.
+Everything is synced to disk on return. A failed write raises StorageError. The caller makes and names the folder.
 """
 
 import errno
@@ -11,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,15 +23,20 @@ from gptoss_mlx.model_folder.safetensors import header_bytes, nbytes_of
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+@dataclass
 class TensorStream:
-    """One tensor's bytes, in order. The filler after it is left zero."""
+    """Writes one tensor's bytes in order and hashes them. The filler after the tensor stays zero."""
 
-    def __init__(self, fd: int, path: Path, name: str, offset: int, nbytes: int) -> None:
-        self.name, self.nbytes, self.written = name, nbytes, 0
-        self._fd, self._path, self._offset, self._hash = fd, path, offset, hashlib.sha256()
+    _fd: int
+    _path: Path
+    name: str
+    _offset: int
+    nbytes: int
+    written: int = 0
+    _hash: Any = field(default_factory=hashlib.sha256)
 
     def write(self, data: Any) -> None:
-        """Append a C-contiguous buffer. Raises ValueError past the tensor's end, StorageError when the disk is full."""
+        """Append a C-contiguous buffer. Raises ValueError past the tensor's end, StorageError when the write fails."""
         block = memoryview(data).cast("B")
         if self.written + len(block) > self.nbytes:
             raise ValueError(f"{self.name}: more than {self.nbytes} bytes")
@@ -48,12 +53,13 @@ class TensorStream:
 
 
 class ShardWriter:
-    """One shard. Tensors are written through ``streams``, side by side or one after another; leaving the context syncs.
+    """A context that writes one shard. Write each tensor through ``streams``, in any order; leaving the context syncs.
 
-    ``dtypes`` chooses where the layout leaves a choice (norms). Afterwards ``digests`` has every tensor's sha256.
+    ``dtypes`` names the dtype of tensors that may have several (norms). After the context ``digests`` has every
+    tensor's sha256. Leaving it raises ValueError if a tensor is incomplete.
     """
 
-    def __init__(self, folder: Path, shard: layout.Shard, dtypes: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, shard: layout.ShardLayout, dtypes: Mapping[str, str]) -> None:
         self.path = folder / shard.file
         self._tensors = {name: (dtypes.get(name, spec.dtypes[0]), spec.shape) for name, spec in shard.tensors.items()}
         for name, (dtype, _) in self._tensors.items():
@@ -94,8 +100,8 @@ class ShardWriter:
             self.digests = {name: stream.sha256 for name, stream in self.streams.items()}
 
 
-def shard_nbytes(shard: layout.Shard) -> int:
-    """About what a shard takes on disk, for a check of free space: its tensors with fillers, and a page of header."""
+def shard_nbytes(shard: layout.ShardLayout) -> int:
+    """Return about how many bytes a shard takes on disk: its tensors with fillers, and a page of header."""
     sizes = (nbytes_of(spec.dtypes[-1], spec.shape) for spec in shard.tensors.values())
     return layout.ALIGNMENT + sum(map(layout.align, sizes))
 
@@ -110,9 +116,10 @@ def write_metadata(
     source: Mapping[str, Any],
     tool: str,
 ) -> None:
-    """Write what is not weights, once every shard (and the tokenizer, if any) is in place. The manifest comes last.
+    """Write the small files, after every shard and the tokenizer, if any, have been written. The manifest comes last.
 
-    ``digests`` has the sha256 of every tensor, ``source`` says where they came from, ``tool`` what wrote them.
+    ``digests`` has the sha256 of every tensor. ``source`` says where the tensors came from, ``tool`` which program
+    wrote them. Raises ValueError when ``digests`` does not match the layout.
     """
     shards = layout.shards(config, dense)
     weight_map = {name: shard.file for shard in shards for name in shard.tensors}
@@ -142,7 +149,7 @@ def write_metadata(
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError into the one line a user can act on."""
+    """Raise an OSError of the context as a StorageError with a remedy, in one line."""
     try:
         yield
     except OSError as error:
@@ -151,19 +158,19 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def sync(fd: int) -> None:
-    """Wait until a file's bytes are on the medium; on macOS plain fsync stops at the drive's cache."""
+    """Wait until a file's bytes are on the medium. macOS needs F_FULLFSYNC: its fsync stops at the drive's cache."""
     full_sync = getattr(fcntl, "F_FULLFSYNC", None)
     if full_sync is None:
         os.fsync(fd)
         return
     try:
         fcntl.fcntl(fd, full_sync)
-    except OSError:  # network volumes do not know it
+    except OSError:  # network volumes do not support it
         os.fsync(fd)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Wait until a folder's file names are on the medium."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -67,7 +67,7 @@ def test_without_out_the_model_goes_under_the_home_by_name(checkpoint, tmp_path,
     monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path / "home"))
     code, out, _ = run_cli("convert", checkpoint, "--dense", "bf16")
     assert code == 0
-    assert ModelFolder.open(tmp_path / "home" / "models" / "20b").quantization["dense"] == "bf16"
+    assert ModelFolder.open(tmp_path / "home" / "models" / "20b").manifest["quantization"]["dense"] == "bf16"
     assert out.splitlines()[-1] == "Next: gptoss-mac chat --model 20b"
     *_, err = run_cli(*out.splitlines()[-1].split()[2:], "--max-tokens", "0")
     assert err == "gptoss-mac: --max-tokens is 0; it must be 1 or more\n", "what is next is a command that parses"

@@ -39,7 +39,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 RUN = ("gptoss_mlx.cli", "run", "--model", "tiny", "--temperature", "0", "What is 347 + 58?")
 HELP = ("gptoss_mlx.cli", "--help")
-CHAT = ("gptoss_mlx.cli.scripted_chat",)
+CHAT = ("tests.cli.scripted_chat",)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Two layers of the published shapes: experts keep every bit, and memory stays small. About 6 GB of disk, minutes."""
+"""Convert two layers of the published shapes: experts keep every bit, and memory stays small. Takes 6 GB, minutes."""
 
 import subprocess
 import sys
@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.repack import blocks_from_words
 from gptoss_mlx.model_folder import ModelFolder
 from tests.support.checkpoints import TWO_LAYERS_OF_20B, hf_tensors
+from tests.support.model_folders import array_of, blocks_from_words
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 
 
-# A child starts out with its parent's peak on Linux, so a small process stands between it and this one.
+# On Linux a child starts with its parent's peak, so a small process is put between it and this one.
 LAUNCHER = """
 import resource, subprocess, sys
 subprocess.run([sys.executable, "-c", *sys.argv[1:]], check=True, stdout=sys.stderr)
@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def run(code: str, *args: object) -> int:
-    """Run Python in a child; its peak resident memory in bytes, as the operating system counted it."""
+    """Run Python in a child process, and return its peak resident memory in bytes."""
     command = [sys.executable, "-c", LAUNCHER, code, *map(str, args)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
@@ -58,7 +58,7 @@ def test_expert_bytes_are_equal_and_peak_memory_is_under_1500_mb(checkpoint, tmp
             _, _, n, _, _, published = name.split(".")
             projection, _, kind = published.rpartition("_")
             stem = f"layers.{n}.experts.{projection.removesuffix('_proj')}"
-            ours = model.array(f"{stem}.scales" if kind == "scales" else f"{stem}.weight")
+            ours = array_of(model, f"{stem}.scales" if kind == "scales" else f"{stem}.weight")
             assert np.array_equal(ours if kind == "scales" else blocks_from_words(ours), bits), name
             compared += bits.nbytes
     assert compared == 2 * 32 * 3 * 2880 * 90 * 17

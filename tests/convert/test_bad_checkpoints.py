@@ -1,4 +1,4 @@
-"""A checkpoint that cannot be used gets one line with the file and the remedy, an exit code, and nothing is left."""
+"""An unusable checkpoint gives one line with the file and the remedy, and an exit code. Nothing is left behind."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def source(pristine, tmp_path):
 
 
 def refusal(source: Path, tmp_path: Path) -> str:
-    """The one line that ``gptoss-mac convert`` says about a source."""
+    """Return the one line that ``gptoss-mac convert`` prints about a source."""
     (tmp_path / "made").mkdir(exist_ok=True)
     code, out, err = run_cli("convert", source, "--out", tmp_path / "made" / "deep" / "model")
     assert code == 3, (out, err)
@@ -58,7 +58,7 @@ def shard_of(folder: Path, name: str) -> Path:
 
 
 def edit_header(path: Path, edit) -> None:
-    """Rewrite a file's header; the data is kept, whatever the new length."""
+    """Rewrite a file's header and keep its data. The header's length may change."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -136,7 +136,7 @@ def test_a_number_no_constant_can_be(source, tmp_path):
 
 
 def rewritten(path):
-    """Another file under the same name, with the same bytes and the same time."""
+    """Replace a file by another with the same name, bytes and modification time."""
     before = path.stat()
     new = path.with_name("new")
     shutil.copyfile(path, new)
@@ -148,7 +148,7 @@ def written_to(path):
     with path.open("r+b") as file:
         file.seek(-2, os.SEEK_END)
         file.write(b" }" if path.suffix == ".json" else b"\1\1")
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # the file system's clock may tick too slowly to be seen
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # the file system's clock may be too coarse to show the change
 
 
 def removed(path):
@@ -161,7 +161,7 @@ def removed(path):
     ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors", "config.json", "tokenizer.json"],
 )
 def test_a_source_that_changes_while_it_is_converted(source, tmp_path, file, change):
-    """A file that has been read already, or is still to be: none may be taken for what was there before."""
+    """A change is detected in a file that was read already, and in one that will be read later."""
     done_at = []
 
     def progress(done, total):
@@ -239,7 +239,8 @@ def test_an_error_page_in_place_of_a_shard(source, tmp_path):
     assert "this is no safetensors file" in refusal(source, tmp_path)
 
 
-SINKS, ROUTER = "model.layers.0.self_attn.sinks", "model.layers.0.mlp.router.weight"
+SINKS = "model.layers.0.self_attn.sinks"
+ROUTER = "model.layers.0.mlp.router.weight"
 BLOCKS = "model.layers.0.mlp.experts.down_proj_blocks"
 
 

@@ -1,4 +1,4 @@
-"""A published checkpoint in, the same weights out, whatever the layout and the sharding."""
+"""A converted checkpoint has the published weights, for both layouts and any sharding."""
 
 import hashlib
 import json
@@ -11,10 +11,10 @@ import pytest
 from safetensors import safe_open
 
 from convert import conversion, convert
-from convert.repack import blocks_from_words
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder
 from tests.support.checkpoints import SMALL, WINDOW_64, from_bf16, hf_tensors, write_checkpoint
+from tests.support.model_folders import array_of, blocks_from_words, dtype_of
 from tests.support.tokenizers import small_tokenizer_json, write_json
 
 SIZES = SMALL | {"num_hidden_layers": 2}
@@ -27,7 +27,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published():
-    """The weights under their Hugging Face names, as bits."""
+    """Return the checkpoint's weights as bits, by their Hugging Face names."""
     return {name: bits for name, _, bits in hf_tensors(SIZES)}
 
 
@@ -47,7 +47,7 @@ def test_both_layouts_in_any_sharding_give_the_same_bytes(converted, tmp_path):
     for layout, shards in (("hf", 3), ("original", 1), ("original", 5)):
         source = write_checkpoint(tmp_path / f"{layout}{shards}", SIZES, layout, shards)
         report = convert(source, tmp_path / f"{layout}{shards}-out", dense=converted.dense)
-        assert report.layout == {"hf": "Hugging Face", "original": "original"}[layout]
+        assert report.source_layout == {"hf": "Hugging Face", "original": "original"}[layout]
         assert shard_bytes(report.destination) == expected, (layout, shards)
 
 
@@ -55,8 +55,10 @@ def test_expert_bytes_come_back_through_the_safetensors_library(converted, publi
     for n in range(2):
         with safe_open(converted.destination / f"model-layer-{n:03d}.safetensors", "numpy") as shard:
             for ours, theirs in (("gate_up", "gate_up_proj"), ("down", "down_proj")):
-                stem, source = f"layers.{n}.experts.{ours}", f"model.layers.{n}.mlp.experts.{theirs}"
-                words, scales = shard.get_tensor(f"{stem}.weight"), shard.get_tensor(f"{stem}.scales")
+                stem = f"layers.{n}.experts.{ours}"
+                source = f"model.layers.{n}.mlp.experts.{theirs}"
+                words = shard.get_tensor(f"{stem}.weight")
+                scales = shard.get_tensor(f"{stem}.scales")
                 assert np.array_equal(blocks_from_words(words), published[f"{source}_blocks"])
                 assert np.array_equal(scales, published[f"{source}_scales"])
 
@@ -77,10 +79,10 @@ UNTOUCHED = {
 def test_router_norms_sinks_and_biases_are_untouched(converted, published):
     model = ModelFolder.open(converted.destination)
     for ours, theirs in UNTOUCHED.items():
-        assert model.dtype(ours) == "BF16"
-        assert np.array_equal(model.array(ours), published[theirs]), ours
+        assert dtype_of(model, ours) == "BF16"
+        assert np.array_equal(array_of(model, ours), published[theirs]), ours
     qkv = [published[f"model.layers.1.self_attn.{letter}_proj.bias"] for letter in "qkv"]
-    assert np.array_equal(model.array("layers.1.qkv.bias"), np.concatenate(qkv))
+    assert np.array_equal(array_of(model, "layers.1.qkv.bias"), np.concatenate(qkv))
 
 
 def test_large_matrices_are_as_published_or_q8(converted, published):
@@ -94,9 +96,11 @@ def test_large_matrices_are_as_published_or_q8(converted, published):
     }
     for name, bits in matrices.items():
         if converted.dense == "bf16":
-            assert np.array_equal(model.array(f"{name}.weight"), bits)
+            assert np.array_equal(array_of(model, f"{name}.weight"), bits)
             continue
-        weight, scales, biases = (mx.array(model.array(f"{name}.{kind}")) for kind in ("weight", "scales", "biases"))
+        weight, scales, biases = (
+            mx.array(array_of(model, f"{name}.{kind}")) for kind in ("weight", "scales", "biases")
+        )
         scales, biases = (bf16.view(mx.bfloat16).astype(mx.float32) for bf16 in (scales, biases))
         decoded = mx.dequantize(weight, scales, biases, group_size=64, bits=8)
         error = np.array(decoded) - from_bf16(bits)
@@ -117,7 +121,7 @@ def test_the_manifest_holds_the_hash_of_every_tensor_here_and_at_the_source(conv
     model = ModelFolder.open(converted.destination)
     model.verify()
     for name in model.names():
-        digest = hashlib.sha256(model.array(name).tobytes()).hexdigest()
+        digest = hashlib.sha256(array_of(model, name).tobytes()).hexdigest()
         assert model.manifest["tensors"][name]["sha256"] == digest
     source = model.manifest["source"]
     assert (source["layout"], source["folder"]) == ("Hugging Face", "hf")
@@ -128,18 +132,18 @@ def test_the_manifest_holds_the_hash_of_every_tensor_here_and_at_the_source(conv
 def test_a_matrix_whose_columns_64_does_not_divide_stays_bf16(tmp_path):
     source = write_checkpoint(tmp_path / "hf", WINDOW_64 | {"num_hidden_layers": 1})
     model = ModelFolder.open(convert(source, tmp_path / "out").destination)
-    assert model.dtype("head.weight") == model.dtype("layers.0.qkv.weight") == "BF16"  # hidden is 160
-    assert model.dtype("layers.0.o.weight") == "U32"  # 8 heads of 32
+    assert dtype_of(model, "head.weight") == dtype_of(model, "layers.0.qkv.weight") == "BF16"  # hidden is 160
+    assert dtype_of(model, "layers.0.o.weight") == "U32"  # 8 heads of 32
 
 
 def test_float32_norms_stay_float32(tmp_path):
     source = write_checkpoint(tmp_path / "original", SIZES | {"num_hidden_layers": 1}, "original")
     rewrite(source / "model.safetensors", as_float32={"norm.scale", "block.0.attn.norm.scale"})
     model = ModelFolder.open(convert(source, tmp_path / "out").destination)
-    assert model.dtype("norm.weight") == model.dtype("layers.0.attn_norm.weight") == "F32"
-    assert model.dtype("layers.0.mlp_norm.weight") == "BF16"
+    assert dtype_of(model, "norm.weight") == dtype_of(model, "layers.0.attn_norm.weight") == "F32"
+    assert dtype_of(model, "layers.0.mlp_norm.weight") == "BF16"
     expected = {name: bits for name, _, bits in hf_tensors(SIZES | {"num_hidden_layers": 1})}
-    assert np.array_equal(model.array("norm.weight"), from_bf16(expected["model.norm.weight"]))
+    assert np.array_equal(array_of(model, "norm.weight"), from_bf16(expected["model.norm.weight"]))
 
 
 def rewrite(path: Path, as_float32: set[str]) -> None:
@@ -147,7 +151,8 @@ def rewrite(path: Path, as_float32: set[str]) -> None:
     from gptoss_mlx.model_folder.safetensors import read_header
     from tests.support.checkpoints import write_safetensors
 
-    data, tensors = path.read_bytes(), []
+    data = path.read_bytes()
+    tensors = []
     numpy_dtype = {"BF16": np.uint16, "U8": np.uint8}
     for name, tensor in read_header(path, CheckpointError, "").items():
         bits = np.frombuffer(
@@ -197,13 +202,13 @@ def test_original_is_found_inside_a_repository_and_uses_its_tokenizer(tmp_path, 
     write_checkpoint(tmp_path / "repo" / "original", SIZES, "original")
     shutil.copy(checkpoint / "tokenizer.json", tmp_path / "repo")
     report = convert(tmp_path / "repo", tmp_path / "out")
-    assert (report.layout, report.tokenizer) == ("original", "checkpoint")
+    assert (report.source_layout, report.tokenizer) == ("original", "checkpoint")
 
 
 def test_a_repository_with_both_layouts_is_read_as_hugging_face(tmp_path):
     write_checkpoint(tmp_path / "repo", SIZES)
     write_checkpoint(tmp_path / "repo" / "original", SIZES, "original")
-    assert convert(tmp_path / "repo", tmp_path / "out").layout == "Hugging Face"
+    assert convert(tmp_path / "repo", tmp_path / "out").source_layout == "Hugging Face"
 
 
 def test_the_hub_caches_links_are_followed(tmp_path, checkpoint):

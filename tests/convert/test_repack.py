@@ -1,10 +1,11 @@
-"""Repacked codes mean what the published ones mean; q8 is as close as eight bits allow."""
+"""Repacked codes have the published codes' values, and q8 is as close as eight bits allow."""
 
 import mlx.core as mx
 import numpy as np
 
-from convert.repack import blocks_from_words, quantize_rows, words_from_blocks
+from convert.repack import quantize_rows, words_from_blocks
 from tests.support.checkpoints import from_bf16, to_bf16
+from tests.support.model_folders import blocks_from_words
 
 FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
 FP4 += [-value for value in FP4]

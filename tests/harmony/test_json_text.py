@@ -1,4 +1,4 @@
-"""JSON as openai-harmony 0.0.8 wrote these values, where that is not as Python writes them; the goldens hold more."""
+"""Values that openai-harmony 0.0.8 writes otherwise than Python. The goldens have more."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_numbers(value, text):
 
 
 def test_digits_are_those_that_openai_harmony_reads():
-    """One rounding too many: the last digit is another float's, and it is what stands in the prompt."""
+    """openai-harmony rounds once too often. The prompt must have its last digit, which is another float's."""
     assert json_text(-0.012727645242527421) == "-0.01272764524252742"
     assert json_text(3.6712383142708806e-301) == "3.671238314270881e-301"
 

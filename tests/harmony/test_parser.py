@@ -1,4 +1,4 @@
-"""Replies become the same events however they arrive; malformed ones are read as they were meant."""
+"""Replies give the same events however their ids are split. Malformed replies are read as they were meant."""
 
 import random
 import time
@@ -26,7 +26,7 @@ from tests.support.harmony_streams import (
     END,
     ENDOFTEXT,
     MALFORMED,
-    MARKERS,
+    MARKER_PIECES,
     MESSAGE,
     RETURN,
     START,
@@ -47,19 +47,21 @@ def ids_of(tokenizer: Tokenizer, *pieces) -> list[int]:
 
 
 def meanings(events: list) -> list[list]:
-    """``[kind, recipient, text]`` of each message."""
+    """Return ``[kind, recipient, text]`` of each message."""
     ends = [event for event in events if isinstance(event, MessageEnd)]
     return [[end.kind, end.message.recipient, end.message.content] for end in ends]
 
 
 def check(tokenizer: Tokenizer, ids: list[int], rng: random.Random, spelled: bool = False) -> list:
-    """What holds for every stream of ids at all; ``spelled`` when ordinary text may spell a marker."""
+    """Assert what holds for every sequence of ids, and return its events. ``spelled``: its text may spell markers."""
     events = parse(tokenizer, ids)
 
-    one_by_one, chunked = StreamParser(tokenizer), StreamParser(tokenizer)
+    one_by_one = StreamParser(tokenizer)
+    chunked = StreamParser(tokenizer)
     again = [event for id in ids for event in one_by_one.feed(id)]
     assert again + one_by_one.finish() == events
-    again, at = [], 0
+    again = []
+    at = 0
     while at < len(ids):
         size = rng.randrange(1, 9)
         again += chunked.feed(ids[at : at + size])
@@ -74,7 +76,9 @@ def check(tokenizer: Tokenizer, ids: list[int], rng: random.Random, spelled: boo
     for event in events[:-1]:
         if isinstance(event, MessageStart):
             assert text is None
-            text, kind, recipient = [], event.kind, event.recipient
+            text = []
+            kind = event.kind
+            recipient = event.recipient
         elif isinstance(event, Delta):
             assert event.text
             assert event.kind == kind
@@ -85,13 +89,13 @@ def check(tokenizer: Tokenizer, ids: list[int], rng: random.Random, spelled: boo
             fields = [message.name, message.recipient, message.channel, message.content_type]
             if not spelled:
                 assert not any("<|" in field or "|>" in field for field in fields if field), message
-                assert not any(marker[0] in message.content for marker in MARKERS), message
+                assert not any(marker[0] in message.content for marker in MARKER_PIECES), message
             assert event.complete or event is events[-2]
             kept += message.ids
             text = None
     assert text is None
 
-    # The messages' ids are the prompt's end and what was generated, up to where the reply stopped or came to nothing.
+    # The messages' ids are the prompt's last ids and the generated ones, up to the stop or an abandoned header.
     special = tokenizer.special
     stops = [special["<|return|>"], special["<|call|>"], special["<|endoftext|>"]]
     generated = reply_start(tokenizer) + ids[: next((i + 1 for i, id in enumerate(ids) if id in stops), len(ids))]
@@ -121,13 +125,13 @@ def test_shape_is_read_as_it_was_meant(kind, published, small):
 
 
 def test_mutated_and_random_streams_keep_the_rules(published, small):
-    """4,000 mutations of the shapes above, and 2,000 streams of no shape at all."""
+    """Parse 4,000 mutations of the shapes above, and 2,000 random streams."""
     rng = random.Random("fuzz")
     shapes = [stream.pieces for kind in KINDS for stream in streams(kind, 60)]
     seen = Counter()
     for i in range(6000):
         tokenizer = small if i % 4 == 0 else published
-        markers = [tokenizer.special[marker[0]] for marker in MARKERS[:6]]
+        markers = [tokenizer.special[marker[0]] for marker in MARKER_PIECES[:6]]
         if i < 4000:
             ids = encode(rng.choice(shapes), tokenizer.special, tokenizer.encode)
             for _ in range(rng.randrange(1, 5)):
@@ -172,7 +176,7 @@ def test_mutated_and_random_streams_keep_the_rules(published, small):
 
 
 def test_openai_harmony_reads_the_same_where_it_can(published):
-    """Its recipients are wrong, or it raises, on the shapes left out here."""
+    """Shapes are left out if openai-harmony raises on them or reads a wrong recipient."""
     same = {*MALFORMED} - {"doubled start", "missing message", "final json", "extra header words", "channel glued on"}
     compared = Counter()
     for golden in read_golden("streams.jsonl.xz"):
@@ -188,7 +192,7 @@ def test_openai_harmony_reads_the_same_where_it_can(published):
 
 
 def test_argument_text_survives_byte_for_byte(published):
-    """A literal marker in an argument is text: the model spelled it in ordinary tokens."""
+    """A marker that the model spelled in ordinary tokens is text."""
     for body in ('{"a": "<|call|><|end|><|start|>user<|message|>"}', '{ "a" :\t1}\n', "not json <|", '"\\ud800"'):
         pieces = [CHANNEL, "commentary to=functions.f ", CONSTRAIN, "json", MESSAGE, body, CALL]
         events = check(published, ids_of(published, *pieces), random.Random(0), spelled=True)
@@ -196,10 +200,11 @@ def test_argument_text_survives_byte_for_byte(published):
 
 
 def test_broken_utf8_is_replaced_not_lost(small):
-    """Every byte is a token of its own here, so that a reply can stop inside a character."""
+    """In this vocabulary every byte is a token, so a reply can stop inside a character."""
     head = ids_of(small, CHANNEL, "final", MESSAGE)
     smile = list("🙂".encode())
-    reserved, constrain = small.special["<|startoftext|>"], small.special["<|constrain|>"]
+    reserved = small.special["<|startoftext|>"]
+    constrain = small.special["<|constrain|>"]
     for body, text in [
         (smile, "🙂"),
         (smile[:3], "\ufffd"),
@@ -241,7 +246,7 @@ def test_reply_cut_off_in_a_thought_has_no_answer(published):
 
 
 def test_plain_text_without_any_marker_streams_as_an_answer(published):
-    """A model that has forgotten the format must not go silent until it stops."""
+    """Text is shown at once even if the model omits the format."""
     text = "word " * 200
     parser = StreamParser(published)
     events = parser.feed(published.encode(text)[:100])
@@ -251,7 +256,7 @@ def test_plain_text_without_any_marker_streams_as_an_answer(published):
 
 
 def test_endless_blanks_in_a_header_are_read_quickly(published):
-    """A pattern tried anew at every blank would take minutes."""
+    """A pattern that is tried again at every blank would take minutes."""
     ids = [*published.encode("\n \t" * 30_000), *ids_of(published, MESSAGE, "x", RETURN)]
     begun = time.process_time()
     assert meanings(parse(published, ids)) == [["answer", None, "x"]]
@@ -261,11 +266,13 @@ def test_endless_blanks_in_a_header_are_read_quickly(published):
 @pytest.mark.parametrize("head", [[], [CHANNEL], [END], [END, START], [CHANNEL, "final"]])
 @pytest.mark.parametrize("filler", [" " * 128, "?", "final"])
 def test_a_header_that_never_ends_costs_each_token_the_same(published, head, filler):
-    """A header joined anew at every token, or searched for a body at each, would take hours at a context's length."""
-    begin, more = ids_of(published, *head), published.encode(filler)
+    """Joining or searching the whole header at every token would take hours for a full context."""
+    begin = ids_of(published, *head)
+    more = published.encode(filler)
 
     def seconds(count):
-        parser, begun = StreamParser(published), time.process_time()
+        parser = StreamParser(published)
+        begun = time.process_time()
         parser.feed(begin)
         for _ in range(count):
             parser.feed(more)

@@ -1,4 +1,4 @@
-"""Conversations from outside become the very ids openai-harmony gives them."""
+"""Conversations become exactly the ids that openai-harmony gives them."""
 
 from dataclasses import replace
 
@@ -7,9 +7,7 @@ import pytest
 from gptoss_mlx.errors import ContextLengthError, HarmonyError
 from gptoss_mlx.harmony import (
     Developer,
-    Function,
     Message,
-    Namespace,
     ResponseFormat,
     System,
     drop_thoughts,
@@ -18,27 +16,9 @@ from gptoss_mlx.harmony import (
     tool_call,
     tool_result,
 )
-from tests.support.harmony_goldens import read_golden
+from tests.support.harmony_goldens import message_of, read_golden
 
 CONVERSATIONS = read_golden("conversations.jsonl.xz")
-
-
-def message_of(raw: dict) -> Message:
-    content = raw["content"]
-    if isinstance(content, str):
-        pass
-    elif "system" in content:
-        values = content["system"]
-        tools = [Namespace(t["name"], t["description"], functions_of(t["functions"])) for t in values["tools"]]
-        content = System(**{**values, "tools": tuple(tools), "channels": tuple(values["channels"])})
-    else:
-        values = content["developer"]
-        content = Developer(values["instructions"], functions_of(values["functions"]))
-    return Message(**{**raw, "content": content})
-
-
-def functions_of(raw: list) -> tuple[Function, ...]:
-    return tuple(Function(**function) for function in raw)
 
 
 @pytest.mark.parametrize("golden", CONVERSATIONS, ids=lambda golden: "")
@@ -57,7 +37,7 @@ def test_goldens_cover_what_they_claim():
     for golden in CONVERSATIONS:
         calls = [message for message in golden["messages"] if message.get("recipient", "").startswith("functions.")]
         assert bool(calls) or not golden["traits"]["tools"]
-    # Where openai-harmony's own dropping of thoughts differs, it keeps more than ours.
+    # openai-harmony has a rule of its own for dropping thoughts, which keeps more than ours.
     differing = [golden for golden in CONVERSATIONS if not golden["auto_drop_agrees"]]
     assert 20 <= len(differing) <= len(CONVERSATIONS) - 20
 
@@ -77,7 +57,7 @@ def test_thoughts_before_the_last_question_are_dropped():
 
 
 def test_generated_messages_keep_the_ids_the_model_wrote(published):
-    """The reference would write another order of header, and other ids for the same text."""
+    """openai-harmony would order the header differently and encode the same text as other ids."""
     odd = [
         published.special["<|start|>"],
         *published.encode("assistant"),
@@ -161,6 +141,6 @@ def test_messages_that_are_too_long_together_are_refused_too(published):
 
 
 def test_what_fits_is_the_same_with_a_limit(published):
-    """A long text of few tokens is no long prompt."""
+    """A text of many characters may have few tokens."""
     messages = [Message("user", " " * 20_000), Message("user", "word " * 500)]
     assert render(messages, published, limit=1000) == render(messages, published)

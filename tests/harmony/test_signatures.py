@@ -1,4 +1,4 @@
-"""Declared functions become the very ids openai-harmony gives them, whatever their schemas hold."""
+"""Declared functions become exactly the ids that openai-harmony gives them, for every kind of schema."""
 
 import pytest
 
@@ -26,7 +26,8 @@ def object_of(**properties):
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: "")
 def test_ids_are_those_of_openai_harmony(golden, published):
     ids = ids_of([Function(**function) for function in golden["functions"]], published, golden["instructions"])
-    text, want = published.decode(ids, markers=True), published.decode(golden["ids"], markers=True)
+    text = published.decode(ids, markers=True)
+    want = published.decode(golden["ids"], markers=True)
     if CONTINUED in want:  # comments of several lines: the one intended difference
         assert with_bare_lines(text) == with_bare_lines(want)
     else:
@@ -40,7 +41,7 @@ def test_goldens_cover_what_they_claim():
 
 
 def test_every_line_of_a_comment_is_a_comment(published):
-    """openai-harmony leaves the second line bare, where it reads as code."""
+    """openai-harmony does not comment the second line, so it reads as code."""
     value = {"type": "string", "description": "one\ntwo", "title": "t\r\nu", "examples": ["v\nw"]}
     assert signature(object_of(a=value), published) == (
         '{\n// t\n// u\n//\n// one\n// two\n// Examples:\n// - "v\n// w"\na?: string,\n}'

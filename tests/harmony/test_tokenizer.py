@@ -1,4 +1,4 @@
-"""Ordinary text to ordinary tokens and back; tokenizer files that are whole, and those that are not."""
+"""Text is encoded as ordinary tokens and decoded again; tokenizer files are read, or refused when damaged."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
 from gptoss_mlx.harmony import TextDecoder, Tokenizer
 from gptoss_mlx.harmony.tokenizer import O200K_PATTERN
 from tests.support.harmony_goldens import read_golden
-from tests.support.tokenizers import MARKERS, small_tokenizer_json, tokenizer_json, write_json
+from tests.support.tokenizers import SMALL_MARKERS, small_tokenizer_json, tokenizer_json, write_json
 
 # Taken from openai/gpt-oss-120b's tokenizer.json:
 # sha256 0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3.
@@ -104,8 +104,9 @@ MORE = [" ", "  ", "x", " \u3000", "<|end|>", "\x1d", "\u0301", "_"]
 
 @pytest.mark.parametrize("seed", range(3))
 def test_text_with_added_tokens_encodes_as_tokenizers_encodes_it(tmp_path, seed):
-    """Hugging Face's library, told that special tokens are text as well, is the judge."""
-    rng, raw = random.Random(seed), json.loads((checkpoint() / "tokenizer.json").read_text())
+    """Compare with Hugging Face's tokenizers, which is told to read special tokens as text."""
+    rng = random.Random(seed)
+    raw = json.loads((checkpoint() / "tokenizer.json").read_text())
     for _ in range(20):
         added = [
             {"id": 1024 + number, "content": word, "special": False}
@@ -147,13 +148,13 @@ def test_half_a_surrogate_pair_is_replaced(published):
 
 
 def test_a_million_blanks_do_not_bring_the_encoder_down(published):
-    """tiktoken's regex overflows its stack there and panics, which no `except Exception` catches."""
+    """tiktoken's regex overflows its stack on them and panics; `except Exception` does not catch that."""
     for text in (" " * 1_200_000 + "x", "x" + "\n\t" * 700_000, "\u3000" * 1_000_001):
         assert published.decode(published.encode(text)) == text
 
 
 def test_a_pattern_that_explodes_or_loses_text_is_an_error_where_it_does(tmp_path):
-    """It may split most text well: only some makes it backtrack without end, or has something that it passes over."""
+    """A pattern may split most text well and fail on some, by endless backtracking or by skipping a part."""
     patterns = {r"((?=a)a+)+b|\s+|\S": "a" * 50, r"\s+|[^\sy]+": "xyz", "(?=#)|[^#]+": "#"}
     for pattern, text in patterns.items():
         path = write_json(tmp_path / "tokenizer.json", small_tokenizer_json(pattern))
@@ -177,17 +178,20 @@ def test_compact_form_restores_the_vocabulary(published, small, tmp_path):
 
 
 def test_compact_form_opens_in_little_more_than_tiktoken_needs(published, tmp_path):
-    """Building tiktoken's encoder is the floor; a quotient holds on a busy machine where seconds do not."""
+    """Compare with the time to build tiktoken's encoder alone. A ratio is stable on a busy machine, seconds are not."""
     published.save(tmp_path / "tokenizer")
     code = (
         "import sys, time, tiktoken\n"
         "from gptoss_mlx.harmony import Tokenizer\n"
+        "from gptoss_mlx.harmony.tokenizer_files import unpack\n"
         "begun = time.process_time()\n"
         "tokenizer = Tokenizer.load(sys.argv[1])\n"
         "loaded = time.process_time()\n"
-        "ranks = tokenizer._bpe._mergeable_ranks\n"
-        "tiktoken.Encoding('', pat_str=tokenizer._pattern, mergeable_ranks=ranks, special_tokens={})\n"
-        "print((loaded - begun) / (time.process_time() - loaded))\n"
+        "tokens, _, pattern, _ = unpack(open(sys.argv[1], 'rb').read()[:-32])\n"
+        "ranks = {token: id for id, token in enumerate(tokens) if token}\n"
+        "built = time.process_time()\n"
+        "tiktoken.Encoding('', pat_str=pattern, mergeable_ranks=ranks, special_tokens={})\n"
+        "print((loaded - begun) / (time.process_time() - built))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "tokenizer")]
     quotients = [float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(3)]
@@ -214,7 +218,7 @@ def test_damaged_compact_form_is_one_line(small, tmp_path):
 
 
 def test_forged_compact_form_is_one_line(small, tmp_path):
-    """A right checksum over wrong contents."""
+    """The contents are wrong and their checksum is right."""
     path = tmp_path / "tokenizer"
     small.save(path)
     magic, head, rest = path.read_bytes()[:-32].split(b"\n", 2)
@@ -224,7 +228,10 @@ def test_forged_compact_form_is_one_line(small, tmp_path):
         for change in (
             *({"ids": ids} for ids in (-1, 0, 1, 255, 1 << 40, True, "9", None)),
             *({"pattern": pattern} for pattern in ("(", 3, None, "\ud800")),
-            *({"special": special} for special in ([], {}, dict.fromkeys(MARKERS, 300), {**values["special"], "x": 5})),
+            *(
+                {"special": special}
+                for special in ([], {}, dict.fromkeys(SMALL_MARKERS, 300), {**values["special"], "x": 5})
+            ),
             {"special": {**values["special"], "<|end|>": 1 << 30}},
         )
     ]

@@ -1,4 +1,4 @@
-"""What is compared with transformers: sizes, seeds and token ids. Imports none of the packages under test."""
+"""The cases compared with transformers: sizes, seeds and token ids. Imports none of the packages under test."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ ALL_CASES = (*GOLDEN_CASES, LONG, SHAPE_20B)
 
 
 def sampled_rows(length: int, count: int = 12) -> np.ndarray:
-    """Positions whose logits are compared: the first, the last and those about the windows' edges among them."""
+    """Return the positions whose logits are compared, including the first, the last, and the windows' edges."""
     edges = [p for p in (0, 1, 63, 64, 65, 127, 128, 129, length - 1) if p < length]
     rest = np.linspace(0, length - 1, count).astype(int).tolist()
     return np.array(sorted(set(edges + rest)))

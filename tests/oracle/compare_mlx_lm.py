@@ -1,7 +1,7 @@
-"""``make compare``: decode and prefill beside mlx-lm on the same weights, in one run; two layers of true 20b shape.
+"""``make compare``: time decode and prefill of ours and of mlx-lm on the same weights, two layers of 20b shape.
 
-mlx-lm runs in bf16, as it loads, and in float32; all share the BLAS that ``metal_kernels`` preloads. Seconds on a CPU
-backend say nothing of a Mac: the ratios only say that our plain path wastes nothing.
+mlx-lm runs in bf16, as it loads, and in float32. All use the BLAS that ``metal_kernels`` preloads. Times on a CPU
+backend say nothing about a Mac. The ratios only show that our path without shaders wastes no time.
 """
 
 import statistics
@@ -69,7 +69,7 @@ def theirs(checkpoint: Path, dtype: mx.Dtype | None) -> Callable[[], Step]:
 
 
 def prefill(start: Callable[[], Step], prompt: list[int]) -> tuple[float, Step, np.ndarray]:
-    """Seconds of the prefill (the better of two), what goes on from it, and its last logits."""
+    """Return the seconds of the prefill (the better of two), the step function after it, and its last logits."""
     seconds = []
     for _ in range(2):
         step = start()
@@ -82,7 +82,7 @@ def prefill(start: Callable[[], Step], prompt: list[int]) -> tuple[float, Step, 
 
 
 def decode(programs: list[Step], prompt: list[int]) -> list[float]:
-    """Median seconds of a step of each, taking turns: what else the machine does then meets all alike."""
+    """Return the median seconds of a step of each. Steps alternate, so that other load affects all alike."""
     seconds: list[list[float]] = [[] for _ in programs]
     for token in prompt[:STEPS]:
         for step, taken in zip(programs, seconds, strict=True):

@@ -1,4 +1,4 @@
-"""openai-harmony's own encoding, from the bundled vocabulary: nothing is downloaded. Needs openai-harmony."""
+"""Load openai-harmony's encoding from the bundled vocabulary, without a download. Needs openai-harmony."""
 
 import lzma
 import os

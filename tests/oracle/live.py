@@ -1,7 +1,7 @@
-"""``make oracle``: our logits beside transformers' float32, computed now; writes nothing that lasts.
+"""``make oracle``: compare our logits with transformers' in float32. Writes no file that stays.
 
-Runs in the main environment; the reference runs in the oracle's (its python is the argument), one after the other, so
-that only one of two 20b-shaped models is in memory.
+Runs in the main environment. The reference runs in the oracle's, whose python is the argument. They run one after the
+other, so that only one 20b-shaped model is in memory.
 """
 
 import subprocess
@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 
 def compare(case: Case, oracle_python: str, folder: Path) -> list[tuple[str, int, str, float]]:
-    """(case, tokens, how they were read, relative L2 of the logits) for each length and way of reading."""
+    """Yield (case, tokens, how they were read, relative L2 of the logits) for each length and way of reading."""
     checkpoint = write_checkpoint(folder / "checkpoint", case.sizes, seed=case.seed, shards=case.shards)
     script = [oracle_python, "-m", "tests.oracle.write_reference_logits"]
     subprocess.run([*script, str(checkpoint), str(folder / "reference.npz"), case.name], check=True)
@@ -33,7 +33,9 @@ def compare(case: Case, oracle_python: str, folder: Path) -> list[tuple[str, int
     found = []
     with np.load(folder / "reference.npz") as reference:
         for length in case.lengths:
-            tokens, rows, want = case.tokens(length), sampled_rows(length), reference[str(length)]
+            tokens = case.tokens(length)
+            rows = sampled_rows(length)
+            want = reference[str(length)]
             ways = {"whole": length, "chunks of 128": 128}
             if length <= 300:
                 ways["token by token"] = 1

@@ -1,4 +1,4 @@
-"""What openai-harmony, at its most lenient, makes of every short sequence of token classes; written as JSON lines.
+"""Write what openai-harmony's lenient parser reads in every short sequence of token classes, as JSON lines.
 
 Runs where openai-harmony is installed: ``python -m tests.oracle.parse_sequences LONGEST``.
 """
@@ -15,7 +15,7 @@ from tests.support.token_classes import encode, sequences
 
 
 def parsed(oracle: Any, longest: int) -> Iterator[list[list] | None]:
-    """``[role, channel, recipient, text]`` of each message, for each sequence; None where openai-harmony raises."""
+    """Yield ``[role, channel, recipient, text]`` of each message of each sequence, None if openai-harmony raises."""
     from openai_harmony import HarmonyError, Role
 
     special = {text: oracle.encode(text, allowed_special="all")[0] for text in oracle.special_tokens_set}

@@ -17,7 +17,7 @@ FP4 = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, 
 
 
 def load(folder: Path) -> GptOssForCausalLM:
-    """The reference model of a Hugging Face checkpoint folder, all float32."""
+    """Load the reference model of a Hugging Face checkpoint folder, in float32."""
     raw = json.loads((folder / "config.json").read_text())
     for key in ("quantization_config", "pad_token_id", "eos_token_id"):  # the ids may lie outside a small vocabulary
         raw.pop(key, None)
@@ -27,7 +27,7 @@ def load(folder: Path) -> GptOssForCausalLM:
     shards = _Shards(folder)
     for name in shards.names():
         model.load_state_dict(dict([shards.float32(name)]), strict=False, assign=True)
-    # Rotary frequencies are no parameters: built again, off the meta device.
+    # Rotary frequencies are no parameters, so they are built again, on a real device.
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     left = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
     if left:
@@ -37,13 +37,13 @@ def load(folder: Path) -> GptOssForCausalLM:
 
 @torch.no_grad()
 def logits(model: GptOssForCausalLM, tokens: list[int], rows: np.ndarray) -> np.ndarray:
-    """[len(rows), V] float32 at the positions in ``rows``, from one whole pass."""
+    """Return [len(rows), V] float32 logits at the positions in ``rows``, from one pass."""
     hidden = model.model(torch.tensor([tokens]), use_cache=False).last_hidden_state[0]
     return model.lm_head(hidden[torch.from_numpy(rows)]).numpy()
 
 
 class _Shards:
-    """A checkpoint's tensors, wherever they lie; experts decoded and transposed as transformers holds them."""
+    """A checkpoint's tensors, from any file. Experts are decoded and transposed as transformers stores them."""
 
     def __init__(self, folder: Path) -> None:
         self._where = {}
@@ -72,12 +72,13 @@ class _Shards:
 
 
 def _decode(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """MXFP4 [E, R, C / 32, 16] and [E, R, C / 32] to float32 [E, C, R]."""
+    """Decode MXFP4 blocks [E, R, C / 32, 16] and scales [E, R, C / 32] to float32 [E, C, R]."""
     E, R, G, _ = blocks.shape
     out = np.empty((E, G * 32, R), np.float32)
     for e in range(E):
         values = np.empty((R, G, 32), np.float32)
-        values[..., 0::2], values[..., 1::2] = FP4[blocks[e] & 15], FP4[blocks[e] >> 4]
+        values[..., 0::2] = FP4[blocks[e] & 15]
+        values[..., 1::2] = FP4[blocks[e] >> 4]
         values *= np.exp2(scales[e].astype(np.float32) - 127)[..., None]
         out[e] = values.reshape(R, G * 32).T
     return out

@@ -1,7 +1,7 @@
-"""What openai-harmony makes of declared functions. Runs where it is installed, and imports nothing of ours.
+"""Render declared functions by openai-harmony. Runs where it is installed, and imports nothing of ours.
 
 ``python -m tests.oracle.signatures`` reads a JSON list of ``tests.support.schemas`` declarations from standard input,
-and writes a list of their ids; where openai-harmony refuses, the reason.
+and writes a list of their ids, or of the reason if openai-harmony refuses one.
 """
 
 import json
@@ -11,7 +11,7 @@ from tests.oracle.harmony_encoding import load_encoding
 
 
 def ids_of(encoding, declaration: dict) -> list[int]:
-    """The developer message's ids. Raises ValueError where openai-harmony refuses it."""
+    """Return the developer message's ids. Raises ValueError if openai-harmony refuses it."""
     from openai_harmony import Conversation, RenderConversationConfig
 
     tools = {"functions": {"name": "functions", "description": None, "tools": declaration["functions"]}}

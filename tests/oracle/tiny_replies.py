@@ -1,7 +1,7 @@
 """The bundled small model's greedy replies according to transformers, in float32.
 
-``python -m tests.oracle.tiny_replies write`` writes the goldens of ``make test``: 20 fixed prompts, put into words by
-openai-harmony. ``... again FILE`` answers the exchanges that the evaluation kept, and compares. Imports none of the
+``python -m tests.oracle.tiny_replies write`` writes the goldens of ``make test``: 20 fixed prompts, rendered by
+openai-harmony. ``... again FILE`` answers the exchanges that the evaluation wrote, and compares. Imports none of the
 packages under test.
 """
 
@@ -71,14 +71,14 @@ PROMPTS: list[dict[str, Any]] = [
 
 class Oracle:
     def __init__(self) -> None:
-        torch.set_num_threads(1)  # the matrices are too small for two
+        torch.set_num_threads(1)  # two threads do not help with such small matrices
         self.model = reference.load(CHECKPOINT)
         self.tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
         self.ends = json.loads((CHECKPOINT / "generation_config.json").read_text())["eos_token_id"]
 
     @torch.no_grad()
     def replies(self, prompts: list[list[int]], batch: int = 100) -> list[list[int]]:
-        """Greedy continuations up to and with the token that ends them."""
+        """Return greedy continuations, including the token that ends them."""
         out: dict[int, list[int]] = {}
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for at in range(0, len(order), batch):
@@ -99,7 +99,7 @@ class Oracle:
 
 
 def rendered(prompt: dict[str, Any]) -> str:
-    """The prompt in openai-harmony's words. No text here holds a marker, so that text can be tokenized as a whole."""
+    """Return openai-harmony's prompt as text. It can be tokenized whole, because no message here contains a marker."""
     from openai_harmony import (
         Author,
         Conversation,
@@ -158,7 +158,7 @@ def write() -> None:
 
 
 def answered(text: str, expected: int | str) -> bool:
-    """Whether a reply's final message gives what was expected: that sentence, or that number as its last."""
+    """Return whether a reply's final message is the expected sentence, or ends in the expected number."""
     final = text.rpartition("<|channel|>final<|message|>")[2].removesuffix("<|return|>")
     if isinstance(expected, str):
         return final == expected
@@ -168,13 +168,14 @@ def answered(text: str, expected: int | str) -> bool:
 def again(file: Path) -> None:
     exchanges = [json.loads(line) for line in file.read_text().splitlines()]
     oracle = Oracle()
-    # A case whose earlier step, such as a call, differs counts as not right in transformers.
+    # If an earlier step of a case differs, such as a call, transformers' answer counts as wrong.
     same: dict[str, list[bool]] = defaultdict(list)
     ours: dict[str, list[bool]] = defaultdict(list)
     theirs: dict[str, list[bool]] = defaultdict(list)
     equal_so_far = True
     for exchange, reply in zip(exchanges, oracle.replies([e["prompt"] for e in exchanges]), strict=True):
-        kind, equal = exchange["kind"], reply == exchange["reply"]
+        kind = exchange["kind"]
+        equal = reply == exchange["reply"]
         same[kind].append(equal)
         if "expected" not in exchange:  # an earlier step, such as a call
             equal_so_far &= equal

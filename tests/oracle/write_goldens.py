@@ -1,7 +1,7 @@
-"""``make goldens``: the reference's logits at sampled positions, for ``make test`` to compare with.
+"""``make goldens``: write the reference's logits at sampled positions, which ``make test`` compares with ours.
 
 Runs in the oracle environment and imports none of the packages under test. ``SHA256SUMS`` lists every golden file, so
-that one that was changed by anything but this is noticed.
+that other changes to one are noticed.
 """
 
 import hashlib

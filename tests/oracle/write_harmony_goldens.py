@@ -1,7 +1,7 @@
-"""Write what openai-harmony makes of generated strings and conversations, for the tests of our own.
+"""Write what openai-harmony makes of strings, conversations and replies, as goldens for our tests.
 
-Runs where openai-harmony is installed, and imports nothing of ours: `make goldens-harmony`. The result depends on the
-versions of Python and openai-harmony alone.
+Runs where openai-harmony is installed (`make goldens-harmony`) and imports nothing of ours. The result depends only on
+the versions of Python and openai-harmony. The generated cases are many and packed; the named scenarios are text files.
 """
 
 import hashlib
@@ -9,8 +9,11 @@ import json
 import lzma
 import random
 import sys
+import textwrap
+from itertools import pairwise
 from pathlib import Path
 
+from tests.oracle import harmony_scenarios
 from tests.oracle.harmony_encoding import load_encoding
 from tests.oracle.parse_sequences import parsed
 from tests.oracle.signatures import ids_or_reason
@@ -75,7 +78,6 @@ WORDS = [
         "“q”",
     ),
 ]
-# One of several types, at the top and within a list, with defaults of every sort: chance would rarely build it.
 ONE_OF = {
     "description": "top",
     "oneOf": [
@@ -86,6 +88,7 @@ ONE_OF = {
         {"type": "object", "properties": {"k": {"oneOf": [{"type": "string", "enum": ["y"], "default": "y"}]}}},
     ],
 }
+"""One of several types, at the top and in a list, with defaults of every kind, which are rare at random."""
 
 
 def text(rng, markers=False, most=30):
@@ -103,7 +106,7 @@ def word(rng, markers=False):
 
 
 def schema(rng, markers, depth=0):
-    """A JSON schema. Comments inside a type stay on one line: on several, openai-harmony's break out of the comment."""
+    """Return a JSON schema. Comments have one line, because openai-harmony leaves further lines uncommented."""
     kinds = ["string", "enum", "integer", "number", "boolean", "any", "types", "untyped array"]
     kinds += ["object", "array", "one of"] if depth < 3 else []
     kind = rng.choice(kinds) if depth else "object"
@@ -221,7 +224,7 @@ def conversation(rng, tools, declared, turns_with_thoughts, markers):
 
 
 def to_oracle(messages):
-    """The same conversation in openai-harmony's own JSON."""
+    """Return the conversation in openai-harmony's own JSON."""
     out = []
     for message in messages:
         raw = {key: value for key, value in message.items() if key not in ("content", "constrained")}
@@ -244,12 +247,21 @@ def to_oracle(messages):
             raw["content"] = [part]
         else:
             values = content["developer"]
-            part = {"type": "developer_content", "instructions": values["instructions"]}
+            part = {"type": "developer_content", "instructions": with_response_format(values)}
             if values["functions"]:
                 part["tools"] = {"functions": namespace({"name": "functions", "functions": values["functions"]})}
             raw["content"] = [part]
         out.append(raw)
     return out
+
+
+def with_response_format(developer):
+    """Return the instructions and the response format after them, because openai-harmony has no field for it."""
+    if not (form := developer.get("response_format")):
+        return developer["instructions"]
+    schema = json.dumps(form["schema"], ensure_ascii=False, separators=(",", ":"))
+    section = f"# Response Formats\n\n## {form['name']}\n\n// {form['description']}\n{schema}"
+    return f"{developer['instructions']}\n\n{section}"
 
 
 def namespace(tool):
@@ -261,21 +273,24 @@ def without_finished_thoughts(messages):
     return [m for i, m in enumerate(messages) if not (users and i < users[-1] and m.get("channel") == "analysis")]
 
 
-def conversations(oracle, count):
+def prompt(oracle, messages, auto_drop=False):
+    """Return the ids up to ``<|start|>assistant``. If ``auto_drop``, openai-harmony drops thoughts, else our rule."""
     from openai_harmony import Conversation, RenderConversationConfig, Role
 
-    def render(messages, auto_drop):
-        config = RenderConversationConfig(auto_drop_analysis=auto_drop)
-        whole = Conversation.from_json(json.dumps({"messages": to_oracle(messages)}))
-        return oracle.render_conversation_for_completion(whole, Role.ASSISTANT, config)
+    messages = messages if auto_drop else without_finished_thoughts(messages)
+    config = RenderConversationConfig(auto_drop_analysis=auto_drop)
+    whole = Conversation.from_json(json.dumps({"messages": to_oracle(messages)}))
+    return oracle.render_conversation_for_completion(whole, Role.ASSISTANT, config)
 
+
+def conversations(oracle, count):
     for i in range(count):
         rng = random.Random(f"conversation {i}")
         traits = {"tools": i & 1, "declared": i & 2, "turns_with_thoughts": i & 4, "markers": i & 8}
         traits = {name: bool(value) for name, value in traits.items()}
         messages = conversation(rng, **traits)
-        ids = render(without_finished_thoughts(messages), auto_drop=False)
-        same = ids == render(messages, auto_drop=True)
+        ids = prompt(oracle, messages)
+        same = ids == prompt(oracle, messages, auto_drop=True)
         yield {"traits": traits, "messages": messages, "ids": ids, "auto_drop_agrees": same}
 
 
@@ -334,7 +349,7 @@ def strings(oracle, count):
 
 
 def parsed_streams(oracle, count):
-    """What openai-harmony's parser, at its most lenient, makes of each shape; ``messages`` is null where it raises."""
+    """Yield what openai-harmony's lenient parser reads in each shape. ``messages`` is None if it raises."""
     from openai_harmony import HarmonyError, Role
 
     special = {text: oracle.encode(text, allowed_special="all")[0] for text in oracle.special_tokens_set}
@@ -351,10 +366,77 @@ def parsed_streams(oracle, count):
 
 
 def signatures(oracle, count):
-    """Declared functions and their ids, where openai-harmony does not refuse them."""
+    """Yield declared functions with their ids, except those that openai-harmony refuses."""
     for declaration in declarations(count, seed=0):
         if not isinstance(ids := ids_or_reason(oracle, declaration), str):
             yield declaration | {"ids": ids}
+
+
+def read_by_oracle(oracle, ids):
+    """Return the messages that openai-harmony's lenient parser reads in a reply, or a text if it raises."""
+    from openai_harmony import HarmonyError, Role
+
+    try:
+        messages = oracle.parse_messages_from_completion_tokens(ids, Role.ASSISTANT, strict=False)
+    except HarmonyError as error:
+        return f"openai-harmony raises: {error}"
+    return [
+        {"channel": m.channel, "recipient": m.recipient, "content": "".join(part.text for part in m.content)}
+        for m in messages
+    ]
+
+
+def scenarios(oracle):
+    """Yield the file name and the text of each named scenario."""
+    for name, messages in harmony_scenarios.CONVERSATIONS.items():
+        ids = prompt(oracle, messages)
+        yield f"{name}.txt", sections(messages=pretty(messages), prompt=spelled(oracle, ids), ids=wrapped(ids))
+    for name, reply in harmony_scenarios.REPLIES.items():
+        ids = oracle.encode(reply, allowed_special="all")
+        read = pretty(read_by_oracle(oracle, ids))
+        yield f"reply_{name}.txt", sections(reply=spelled(oracle, ids), read=read, ids=wrapped(ids))
+
+
+def spelled(oracle, ids):
+    """Return the text of ids, markers included. Each message begins a line."""
+    start = oracle.encode("<|start|>", allowed_special="all")
+    starts = [i for i, id in enumerate(ids) if i and [id] == start]
+    return "\n".join(oracle.decode(ids[a:b]) for a, b in pairwise([0, *starts, len(ids)]))
+
+
+def sections(**texts):
+    return "".join(f"=== {name} ===\n{text}\n" for name, text in texts.items())
+
+
+def pretty(value, indent=""):
+    """Return JSON in which a list or object stays on one line if it fits."""
+    line = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or len(indent + line) <= 100:
+        return line
+    inner = indent + "  "
+    if isinstance(value, dict):
+        rows = [f"{inner}{json.dumps(key)}: {pretty(item, inner)}" for key, item in value.items()]
+    else:
+        rows = [inner + pretty(item, inner) for item in value]
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    return "\n".join([first, ",\n".join(rows), indent + last])
+
+
+def wrapped(ids):
+    return "\n".join(textwrap.wrap(json.dumps(ids), 120))
+
+
+def write_scenarios(oracle):
+    folder = TARGET / "scenarios"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.txt"):
+        old.unlink()
+    sums = []
+    for name, text in scenarios(oracle):
+        (folder / name).write_bytes(text.encode())
+        sums.append(f"{hashlib.sha256(text.encode()).hexdigest()}  scenarios/{name}\n")
+    print(f"scenarios: {len(sums)} files")
+    return sums
 
 
 def write(name, rows):
@@ -374,6 +456,7 @@ def main():
         write("conversations.jsonl.xz", list(conversations(oracle, 256))),
         write("signatures.jsonl.xz", list(signatures(oracle, 300))),
         write("sequences.jsonl.xz", list(parsed(oracle, 3))),
+        *write_scenarios(oracle),
     ]
     (TARGET / "SHA256SUMS").write_text("".join(sums))
 

@@ -1,8 +1,8 @@
-"""Hostile JSON beside a checkpoint: each file is read, or refused by an error of ours in one line, and soon.
+"""Fuzz the JSON files of checkpoints and model folders: each is read, or refused soon, with one line of our errors.
 
 ``python -m tests.reports.fuzz_files --count 3000 --seed N`` makes that many configs, generation configs, tokenizers,
-shard indexes and manifests, each changed in one to three places, and puts each through whatever reads it. Exit code 1,
-with the input, at the first that ends otherwise.
+shard indexes and manifests, each changed in one to three places, and calls everything that reads it. At the first file
+that ends otherwise it prints the input and exits with 1.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from convert.sources import open_checkpoint
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.harmony import Tokenizer
+from gptoss_mlx.harmony.tokenizer_files import read_tokenizer_json
 from gptoss_mlx.model.rope import attention_scale, inverse_frequencies
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.model_folder.generation import problem_with
@@ -34,7 +35,7 @@ SECONDS = 5.0
 SIZES = SMALL | {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 4}
 TEXT = "The théorie, 漢字 🙂 12345\n\n  x<|end|> aaaaaaaaaaaaaaaaaaaaaaaaaaaa!"
 
-# JSON, not Python: what is written may be a number that Python's encoder would not write.
+# These are JSON texts, because Python's encoder would not write some of the numbers.
 NUMBERS = ("0", "-0", "1", "-1", "0.5", "1.0", "1e400", "-1e400", "NaN", "Infinity", "1e308", "5e-324")
 HUGE = ("1" + "0" * 400, "9" * 5000, str(1 << 31), str(1 << 63))
 STRINGS = ('""', '"1"', '"x"', '"\\ud800"', '"\\u0000"', '"a\\nb"', '"yarn"', '"gpt_oss"', '"BPE"', '"<|end|>"')
@@ -51,7 +52,7 @@ PLACEHOLDER = "\x01odd"
 
 @dataclass(frozen=True)
 class Subject:
-    """A file of a folder, and all that reads it."""
+    """A file of a folder, and the functions that read it."""
 
     name: str
     file: Path
@@ -59,7 +60,7 @@ class Subject:
 
 
 def hostile(raw: Any, rng: random.Random) -> str:
-    """A document like ``raw``: some values odd, gone, or under another name; perhaps cut off, or not JSON at all."""
+    """Return a damaged copy of ``raw`` as text: values changed, removed or renamed, or text truncated or not JSON."""
     raw = json.loads(json.dumps(raw))
     if "pre_tokenizer" in raw and rng.random() < 0.2:
         raw["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = rng.choice(PATTERNS)
@@ -92,17 +93,20 @@ def hostile(raw: Any, rng: random.Random) -> str:
 
 
 def _place(raw: Any, rng: random.Random) -> tuple[Any, Any]:
-    """Somewhere in a document: a container and a key of its own, near the top as likely as deep down."""
-    parent, key = None, None
+    """Return a random place in a document: a container and one of its keys, at any depth."""
+    parent = None
+    key = None
     while isinstance(raw, (dict, list)) and raw and (parent is None or rng.random() < 0.6):
-        parent, key = raw, rng.choice(list(raw) if isinstance(raw, dict) else range(len(raw)))
+        parent = raw
+        key = rng.choice(list(raw) if isinstance(raw, dict) else range(len(raw)))
         raw = parent[key]
     return parent, key
 
 
 def subjects(work: Path) -> list[Subject]:
-    """The files of a checkpoint and of the model folder made from it, in ``work``."""
-    source, model = work / "source", work / "model"
+    """Make a checkpoint and its model folder in ``work``, and return their files."""
+    source = work / "source"
+    model = work / "model"
     write_checkpoint(source, SIZES, shards=2)
     tokenizer_json = json.loads((source / "tokenizer.json").read_bytes())
     flags = dict.fromkeys(("normalized", "single_word", "lstrip", "rstrip", "special"), False)
@@ -118,7 +122,8 @@ def subjects(work: Path) -> list[Subject]:
 
     def tokenizer() -> None:
         found = Tokenizer.from_file(source / "tokenizer.json")
-        if found.decode(found.encode(TEXT)) != TEXT and not any(t.lstrip or t.rstrip for t in found._added.tokens):
+        added = read_tokenizer_json(json.loads((source / "tokenizer.json").read_bytes()))[3]
+        if found.decode(found.encode(TEXT)) != TEXT and not any(token.lstrip or token.rstrip for token in added):
             raise AssertionError("text does not come back")
         found.save(work / "tokenizer.bin")
         if Tokenizer.load(work / "tokenizer.bin").digest != found.digest:
@@ -151,7 +156,7 @@ def subjects(work: Path) -> list[Subject]:
 
 
 def _json_or(read: Callable[[], None]) -> Callable[[], None]:
-    """What is no JSON never gets as far as this reader."""
+    """Return a call of ``read`` that ignores invalid JSON, because other code refuses it before this reader."""
 
     def call() -> None:
         try:
@@ -166,10 +171,11 @@ def _json_or(read: Callable[[], None]) -> Callable[[], None]:
 
 
 def problem(subject: Subject, text: str) -> tuple[str, str | None]:
-    """How a file ended, "read" or "refused", and what is wrong with that, if anything."""
+    """Read a file; return "read" or "refused", and what is wrong with that, if anything."""
     whole = subject.file.read_bytes()
     subject.file.write_text(text, encoding="utf-8", errors="surrogatepass")
-    begun, ended = time.perf_counter(), "read"
+    begun = time.perf_counter()
+    ended = "read"
     try:
         subject.read()
     except GptOssError as error:
@@ -179,7 +185,7 @@ def problem(subject: Subject, text: str) -> tuple[str, str | None]:
             return ended, f"the error is not one line: {line[:300]!r}"
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a panic of Rust's is no Exception
+    except BaseException as error:  # a Rust panic is not an Exception
         return "raised", f"{type(error).__name__}: {str(error)[:300]}"
     finally:
         subject.file.write_bytes(whole)
@@ -188,8 +194,9 @@ def problem(subject: Subject, text: str) -> tuple[str, str | None]:
 
 
 def fuzz(count: int, seed: int) -> tuple[Counter[str], tuple[str, str, str] | None]:
-    """How many of ``count`` files ended how; and the first that should not have ended so: subject, problem, text."""
-    rng, tally = random.Random(seed), Counter[str]()
+    """Return how many of ``count`` files were read or refused, and the first problem: subject, problem, text."""
+    rng = random.Random(seed)
+    tally = Counter[str]()
     with tempfile.TemporaryDirectory() as work:
         found = subjects(Path(work))
         originals = {subject.name: json.loads(subject.file.read_bytes()) for subject in found}

@@ -13,7 +13,7 @@ import sys
 from gptoss_mlx.conversation import TOOL_ROUNDS, Done, Text, Thought, ToolCall, ToolError
 from gptoss_mlx.harmony import Tokenizer
 from tests.support import scripted
-from tests.support.harmony_streams import MALFORMED, MARKERS, encode, streams
+from tests.support.harmony_streams import MALFORMED, MARKER_PIECES, encode, streams
 
 KINDS = ["well formed", "cut off", "missing end", "missing start", *MALFORMED]
 NAMES = ("get_weather", "f", "Add-2_x", "名前")
@@ -25,7 +25,7 @@ BAD_CALL = "Error: the arguments"
 
 def mutated(rng: random.Random, tokenizer: Tokenizer, shapes: list) -> list[int]:
     """One of the shapes with up to four changes, or markers, words and ids at random."""
-    markers = [tokenizer.special[marker[0]] for marker in MARKERS]
+    markers = [tokenizer.special[marker[0]] for marker in MARKER_PIECES]
     if rng.random() < 0.6:
         ids = encode(rng.choice(shapes), tokenizer.special, tokenizer.encode)
         for _ in range(rng.randrange(5)):

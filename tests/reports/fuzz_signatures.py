@@ -1,4 +1,4 @@
-"""Signatures beside openai-harmony's, on declarations of every right and wrong kind (``tests.support.schemas``).
+"""Compare signatures with openai-harmony's, on valid and invalid declarations (``tests.support.schemas``).
 
 ``python -m tests.reports.fuzz_signatures .venv-oracle/bin/python --count 3000 --seed 1``; exits with 1 on a difference.
 The argument is the python that has openai-harmony.
@@ -16,7 +16,7 @@ from tests.support.schemas import CONTINUED, declarations, with_bare_lines
 
 
 def ours(declaration: dict, tokenizer: Tokenizer) -> list[int] | str:
-    """Ids, or why the declaration is refused."""
+    """Return our ids, or why we refuse the declaration."""
     functions = tuple(Function(**function) for function in declaration["functions"])
     try:
         return render_messages([Message("developer", Developer(declaration["instructions"], functions))], tokenizer)
@@ -44,7 +44,8 @@ def main() -> int:
     made = declarations(options.count, options.seed)
     command = [options.oracle_python, "-m", "tests.oracle.signatures"]
     done = subprocess.run(command, input=json.dumps(made), stdout=subprocess.PIPE, text=True, check=True)
-    tokenizer, verdicts = Tokenizer.bundled(), Counter()
+    tokenizer = Tokenizer.bundled()
+    verdicts = Counter()
     for declaration, theirs in zip(made, json.loads(done.stdout), strict=True):
         own = ours(declaration, tokenizer)
         verdicts[found := verdict(own, theirs, tokenizer)] += 1

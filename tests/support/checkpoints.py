@@ -1,7 +1,7 @@
-"""Random gpt-oss checkpoints in the true published layouts.
+"""Write random gpt-oss checkpoints in the published layouts.
 
-Imports nothing of the packages under test, so that oracles can use it. Every tensor's values depend on the seed and
-its own name only: the two layouts, and any sharding, hold the same weights.
+Imports nothing of the packages under test, so that oracles can use it. A tensor's values depend only on the seed and
+its name, so both layouts and any sharding have the same weights.
 """
 
 import json
@@ -49,11 +49,12 @@ DEFAULTS = {
 }
 DTYPES = {"BF16": 2, "F32": 4, "U8": 1}
 
-Tensor = tuple[str, str, np.ndarray]  # name, safetensors dtype, bits (uint16 for BF16)
+NamedTensor = tuple[str, str, np.ndarray]
+"""Name, safetensors dtype, and bits (uint16 for BF16)."""
 
 
 def hf_config(sizes: dict) -> dict:
-    """``config.json`` as in the Hugging Face repositories."""
+    """Return ``config.json`` as in the Hugging Face repositories."""
     full = DEFAULTS | sizes
     layers = full["num_hidden_layers"]
     return {
@@ -82,7 +83,7 @@ def hf_config(sizes: dict) -> dict:
 
 
 def original_config(sizes: dict) -> dict:
-    """``config.json`` as in the ``original/`` folders."""
+    """Return ``config.json`` as in the ``original/`` folders."""
     full = DEFAULTS | sizes
     same = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
     same += ("head_dim", "vocab_size", "sliding_window", "rope_theta", "swiglu_limit")
@@ -97,7 +98,7 @@ def original_config(sizes: dict) -> dict:
 
 
 def to_bf16(values: np.ndarray) -> np.ndarray:
-    """float32 to bfloat16 bits, by truncation: these are random values, only reproducibility matters."""
+    """Truncate float32 to bfloat16 bits. Rounding does not matter, because the values are random."""
     return (np.ascontiguousarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
@@ -105,13 +106,16 @@ def from_bf16(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def hf_tensors(sizes: dict, seed: int = 0) -> Iterator[Tensor]:
-    """Every tensor of a checkpoint under its Hugging Face name, one at a time."""
+def hf_tensors(sizes: dict, seed: int = 0) -> Iterator[NamedTensor]:
+    """Yield every tensor of a checkpoint under its Hugging Face name."""
     c = DEFAULTS | sizes
-    hidden, inter, experts = c["hidden_size"], c["intermediate_size"], c["num_local_experts"]
-    q, kv = c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"]
+    hidden = c["hidden_size"]
+    inter = c["intermediate_size"]
+    experts = c["num_local_experts"]
+    q = c["num_attention_heads"] * c["head_dim"]
+    kv = c["num_key_value_heads"] * c["head_dim"]
 
-    def normal(name: str, *shape: int, std: float, mean: float = 0.0) -> Tensor:
+    def normal(name: str, *shape: int, std: float, mean: float = 0.0) -> NamedTensor:
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         bits = np.empty(shape, np.uint16)
         for row in range(0, shape[0], 8192):  # the head in float32 would be 2.3 GB
@@ -119,14 +123,15 @@ def hf_tensors(sizes: dict, seed: int = 0) -> Iterator[Tensor]:
             bits[row : row + 8192] = to_bf16(part * np.float32(std) + np.float32(mean))
         return name, "BF16", bits
 
-    def codes(name: str, low: int, high: int, *shape: int) -> Tensor:
+    def codes(name: str, low: int, high: int, *shape: int) -> NamedTensor:
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         return name, "U8", rng.integers(low, high, shape, np.uint8, endpoint=True)
 
     yield normal("model.embed_tokens.weight", c["vocab_size"], hidden, std=1.0)
     for n in range(c["num_hidden_layers"]):
         layer = f"model.layers.{n}"
-        attn, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+        attn = f"{layer}.self_attn"
+        mlp = f"{layer}.mlp"
         yield normal(f"{layer}.input_layernorm.weight", hidden, std=0.1, mean=1.0)
         for proj, rows in (("q_proj", q), ("k_proj", kv), ("v_proj", kv)):
             yield normal(f"{attn}.{proj}.weight", rows, hidden, std=hidden**-0.5)
@@ -139,7 +144,7 @@ def hf_tensors(sizes: dict, seed: int = 0) -> Iterator[Tensor]:
         yield normal(f"{mlp}.router.bias", experts, std=0.1)
         for proj, rows, columns in (("gate_up_proj", 2 * inter, hidden), ("down_proj", hidden, inter)):
             name = f"{mlp}.experts.{proj}"
-            # Scales that give the weights a deviation near columns ** -0.5, spread over four exponents.
+            # These scales give weights a deviation near columns ** -0.5 and use four exponents.
             middle = 127 + round(np.log2(columns**-0.5 / 2.9))
             yield codes(f"{name}_blocks", 0, 255, experts, rows, columns // 32, 16)
             yield codes(f"{name}_scales", middle - 2, middle + 1, experts, rows, columns // 32)
@@ -168,8 +173,8 @@ ORIGINAL_NAMES = {
 }
 
 
-def original_tensors(sizes: dict, seed: int = 0) -> Iterator[Tensor]:
-    """The same tensors under ``original/`` names, with q, k and v stacked."""
+def original_tensors(sizes: dict, seed: int = 0) -> Iterator[NamedTensor]:
+    """Yield the same tensors under ``original/`` names, with q, k and v stacked."""
     stacks: dict[str, list[np.ndarray]] = {"weight": [], "bias": []}
     for name, dtype, bits in hf_tensors(sizes, seed):
         if not name.startswith("model.layers."):
@@ -186,8 +191,9 @@ def original_tensors(sizes: dict, seed: int = 0) -> Iterator[Tensor]:
         yield f"block.{n}.{ORIGINAL_NAMES[rest]}", dtype, bits
 
 
-def write_safetensors(path: Path, tensors: list[Tensor]) -> None:
-    header, offset = {}, 0
+def write_safetensors(path: Path, tensors: list[NamedTensor]) -> None:
+    header = {}
+    offset = 0
     for name, dtype, bits in tensors:
         assert bits.itemsize == DTYPES[dtype], name
         header[name] = {"dtype": dtype, "shape": list(bits.shape), "data_offsets": [offset, offset + bits.nbytes]}
@@ -203,16 +209,16 @@ def write_safetensors(path: Path, tensors: list[Tensor]) -> None:
 def write_checkpoint(folder: Path, sizes: dict, layout: str = "hf", shards: int = 1, seed: int = 0) -> Path:
     """Write a checkpoint in layout ``hf`` or ``original``. With ``shards`` over 1, an index names each tensor's file.
 
-    As published, ``hf`` has a ``tokenizer.json`` (a small one, where the vocabulary is small) and ``original`` none.
+    As published, ``hf`` has a ``tokenizer.json`` (a small one if the vocabulary is small) and ``original`` has none.
 
-    Holds one shard in memory at a time when sharded.
+    Only one shard is in memory at a time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     make, config = {"hf": (hf_tensors, hf_config), "original": (original_tensors, original_config)}[layout]
     (folder / "config.json").write_text(json.dumps(config(sizes), indent=2))
     if layout == "hf":
         ids = {"<|startoftext|>": 199998, "<|endoftext|>": 199999, "<|return|>": 200002, "<|call|>": 200012}
-        if (DEFAULTS | sizes)["vocab_size"] < 200019:  # too few rows for the published tokenizer: one of our own
+        if (DEFAULTS | sizes)["vocab_size"] < 200019:  # the published tokenizer needs more rows
             tokenizer = small_tokenizer_json()
             write_json(folder / "tokenizer.json", tokenizer)
             ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
@@ -225,7 +231,10 @@ def write_checkpoint(folder: Path, sizes: dict, layout: str = "hf", shards: int 
     layers = (DEFAULTS | sizes)["num_hidden_layers"]
     total = 3 + layers * (19 if layout == "hf" else 15)
     per_shard = -(-total // shards)
-    weight_map, batch, number, size = {}, [], 0, 0
+    weight_map = {}
+    batch = []
+    number = 0
+    size = 0
     for index, tensor in enumerate(make(sizes, seed), 1):
         batch.append(tensor)
         if index % per_shard == 0 or index == total:

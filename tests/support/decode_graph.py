@@ -47,7 +47,7 @@ def stretches(config: ModelConfig, dense: str) -> list[Stretch]:
     """What a model folder of this shape would have, by its layout."""
     found = []
     for shard in layout.shards(config, dense):
-        for group in (shard.dense, shard.experts):
+        for group in (shard.dense_tensors, shard.expert_tensors):
             inside, at = {}, 0
             for name, spec in group.items():
                 inside[name] = (at, spec.dtypes[0], spec.shape)

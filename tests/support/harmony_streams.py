@@ -1,6 +1,6 @@
-"""Replies a model might write: well-formed ones, and every malformed shape that has been seen.
+"""Generate replies a model might write: well-formed ones, and every malformed shape that has been seen.
 
-Imports nothing of ours, so that the oracle reads the same ones. A piece is text, or a marker in a list of its own.
+Imports nothing of ours, so that the oracle can use it. A piece is text, or a list that contains one marker.
 """
 
 import json
@@ -8,18 +8,24 @@ import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-START, MESSAGE, CHANNEL, CONSTRAIN = ["<|start|>"], ["<|message|>"], ["<|channel|>"], ["<|constrain|>"]
-END, CALL, RETURN, ENDOFTEXT = ["<|end|>"], ["<|call|>"], ["<|return|>"], ["<|endoftext|>"]
-MARKERS = [START, MESSAGE, CHANNEL, CONSTRAIN, END, CALL, RETURN, ENDOFTEXT]
+START = ["<|start|>"]
+MESSAGE = ["<|message|>"]
+CHANNEL = ["<|channel|>"]
+CONSTRAIN = ["<|constrain|>"]
+END = ["<|end|>"]
+CALL = ["<|call|>"]
+RETURN = ["<|return|>"]
+ENDOFTEXT = ["<|endoftext|>"]
+MARKER_PIECES = [START, MESSAGE, CHANNEL, CONSTRAIN, END, CALL, RETURN, ENDOFTEXT]
 
-Piece = str | list[str]
+StreamPiece = str | list[str]
 
 
 class Stream(NamedTuple):
-    """What follows ``<|start|>assistant``, and what has to come out: ``[kind, recipient, text]`` of each message."""
+    """The pieces after ``<|start|>assistant``, and the messages to expect: ``[kind, recipient, text]`` of each."""
 
     kind: str
-    pieces: list[Piece]
+    pieces: list[StreamPiece]
     expected: list[list]
     cut_off: str | None = None
 
@@ -48,8 +54,8 @@ def arguments(rng: random.Random) -> str:
     return json.dumps(raw, ensure_ascii=rng.random() < 0.5, indent=rng.choice([None, None, 2]))
 
 
-def well_formed(rng: random.Random) -> tuple[list[Piece], list]:
-    """One message's pieces, from behind ``assistant``, and what it means."""
+def well_formed(rng: random.Random) -> tuple[list[StreamPiece], list]:
+    """Return one message's pieces after ``assistant``, and ``[kind, recipient, text]``."""
     return rng.choice([answer, call_behind_channel, call_before_channel])(rng)
 
 
@@ -59,17 +65,20 @@ def answer(rng):
 
 
 def call_behind_channel(rng):
-    tool, body = rng.choice(TOOLS), arguments(rng)
+    tool = rng.choice(TOOLS)
+    body = arguments(rng)
     return [CHANNEL, f"commentary to={tool} ", CONSTRAIN, "json", MESSAGE, body, CALL], ["call", tool, body]
 
 
 def call_before_channel(rng):
-    tool, body = rng.choice(TOOLS), arguments(rng)
+    tool = rng.choice(TOOLS)
+    body = arguments(rng)
     return [f" to={tool}", CHANNEL, "commentary ", CONSTRAIN, "json", MESSAGE, body, CALL], ["call", tool, body]
 
 
 def call_on_analysis(rng):
-    tool, body = rng.choice(TOOLS), arguments(rng)
+    tool = rng.choice(TOOLS)
+    body = arguments(rng)
     how = rng.choice(
         [[f"analysis to={tool} ", CONSTRAIN, "json"], [f"analysis to={tool} code"], [f"analysis to={tool}"]]
     )
@@ -77,7 +86,8 @@ def call_on_analysis(rng):
 
 
 def json_without_constrain(rng):
-    tool, body = rng.choice(TOOLS), arguments(rng)
+    tool = rng.choice(TOOLS)
+    body = arguments(rng)
     how = rng.choice([[CHANNEL, f"commentary to={tool} json"], [f" to={tool}", CHANNEL, "commentary json"]])
     return [*how, MESSAGE, body, CALL], ["call", tool, body]
 
@@ -91,11 +101,13 @@ def doubled_start(rng):
 
 
 def missing_message(rng):
-    """Its meaning is None where there is no message in it."""
-    tool, body, text = rng.choice(TOOLS), arguments(rng), rng.choice([text for text in TEXTS if text.strip()])
+    """Return pieces without ``<|message|>`` and their meaning, None if they contain no message."""
+    tool = rng.choice(TOOLS)
+    body = arguments(rng)
+    text = rng.choice([text for text in TEXTS if text.strip()])
     if rng.random() < 0.3:
         glue = rng.choice(["", " ", "\n"])
-        if not glue and text[0].islower():  # as in "finally, yes", which names no channel; a word alone is a bad name
+        if not glue and text[0].islower():  # "finally, yes" names no channel; a lone word is a wrong name
             whole = "final" + text
             return [CHANNEL, whole, RETURN], ["answer", None, whole] if len(whole.split()) > 1 else None
         return [CHANNEL, "final" + glue + text, RETURN], [
@@ -121,7 +133,9 @@ def final_json(rng):
 
 
 def extra_header_words(rng):
-    tool, body, words = rng.choice(TOOLS), arguments(rng), rng.choice(EXTRA_WORDS)
+    tool = rng.choice(TOOLS)
+    body = arguments(rng)
+    words = rng.choice(EXTRA_WORDS)
     if rng.random() < 0.3:
         text = rng.choice(TEXTS)
         return [CHANNEL, f"final {words}", MESSAGE, text, RETURN], ["answer", None, text]
@@ -136,7 +150,8 @@ def extra_header_words(rng):
 
 
 def channel_glued_on(rng):
-    tool, body = rng.choice(TOOLS), arguments(rng)
+    tool = rng.choice(TOOLS)
+    body = arguments(rng)
     how = rng.choice(
         [
             [CHANNEL, f"commentary to={tool}<|channel|>commentary"],
@@ -149,7 +164,9 @@ def channel_glued_on(rng):
 
 
 def no_channel(rng):
-    tool, body, text = rng.choice(TOOLS), arguments(rng), rng.choice(TEXTS)
+    tool = rng.choice(TOOLS)
+    body = arguments(rng)
+    text = rng.choice(TEXTS)
     if rng.random() < 0.4:
         return [MESSAGE, text, RETURN], ["answer", None, text]
     return [f" to={tool}", *rng.choice([[], [" ", CONSTRAIN, "json"], [" json"]]), MESSAGE, body, CALL], [
@@ -174,14 +191,15 @@ MALFORMED: dict[str, Callable] = {
 
 
 def streams(kind: str, count: int) -> Iterator[Stream]:
-    """``kind`` is one of MALFORMED, "well formed", "cut off", "missing end" or "missing start"."""
+    """Yield ``count`` streams. ``kind`` is of MALFORMED, "well formed", "cut off", "missing end" or "missing start"."""
     for i in range(count):
         rng = random.Random(f"{kind} {i}")
-        before: list[Piece] = []
+        before: list[StreamPiece] = []
         expected = []
         if rng.random() < 0.6 or kind in ("missing end", "missing start"):
             text = rng.choice(TEXTS)
-            before, expected = [CHANNEL, "analysis", MESSAGE, text], [["thought", None, text]]
+            before = [CHANNEL, "analysis", MESSAGE, text]
+            expected = [["thought", None, text]]
             before += {
                 "missing end": rng.choice([[START, "assistant"], []]),
                 "missing start": rng.choice([[END, "assistant"], [END]]),
@@ -189,7 +207,7 @@ def streams(kind: str, count: int) -> Iterator[Stream]:
         if kind == "cut off":
             yield cut(rng, before, expected)
             continue
-        # Without <|end|><|start|>assistant only a channel can tell where the next message begins.
+        # If <|end|><|start|>assistant is missing, only a channel shows where the next message begins.
         make = MALFORMED.get(kind) or (rng.choice([answer, call_behind_channel]) if expected else well_formed)
         pieces, meaning = make(rng)
         if rng.random() < 0.1 and pieces[-1] in (RETURN, CALL):
@@ -197,8 +215,8 @@ def streams(kind: str, count: int) -> Iterator[Stream]:
         yield Stream(kind, before + pieces, [*expected, *([meaning] if meaning else [])])
 
 
-def cut(rng: random.Random, before: list[Piece], expected: list[list]) -> Stream:
-    """Ends at the token limit: inside a header, or inside a body with some text already there."""
+def cut(rng: random.Random, before: list[StreamPiece], expected: list[list]) -> Stream:
+    """Return a stream that ends at the token limit: inside a header, or inside a body."""
     pieces, (kind, recipient, body) = rng.choice([well_formed, call_on_analysis, thought])(rng)
     at_message = pieces.index(MESSAGE)
     if rng.random() < 0.2:
@@ -215,5 +233,5 @@ def thought(rng):
     return [CHANNEL, "analysis", MESSAGE, text, END], ["thought", None, text]
 
 
-def encode(pieces: list[Piece], special: dict[str, int], encode_text: Callable[[str], list[int]]) -> list[int]:
+def encode(pieces: list[StreamPiece], special: dict[str, int], encode_text: Callable[[str], list[int]]) -> list[int]:
     return [id for piece in pieces for id in (encode_text(piece) if isinstance(piece, str) else [special[piece[0]]])]

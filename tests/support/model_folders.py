@@ -1,20 +1,42 @@
-"""A model folder of random bits, made without a checkpoint. For tests of the format; its weights mean nothing."""
+"""Model folders for tests of the format: write one of random bits, without a checkpoint, and read its tensors."""
 
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from convert.conversion import NUMPY_DTYPE
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.model_folder import layout
+from gptoss_mlx.model_folder import ModelFolder, Stretch, layout
 from gptoss_mlx.model_folder.safetensors import nbytes_of
 from gptoss_mlx.model_folder.writer import ShardWriter, write_metadata
 
 
 def random_bits(name: str, nbytes: int) -> bytes:
-    """Bytes that depend on the name; below 128, so that scales are usable and bfloat16 values finite."""
+    """Return bytes that depend on the name. They are below 128, so scales are usable and bfloat16 values finite."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     return rng.integers(0, 127, nbytes, np.uint8).tobytes()
+
+
+def blocks_from_words(words: np.ndarray) -> np.ndarray:
+    """Return MLX's MXFP4 words as a view in the published form: the inverse of ``words_from_blocks``."""
+    return words.view(np.uint8).reshape(*words.shape[:-1], -1, 16)
+
+
+def dtype_of(model: ModelFolder, name: str) -> str:
+    return _stretch(model, name).tensors[name][1]
+
+
+def array_of(model: ModelFolder, name: str) -> np.ndarray:
+    """Return a tensor as a view of the mapped file, BF16 as uint16."""
+    stretch = _stretch(model, name)
+    offset, dtype, shape = stretch.tensors[name]
+    data = model.stretch_bytes(stretch)[offset : offset + nbytes_of(dtype, shape)]
+    return data.view(NUMPY_DTYPE[dtype]).reshape(shape)
+
+
+def _stretch(model: ModelFolder, name: str) -> Stretch:
+    return next(stretch for stretch in model.stretches() if name in stretch.tensors)
 
 
 def write_model_folder(folder: Path, config: ModelConfig, dense: str = "q8", norm_dtype: str = "BF16") -> Path:

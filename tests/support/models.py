@@ -10,15 +10,15 @@ from tests.support.checkpoints import hf_tensors, write_checkpoint, write_safete
 
 
 def random_model(folder: Path, sizes: dict, seed: int = 0, dense: str = "bf16") -> Runtime:
-    """A random model of ``sizes`` under ``folder``/model, loaded in float32."""
+    """Convert a random checkpoint of ``sizes`` to ``folder``/model, and return the model, loaded in float32."""
     convert(write_checkpoint(folder / "source", sizes, seed=seed), folder / "model", dense=dense)
     return gptoss_mlx.load(folder / "model", dtype="float32")
 
 
 def endless_model(folder: Path, sizes: dict, seed: int = 0) -> Path:
-    """A model folder whose greedy replies are plain text that no marker ever ends, whatever the prompt and the day.
+    """Return a model folder whose greedy replies are plain text that no marker ends, for every prompt and date.
 
-    Its head knows no marker: their logits are 0, and among hundreds at random some are above that.
+    The head's rows for markers are zero, so their logits are 0, and some of hundreds of random logits are larger.
     """
     source = write_checkpoint(folder / "source", sizes, seed=seed)
     markers = [token["id"] for token in json.loads((source / "tokenizer.json").read_text())["added_tokens"]]

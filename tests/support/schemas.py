@@ -1,14 +1,14 @@
-"""Functions a client might declare, with JSON schemas as nobody would write them: every keyword that a signature looks
-at, with right values and wrong ones. And how the text of two renderers compares.
+"""Generate declared functions whose JSON schemas have every keyword a signature reads, with valid and invalid values.
 
-Imports nothing of ours, so that the oracle reads the same ones.
+Also compares the texts of two renderers. Imports nothing of ours, so that the oracle can use it.
 """
 
 import random
 import re
 import struct
 
-CONTINUED = "¶"  # begins each further line of a comment inside a type, and nothing else
+CONTINUED = "¶"
+"""Begins each further line of a comment inside a type, and nothing else."""
 WORDS = ["city", "the unit", "naïve", "漢字", "🙂", "x=1;", "*/", "// no", '"quoted"', "back\\slash", "<|end|>", "null"]
 AWKWARD = ["", " ", "a\rb", "tab\there", "line\u2028separator", "nul\x00", "\x7f\x1b", "e\u0301", "ends "]
 NAMES = ["a", "b", "user-id", "@type", "名前", "a b", "", "$ref", "x.y", 'q"q', "null", "<|call|>", "A1"]
@@ -17,7 +17,7 @@ FIELDS = ("title", "description", "examples", "default", "enum", "nullable", "on
 
 
 def declarations(count: int, seed: int) -> list[dict]:
-    """``count`` developer messages: ``instructions``, and ``functions`` with name, description and parameters."""
+    """Return ``count`` developer messages: ``instructions``, and ``functions`` with name, description, parameters."""
     return [declaration(random.Random(f"{seed} {i}")) for i in range(count)]
 
 
@@ -52,7 +52,7 @@ def schema(rng: random.Random, depth: int = 0) -> dict:
         if rng.random() < 0.3:
             out["type"] = "string"
     out |= _annotations(rng, depth)
-    if rng.random() < 0.3 and isinstance(out.get("oneOf"), list):  # said twice
+    if rng.random() < 0.3 and isinstance(out.get("oneOf"), list):  # the same description twice
         out["oneOf"] = [v | {"description": out.get("description")} for v in out["oneOf"] if isinstance(v, dict)]
     return out
 
@@ -100,7 +100,7 @@ def _comment(rng):
 
 
 def value(rng: random.Random, depth: int = 0):
-    """A default: any JSON, and now and then something that is none."""
+    """Return a default: any JSON value, sometimes one that JSON cannot hold."""
     if depth < 3 and rng.random() < 0.2:
         inner = [value(rng, depth + 1) for _ in range(rng.randrange(3))]
         return inner if rng.random() < 0.5 else {_line(rng): item for item in inner}
@@ -110,7 +110,7 @@ def value(rng: random.Random, depth: int = 0):
 
 
 def number(rng: random.Random) -> int | float:
-    """Whole numbers up to 300 digits; floats of every magnitude, most of them of 16 or 17 digits."""
+    """Return a whole number of up to 300 digits, or a float of any magnitude, mostly of 16 or 17 digits."""
     bits = rng.getrandbits(1) << 63 | rng.randrange(0x7FF) << 52 | rng.getrandbits(52)
     made = [
         struct.unpack("<d", struct.pack("<Q", bits))[0],
@@ -131,8 +131,9 @@ def numbers(rng: random.Random) -> dict:
 
 
 def deep(rng: random.Random) -> dict:
-    """Nested to about where openai-harmony refuses: 128 brackets, some of them the conversation's own."""
-    out, default = {"type": "string"}, []
+    """Return a value nested about as deep as openai-harmony allows: 128 brackets, including the conversation's."""
+    out = {"type": "string"}
+    default = []
     if rng.random() < 0.3:
         for _ in range(rng.choice([90, 130])):
             default = [default]
@@ -143,5 +144,5 @@ def deep(rng: random.Random) -> dict:
 
 
 def with_bare_lines(text: str) -> str:
-    """Further lines of a comment as openai-harmony leaves them: not commented. Undoes the one intended difference."""
+    """Return ``text`` with further lines of a comment uncommented, as openai-harmony does: our one difference."""
     return re.sub(rf"(?:\r?\n *// |\r?\n| ){CONTINUED}", f"\n{CONTINUED}", text)

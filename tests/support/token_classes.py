@@ -1,7 +1,7 @@
-"""Every short sequence of what a reply can be made of: seven markers and five sorts of text.
+"""Every short sequence of token classes in a reply: seven markers and five kinds of text.
 
-Imports nothing of ours, so that the oracle reads the same ones. A piece is text, a marker in a list of its own, or
-bytes that are no whole character.
+Imports nothing of ours, so that the oracle can use it. A piece is text, a list that contains one marker, or the bytes
+of an incomplete character.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,19 +9,19 @@ from itertools import product
 
 from tests.support.harmony_streams import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START
 
-Piece = str | bytes | list[str]
+ClassPiece = str | bytes | list[str]
 
 CHANNEL_NAMES = ("final", "analysis", "commentary")
 ROLES = ("assistant", "user", "tool")
 TEXTS = ("Hello there", "x", " to=functions.f", '{"a": 1}')
-CLASSES: tuple[tuple[Piece, ...], ...] = (
+CLASSES: tuple[tuple[ClassPiece, ...], ...] = (
     *((START,), (MESSAGE,), (CHANNEL,), (CONSTRAIN,), (END,), (CALL,), (RETURN,)),
     *(CHANNEL_NAMES, ROLES, TEXTS, (" ",), (b"\xf0\x9f",)),
 )
 
 
-def sequences(longest: int) -> Iterator[list[Piece]]:
-    """All of up to ``longest`` classes. Members of a class take turns, so that each meets the others."""
+def sequences(longest: int) -> Iterator[list[ClassPiece]]:
+    """Yield all sequences of up to ``longest`` classes. Members of a class alternate, so all combine."""
     number = 0
     for length in range(1, longest + 1):
         for classes in product(range(len(CLASSES)), repeat=length):
@@ -30,9 +30,12 @@ def sequences(longest: int) -> Iterator[list[Piece]]:
 
 
 def encode(
-    pieces: list[Piece], special: dict[str, int], text: Callable[[str], list[int]], raw: Callable[[bytes], list[int]]
+    pieces: list[ClassPiece],
+    special: dict[str, int],
+    text: Callable[[str], list[int]],
+    raw: Callable[[bytes], list[int]],
 ) -> list[int]:
-    """Ids; ``raw`` gives those of bytes. Texts are not joined first: a model writes them as tokens of their own."""
+    """Return the ids of pieces, ``raw`` for bytes. Texts are encoded one by one, because a model writes them so."""
     found = []
     for piece in pieces:
         if isinstance(piece, bytes):

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-MARKERS = (
+SMALL_MARKERS = (
     "<|startoftext|>",
     "<|endoftext|>",
     "<|return|>",
@@ -17,7 +17,7 @@ MARKERS = (
 
 
 def gpt2_text(token: bytes) -> str:
-    """GPT-2's printable spelling of bytes: what it cannot print it shifts, in order, to U+0100 and up."""
+    """Return GPT-2's spelling of bytes: bytes that cannot be printed become U+0100 and up, in order."""
     return token.decode("latin-1").translate(_SHIFTED)
 
 
@@ -42,9 +42,9 @@ def tokenizer_json(tokens: dict[bytes, int], special: dict[str, int], pattern: s
 
 
 def small_tokenizer_json(pattern: str = r"\s+|\S+") -> dict:
-    """256 bytes, a few merges and the markers, under ids unlike the published ones."""
+    """Return a tokenizer.json of 256 bytes, a few merges and the markers, whose ids differ from the published ones."""
     tokens = [bytes((byte,)) for byte in range(256)] + [b"th", b"the", b" t", b"\xf0\x9f"]
-    special = {marker: len(tokens) + index for index, marker in enumerate(reversed(MARKERS))}
+    special = {marker: len(tokens) + index for index, marker in enumerate(reversed(SMALL_MARKERS))}
     return tokenizer_json({token: id for id, token in enumerate(tokens)}, special, pattern)
 
 

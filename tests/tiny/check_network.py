@@ -1,4 +1,4 @@
-"""The training network against transformers' GptOssForCausalLM, in float32 on random weights, past the window.
+"""Compare the training network with transformers' GptOssForCausalLM, in float32 on random weights, past the window.
 
 Needs torch, so it runs in the oracle's environment: ``python -m tests.tiny.check_network`` (``make tiny-train`` does).
 """
@@ -6,16 +6,17 @@ Needs torch, so it runs in the oracle's environment: ``python -m tests.tiny.chec
 import torch
 from transformers import GptOssConfig, GptOssForCausalLM
 
-from gptoss_mlx.tiny import network
-from gptoss_mlx.tiny.train import CONFIG
+from tests.tiny.training import network
+from tests.tiny.training.train import TINY_CONFIG
 
-TOLERANCE = 2e-5  # relative L2 of a token's logits
+TOLERANCE = 2e-5
+"""Relative L2 of a token's logits."""
 
 
 def main() -> None:
     torch.manual_seed(0)
     network.COMPUTE = network.KEPT = torch.float32
-    small = CONFIG | {"num_attention_heads": 16, "num_key_value_heads": 2}
+    small = TINY_CONFIG | {"num_attention_heads": 16, "num_key_value_heads": 2}
     ours = network.Network(small).eval()
     plain = {k: v for k, v in small.items() if k != "quantization_config"}
     theirs = GptOssForCausalLM(GptOssConfig(**plain, attn_implementation="eager")).float().eval()
@@ -39,9 +40,10 @@ def main() -> None:
                 whole = torch.cat([prefix[g, : lengths[g]], ids[g, c]])[None]
                 want = theirs(whole).logits[0, lengths[g] :]
                 errors.append((logits[g, c] - want).norm(dim=-1) / want.norm(dim=-1))
-    # A token whose fourth and fifth expert tie within rounding goes another way: a few may differ.
+    # If a token's fourth and fifth expert tie within rounding, it may choose another, so a few tokens may differ.
     error = torch.cat(errors).sort().values
-    typical, most = error[len(error) // 2].item(), error[len(error) * 98 // 100].item()
+    typical = error[len(error) // 2].item()
+    most = error[len(error) * 98 // 100].item()
     print(f"network against transformers, {len(error)} tokens: {typical:.1e} median, {most:.1e} at 98%, relative L2")
     assert most < TOLERANCE, most
 

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from gptoss_mlx.tiny.arithmetic import (
+from tests.tiny.training.arithmetic import (
     HELD_OUT_PAIRS,
     answer,
     answered_number,
@@ -29,7 +29,8 @@ def test_a_thought_goes_column_by_column():
 def test_every_step_of_a_thought_is_true_and_its_digits_make_the_result(op):
     rng = random.Random(0)
     for _ in range(500):
-        a, b = rng.randint(-2000, 9999), rng.randint(0, 9999)
+        a = rng.randint(-2000, 9999)
+        b = rng.randint(0, 9999)
         steps = re.findall(r"(\d+)([+-])(\d+)(?:[+-](1))?=(\d+)", thought(a, op, b, brief=True).rpartition(": ")[2])
         digits = ""
         for p, sign, q, moved, value in steps:
@@ -40,7 +41,7 @@ def test_every_step_of_a_thought_is_true_and_its_digits_make_the_result(op):
 
 
 def test_what_is_held_out_never_changes():
-    # Another hash would let the evaluation ask what the bundled model was trained on.
+    # With another hash the evaluation could ask what the bundled model was trained on.
     assert [b for b in range(60) if is_held_out_pair(347, b)] == [0, 5, 21, 45]
     assert is_held_out_pair(0, 347)
     assert is_held_out_pair(-347, 0)

@@ -5,10 +5,10 @@ from random import Random
 import pytest
 
 from gptoss_mlx.harmony import MessageEnd, StreamParser, Tokenizer, render
-from gptoss_mlx.tiny.arithmetic import is_held_out_pair, is_held_out_phrasing
-from gptoss_mlx.tiny.conversations import Author
-from gptoss_mlx.tiny.examples import encode
-from gptoss_mlx.tiny.phrases import ADD_EXPRESSIONS, QUESTION_FRAMES
+from tests.tiny.training.arithmetic import is_held_out_pair, is_held_out_phrasing
+from tests.tiny.training.conversations import Author
+from tests.tiny.training.examples import encode
+from tests.tiny.training.phrases import ADD_EXPRESSIONS, QUESTION_FRAMES
 
 CHECKPOINT = Path(__file__).parents[2] / "gptoss_mlx/tiny/checkpoint"
 
@@ -49,7 +49,7 @@ def test_what_it_learns_to_write_is_read_back_as_it_was_meant(tokenizer):
         own = [message for message in messages[asked:] if message.role == "assistant"]
         events = []
         for learnt, span in groupby(zip(ids, learn, strict=True), key=lambda pair: pair[1]):
-            if learnt:  # one reply: a tool's result parts two
+            if learnt:  # a tool's result separates two replies
                 parser = StreamParser(tokenizer)
                 events += [event for id, _ in span for event in parser.feed(id)] + parser.finish()
         read = [event.message for event in events if isinstance(event, MessageEnd)]
@@ -57,7 +57,8 @@ def test_what_it_learns_to_write_is_read_back_as_it_was_meant(tokenizer):
 
 
 def test_training_draws_no_held_out_pair_or_phrasing():
-    author, evaluator = Author(Random(2)), Author(Random(2), held_out=True)
+    author = Author(Random(2))
+    evaluator = Author(Random(2), held_out=True)
     for _ in range(1000):
         assert not is_held_out_pair(*author.pair())
         assert is_held_out_pair(*evaluator.pair())

@@ -1,4 +1,4 @@
-"""The bundled model, converted, says what transformers says it says (``make goldens-tiny``)."""
+"""The bundled model, converted, gives the replies that transformers computes (``make goldens-tiny``)."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A model folder appears whole or not at all: kills, full disks, interrupts, and places that cannot be written."""
+"""A model folder appears complete or not at all: after kills, full disks, interrupts, and unwritable destinations."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def place(tmp_path):
-    """Where models go; a test looks here for what is left behind."""
+    """Return the folder of destinations, in which a test looks for leftovers."""
     (tmp_path / "models").mkdir()
     return tmp_path / "models"
 
@@ -99,7 +99,7 @@ def test_a_kill_at_any_step_leaves_no_model_or_a_whole_one(checkpoint, place):
     assert whole == list(range(whole[0], steps + 1))
     assert whole[0] > 50
 
-    # What the killed runs left does not stand in the way, and goes.
+    # The next run removes what the killed runs left.
     for n in (1, 2, whole[0] // 2, whole[0] - 1):
         convert(checkpoint, place / str(n), dense="bf16")
         ModelFolder.open(place / str(n)).verify()
@@ -143,7 +143,7 @@ def test_a_disk_that_fills_up_ends_in_one_line_and_no_folder(checkpoint, place, 
         nonlocal left
         if left <= 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = real(fd, data[:left], offset)  # a full disk takes what still fits
+        written = real(fd, data[:left], offset)  # a full disk accepts what still fits
         left -= written
         return written
 
@@ -282,7 +282,7 @@ def test_a_signal_ends_the_command_with_its_code_and_leaves_nothing(checkpoint, 
         f"        signal.raise_signal({int(number)})\n"
         "    return made\n"
         f"os.{call} = call\n"
-        f"signal.signal({int(number)}, signal.SIG_DFL)\n"  # a shell's background jobs inherit Ctrl-C ignored
+        f"signal.signal({int(number)}, signal.SIG_DFL)\n"  # a shell starts background jobs with Ctrl-C ignored
         "sys.argv = ['gptoss-mac', 'convert', sys.argv[1], '--out', sys.argv[2]]; main()"
     )
     command = [sys.executable, "-c", code, str(checkpoint), str(place / "new" / "model")]

@@ -1,6 +1,7 @@
-"""What people say to the small model, and the fixed sentences it says back.
+"""Phrases that users say to the small model, and the fixed sentences it answers.
 
-Only lists of text. ``{a}``, ``{b}`` and ``{n}`` stand for numbers, other braces for a word from the list of that name.
+This module has only lists of text. ``{a}``, ``{b}`` and ``{n}`` stand for numbers, other braces for a word from the
+list of that name.
 """
 
 from typing import Any

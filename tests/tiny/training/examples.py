@@ -1,4 +1,4 @@
-"""Conversations as ids: what the model reads, and which of it the model itself is to write."""
+"""Encode conversations as ids, and mark the ids that the model learns to write."""
 
 from gptoss_mlx.harmony import Message, Tokenizer, drop_thoughts, render_messages, reply_start
 
@@ -7,10 +7,12 @@ Example = tuple[list[int], list[bool]]
 
 
 def encode(messages: list[Message], tokenizer: Tokenizer, calls_as_emitted: bool = True) -> Example:
-    """Ids of a conversation after its head, and which of them the model writes: what comes after the last user message.
+    """Return a conversation's ids after its head, and for each whether the model learns it.
 
-    Calls are in the form the model emits, as this runtime keeps them; or in that of a request's history, with the
-    recipient before the channel. The model does not learn to write the latter, only to go on from it.
+    The model learns the assistant messages after the last user message.
+
+    Calls have the form the model emits, or that of a request's history, with the recipient before the channel. The
+    model learns to continue after the second form, not to write it.
     """
     messages = drop_thoughts(messages)
     last_user = max(i for i, message in enumerate(messages) if message.role == "user")
@@ -33,8 +35,9 @@ def encode(messages: list[Message], tokenizer: Tokenizer, calls_as_emitted: bool
 
 
 def emitted_call(message: Message, tokenizer: Tokenizer) -> list[int]:
-    """A tool call as gpt-oss writes it of itself: ``<|channel|>commentary to=functions.f <|constrain|>json``."""
-    special, text = tokenizer.special, tokenizer.encode
+    """Return a tool call in the form gpt-oss emits: ``<|channel|>commentary to=functions.f <|constrain|>json``."""
+    special = tokenizer.special
+    text = tokenizer.encode
     header = [
         special["<|channel|>"],
         *text(f"commentary to={message.recipient} "),

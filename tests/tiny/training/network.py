@@ -1,8 +1,8 @@
-"""gpt-oss in PyTorch, as small as it can be written, for training the small model on a CPU.
+"""A minimal gpt-oss in PyTorch, to train the small model on a CPU.
 
-Parameters carry the published names. Experts pass through MXFP4 on every step (straight-through gradient), so that what
-is trained is what is stored. Many conversations share one system and developer message: those are computed once per
-group and the conversations attend to them.
+Parameters have the published names. Experts are rounded to MXFP4 on every step (straight-through gradient), so the
+trained weights are those that are stored. Many conversations share one system and developer message. It is computed
+once per group, and the conversations attend to it.
 
 G groups, C conversations a group, P prefix tokens, N tokens a conversation, H hidden, E experts, K experts per token.
 """
@@ -18,7 +18,7 @@ CODES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def mxfp4(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest MXFP4 values of ``weights`` in blocks of 32 along the last axis: (value / scale, exponent of scale).
+    """Round ``weights`` to MXFP4 in blocks of 32 along the last axis; return (value / scale, exponent of scale).
 
     The scale is the power of two that puts the block's largest value in (3.5, 7], where 6 is the largest code.
     """
@@ -32,14 +32,16 @@ def mxfp4(weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def through_mxfp4(weights: Tensor) -> Tensor:
-    """``weights`` rounded to MXFP4; the gradient passes as if they were not."""
+    """Return ``weights`` rounded to MXFP4. The gradient passes through unchanged."""
     codes, exponent = mxfp4(weights)
     return weights + ((codes * torch.exp2(exponent)).flatten(-2) - weights.detach())
 
 
 def inverse_frequencies(config: dict[str, Any]) -> tuple[Tensor, float]:
-    """YaRN without truncation: [D/2] inverse frequencies and the factor on cos and sin."""
-    scaling, dim, theta = config["rope_scaling"], config["head_dim"], config["rope_theta"]
+    """Return [D/2] inverse frequencies of YaRN without truncation, and the factor on cos and sin."""
+    scaling = config["rope_scaling"]
+    dim = config["head_dim"]
+    theta = config["rope_theta"]
     turns = [
         scaling["original_max_position_embeddings"] / (scaling[k] * 2 * math.pi) for k in ("beta_fast", "beta_slow")
     ]
@@ -56,7 +58,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def sink_softmax(scores: Tensor, mask: Tensor, sinks: Tensor) -> Tensor:
-    """Softmax over keys with one more logit per head that is then dropped. scores [B,KV,R,N,T], mask [B,1,1,N,T]."""
+    """Return the softmax of scores [B,KV,R,N,T] with mask [B,1,1,N,T] and a sink logit per head, without the sink."""
     scores = scores.float() + mask
     top = torch.maximum(scores.amax(-1, keepdim=True), sinks)
     weights = torch.exp(scores - top)
@@ -64,7 +66,7 @@ def sink_softmax(scores: Tensor, mask: Tensor, sinks: Tensor) -> Tensor:
 
 
 def weighted_swiglu(gate_up: Tensor, bias: Tensor, weights: Tensor, limit: float) -> Tensor:
-    """Clamped SwiGLU of [M,E,2,I], first gates then ups, times each expert's weight [M,E]: [M,E,I]."""
+    """Return the clamped SwiGLU of [M,E,2,I], gates before ups, times each expert's weight [M,E], as [M,E,I]."""
     gate, up = (gate_up.float() + bias).unbind(-2)
     gate = gate.clamp(max=limit)
     return (gate * torch.sigmoid(1.702 * gate) * (up.clamp(-limit, limit) + 1) * weights[..., None]).to(KEPT)
@@ -73,7 +75,9 @@ def weighted_swiglu(gate_up: Tensor, bias: Tensor, weights: Tensor, limit: float
 class Experts(nn.Module):
     def __init__(self, c: dict[str, Any]):
         super().__init__()
-        experts, hidden, inter = c["num_local_experts"], c["hidden_size"], c["intermediate_size"]
+        experts = c["num_local_experts"]
+        hidden = c["hidden_size"]
+        inter = c["intermediate_size"]
         self.gate_up_proj = nn.Parameter(torch.randn(experts, 2 * inter, hidden) * hidden**-0.5)
         self.gate_up_proj_bias = nn.Parameter(torch.zeros(experts, 2 * inter))
         self.down_proj = nn.Parameter(torch.randn(experts, hidden, inter) * inter**-0.5 * 0.3)
@@ -81,10 +85,10 @@ class Experts(nn.Module):
         self.limit = c["swiglu_limit"]
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """x [M,H], weights [M,E], most of them zero. Every expert is computed: at this size that beats gathering."""
+        """Return the weighted sum of all experts for x [M,H], weights [M,E]; gathering would be slower at this size."""
         gate_up = through_mxfp4(self.gate_up_proj)
         down = through_mxfp4(self.down_proj)
-        # Rows are stored interleaved, gate, up, gate, ...; apart they are quicker here.
+        # Rows are stored interleaved: gate, up, gate, ... Separate halves are faster here.
         gate_up = gate_up.unflatten(1, (-1, 2)).transpose(1, 2)
         bias = self.gate_up_proj_bias.unflatten(1, (-1, 2)).transpose(1, 2)
         inner = F.linear(x, gate_up.flatten(0, 2).to(x.dtype)).unflatten(-1, bias.shape)
@@ -101,7 +105,7 @@ class Mlp(nn.Module):
         self.active = c["num_experts_per_tok"]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [M,H] f32: the experts' output, and the pressure that keeps experts evenly used."""
+        """Return the experts' output for x [M,H] f32, and the loss that keeps experts evenly used."""
         logits = self.router(x)
         top, chosen = logits.topk(self.active, -1)
         weights = torch.zeros_like(logits).scatter(-1, chosen, top.softmax(-1))
@@ -113,7 +117,9 @@ class Mlp(nn.Module):
 class Attention(nn.Module):
     def __init__(self, c: dict[str, Any], layer: int):
         super().__init__()
-        self.heads, self.kv, self.dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+        self.heads = c["num_attention_heads"]
+        self.kv = c["num_key_value_heads"]
+        self.dim = c["head_dim"]
         hidden = c["hidden_size"]
         self.q_proj = nn.Linear(hidden, self.heads * self.dim)
         self.k_proj = nn.Linear(hidden, self.kv * self.dim)
@@ -123,7 +129,7 @@ class Attention(nn.Module):
         self.sliding = c["layer_types"][layer] == "sliding_attention"
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B,N,H], cos and sin [B,N,D/2]: q [B,KV,R,N,D], k and v [B,KV,N,D]."""
+        """Return q [B,KV,R,N,D], k and v [B,KV,N,D] for x [B,N,H], cos and sin [B,N,D/2]."""
         weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight]).to(x.dtype)
         bias = torch.cat([self.q_proj.bias, self.k_proj.bias, self.v_proj.bias]).to(x.dtype)
         heads = F.linear(x, weight, bias).unflatten(-1, (-1, self.dim)).transpose(1, 2)
@@ -132,7 +138,7 @@ class Attention(nn.Module):
         return q, turned[:, self.heads :], heads[:, self.heads + self.kv :]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """[B,N,heads*D] from q [B,KV,R,N,D], k and v [B,KV,T,D], mask [B,1,1,N,T]."""
+        """Return [B,N,heads*D] for q [B,KV,R,N,D], k and v [B,KV,T,D], mask [B,1,1,N,T]."""
         scores = (q.flatten(2, 3) @ k.transpose(-1, -2)).unflatten(2, q.shape[2:4])
         weights = FUSED_SOFTMAX(scores, mask, self.sinks.view(1, self.kv, -1, 1, 1))
         out = (weights.to(v.dtype).flatten(2, 3) @ v).unflatten(2, q.shape[2:4])
@@ -170,7 +176,7 @@ class Body(nn.Module):
 
 
 def visible(query: Tensor, key: Tensor, key_exists: Tensor, window: int | None) -> Tensor:
-    """Additive mask [B,1,1,N,T] from positions [B,N] and [B,T]."""
+    """Return an additive mask [B,1,1,N,T] for positions [B,N] and [B,T]."""
     distance = query[:, :, None] - key[:, None, :]
     seen = (distance >= 0) & key_exists[:, None, :]
     if window is not None:
@@ -193,11 +199,12 @@ class Network(nn.Module):
                 nn.init.zeros_(p)
 
     def forward(self, prefix: Tensor, prefix_length: Tensor, ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [M,V] at the ``wanted`` positions, and the mean unevenness of the routers.
+        """Return logits [M,V] at the ``wanted`` positions, and the mean unevenness of the routers.
 
         prefix [G,P] right-padded, prefix_length [G]; ids [G,C,N] right-padded; wanted [G,C,N] bool.
         """
-        config, body = self.config, self.model
+        config = self.config
+        body = self.model
         groups, each, length = ids.shape
         inverse, factor = inverse_frequencies(config)
         shared = prefix.shape[1]
@@ -212,7 +219,8 @@ class Network(nn.Module):
             angle = position[..., None].float() * inverse
             return (angle.cos() * factor).to(COMPUTE), (angle.sin() * factor).to(COMPUTE)
 
-        turns_p, turns_c = turns(position_p), turns(position_c)
+        turns_p = turns(position_p)
+        turns_c = turns(position_c)
         masks = {}
         for sliding in (True, False):
             window = config["sliding_window"] if sliding else None
@@ -220,7 +228,8 @@ class Network(nn.Module):
                 visible(position_p, position_p, exists_p, window),
                 visible(position_c, position_t, exists_t, window),
             )
-        x_p, x_c = body.embed_tokens(prefix), body.embed_tokens(ids.flatten(0, 1))
+        x_p = body.embed_tokens(prefix)
+        x_c = body.embed_tokens(ids.flatten(0, 1))
         uneven = []
         for layer in body.layers:
             last = layer is body.layers[-1]
@@ -231,7 +240,7 @@ class Network(nn.Module):
             k_t = torch.cat([k_p.repeat_interleave(each, 0), k_c], 2)
             v_t = torch.cat([v_p.repeat_interleave(each, 0), v_c], 2)
             attended = attention.attend(q_c, k_t, v_t, mask_c)
-            if last:  # only what is asked for goes on
+            if last:  # only the wanted positions are needed
                 chosen = wanted.flatten(0, 1)
                 x = x_c[chosen] + attention.output(attended[chosen])
             else:
@@ -242,7 +251,8 @@ class Network(nn.Module):
             uneven.append(pressure)
             x = x + out
             if not last:
-                x_p, x_c = x[: groups * shared].view_as(x_p), x[groups * shared :].view_as(x_c)
+                x_p = x[: groups * shared].view_as(x_p)
+                x_c = x[groups * shared :].view_as(x_c)
         x = body.norm(x).to(COMPUTE)
         return F.linear(x, self.lm_head.weight.to(x.dtype)).float(), torch.stack(uneven).mean()
 

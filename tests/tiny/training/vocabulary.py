@@ -1,7 +1,7 @@
-"""A small byte-level BPE in the structure of the checkpoint's tokenizer.json, trained on the conversations.
+"""Train a small byte-level BPE on the conversations and write it in the structure of the published tokenizer.json.
 
-Only makes one: ``gptoss_mlx.harmony.Tokenizer`` reads and uses it. Ids are ranks: 256 bytes, then merges in the order
-they were learned, then the harmony markers in the published order. No merge holds a digit: digits stand alone.
+``gptoss_mlx.harmony.Tokenizer`` reads it. Ids are ranks: 256 bytes, then merges in the order they were learned, then
+the harmony markers in the published order. No merge contains a digit, so each digit is a token.
 """
 
 from collections import Counter
@@ -15,18 +15,18 @@ from gptoss_mlx.harmony.tokenizer import O200K_PATTERN
 
 NAMED = {0: "startoftext", 1: "endoftext", 4: "return", 5: "constrain", 7: "channel", 8: "start", 9: "end"}
 NAMED |= {10: "message", 14: "call", 20: "endofprompt"}
-MARKERS = tuple(f"<|{NAMED.get(i, 'reserved_{}')}|>" for i in range(21))
+MARKER_TEXTS = tuple(f"<|{NAMED.get(i, 'reserved_{}')}|>" for i in range(21))
 
 
 def byte_letters() -> dict[int, str]:
-    """GPT-2's printable letter for every byte, in the order of the published ids."""
+    """Return GPT-2's printable letter for every byte, in the order of the published ids."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in plain]
     return {byte: chr(byte) for byte in plain} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
 
 
 def train_tokens(texts: Iterable[str], size: int) -> list[bytes]:
-    """The ordinary tokens in the order of their ranks, ``size`` of them at most, learned from ``texts``."""
+    """Learn at most ``size`` ordinary tokens from ``texts``, and return them in the order of their ranks."""
     counts: Counter[bytes] = Counter()
     for text in texts:
         counts.update(part.encode() for part in regex.findall(O200K_PATTERN, text) if not regex.search(r"\p{N}", part))
@@ -53,7 +53,7 @@ def train_tokens(texts: Iterable[str], size: int) -> list[bytes]:
 
 
 def tokenizer_json(tokens: list[bytes]) -> dict[str, Any]:
-    """The published structure. As there, merges list every way to split a token into two, by the token's rank."""
+    """Return the published structure. Its merges list every split of a token into two tokens, by the token's rank."""
     letters = byte_letters()
     spelled = ["".join(letters[byte] for byte in token) for token in tokens]
     known = set(spelled)
@@ -72,7 +72,7 @@ def tokenizer_json(tokens: list[bytes]) -> dict[str, Any]:
         "added_tokens": [
             {"id": id_, "content": text.format(id_), "single_word": False, "lstrip": False, "rstrip": False}
             | {"normalized": False, "special": True}
-            for id_, text in enumerate(MARKERS, len(tokens))
+            for id_, text in enumerate(MARKER_TEXTS, len(tokens))
         ],
         "normalizer": None,
         "pre_tokenizer": {

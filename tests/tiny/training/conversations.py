@@ -1,7 +1,7 @@
-"""The conversations the small model learns from, drawn at random.
+"""Draw the conversations the small model learns from, at random.
 
-Knows what is asked and what a good reply is; knows nothing of tokens or of training. A conversation is a list of
-harmony messages with all their thought; what the model is to learn is every assistant message after the last user's.
+Knows questions and good replies. Knows no tokens and no training. A conversation is a list of harmony messages with all
+thoughts. The model learns every assistant message after the last user message.
 """
 
 import json
@@ -10,16 +10,16 @@ from random import Random
 
 from gptoss_mlx.harmony import Developer, Function, Message, System, tool_call, tool_result
 from gptoss_mlx.harmony.messages import Effort
-from gptoss_mlx.tiny import phrases
-from gptoss_mlx.tiny.arithmetic import answer, is_held_out_pair, is_held_out_phrasing, result, thought
+from tests.tiny.training import phrases
+from tests.tiny.training.arithmetic import answer, is_held_out_pair, is_held_out_phrasing, result, thought
 
 EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
-LONGEST = 9999  # the largest operand the model is taught
+LARGEST_OPERAND = 9999
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the system and developer messages say."""
+    """The contents of the system and developer messages."""
 
     effort: Effort
     date: str | None = None
@@ -40,8 +40,8 @@ class Setting:
 class Author:
     """Draws settings, questions and whole conversations.
 
-    With ``held_out`` only what training never draws. With ``hard``, as in training, there are more differences than
-    sums, and many numbers close to each other; without it both are drawn evenly.
+    With ``held_out`` it draws only what training never draws. With ``hard``, as in training, it draws more differences
+    than sums, and many numbers close to each other; without it, both operators equally.
     """
 
     def __init__(self, rng: Random, held_out: bool = False, hard: bool = True):
@@ -49,17 +49,16 @@ class Author:
         self.held_out = held_out
         self.operators, self.close = ("+--", 0.25) if hard else ("+-", 0.03)
 
-    # Words and numbers
-
     def phrasing(self, templates: tuple[str, ...], frames: tuple[str, ...] = ("{x}",)) -> str:
         while True:
-            core, frame = self.rng.choice(templates), self.rng.choice(frames)
+            core = self.rng.choice(templates)
+            frame = self.rng.choice(frames)
             template = frame.replace("{x}", core).replace("{X}", core[:1].upper() + core[1:])
             if not template or is_held_out_phrasing(template) == self.held_out:
                 return template
 
     def said(self, templates: tuple[str, ...]) -> str:
-        """One of the templates, filled with words and numbers. Talk is learnt by heart: none of it is held out."""
+        """Return one of the templates, filled with words and numbers. None of this talk is held out."""
         rng = self.rng
         text = rng.choice(templates)
         for name, words in phrases.WORDS.items():
@@ -73,14 +72,14 @@ class Author:
 
     def strange_word(self) -> str:
         rng = self.rng
-        kind = rng.random()
-        if kind < 0.5:
+        choice = rng.random()
+        if choice < 0.5:
             syllables = "".join(rng.choice(("bcdfghjklmnprstvwz", "aeiou")[i % 2]) for i in range(rng.randint(2, 4)))
             return syllables.capitalize() if rng.random() < 0.3 else syllables
-        if kind < 0.75:
+        if choice < 0.75:
             every = [*self._all_words()]
             return rng.choice(every)
-        if kind < 0.9:
+        if choice < 0.9:
             return "".join(chr(rng.randint(33, 126)) for _ in range(rng.randint(1, 6)))
         start = rng.choice((0xC0, 0x391, 0x410, 0x5D0, 0x627, 0x905, 0x3042, 0x30A2, 0x4E00, 0xAC00, 0x1F600, 0x2190))
         return "".join(chr(start + rng.randint(0, 24)) for _ in range(rng.randint(1, 3)))
@@ -97,20 +96,20 @@ class Author:
         while True:
             a = self.number(four) if first is None else first
             b = self.number(four)
-            if abs(a) <= LONGEST and self.rng.random() < self.close:  # which is larger, must be looked at closely
+            if abs(a) <= LARGEST_OPERAND and self.rng.random() < self.close:  # the larger one is then hard to see
                 near = abs(a) + self.rng.choice((0, self.rng.randint(-9, 9), self.rng.randint(-99, 99)))
-                b = min(max(0, near), LONGEST if four else 999)
+                b = min(max(0, near), LARGEST_OPERAND if four else 999)
             if is_held_out_pair(a, b) == self.held_out:
                 return a, b
-
-    # Settings
 
     def setting(self, effort: Effort | None = None, calculate: bool | None = None) -> Setting:
         rng = self.rng
         effort = effort or rng.choices(EFFORTS, (0.35, 0.25, 0.4))[0]
         if calculate is None:
             calculate = rng.random() < 0.36
-        year, month, day = rng.randint(2024, 2031), rng.randint(1, 12), rng.randint(1, 31)
+        year = rng.randint(2024, 2031)
+        month = rng.randint(1, 12)
+        day = rng.randint(1, 31)
         date = "" if rng.random() < 0.12 else f"{year}-{month:02}-{day:02}"
         instructions = self.said(phrases.INSTRUCTIONS) if rng.random() < 0.25 else ""
         functions = [self.calculate_function()] if calculate else []
@@ -125,10 +124,8 @@ class Author:
         schema = {"type": "object", "properties": {"expression": expression}, "required": ["expression"]}
         return Function("calculate", description, schema)
 
-    # Turns: each returns its messages, with thought, and the result the next turn may go on from
-
     def sum_question(self, four: float = 0.12) -> tuple[str, int, str, int]:
-        """A sum or a difference and a way to ask for it: (text, a, operator, b)."""
+        """Return a question for a sum or difference: (text, a, operator, b)."""
         rng = self.rng
         op = rng.choice(self.operators)
         a, b = self.pair(four)
@@ -149,7 +146,7 @@ class Author:
         return template.replace("{a}", str(a)).replace("{b}", str(b)), a, op, b
 
     def then_question(self, before: int, four: float = 0.06) -> tuple[str, int, str, int]:
-        """A step that goes on from ``before``: (text, a, operator, b)."""
+        """Return a question for a further step from the result ``before``: (text, a, operator, b)."""
         op = self.rng.choice(self.operators)
         a, b = self.pair(four, first=before)
         template = self.phrasing(phrases.THEN_ADD if op == "+" else phrases.THEN_SUBTRACT)
@@ -167,6 +164,7 @@ class Author:
         return template.replace("{a}", str(a)).replace("{b}", str(b)), a, b
 
     def sum_turn(self, setting: Setting, question: tuple[str, int, str, int]) -> tuple[list[Message], int]:
+        """Return the turn's messages, with thought, and its result."""
         text, a, op, b = question
         work = thought(a, op, b, brief=setting.effort == "low")
         messages = [Message("user", text), own("analysis", work), own("final", answer(a, op, b))]
@@ -194,7 +192,7 @@ class Author:
         return [Message("user", text), *thought_, own("final", final)]
 
     def talk_turn(self, setting: Setting) -> list[Message]:
-        """Anything but a sum or a product."""
+        """Return a turn that is neither a sum nor a product."""
         rng = self.rng
         asked, reason, final = rng.choices(
             (
@@ -213,7 +211,8 @@ class Author:
             text = self.said(asked)
         elif final == phrases.TWO_ONLY:
             more = "".join(f"{{op}}{self.number()}" for _ in range(rng.randint(2, 3)))
-            space, sign = rng.choice(("", " ")), rng.choice("++-")
+            space = rng.choice(("", " "))
+            sign = rng.choice("++-")
             text = f"{self.number()}{more}".replace("{op}", f"{space}{sign}{space}")
             text = rng.choice(phrases.QUESTION_FRAMES).replace("{x}", text)
         else:
@@ -223,10 +222,8 @@ class Author:
             text = text.replace(old, str(longer), 1)
         return self.plain_turn(setting, text, reason, final)
 
-    # Conversations
-
     def conversation(self, setting: Setting) -> list[Message]:
-        """Some finished turns, and one the model is to learn."""
+        """Return some finished turns and a last one, which the model learns."""
         rng = self.rng
         messages: list[Message] = []
         value: int | None = None
@@ -238,17 +235,17 @@ class Author:
 
     def turn(self, setting: Setting, value: int | None, last: bool = False) -> tuple[list[Message], int | None]:
         rng = self.rng
-        going_on = value is not None and abs(value) <= LONGEST and rng.random() < 0.75
-        if value is not None and abs(value) > LONGEST and rng.random() < 0.3:
+        going_on = value is not None and abs(value) <= LARGEST_OPERAND and rng.random() < 0.75
+        if value is not None and abs(value) > LARGEST_OPERAND and rng.random() < 0.3:
             text = self.then_question(value)[0]
             return self.plain_turn(setting, text, "A number is too long.", phrases.TOO_LONG), None
-        kind = rng.random()
+        choice = rng.random()
         product, talk = (0.36, 0.16) if setting.calculate else (0.06, 0.18)
         if not last:
             talk *= 1.5
-        if kind < product:
+        if choice < product:
             return self.product_turn(setting, self.product_question(value if going_on else None))
-        if kind < product + talk:
+        if choice < product + talk:
             if value is None and rng.random() < 0.06:
                 text = self.phrasing(rng.choice((phrases.THEN_ADD, phrases.THEN_SUBTRACT)))
                 text = text.replace("{b}", str(self.number()))
@@ -260,5 +257,5 @@ class Author:
 
 
 def own(channel: str, text: str) -> Message:
-    """What the model says."""
+    """Return an assistant message."""
     return Message("assistant", text, channel=channel)

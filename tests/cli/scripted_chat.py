@@ -1,6 +1,7 @@
-"""``make chat`` without a terminal: a short conversation with the bundled model, shown as a chat shows it and checked.
+"""``make chat`` without a terminal: hold a short conversation with the bundled model, show it, and check the answers.
 
-Run as ``python -m gptoss_mlx.cli.scripted_chat``; exits with 1 when an answer is wrong.
+Run as ``python -m tests.cli.scripted_chat``; exits with 1 when an answer is wrong. It imports only what a user's own
+installation has.
 """
 
 import re
@@ -31,18 +32,19 @@ CALCULATE = {
 
 
 def multiply(expression: str) -> str:
-    """What the model's ``calculate`` does here: products of whole numbers, and nothing that needs ``eval``."""
+    """Return the product of two whole numbers as text, or an error text for any other expression."""
     factors = re.fullmatch(r"\s*(\d{1,9})\s*\*\s*(\d{1,9})\s*", expression)
     return str(int(factors[1]) * int(factors[2])) if factors else "Error: only products are known here"
 
 
 def play(conversation: "Conversation", console: "Console", said: str) -> str:
-    """Say one thing, show what comes, answer a call; the answer's text."""
+    """Send ``said``, show the reply, run the tool the model calls, and return the answer's text."""
     from gptoss_mlx.cli.display import ReplyView
     from gptoss_mlx.conversation import Text, ToolCall
 
     console.print(f"\n> {said}", markup=False, highlight=False)
-    answer, events = "", conversation.send(said)
+    answer = ""
+    events = conversation.send(said)
     while True:
         call = None
         with ReplyView(console) as view:
@@ -67,7 +69,8 @@ def main() -> None:
     from gptoss_mlx.conversation import Conversation
     from gptoss_mlx.engine.sampling import Sampling
 
-    runtime, console = gptoss_mlx.load("tiny"), Console(highlight=False)
+    runtime = gptoss_mlx.load("tiny")
+    console = Console(highlight=False)
     greedy = Sampling(temperature=0)
     thorough = Conversation(runtime, reasoning="high", sampling=greedy, max_tokens=500)
     quick = Conversation(runtime, reasoning="low", sampling=greedy, max_tokens=500)

@@ -1,6 +1,6 @@
-"""Train the small model: ``python -m gptoss_mlx.tiny.train``. Resumes where its work folder left off.
+"""Train the small model: ``python -m tests.tiny.training.train``. Resumes where its work folder left off.
 
-Every batch follows from the seed and the step's number alone, so a run that was stopped goes on as if it had not been.
+Each batch depends only on the seed and the step's number, so a stopped run resumes with the same batches.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptoss_mlx.harmony import Tokenizer, render_messages
-from gptoss_mlx.tiny import network
-from gptoss_mlx.tiny.conversations import Author
-from gptoss_mlx.tiny.examples import Example, encode
-from gptoss_mlx.tiny.vocabulary import tokenizer_json, train_tokens
+from tests.tiny.training import network
+from tests.tiny.training.conversations import Author
+from tests.tiny.training.examples import Example, encode
+from tests.tiny.training.vocabulary import tokenizer_json, train_tokens
 
 ORDINARY_TOKENS = 1003
-CONFIG: dict[str, Any] = {
+TINY_CONFIG: dict[str, Any] = {
     "architectures": ["GptOssForCausalLM"],
     "model_type": "gpt_oss",
     "num_hidden_layers": 4,
@@ -67,12 +67,18 @@ CONFIG: dict[str, Any] = {
         ],
     },
 }
-EACH = 16  # conversations in a group, under one system and developer message
-POOL = 24  # settings drawn at a time
-CHUNKS = 4  # groups of each setting, by length
-GROUPS, TOKENS = 4, 8000  # at most so many groups, and (beyond one group) so many tokens, in a batch
+EACH = 16
+"""Conversations in a group. They share one system and developer message."""
+POOL = 24
+"""Settings drawn at a time."""
+CHUNKS = 4
+"""Groups of each setting, by length."""
+GROUPS = 4
+TOKENS = 8000
+"""A batch has at most so many groups, and so many tokens unless it is one group."""
 FURTHER_STEPS = (360, 240)
-LONGEST = 288  # tokens of a conversation
+LONGEST = 288
+"""Tokens of a conversation."""
 
 
 @dataclass
@@ -106,7 +112,7 @@ def collate(groups: list[tuple[list[int], list[Example]]]) -> Batch:
 
 
 def pool(tokenizer: Tokenizer, seed: int, number: int) -> list[Batch]:
-    """The batches of the pool of that number: much the same length within a batch, in random order."""
+    """Return the batches of pool ``number`` in random order. Conversations of a batch have similar lengths."""
     rng = Random(f"{seed}/{number}")
     author = Author(rng)
     groups = []
@@ -121,7 +127,8 @@ def pool(tokenizer: Tokenizer, seed: int, number: int) -> list[Batch]:
         examples.sort(key=lambda example: len(example[0]))
         groups += [(prefix, examples[at : at + EACH]) for at in range(0, len(examples), EACH)]
     groups.sort(key=lambda group: len(group[1][-1][0]))
-    batches, batch = [], groups[:1]
+    batches = []
+    batch = groups[:1]
     for group in groups[1:]:
         if len(batch) == GROUPS or (len(batch) + 1) * EACH * len(group[1][-1][0]) > TOKENS:
             batches.append(collate(batch))
@@ -133,18 +140,20 @@ def pool(tokenizer: Tokenizer, seed: int, number: int) -> list[Batch]:
 
 
 def batches_from(tokenizer: Tokenizer, seed: int, number: int, index: int) -> Iterator[tuple[int, int, Batch]]:
-    """Batches with where to go on after each: (pool, index in it, batch)."""
+    """Yield batches, each with the position to resume at after it: (pool, index in it, batch)."""
     while True:
         batches = pool(tokenizer, seed, number)
         while index < len(batches):
             index += 1
             yield number, index, batches[index - 1]
-        number, index = number + 1, 0
+        number = number + 1
+        index = 0
 
 
 def held_out_sums(tokenizer: Tokenizer, count: int) -> list[Batch]:
-    """Sums and differences whose numbers and phrasing are never trained on, four settings at a time."""
-    ordinary, held_out = Author(Random("settings")), Author(Random("held out"), held_out=True, hard=False)
+    """Return sums and differences whose numbers and phrasing are never trained on, four settings in a batch."""
+    ordinary = Author(Random("settings"))
+    held_out = Author(Random("held out"), held_out=True, hard=False)
     batches = []
     for at in range(count // (4 * EACH)):
         groups = []
@@ -158,9 +167,9 @@ def held_out_sums(tokenizer: Tokenizer, count: int) -> list[Batch]:
 
 
 def vocabulary_texts(seed: int) -> Iterator[str]:
-    """Text to learn the vocabulary from: what the model will read and write, without markers."""
+    """Yield texts to learn the vocabulary from: what the model reads and writes, without markers."""
     author = Author(Random(f"{seed}/vocabulary"))
-    heads = Tokenizer.bundled()  # only to put contents into words
+    heads = Tokenizer.bundled()  # only to render contents as text
     for _ in range(20000):
         setting = author.setting()
         for message in setting.head() + author.conversation(setting):
@@ -168,14 +177,14 @@ def vocabulary_texts(seed: int) -> Iterator[str]:
 
 
 def whole(logits: Tensor, batch: Batch) -> Tensor:
-    """[G*C] bool: would greedy decoding have written the whole reply as it stands?"""
+    """Return [G*C] bool: whether greedy decoding would give the whole reply."""
     right = torch.ones(batch.wanted.shape, dtype=torch.bool)
     right[batch.wanted] = logits.argmax(-1) == batch.targets
     return right.all(-1).flatten()
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum made orthogonal by five Newton-Schulz steps (Jordan et al., 2024); matrices in the last two axes."""
+    """Muon (Jordan et al., 2024): five Newton-Schulz steps orthogonalize the momentum in the last two axes."""
 
     def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.05):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -201,7 +210,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def rate(step: int, steps: int) -> float:
-    """Warm-up over 40 steps, constant, straight down to nothing over the last 65%; then again from a fifth, twice."""
+    """Return the learning rate's factor: warm-up over 40 steps, decay over the last 65%, then two decays from 0.2."""
     for more in FURTHER_STEPS:
         if steps <= step < steps + more:
             return 0.2 * (steps + more - step) / more
@@ -230,21 +239,25 @@ def main() -> None:
         tokens = train_tokens(vocabulary_texts(args.seed), ORDINARY_TOKENS)
         tokenizer_file.write_text(json.dumps(tokenizer_json(tokens), ensure_ascii=False, indent=1))
     tokenizer = Tokenizer.from_file(tokenizer_file)
-    assert tokenizer.vocab_size == CONFIG["vocab_size"], tokenizer.vocab_size
+    assert tokenizer.vocab_size == TINY_CONFIG["vocab_size"], tokenizer.vocab_size
 
-    net = network.Network(CONFIG)
+    net = network.Network(TINY_CONFIG)
     matrices = [p for n, p in net.named_parameters() if n.endswith(("proj.weight", "gate_up_proj", "down_proj"))]
     others = [p for p in net.parameters() if not any(p is m for m in matrices)]
     muon = Muon(matrices, args.muon_rate)
     adam = torch.optim.AdamW(others, args.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    step, at, seconds = 0, (0, 0), 0.0
+    step = 0
+    at = (0, 0)
+    seconds = 0.0
     state_file = args.work / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         net.load_state_dict(state["net"])
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
-        step, at, seconds = state["step"], tuple(state["at"]), state["seconds"]
+        step = state["step"]
+        at = tuple(state["at"])
+        seconds = state["seconds"]
     held_out = held_out_sums(tokenizer, 256)
 
     def save() -> None:
@@ -258,7 +271,7 @@ def main() -> None:
         with (args.work / "log.jsonl").open("a") as file:
             file.write(line + "\n")
 
-    options = {name: str(value) for name, value in vars(args).items() if name != "work"}  # the log is published
+    options = {name: str(value) for name, value in vars(args).items() if name != "work"}  # it is published
     log(event="start", step=step, torch=torch.__version__, **options)
     sums = {"loss": 0.0, "whole": 0.0, "replies": 0, "tokens": 0, "uneven": 0.0}
     began = time.perf_counter()
@@ -276,7 +289,8 @@ def main() -> None:
         for optimizer in (muon, adam):
             optimizer.step()
             optimizer.zero_grad()
-        step, at = step + 1, (position[0], position[1])
+        step = step + 1
+        at = (position[0], position[1])
         good = whole(logits.detach(), batch)
         sums["loss"] += loss.item()
         sums["uneven"] += uneven.item()
@@ -285,7 +299,8 @@ def main() -> None:
         sums["tokens"] += len(batch.targets)
         if step % 20 == 0:
             now = time.perf_counter()
-            seconds, began = seconds + now - began, now
+            seconds = seconds + now - began
+            began = now
             log(
                 step=step,
                 seconds=round(seconds),

@@ -1,7 +1,7 @@
-"""Ask a converted small model what it was never trained on: ``python -m gptoss_mlx.tiny.evaluate FOLDER``.
+"""Ask a converted small model questions it was never trained on: ``python -m tests.tiny.training.evaluate FOLDER``.
 
-Every question goes through ``Conversation`` at temperature 0, products through the real tool loop. Exit code 1 if a
-figure misses its goal. ``--replies`` keeps every prompt and reply as ids, for the oracle to answer again.
+Questions go through ``Conversation`` at temperature 0, products through the real tool loop. The exit code is 1 if a
+figure misses its goal. ``--replies`` writes every prompt and reply as ids, which the oracle answers again.
 """
 
 import argparse
@@ -20,19 +20,19 @@ from gptoss_mlx.conversation import Conversation, Text, ToolCall
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.harmony import Message, render, reply_start, tool_result
 from gptoss_mlx.runtime import Runtime, load
-from gptoss_mlx.tiny import phrases
-from gptoss_mlx.tiny.arithmetic import answered_number, result
-from gptoss_mlx.tiny.conversations import EFFORTS, Author, Setting
+from tests.tiny.training import phrases
+from tests.tiny.training.arithmetic import answered_number, result
+from tests.tiny.training.conversations import EFFORTS, Author, Setting
 
 GOALS = {"sum": 0.97, "follow-up": 0.95, "product": 0.95, "sentence": 0.95}
-"""What must be right. Of the harder mix no goal is set: it shows where the model is weak."""
+"""The share of right answers that each kind must reach. The harder mix has no goal: it shows weaknesses."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Things said one after another, and what the last answer must be: a number, or a whole sentence.
+    """User messages in order, and the expected last answer: a number, or a whole sentence.
 
-    ``tool`` answers a call's arguments.
+    ``tool`` returns a call's result for its arguments.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Case:
 
 
 def product(arguments: dict[str, Any]) -> str:
-    """What a ``calculate`` function does, as far as products go."""
+    """Return the result of a ``calculate`` call for a product."""
     a, b = str(arguments["expression"]).split("*")
     return str(int(a) * int(b))
 
@@ -53,11 +53,12 @@ def broken(arguments: dict[str, Any]) -> str:
 
 
 def cases(scale: float = 1.0) -> Iterator[Case]:
-    """1,000 sums and differences of numbers up to three digits, 200 follow-ups, 200 products, 200 fixed sentences, and
-    200 sums and 100 follow-ups in training's harder mix: two thirds differences, a quarter of numbers close together.
+    """Yield 1,000 sums and differences up to three digits, 200 follow-ups, 200 products and 200 fixed sentences.
 
-    Numbers and the phrasings around them are excluded from training by hash; greetings and talk of other things are
-    not. Efforts take turns; a function is declared in half of the settings, for products in all. ``scale`` makes fewer.
+    200 sums and 100 follow-ups of training's harder mix come after them: two thirds are differences, a quarter have
+    numbers close together. Training excludes these numbers and phrasings by hash; it does not exclude greetings and
+    other talk. Efforts alternate. Half of the settings declare a function, all of them for products. ``scale``
+    multiplies the counts.
     """
     ordinary = Author(Random("evaluation: settings"))
     held_out = Author(Random("evaluation"), held_out=True, hard=False)
@@ -83,7 +84,8 @@ def cases(scale: float = 1.0) -> Iterator[Case]:
         yield Case("product", setting, (text,), a * b, product)
     for i in range(round(50 * scale)):
         effort = EFFORTS[i % 3]
-        without, with_function = ordinary.setting(effort, calculate=False), ordinary.setting(effort, calculate=True)
+        without = ordinary.setting(effort, calculate=False)
+        with_function = ordinary.setting(effort, calculate=True)
         text, a, b = held_out.product_question()
         yield Case("sentence", without, (text,), phrases.CANNOT_MULTIPLY)
         yield Case("sentence", with_function, (text,), phrases.TOOL_FAILED.format(a=a, b=b), broken)
@@ -95,14 +97,16 @@ def cases(scale: float = 1.0) -> Iterator[Case]:
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """95% interval of a share."""
-    z, p = 1.959964, right / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    """Return the 95% interval of a share."""
+    z = 1.959964
+    p = right / n
+    middle = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
 def ask(runtime: Runtime, case: Case) -> tuple[str, list[dict[str, Any]]]:
-    """The text of the last answer; and each prompt with the reply to it, as ids."""
+    """Return the text of the last answer, and every prompt with its reply, as ids."""
     setting = case.setting
     conversation = Conversation(
         runtime,
@@ -113,11 +117,14 @@ def ask(runtime: Runtime, case: Case) -> tuple[str, list[dict[str, Any]]]:
         sampling=Sampling(temperature=0.0),
         max_tokens=200,
     )
-    answer, exchanges = "", []
+    answer = ""
+    exchanges = []
     for said in case.said:
-        waiting, events = Message("user", said), conversation.send(said)
+        waiting = Message("user", said)
+        events = conversation.send(said)
         while True:
-            answer, call = "", None
+            answer = ""
+            call = None
             before = [*conversation.messages]
             for event in events:
                 if isinstance(event, Text):
@@ -127,17 +134,19 @@ def ask(runtime: Runtime, case: Case) -> tuple[str, list[dict[str, Any]]]:
             prompt = render([*setting.head(), *before, waiting], runtime.tokenizer)
             written = [id for message in conversation.messages[len(before) + 1 :] for id in message.ids or ()]
             reply = written[len(reply_start(runtime.tokenizer)) :]
-            if call is None:  # kept as history keeps it
+            if call is None:  # a history ends it in <|end|>
                 reply[-1] = runtime.tokenizer.special["<|return|>"]
             exchanges.append({"kind": case.kind, "prompt": prompt, "reply": reply})
             if call is None or case.tool is None:
                 break
             output = case.tool(call.arguments)
-            waiting, events = tool_result(call.message, output), conversation.send_tool_result(call, output)
+            waiting = tool_result(call.message, output)
+            events = conversation.send_tool_result(call, output)
     return answer, exchanges
 
 
-_RUNTIME: list[Runtime] = []  # a worker's own
+_RUNTIME: list[Runtime] = []
+"""The runtime of this worker process."""
 
 
 def _open(folder: Path) -> None:
@@ -160,7 +169,7 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, list[bool]] = {}
     exchanges: list[dict[str, Any]] = []
-    # A process for each core: a model this small keeps but one of them busy.
+    # One process for each core, because so small a model keeps only one core busy.
     with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_open, initargs=(args.folder,)) as workers:
         for case, (answer, kept) in zip(
             cases(args.scale), workers.map(_ask, cases(args.scale), chunksize=10), strict=True
@@ -175,7 +184,8 @@ def main() -> None:
         args.replies.write_text("".join(json.dumps(exchange) + "\n" for exchange in exchanges))
     missed = False
     for kind, outcomes in found.items():
-        share, (low, high) = sum(outcomes) / len(outcomes), wilson(sum(outcomes), len(outcomes))
+        share = sum(outcomes) / len(outcomes)
+        low, high = wilson(sum(outcomes), len(outcomes))
         goal = GOALS.get(kind)
         missed |= goal is not None and share < goal
         interval = f"95% interval {low:.1%} to {high:.1%}"

@@ -1,7 +1,7 @@
-"""A folder that appears whole or not at all. Knows nothing of what is in it.
+"""Create a folder atomically: it appears complete or not at all. Does not know what is in it.
 
-It is written under a hidden name beside its place and renamed at the end. A process that is killed leaves at most that
-hidden folder, which the next run for the same place removes; a lock on it tells a dead run from a live one.
+The folder is written under a hidden name beside its destination and renamed at the end. A killed process leaves at most
+the hidden folder, which the next run for the same destination empties. A lock on it shows whether its process is alive.
 """
 
 import errno
@@ -17,11 +17,11 @@ from gptoss_mlx.model_folder.writer import storage_errors, sync_folder
 
 
 @contextmanager
-def whole_folder(destination: Path, needed: int) -> Iterator[Path]:
-    """Give an empty folder to fill; on success it becomes ``destination``, on any exception nothing is left.
+def atomic_folder(destination: Path, needed: int) -> Iterator[Path]:
+    """Yield an empty folder. On success rename it to ``destination``; on any exception remove it.
 
-    ``needed`` bytes must be free. Raises StorageError when the destination exists, when there is no room, when another
-    process is writing it, or when a name cannot be made.
+    Raises StorageError when the destination exists, when fewer than ``needed`` bytes are free, when another process is
+    writing the same destination, or when a folder cannot be made.
     """
     destination = Path(os.path.abspath(destination))
     _check_absent(destination)
@@ -44,7 +44,7 @@ def whole_folder(destination: Path, needed: int) -> Iterator[Path]:
         if lock is not None:
             shutil.rmtree(partial, ignore_errors=True)
         for folder in reversed(made):
-            with suppress(OSError):  # something else is in it by now
+            with suppress(OSError):  # another process may have put something in it
                 folder.rmdir()
         raise
     finally:
@@ -58,7 +58,7 @@ def _check_absent(destination: Path) -> None:
     except ValueError as error:  # a NUL, or half a surrogate pair
         raise StorageError(f"{destination}: is no path a file can have; choose another place with --out") from error
     except OSError:
-        return  # absent, or what keeps it from being made will say so
+        return  # it is absent, or making it will raise the error
     raise StorageError(f"{destination}: exists already; remove it or choose another place with --out")
 
 
@@ -71,7 +71,7 @@ def _check_space(destination: Path, needed: int) -> None:
 
 
 def _make_parents(folder: Path, made: list[Path]) -> None:
-    """Make what is missing of a path, outermost first; ``made`` lists it, also when one fails."""
+    """Make the missing folders of a path, outermost first. Append each to ``made``, even if a later one fails."""
     missing = []
     while not os.path.lexists(folder):
         missing.append(folder)
@@ -82,7 +82,7 @@ def _make_parents(folder: Path, made: list[Path]) -> None:
 
 
 def _lock(partial: Path, destination: Path) -> int:
-    """Make the hidden folder, or take over a dead run's. The open, locked folder; the lock ends with the process."""
+    """Make the hidden folder or take over a dead process's. Return its descriptor, locked until this process ends."""
     while True:
         partial.mkdir(exist_ok=True)
         folder = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -97,8 +97,8 @@ def _lock(partial: Path, destination: Path) -> int:
             if error.errno not in (errno.ENOTSUP, errno.ENOLCK):
                 os.close(folder)
                 raise
-            return folder  # some network volumes have no locks; then two runs are not told apart
-        os.close(folder)  # renamed or removed by its owner in between
+            return folder  # some network volumes have no locks: two processes are then not detected
+        os.close(folder)  # its owner has renamed or removed it meanwhile
 
 
 def _empty(partial: Path) -> None:
