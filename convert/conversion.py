@@ -32,11 +32,11 @@ ByteProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class ConversionReport:
+class Report:
     """The result of a conversion. ``tokenizer`` is "checkpoint", "bundled" (the published models') or None."""
 
     destination: Path
-    source_layout: str
+    layout: str
     config: ModelConfig
     dense: str
     tokenizer: str | None
@@ -48,7 +48,7 @@ class ConversionReport:
 
 def convert(
     source: str | Path, destination: str | Path, *, dense: str = "q8", progress: ByteProgress | None = None
-) -> ConversionReport:
+) -> Report:
     """Convert a published checkpoint (Hugging Face or ``original/`` layout) into a new model folder.
 
     ``dense`` is "q8" (affine, groups of 64) or "bf16": how attention, embedding and head are stored. ``progress`` is
@@ -85,9 +85,9 @@ def convert(
         ModelFolder.open(folder)
         checkpoint.check_unchanged()
         written = sum(path.stat().st_size for path in folder.iterdir())
-    return ConversionReport(
+    return Report(
         destination=Path(destination),
-        source_layout=checkpoint.layout,
+        layout=checkpoint.layout,
         config=checkpoint.config,
         dense=dense,
         tokenizer=tokenizer_from,

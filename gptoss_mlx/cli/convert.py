@@ -11,7 +11,7 @@ import typer
 from gptoss_mlx.cli.terminal import between_calls
 
 if TYPE_CHECKING:
-    from convert import ConversionReport
+    from convert import Report
 
 
 class Dense(StrEnum):
@@ -46,7 +46,7 @@ def convert(
     _show(report, named=out is None)
 
 
-def _show(report: "ConversionReport", named: bool) -> None:
+def _show(report: "Report", named: bool) -> None:
     from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
@@ -60,7 +60,7 @@ def _show(report: "ConversionReport", named: bool) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("Model folder", Text(shown(str(report.destination))))
-    table.add_row("Source layout", report.source_layout)
+    table.add_row("Source layout", report.layout)
     table.add_row("Layers, experts", f"{config.num_hidden_layers}, {config.num_local_experts}")
     table.add_row("Experts", "MXFP4, bit for bit")
     table.add_row("Dense", report.dense)

@@ -47,7 +47,7 @@ def test_both_layouts_in_any_sharding_give_the_same_bytes(converted, tmp_path):
     for layout, shards in (("hf", 3), ("original", 1), ("original", 5)):
         source = write_checkpoint(tmp_path / f"{layout}{shards}", SIZES, layout, shards)
         report = convert(source, tmp_path / f"{layout}{shards}-out", dense=converted.dense)
-        assert report.source_layout == {"hf": "Hugging Face", "original": "original"}[layout]
+        assert report.layout == {"hf": "Hugging Face", "original": "original"}[layout]
         assert shard_bytes(report.destination) == expected, (layout, shards)
 
 
@@ -202,13 +202,13 @@ def test_original_is_found_inside_a_repository_and_uses_its_tokenizer(tmp_path, 
     write_checkpoint(tmp_path / "repo" / "original", SIZES, "original")
     shutil.copy(checkpoint / "tokenizer.json", tmp_path / "repo")
     report = convert(tmp_path / "repo", tmp_path / "out")
-    assert (report.source_layout, report.tokenizer) == ("original", "checkpoint")
+    assert (report.layout, report.tokenizer) == ("original", "checkpoint")
 
 
 def test_a_repository_with_both_layouts_is_read_as_hugging_face(tmp_path):
     write_checkpoint(tmp_path / "repo", SIZES)
     write_checkpoint(tmp_path / "repo" / "original", SIZES, "original")
-    assert convert(tmp_path / "repo", tmp_path / "out").source_layout == "Hugging Face"
+    assert convert(tmp_path / "repo", tmp_path / "out").layout == "Hugging Face"
 
 
 def test_the_hub_caches_links_are_followed(tmp_path, checkpoint):
