@@ -51,7 +51,8 @@ def encoding_of(start: bytes) -> Encoding:
 def _by_zero_bytes(start: bytes) -> str | None:
     """None where zero bytes are few, or follow no pattern: UTF-8 may hold some too."""
     places = [start[place::4].count(0) for place in range(4)]
-    long_units, short_units = len(start) // 4, len(start) // 2
+    long_units = len(start) // 4
+    short_units = len(start) // 2
     for name, empty, filled in (("utf-32-le", (2, 3), 0), ("utf-32-be", (0, 1), 3)):
         # Three of four: characters beyond the basic plane use one of the two.
         if (
@@ -60,7 +61,8 @@ def _by_zero_bytes(start: bytes) -> str | None:
             and places[filled] * 4 < long_units
         ):
             return name
-    even, odd = places[0] + places[2], places[1] + places[3]
+    even = places[0] + places[2]
+    odd = places[1] + places[3]
     for name, many, few in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
         # One of eight: letters of other scripts have no zero byte, the spaces and line ends between them do.
         if many >= 2 and many * 8 >= short_units and many >= 4 * few:
@@ -94,7 +96,8 @@ class Decoder:
         held = len(self._decoder.getstate()[0])
         begin = self._bytes - held
         self._bytes += len(data)
-        skipped, self._skip = data[: self._skip], max(0, self._skip - len(data))
+        skipped = data[: self._skip]
+        self._skip -= len(skipped)
         begin += len(skipped)
         try:
             text = self._decoder.decode(data[len(skipped) :], last)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gptoss_mlx.batch.companions import ERRORS, NOTE, beside, check, is_torn, read_note
+from gptoss_mlx.batch.companions import ERRORS, RUN_RECORD, beside, check_output, is_torn, read_run_record
 from gptoss_mlx.errors import StorageError, UsageError
 from gptoss_mlx.files import replaced_whole
 
@@ -37,7 +37,7 @@ class Answers:
         self.answered: set[str] = set()
         self.fixed = fixed
         self._synced = time.monotonic()
-        check(path)
+        check_output(path)
         with _storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
@@ -70,11 +70,11 @@ class Answers:
     def _resume(self, run: dict[str, Any]) -> None:
         """Take up what is there. Nothing in a file is touched before it is known to be one of ours."""
         run = {"version": VERSION} | run
-        note = beside(self.path, NOTE)
-        before = read_note(self.path)
+        record = beside(self.path, RUN_RECORD)
+        before = read_run_record(self.path)
         if before is None and os.fstat(self._file).st_size:
             raise StorageError(
-                f"{self.path}: exists, and {note.name} beside it, which would say what it answers, is missing; "
+                f"{self.path}: exists, and {record.name} beside it, which would say what it answers, is missing; "
                 "choose another --out, or move it away"
             )
         whole = self._read()
@@ -82,7 +82,7 @@ class Answers:
             _same(self.path, before["run"], run)
             self.fixed = before["fixed"]
         else:
-            with _storage_errors(note), replaced_whole(note) as partial:
+            with _storage_errors(record), replaced_whole(record) as partial:
                 described = {"out": self.path.name, "run": run, "fixed": self.fixed}
                 partial.write_text(json.dumps(described, indent=2) + "\n", encoding="ascii")
         with _storage_errors(self.path):
@@ -119,7 +119,7 @@ class Errors:
         self.path = beside(out, ERRORS)
         self.count = 0
         self._file: int | None = None
-        check(out)
+        check_output(out)
         with _storage_errors(self.path):
             self.path.unlink(missing_ok=True)
 

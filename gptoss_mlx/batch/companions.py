@@ -12,7 +12,8 @@ from typing import Any
 
 from gptoss_mlx.errors import StorageError, UsageError
 
-NOTE, ERRORS = "run.json", "errors.jsonl"
+RUN_RECORD = "run.json"
+ERRORS = "errors.jsonl"
 _AWAY = "move it away, or choose another --out"
 
 
@@ -22,36 +23,36 @@ def beside(out: Path, what: str) -> Path:
     return stem.with_name(f"{stem.name}.{what}")
 
 
-def check(out: Path, source: os.stat_result | None = None) -> None:
+def check_output(out: Path, source: os.stat_result | None = None) -> None:
     """Raises UsageError or StorageError when a run that answers into ``out`` would write what is not its own.
 
     ``source`` is the input's status: a link, a second name or standard input is known by it too.
     """
-    if out.name.endswith((f".{NOTE}", f".{ERRORS}")):
+    if out.name.endswith((f".{RUN_RECORD}", f".{ERRORS}")):
         raise UsageError(f"{out}: such names are for what lies beside a batch's answers; choose another --out")
     _check_kind(out, source)
-    for path in (beside(out, NOTE), beside(out, ERRORS)):
+    for path in (beside(out, RUN_RECORD), beside(out, ERRORS)):
         _check_kind(path, source)
-    read_note(out)
+    read_run_record(out)
     _check_errors(beside(out, ERRORS))
 
 
-def read_note(out: Path) -> dict[str, Any] | None:
+def read_run_record(out: Path) -> dict[str, Any] | None:
     """What is noted beside ``out``; None where nothing is. Raises StorageError for what is no note of its own."""
-    path = beside(out, NOTE)
+    path = beside(out, RUN_RECORD)
     try:
-        note = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror}); {_AWAY}") from error
     except (ValueError, RecursionError):
-        note = None
-    if not isinstance(note, dict) or not all(isinstance(note.get(part), dict) for part in ("run", "fixed")):
+        record = None
+    if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in ("run", "fixed")):
         raise StorageError(f"{path}: is not, or no more, a batch's note of what {out.name} answers; {_AWAY}")
-    if note.get("out", out.name) != out.name:
-        raise StorageError(f"{path}: belongs to the answers in {str(note['out'])[:80]}; choose another --out")
-    return note
+    if record.get("out", out.name) != out.name:
+        raise StorageError(f"{path}: belongs to the answers in {str(record['out'])[:80]}; choose another --out")
+    return record
 
 
 def is_torn(line: bytes, beginning: bytes) -> bool:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
@@ -13,6 +14,7 @@ from gptoss_mlx.batch.source import BadLine, Line, Source
 from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, MemoryBudgetError, RequestError
 from gptoss_mlx.harmony import Message, render, render_messages
+from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import Ended, Reply, ReplyReader
 from gptoss_mlx.requests import Defaults, Request, chat_completions, responses
 from gptoss_mlx.runtime import Runtime
@@ -67,29 +69,46 @@ class _Asked:
     before: Reply | None = None
 
 
+@dataclass(frozen=True)
+class BatchOptions:
+    """How to answer lines that do not say it themselves. A resumed run must have the same options.
+
+    ``max_tokens`` None means: up to the end of the context. With ``seed`` every line gets a seed of its own, which
+    depends on its id alone. ``include_thinking`` adds the thought to the answers.
+    """
+
+    reasoning: Effort = "medium"
+    system: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    include_thinking: bool = False
+
+
 @dataclass
 class Run:
-    """One run over an input. ``memory`` bounds the rows' caches, in bytes; what lines have in common is the runtime's
-    to keep. ``seed`` gives every line draws of its own, the same whenever it is answered.
+    """One run over the lines of ``source``, which writes ``answers`` and ``errors`` and counts in ``tally``.
+
+    At most ``max_rows`` rows are decoded together. ``memory`` bounds their caches, in bytes. The cache of beginnings
+    that lines share belongs to ``runtime`` and is not counted.
     """
 
     runtime: Runtime
     source: Source
     answers: Answers
     errors: Errors
-    defaults: Defaults
+    options: BatchOptions
     tally: Tally
-    max_rows: int
-    memory: int
-    thought: bool = False
-    seed: int | None = None
+    max_rows: int = field(kw_only=True)
+    memory: int = field(kw_only=True)
 
     def go(self, report: Callable[[Tally], None], stopped: Callable[[], bool]) -> bool:
         """Answer what is not answered yet; True when through. ``stopped`` is asked before each step.
 
         Raises EngineError when the model cannot be run at all; what is answered by then is kept.
         """
-        runtime, failures = self.runtime, 0
+        runtime = self.runtime
+        failures = 0
         batch = Batch(runtime.model, self.max_rows, self.memory, prefixes=runtime.prefixes, model_key=runtime.model_key)
         asked: dict[Hashable, _Asked] = {}  # by line number
         lines = self._to_do()
@@ -138,7 +157,8 @@ class Run:
             return None
 
     def _ask(self, line: Line, request: Request, batch: Batch, before: Reply | None = None) -> _Asked:
-        runtime, longest = self.runtime, self.runtime.config.max_position_embeddings
+        runtime = self.runtime
+        longest = runtime.config.max_position_embeddings
         prompt = render(request.messages, runtime.tokenizer, limit=longest)
         shared = len(render_messages(_head(request.messages), runtime.tokenizer))
         limit = request.max_tokens or longest
@@ -150,19 +170,25 @@ class Run:
     def _read(self, line: Line) -> Request:
         match line.kind:
             case "chat":
-                request = chat_completions.read(line.body, self.defaults)
+                request = chat_completions.read(line.body, self._defaults)
             case "responses":
-                request = responses.read(line.body, self.defaults)
+                request = responses.read(line.body, self._defaults)
             case "plain":
-                request = _read_plain(line.body, self.defaults)
+                request = _read_plain(line.body, self._defaults)
         if request.stream:
             raise RequestError("stream: a batch does not stream; leave it out", "stream")
         self.tally.ignored.update(request.unknown)
         if request.model is not None and request.model != self.model:
             self.tally.other_models[request.model] += 1
-        if self.seed is not None and request.sampling.seed is None:
-            request = replace(request, sampling=replace(request.sampling, seed=_seed(self.seed, line.id)))
+        if self.options.seed is not None and request.sampling.seed is None:
+            request = replace(request, sampling=replace(request.sampling, seed=_seed(self.options.seed, line.id)))
         return request
+
+    @cached_property
+    def _defaults(self) -> Defaults:
+        options = self.options
+        sampling = self.runtime.sampling(temperature=options.temperature)
+        return Defaults(sampling, options.reasoning, options.system, options.max_tokens, self.answers.fixed["date"])
 
     @property
     def model(self) -> str:
@@ -194,12 +220,14 @@ class Run:
         return None
 
     def _record(self, asked: _Asked, reply: Reply) -> dict[str, Any]:
-        line, before = asked.line, asked.before
+        line = asked.line
+        before = asked.before
+        thought = self.options.include_thinking
         attempts = {"attempts": 2, "usage_of_attempts": [_usage(before), _usage(reply)]} if before else {}
         if line.kind == "plain":
-            return _plain_record(line.id, reply, self.thought) | attempts
+            return _plain_record(line.id, reply, thought) | attempts
         id = hashlib.sha256(str(line.id).encode()).hexdigest()[:24]
-        about: dict[str, Any] = {"id": id, "created": int(time.time()), "model": self.model, "thought": self.thought}
+        about: dict[str, Any] = {"id": id, "created": int(time.time()), "model": self.model, "thought": thought}
         if line.kind == "chat":
             body = chat_completions.write(reply, **about)
         else:

@@ -25,7 +25,7 @@ from gptoss_mlx.errors import StorageError, UsageError
 from gptoss_mlx.text_input import Decoder, Encoding, encoding_of, first_fault, json_without_surrogates
 
 Form = Literal["jsonl", "csv", "text"]
-Kind = Literal["chat", "responses", "plain"]
+LineKind = Literal["chat", "responses", "plain"]
 
 MAX_LINE = 16 << 20
 """Characters. A prompt that fills the longest context takes less than 1 MB of text."""
@@ -34,7 +34,7 @@ MAX_DEPTH = 100
 """Arrays and objects within each other. Schemas need a dozen; whoever walks a body may do so recursively."""
 
 SUFFIXES: dict[str, Form] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
-ENDPOINTS: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
+ENDPOINTS: dict[str, LineKind] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
 _BLOCK = 1 << 20
 
 
@@ -44,7 +44,7 @@ class Line:
 
     number: int
     id: str | int
-    kind: Kind
+    kind: LineKind
     body: dict[str, Any]
 
 
@@ -54,16 +54,8 @@ class BadLine:
 
     number: int
     id: str | int
-    kind: Kind
+    kind: LineKind
     problem: str
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What a first reading tells. ``sha256`` is over the input's own bytes."""
-
-    lines: int
-    sha256: str
 
 
 class _Bad(Exception):
@@ -74,7 +66,8 @@ class _Bad(Exception):
 class Source:
     """An input that can be read from the beginning as often as needed.
 
-    ``copy`` holds it, with surrogates where ``encoding`` did not decode; ``status`` is of the file it was read from.
+    ``copy`` holds the text, with surrogates where ``encoding`` could not decode it. ``sha256`` is of the input's bytes.
+    ``status`` is the status of the file it was read from. ``notices`` are for the user.
     """
 
     name: str
@@ -84,14 +77,17 @@ class Source:
     sha256: str
     status: os.stat_result
     delimiter: str = ","
-    notes: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[Line | BadLine]:
         self.copy.seek(0)
         return {"jsonl": self._jsonl, "csv": self._csv, "text": self._text}[self.form]()
 
-    def survey(self) -> Survey:
-        """Read it all once. Raises UsageError when an id occurs twice, or there is nothing at all."""
+    def survey(self) -> int:
+        """Read the whole input and return the number of its lines.
+
+        Raises UsageError when an id occurs twice, or when there are no lines.
+        """
         seen: dict[str, int] = {}
         for line in self.lines():
             first = seen.setdefault(str(line.id), line.number)
@@ -102,7 +98,7 @@ class Source:
                 )
         if not seen:
             raise UsageError(f"{self.name}: there are no prompts in it")
-        return Survey(len(seen), self.sha256)
+        return len(seen)
 
     def _raw(self) -> Iterator[tuple[int, str | None]]:
         """Physical lines with their numbers; None for one that is too long to hold."""
@@ -121,7 +117,7 @@ class Source:
             if raw is not None and not raw.strip():
                 continue
             id: str | int = f"line-{number}"
-            kind: Kind = "plain"
+            kind: LineKind = "plain"
             try:
                 fields = _json_object(self._whole(raw))
                 kind = _kind(fields)
@@ -205,7 +201,7 @@ def _copied(name: str, file: BinaryIO, copy: BinaryIO, form: Form | None) -> Sou
     block = file.read(_BLOCK)
     encoding = encoding_of(block)
     start = Decoder(name, encoding, marking=True).feed(block[: 1 << 16]).lstrip()
-    chosen, notes = _recognised(name, start, form)
+    chosen, notices = _recognised(name, start, form)
     decoder = Decoder(name, encoding, marking=chosen == "jsonl")
     sha256 = hashlib.sha256()
     try:
@@ -222,7 +218,7 @@ def _copied(name: str, file: BinaryIO, copy: BinaryIO, form: Form | None) -> Sou
         ) from error
     text = TextIOWrapper(copy, "utf-8", "surrogatepass", newline="")
     delimiter = "\t" if Path(name).suffix.lower() == ".tsv" else ","
-    return Source(name, text, chosen, encoding, sha256.hexdigest(), os.fstat(file.fileno()), delimiter, notes)
+    return Source(name, text, chosen, encoding, sha256.hexdigest(), os.fstat(file.fileno()), delimiter, notices)
 
 
 def _recognised(name: str, start: str, form: Form | None) -> tuple[Form, tuple[str, ...]]:
@@ -236,8 +232,8 @@ def _recognised(name: str, start: str, form: Form | None) -> tuple[Form, tuple[s
     if form is None and by_name is None:
         return chosen, (f"{name}: read as {chosen}, by its content; --format says otherwise",)
     if form is None and looks != by_name and start and not (by_name == "csv" and looks == "text"):
-        note = f"{name}: looks like {looks}, read as {by_name} because of its name; --format says otherwise"
-        return chosen, (note,)
+        notice = f"{name}: looks like {looks}, read as {by_name} because of its name; --format says otherwise"
+        return chosen, (notice,)
     return chosen, ()
 
 
@@ -263,18 +259,18 @@ def _json_object(text: str) -> dict[str, Any]:
     return fields
 
 
-def _kind(fields: dict[str, Any]) -> Kind:
+def _kind(fields: dict[str, Any]) -> LineKind:
     if not any(name in fields for name in ("custom_id", "body", "url")):
         return "plain"
     return _endpoint(fields) or "chat"
 
 
-def _endpoint(fields: dict[str, Any]) -> Kind | None:
+def _endpoint(fields: dict[str, Any]) -> LineKind | None:
     url = fields.get("url")
     return ENDPOINTS.get(url) if isinstance(url, str) else None
 
 
-def _id(fields: dict[str, Any], kind: Kind, otherwise: str | int) -> str | int:
+def _id(fields: dict[str, Any], kind: LineKind, otherwise: str | int) -> str | int:
     """The line's name, before anything else may turn out to be wrong with it."""
     id = fields.get("id" if kind == "plain" else "custom_id")
     if id is None:
@@ -286,7 +282,7 @@ def _id(fields: dict[str, Any], kind: Kind, otherwise: str | int) -> str | int:
     return id
 
 
-def _request(number: int, id: str | int, kind: Kind, fields: dict[str, Any]) -> Line:
+def _request(number: int, id: str | int, kind: LineKind, fields: dict[str, Any]) -> Line:
     if _depth_is_over(MAX_DEPTH, fields):
         raise _Bad(_too_deep())
     fields = json_without_surrogates(fields)
@@ -308,10 +304,10 @@ def _request(number: int, id: str | int, kind: Kind, fields: dict[str, Any]) -> 
 
 
 def _depth_is_over(limit: int, value: Any) -> bool:
-    level, depth = [value], 0
-    while level and depth <= limit:
+    level = [value]
+    for _ in range(limit + 1):
         inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
-        level, depth = [one for values in inner for one in values], depth + 1
+        level = [one for values in inner for one in values]
     return bool(level)
 
 

@@ -9,6 +9,6 @@ def main() -> None:
 
 
 def _commands() -> None:
-    from gptoss_mlx.cli.commands import obey
+    from gptoss_mlx.cli.commands import execute
 
-    obey()
+    execute()

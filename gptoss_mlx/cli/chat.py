@@ -35,7 +35,8 @@ Ctrl-C stops a reply and keeps what came."""
 def chat(
     model: Annotated[str | None, typer.Option(help=options.MODEL_HELP, show_default="the session's, or 20b")] = None,
     reasoning: Annotated[
-        options.Reasoning | None, typer.Option(help=options.EFFORT_HELP, show_default="the session's, or medium")
+        options.ReasoningChoice | None,
+        typer.Option(help=options.REASONING_HELP, show_default="the session's, or medium"),
     ] = None,
     system: options.System = None,
     temperature: options.Temperature = None,
@@ -44,7 +45,9 @@ def chat(
     session: Annotated[
         str | None,
         typer.Option(
-            help="Keep the conversation under this name, or go on with it.", metavar="NAME", callback=options.text
+            help="Keep the conversation under this name, or go on with it.",
+            metavar="NAME",
+            callback=options.as_text,
         ),
     ] = None,
     last: Annotated[bool, typer.Option("--continue", help="Go on with the session kept last.")] = False,
@@ -53,21 +56,21 @@ def chat(
     console = Console(highlight=False)
     name, kept = _find_session(session, last)
     model = model or (kept.model if kept else "20b")
-    effort = options.Reasoning(reasoning or (kept.reasoning if kept else "medium"))
     if kept is None:
-        conversation = options.start_conversation(model, effort, system, temperature, max_tokens, seed)
+        conversation = options.start_conversation(model, reasoning or "medium", system, temperature, max_tokens, seed)
     else:
-        conversation, note = options.reopen_conversation(kept, model, temperature, max_tokens, seed)
-        if note:
-            console.print(Text(shown(note), style="dim"))
-        changed = effort.value != conversation.reasoning or system not in (None, conversation.instructions)
-        conversation.reasoning = effort.value
+        conversation, notice = options.reopen_conversation(kept, model, temperature, max_tokens, seed)
+        if notice:
+            console.print(Text(shown(notice), style="dim"))
+        effort = reasoning or conversation.reasoning
+        changed = effort != conversation.reasoning or system not in (None, conversation.instructions)
+        conversation.reasoning = effort
         conversation.instructions = system if system is not None else conversation.instructions
-        if changed or note:
+        if changed or notice:
             console.print(Text(_cost(conversation), style="dim"))
     chatting = _Chat(conversation, console, name, model)
     if console.is_terminal:
-        about = [conversation.runtime.folder.path.name, f"reasoning {effort}", "/help"]
+        about = [conversation.runtime.folder.path.name, f"reasoning {conversation.reasoning}", "/help"]
         said = sum(message.channel != "analysis" for message in conversation.messages)
         about[1:1] = [f"session {name}, {said} messages"] if name else []
         console.print(Text(shown(" · ".join(about)), style="dim"))

@@ -38,7 +38,7 @@ def _root() -> None:
     """Run OpenAI's gpt-oss models on a Mac."""
 
 
-def obey() -> None:
+def execute() -> None:
     """Do what the arguments say. Exit codes are those of ``gptoss_mlx.errors``."""
     _replace_closed_streams()
     _write_any_text()

@@ -2,9 +2,8 @@
 
 import shlex
 from contextlib import nullcontext
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,19 +13,15 @@ if TYPE_CHECKING:
     from convert import Report
 
 
-class Dense(StrEnum):
-    q8 = "q8"
-    bf16 = "bf16"
-
-
 def convert(
     source: Annotated[Path, typer.Argument(help="A checkpoint folder in Hugging Face's or original/ layout, or tiny.")],
     out: Annotated[
         Path | None, typer.Option(help="The model folder to make.", show_default="a folder under GPTOSS_MAC_HOME")
     ] = None,
     dense: Annotated[
-        Dense, typer.Option(help="Attention, embedding and head: 8 bits, or as published. Experts are never touched.")
-    ] = Dense.q8,
+        Literal["q8", "bf16"],
+        typer.Option(help="Attention, embedding and head: 8 bits, or as published. Experts are never touched."),
+    ] = "q8",
 ) -> None:
     """Convert a published checkpoint into a model folder."""
     from gptoss_mlx.home import model_name, models_dir
@@ -34,7 +29,7 @@ def convert(
     name = model_name(source)
     destination = out if out is not None else models_dir() / name
 
-    from convert import convert as run
+    import convert
     from gptoss_mlx import bundled
     from gptoss_mlx.cli.progress import byte_progress
 
@@ -42,7 +37,7 @@ def convert(
         source = bundled.checkpoint()
     alone = bundled.installing() if destination == models_dir() / bundled.NAME else nullcontext()
     with alone, byte_progress("Converting") as progress, between_calls(progress) as stoppable:
-        report = run(source, destination, dense=dense.value, progress=stoppable)
+        report = convert.convert(source, destination, dense=dense, progress=stoppable)
     _show(report, named=out is None)
 
 

@@ -15,9 +15,9 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 from rich.text import Text
 
+from gptoss_mlx import conversation
 from gptoss_mlx.cli.terminal import printable
 from gptoss_mlx.conversation import Done, Event, Thought, ToolCall, ToolError
-from gptoss_mlx.conversation import Text as Answer
 from gptoss_mlx.errors import shown
 
 Split = Callable[[str], int]
@@ -55,13 +55,13 @@ class ReplyView:
                 if self._thinking:
                     self._open("thinking", _lines_end, lambda tail: Text(tail, style="dim"))
                     self._write(text)
-            case Answer(text):
+            case conversation.Text(text):
                 self._open("answer", _blocks_end, Markdown)
                 self._write(text)
             case ToolCall():
-                self._note(f"→ {event.name}({event.message.content})")
+                self._print_call(f"→ {event.name}({event.message.content})")
             case ToolError():
-                self._note(f"→ {event.name}: {event.problem}")
+                self._print_call(f"→ {event.name}: {event.problem}")
             case Done():
                 self._close()
                 self._console.print(Text(summary(event), style="dim"))
@@ -79,7 +79,7 @@ class ReplyView:
         if self._stream is not None:
             self._stream.write(text)
 
-    def _note(self, line: str) -> None:
+    def _print_call(self, line: str) -> None:
         self._close()
         self._console.print(Text(shown(line), style="cyan"))
 
@@ -99,8 +99,8 @@ def summary(done: Done) -> str:
         parts.append(f"first after {usage.time_to_first_token:.2f} s")
     if usage.cached_tokens:
         parts.append(f"{usage.prompt_tokens - usage.cached_tokens} of {usage.prompt_tokens} prompt tokens read")
-    if note := CONTEXT_FULL if done.context_full else REASONS.get(done.reason):
-        parts.append(f"{note}, while still thinking: no answer" if done.cut_in_thought else note)
+    if why := CONTEXT_FULL if done.context_full else REASONS.get(done.reason):
+        parts.append(f"{why}, while still thinking: no answer" if done.cut_in_thought else why)
     elif done.no_answer:
         parts.append("the model ended without an answer: ask again, or in other words")
     return " · ".join(parts)
@@ -118,7 +118,9 @@ class _Stream:
     """Text that grows: printed for good up to where ``split`` says it is settled, drawn live after that."""
 
     def __init__(self, console: Console, split: Split, draw: Callable[[str], RenderableType]) -> None:
-        self._console, self._split, self._draw = console, split, draw
+        self._console = console
+        self._split = split
+        self._draw = draw
         self._tail = ""
         self._ends_line = True
         self._live: Live | None = None

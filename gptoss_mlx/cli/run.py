@@ -14,10 +14,11 @@ from gptoss_mlx.text_input import decoded
 
 def run(
     prompt: Annotated[
-        str | None, typer.Argument(help="The prompt; read from standard input when absent.", callback=options.text)
+        str | None,
+        typer.Argument(help="The prompt; read from standard input when absent.", callback=options.as_text),
     ] = None,
     model: options.Model = "20b",
-    reasoning: options.Effort = options.Reasoning.medium,
+    reasoning: options.Reasoning = "medium",
     system: options.System = None,
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,

@@ -15,7 +15,7 @@ from typing import Any
 
 from gptoss_mlx.cli.signals import ENDING, code, hang_up, taken
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -78,7 +78,7 @@ def on_interrupt(stop: Callable[[], None]) -> Iterator[Interruption]:
 
 
 @contextmanager
-def between_calls(progress: Progress) -> Iterator[Progress]:
+def between_calls(progress: OnProgress) -> Iterator[OnProgress]:
     """While inside, a signal ends the program out of the function given, which calls ``progress``, and nowhere else.
 
     For work that undoes what it did when its report of progress raises: other moments may be in the middle of a step.

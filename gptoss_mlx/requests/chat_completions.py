@@ -9,13 +9,14 @@ from typing import Any
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import Function, ResponseFormat
 from gptoss_mlx.reply import Reply
-from gptoss_mlx.requests.fields import Fields
 from gptoss_mlx.requests.history import History
+from gptoss_mlx.requests.json_object import JsonObject
 from gptoss_mlx.requests.request import (
     CACHING,
+    WITHOUT_EFFECT,
     Defaults,
     Request,
-    distinct,
+    offered,
     read_called_name,
     read_content,
     read_effort,
@@ -45,12 +46,7 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 """Each with the values that ask for nothing."""
 
 THOUGHTS = ("reasoning", "reasoning_content", "thinking")
-"""Fields under which others give and take a message's thought; the last is the published chat template's."""
-
-WITHOUT_EFFECT = (
-    *("user", "metadata", "store", "service_tier", "safety_identifier", "stream_options", "parallel_tool_calls"),
-    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-)
+"""Fields in which other clients send and expect a message's thought. The published chat template uses the last."""
 
 
 def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Request:
@@ -58,7 +54,7 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Reque
 
     ``unknown_fields`` allows them, and lists them in the request: data sets have columns of their own.
     """
-    body = Fields(raw)
+    body = JsonObject(raw)
     for name, harmless in NOT_OFFERED.items():
         body.only(name, *harmless)
     body.skip(*WITHOUT_EFFECT)
@@ -67,7 +63,7 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Reque
         raise body.error("messages", "is missing" if messages is None else "is empty")
     history = History()
     for number, message in enumerate(messages):
-        _read_message(Fields(message, f"messages[{number}]"), f"messages[{number}]", history)
+        _read_message(JsonObject(message, f"messages[{number}]"), f"messages[{number}]", history)
     functions = _read_tools(body)
     limit = read_limit(body, "max_completion_tokens", "max_tokens")
     request = Request(
@@ -125,7 +121,7 @@ def write(reply: Reply, *, id: str, created: int, model: str, thought: bool) -> 
     }
 
 
-def _read_message(message: Fields, where: str, history: History) -> None:
+def _read_message(message: JsonObject, where: str, history: History) -> None:
     role = message.needed_text("role")
     match role:
         case "system" | "developer":
@@ -142,14 +138,14 @@ def _read_message(message: Fields, where: str, history: History) -> None:
     message.refuse_unread()
 
 
-def _content(message: Fields) -> str:
+def _content(message: JsonObject) -> str:
     content = read_parts(message, "content", {"text": "text"})
     if content is None:
         raise message.error("content", "is missing")
     return content
 
 
-def _read_assistant(message: Fields, where: str, history: History) -> None:
+def _read_assistant(message: JsonObject, where: str, history: History) -> None:
     """What the model said before. It may have said nothing, or have been stopped in its thought."""
     for name in ("function_call", "audio"):
         message.only(name)
@@ -170,7 +166,7 @@ def _read_assistant(message: Fields, where: str, history: History) -> None:
     history.thought("".join(given))
     history.said(text, where, before_a_call=bool(calls))
     for number, raw in enumerate(calls):
-        call = Fields(raw, f"{where}.tool_calls[{number}]")
+        call = JsonObject(raw, f"{where}.tool_calls[{number}]")
         function = call.object("function")
         if call.any("type") not in (None, "function") or function is None:
             raise call.error("type", "must be 'function', with the function")
@@ -181,10 +177,10 @@ def _read_assistant(message: Fields, where: str, history: History) -> None:
         call.refuse_unread()
 
 
-def _read_tools(body: Fields) -> tuple[Function, ...]:
+def _read_tools(body: JsonObject) -> tuple[Function, ...]:
     functions = []
     for number, raw in enumerate(body.list("tools") or []):
-        tool = Fields(raw, f"tools[{number}]")
+        tool = JsonObject(raw, f"tools[{number}]")
         function = tool.object("function")
         if tool.any("type") != "function" or function is None:
             raise tool.error("type", "must be 'function', with the function")
@@ -192,13 +188,10 @@ def _read_tools(body: Fields) -> tuple[Function, ...]:
         tool.only("strict", False)
         tool.skip(*CACHING)
         tool.refuse_unread()
-    choice = body.any("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")
-    return () if choice == "none" else distinct(functions)
+    return offered(body, functions)
 
 
-def _read_format(form: Fields | None) -> ResponseFormat | None:
+def _read_format(form: JsonObject | None) -> ResponseFormat | None:
     kind = form.needed_text("type") if form is not None else "text"
     if form is None:
         return None
@@ -213,7 +206,7 @@ def _read_format(form: Fields | None) -> ResponseFormat | None:
     return read
 
 
-def read_schema(form: Fields) -> ResponseFormat:
+def read_schema(form: JsonObject) -> ResponseFormat:
     """Name, schema and description. Responses' formats have these beside ``type``, which is the caller's to read."""
     form.only("strict", False)
     read = ResponseFormat(form.needed_text("name"), form.schema("schema") or {}, form.text("description") or "")

@@ -9,11 +9,18 @@ from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import RequestError, UsageError
 from gptoss_mlx.harmony import Function, Message
 from gptoss_mlx.harmony.messages import Effort
-from gptoss_mlx.requests.fields import Fields
+from gptoss_mlx.requests.json_object import JsonObject
 
 MAX_STOPS = 4
 CACHING = ("cache_control", "prompt_cache_breakpoint")
-"""Where a client would have a prompt's beginning kept: here it always is."""
+"""Fields by which a client asks to cache a prompt's beginning. They are ignored because the runtime always does."""
+
+WITHOUT_EFFECT = (
+    *("user", "metadata", "store", "service_tier", "safety_identifier", "stream_options", "parallel_tool_calls"),
+    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+)
+"""Fields of both endpoints that do not change the answer."""
+
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _CALLED_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
@@ -49,7 +56,7 @@ class Request:
     unknown: tuple[str, ...] = ()
 
 
-def read_sampling(body: Fields, defaults: Defaults) -> Sampling:
+def read_sampling(body: JsonObject, defaults: Defaults) -> Sampling:
     """Temperature and its kin. ``top_k`` and ``min_p`` are no fields of OpenAI's, but widely understood."""
     given: dict[str, Any] = {name: body.number(name) for name in ("temperature", "top_p", "min_p")}
     given |= {name: body.integer(name) for name in ("top_k", "seed")}
@@ -59,7 +66,7 @@ def read_sampling(body: Fields, defaults: Defaults) -> Sampling:
         raise RequestError(str(error), str(error).split()[0]) from error
 
 
-def read_limit(body: Fields, *names: str) -> int | None:
+def read_limit(body: JsonObject, *names: str) -> int | None:
     """How many tokens at most: the first of ``names`` that is there."""
     values = [(name, body.integer(name)) for name in names]
     for name, value in values:
@@ -68,11 +75,11 @@ def read_limit(body: Fields, *names: str) -> int | None:
     return next((value for _, value in values if value is not None), None)
 
 
-def read_effort(body: Fields, name: str, defaults: Defaults) -> Effort:
+def read_effort(body: JsonObject, name: str, defaults: Defaults) -> Effort:
     return body.one_of(name, *get_args(Effort)) or defaults.reasoning  # type: ignore[return-value]
 
 
-def read_stop(body: Fields) -> tuple[str, ...]:
+def read_stop(body: JsonObject) -> tuple[str, ...]:
     value = body.any("stop")
     stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops) or len(stops) > MAX_STOPS:
@@ -80,7 +87,7 @@ def read_stop(body: Fields) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def read_function(function: Fields) -> Function:
+def read_function(function: JsonObject) -> Function:
     """Name, description and parameters; ``strict`` would promise what is not enforced.
 
     Responses' tools have these beside ``type``, which is the caller's to read.
@@ -92,14 +99,14 @@ def read_function(function: Fields) -> Function:
     return read
 
 
-def read_name(function: Fields) -> str:
+def read_name(function: JsonObject) -> str:
     name = function.needed_text("name")
     if not _NAME.fullmatch(name):
         raise function.error("name", "must be 1 to 64 letters, digits, dashes and underscores")
     return name
 
 
-def read_called_name(function: Fields) -> str:
+def read_called_name(function: JsonObject) -> str:
     """Of a call that was made, as its author wrote it: ``browser.search`` too, which no declaration may be called."""
     name = function.needed_text("name")
     if not _CALLED_NAME.fullmatch(name):
@@ -107,14 +114,23 @@ def read_called_name(function: Fields) -> str:
     return name
 
 
-def distinct(functions: list[Function]) -> tuple[Function, ...]:
+def offered(body: JsonObject, functions: list[Function]) -> tuple[Function, ...]:
+    """Return the ``functions`` that the model may call: none where ``tool_choice`` is ``none``.
+
+    Raises RequestError for another ``tool_choice`` than ``auto`` and ``none``, and for two functions of one name.
+    """
+    choice = body.any("tool_choice")
+    if choice not in (None, "auto", "none"):
+        raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")
+    if choice == "none":
+        return ()
     names = [function.name for function in functions]
     if double := next((name for name in names if names.count(name) > 1), None):
         raise RequestError(f"tools: the function '{double}' is declared twice", "tools")
     return tuple(functions)
 
 
-def read_parts(holder: Fields, field: str, kinds: Mapping[str, str]) -> str | None:
+def read_parts(holder: JsonObject, field: str, kinds: Mapping[str, str]) -> str | None:
     """A content: a string, or parts that hold text. Anything else, such as an image, is an error.
 
     ``kinds`` maps the parts that may be there to the field that holds their text.
@@ -123,7 +139,7 @@ def read_parts(holder: Fields, field: str, kinds: Mapping[str, str]) -> str | No
     return None if content is None else "".join(text for _, text in content)
 
 
-def read_content(holder: Fields, field: str, kinds: Mapping[str, str]) -> list[tuple[str, str]] | None:
+def read_content(holder: JsonObject, field: str, kinds: Mapping[str, str]) -> list[tuple[str, str]] | None:
     """The same as (kind, text) of each part; a string is one of kind ``""``."""
     value = holder.any(field)
     if value is None:
@@ -134,7 +150,7 @@ def read_content(holder: Fields, field: str, kinds: Mapping[str, str]) -> list[t
         raise holder.error(field, "must be a string or an array of parts")
     found = []
     for number, raw in enumerate(value):
-        part = Fields(raw, f"{holder.name(field)}[{number}]")
+        part = JsonObject(raw, f"{holder.name(field)}[{number}]")
         kind = part.needed_text("type")
         if kind not in kinds:
             raise part.error("type", f"{kind[:40]!r} is not supported; only text is")

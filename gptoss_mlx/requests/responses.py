@@ -8,12 +8,13 @@ from typing import Any
 from gptoss_mlx.harmony import Function, ResponseFormat
 from gptoss_mlx.reply import Reply
 from gptoss_mlx.requests.chat_completions import read_schema
-from gptoss_mlx.requests.fields import Fields
 from gptoss_mlx.requests.history import History
+from gptoss_mlx.requests.json_object import JsonObject
 from gptoss_mlx.requests.request import (
+    WITHOUT_EFFECT,
     Defaults,
     Request,
-    distinct,
+    offered,
     read_called_name,
     read_effort,
     read_function,
@@ -36,15 +37,10 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 }
 """Each with the values that ask for nothing."""
 
-WITHOUT_EFFECT = (
-    *("user", "metadata", "store", "service_tier", "safety_identifier", "stream_options", "parallel_tool_calls"),
-    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-)
-
 
 def read(raw: Any, defaults: Defaults) -> Request:
     """Raises RequestError; HarmonyError for a function's schema comes when the messages are rendered."""
-    body = Fields(raw)
+    body = JsonObject(raw)
     for name, harmless in NOT_OFFERED.items():
         body.only(name, *harmless)
     body.skip(*WITHOUT_EFFECT)
@@ -52,7 +48,7 @@ def read(raw: Any, defaults: Defaults) -> Request:
     if instructions := body.text("instructions"):
         history.instruct(instructions, "instructions")
     _read_input(body, history)
-    reasoning = body.object("reasoning") or Fields({}, "reasoning")
+    reasoning = body.object("reasoning") or JsonObject({}, "reasoning")
     reasoning.skip("summary", "generate_summary")
     functions = _read_tools(body)
     sampling = read_sampling(body, defaults)
@@ -126,7 +122,7 @@ def write(
     }
 
 
-def _read_input(body: Fields, history: History) -> None:
+def _read_input(body: JsonObject, history: History) -> None:
     given = body.any("input")
     if isinstance(given, str):
         history.user(given, "input")
@@ -136,17 +132,18 @@ def _read_input(body: Fields, history: History) -> None:
         raise body.error("input", "is missing" if items is None else "is empty")
     for number, raw in enumerate(items):
         where = f"input[{number}]"
-        _read_item(Fields(raw, where), where, history)
+        _read_item(JsonObject(raw, where), where, history)
 
 
-def _read_item(item: Fields, where: str, history: History) -> None:
+def _read_item(item: JsonObject, where: str, history: History) -> None:
     kind = item.text("type") or "message"
     item.skip("id", "status")
     match kind:
         case "message":
             _read_message(item, where, history)
         case "function_call":
-            name, arguments = read_called_name(item), item.text("arguments") or ""
+            name = read_called_name(item)
+            arguments = item.text("arguments") or ""
             history.called(item.needed_text("call_id"), name, arguments, where)
         case "function_call_output":
             output = read_parts(item, "output", {"input_text": "text"})
@@ -164,7 +161,7 @@ def _read_item(item: Fields, where: str, history: History) -> None:
     item.refuse_unread()
 
 
-def _read_message(item: Fields, where: str, history: History) -> None:
+def _read_message(item: JsonObject, where: str, history: History) -> None:
     role = item.needed_text("role")
     text = read_parts(item, "content", {"input_text": "text", "output_text": "text", "refusal": "refusal"})
     if text is None:
@@ -180,20 +177,17 @@ def _read_message(item: Fields, where: str, history: History) -> None:
             raise item.error("role", f"is {role[:40]!r}; use system, developer, user or assistant")
 
 
-def _read_tools(body: Fields) -> tuple[Function, ...]:
+def _read_tools(body: JsonObject) -> tuple[Function, ...]:
     functions = []
     for number, raw in enumerate(body.list("tools") or []):
-        tool = Fields(raw, f"tools[{number}]")
+        tool = JsonObject(raw, f"tools[{number}]")
         if tool.any("type") != "function":
             raise tool.error("type", "must be 'function'")
         functions.append(read_function(tool))
-    choice = body.any("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")
-    return () if choice == "none" else distinct(functions)
+    return offered(body, functions)
 
 
-def _read_format(text: Fields | None) -> ResponseFormat | None:
+def _read_format(text: JsonObject | None) -> ResponseFormat | None:
     if text is None:
         return None
     text.only("verbosity", "medium")

@@ -1,13 +1,14 @@
 """The file of answers, whatever it was left like."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from gptoss_mlx.batch import answers as module
-from gptoss_mlx.batch.answers import Answers, Errors, beside
+from gptoss_mlx.batch.answers import Answers, Errors
+from gptoss_mlx.batch.companions import RUN_RECORD, beside
 from gptoss_mlx.errors import StorageError, UsageError
 
 RUN = {"input": {"sha256": "aa"}, "temperature": 0.0}
@@ -77,11 +78,11 @@ def test_what_is_no_answer_is_named_and_nothing_is_changed(out, place, line):
     lines[place] = line
     content = b"".join(lines)
     out.write_bytes(content)
-    note = beside(out, "run.json").read_bytes()
+    record = beside(out, RUN_RECORD).read_bytes()
     with pytest.raises(StorageError, match=f"line {place + 1} is no answer.*repair or remove it"):
         reopened(out)
     assert out.read_bytes() == content
-    assert beside(out, "run.json").read_bytes() == note
+    assert beside(out, RUN_RECORD).read_bytes() == record
 
 
 @pytest.mark.parametrize("form", [{"indent": 2}, {"indent": None}])
@@ -129,14 +130,14 @@ def test_going_on_with_something_else_is_refused_and_nothing_touched(out, run, w
 def test_without_any_answer_the_options_may_change(out):
     out.write_bytes(b"")
     reopened(out, RUN | {"temperature": 1.0})
-    assert json.loads(beside(out, "run.json").read_text())["run"]["temperature"] == 1.0
+    assert json.loads(beside(out, RUN_RECORD).read_text())["run"]["temperature"] == 1.0
 
 
-@pytest.mark.parametrize("note", [None, "", "{", "[]", "{}"])
-def test_a_file_not_known_to_be_ours_is_left_alone(out, note):
-    beside(out, "run.json").unlink()
-    if note is not None:
-        beside(out, "run.json").write_text(note)
+@pytest.mark.parametrize("record", [None, "", "{", "[]", "{}"])
+def test_a_file_not_known_to_be_ours_is_left_alone(out, record):
+    beside(out, RUN_RECORD).unlink()
+    if record is not None:
+        beside(out, RUN_RECORD).write_text(record)
     out.write_text("my diary")
     with pytest.raises(StorageError, match="choose another --out"):
         reopened(out)
@@ -153,7 +154,8 @@ def test_two_at_once_are_not_possible(out):
 
 def test_a_full_disk_is_one_line_and_the_torn_answer_is_cut_off_next_time(out, monkeypatch):
     answers = Answers(out, RUN, FIXED)
-    real, left = module.os.write, 20
+    real = os.write
+    left = 20
 
     def write(file, data):
         nonlocal left
@@ -163,7 +165,7 @@ def test_a_full_disk_is_one_line_and_the_torn_answer_is_cut_off_next_time(out, m
         left -= count
         return count
 
-    monkeypatch.setattr(module.os, "write", write)
+    monkeypatch.setattr("os.write", write)
     with pytest.raises(StorageError, match="No space left"):
         answers.append({"id": "d", "answer": "x" * 100})
     answers.close()

@@ -5,14 +5,13 @@ import json
 import pytest
 
 from gptoss_mlx.batch.answers import Answers, Errors, closing
-from gptoss_mlx.batch.run import Run, Tally
-from gptoss_mlx.batch.source import open_source
+from gptoss_mlx.batch.run import BatchOptions, Run, Tally
+from gptoss_mlx.batch.source import Source, open_source
 from gptoss_mlx.conversation import Conversation, Done, Text, Thought
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import EngineError
-from gptoss_mlx.requests import Defaults
 
 GREEDY = Sampling(temperature=0)
 
@@ -21,10 +20,10 @@ GREEDY = Sampling(temperature=0)
 def answer(runtime, tmp_path):
     """Run over these lines; the answers and the errors by id, and the tally."""
 
-    def answer(lines, *, rows=4, sampling=GREEDY, stop_after=None, name="out.jsonl", memory=1 << 30, **options):
+    def answer(lines, *, rows=4, temperature=0, stop_after=None, name="out.jsonl", memory=1 << 30, **options):
         source_path, out = tmp_path / "in.jsonl", tmp_path / name
         source_path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
-        defaults = Defaults(sampling, max_tokens=6, date="2025-06-28")
+        chosen = BatchOptions(temperature=temperature, max_tokens=6, **options)
         steps = 0
 
         def stopped():
@@ -33,11 +32,12 @@ def answer(runtime, tmp_path):
             return stop_after is not None and steps > stop_after
 
         with open_source(str(source_path)) as source:
-            survey = source.survey()
-            answers, errors = Answers(out, {}, {}), Errors(out)
+            total = source.survey()
+            answers = Answers(out, {}, {"date": "2025-06-28"})
+            errors = Errors(out)
             with closing(answers, errors):
-                tally = Tally(survey.lines, len(answers.answered))
-                run = Run(runtime, source, answers, errors, defaults, tally, max_rows=rows, memory=memory, **options)
+                tally = Tally(total, len(answers.answered))
+                run = Run(runtime, source, answers, errors, chosen, tally, max_rows=rows, memory=memory)
                 run.go(lambda tally: None, stopped)
         return read(out), read(errors.path), tally
 
@@ -65,7 +65,7 @@ def test_each_form_is_answered_in_its_own_shape_and_as_a_conversation_answers(ru
         {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": body},
         {"custom_id": "r", "method": "POST", "url": "/v1/responses", "body": {"input": "Hi there"}},
     ]
-    answers, errors, tally = answer(lines, thought=True)
+    answers, errors, tally = answer(lines, include_thinking=True)
     assert errors == {}
     talk = Conversation(runtime, date="2025-06-28", sampling=GREEDY, max_tokens=9)
     events = list(talk.send("Hi there"))
@@ -132,27 +132,31 @@ def test_stopped_and_run_again_the_rest_is_answered_as_it_would_have_been(answer
 def test_a_seed_gives_each_line_its_own_draws_whatever_runs_beside_it(answer):
     """Equal prompts, so only the draws differ."""
     lines = [{"id": f"p{number}", "prompt": "same"} for number in range(6)]
-    warm = Sampling(temperature=1.0)
-    together, _, _ = answer(lines, sampling=warm, seed=3, name="a.jsonl")
-    alone, _, _ = answer(lines, sampling=warm, seed=3, rows=1, name="b.jsonl")
-    other, _, _ = answer(lines, sampling=warm, seed=4, name="c.jsonl")
+    together, _, _ = answer(lines, temperature=1, seed=3, name="a.jsonl")
+    alone, _, _ = answer(lines, temperature=1, seed=3, rows=1, name="b.jsonl")
+    other, _, _ = answer(lines, temperature=1, seed=4, name="c.jsonl")
     assert together == alone
     assert together != other
     assert len({record["answer"] for record in together.values()}) > 1
 
 
-def test_the_input_is_read_only_as_far_as_rows_need_it(answer, monkeypatch):
+def test_the_input_is_read_only_as_far_as_rows_need_it(answer, tmp_path, monkeypatch):
     """A file of any length takes the memory of its rows: lines are asked for when there is room."""
-    waiting = []
-    real = Run._read_and_ask
+    rows = 3
+    under_way = []
+    real = Source.lines
+    out = tmp_path / "out.jsonl"
 
-    def ask(self, line, batch):
-        waiting.append(len(batch.waiting) + len(batch.reading) + len(batch.decoding))
-        return real(self, line, batch)
+    def lines(self):
+        for line in real(self):
+            if out.exists():  # else it is the survey that reads
+                under_way.append(line.number - len(out.read_bytes().splitlines()))
+            yield line
 
-    monkeypatch.setattr(Run, "_read_and_ask", ask)
-    answer(prompts(20), rows=3)
-    assert max(waiting) <= 6
+    monkeypatch.setattr(Source, "lines", lines)
+    answer(prompts(20), rows=rows)
+    assert len(under_way) == 20
+    assert max(under_way) <= 2 * rows
 
 
 def test_what_lines_share_is_read_once(runtime, answer, monkeypatch):

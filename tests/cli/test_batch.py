@@ -59,7 +59,7 @@ def test_prompts_piped_in_are_answered_bad_ones_reported_and_a_second_run_has_no
     assert "2 of 3 answered" in first.stderr
     assert "another model (gpt-4o)" in first.stderr
     assert "fields passed over, since they mean nothing here: x\\x1b\\ny\n" in first.stderr
-    assert re.search(r"1 of 3 lines could not be answered; .*answers\.errors\.jsonl says why", first.stderr)
+    assert re.search(r"1 of 3 lines could not be answered; see .*answers\.errors\.jsonl", first.stderr)
     assert {record["id"] for record in records(out)} == {"line-1", "c"}
     assert "thought" in records(out)[0]
     errors = records(tmp_path / "new" / "answers.errors.jsonl")

@@ -9,7 +9,7 @@ HUGE = 256
 """Bits: a number that has more is no count of anything, and would fill a message."""
 
 
-class Fields:
+class JsonObject:
     """Reads ``raw``. An absent field and one that is null are the same. Every fault is a RequestError naming the field.
 
     ``where`` is the object's own place, such as ``messages[2]``; "" for the body itself.
@@ -46,9 +46,9 @@ class Fields:
     def list(self, field: str) -> list[Any] | None:
         return self._typed(field, list, "an array")
 
-    def object(self, field: str) -> "Fields | None":
+    def object(self, field: str) -> "JsonObject | None":
         value = self._typed(field, dict, "an object")
-        return None if value is None else Fields(value, self.name(field))
+        return None if value is None else JsonObject(value, self.name(field))
 
     def schema(self, field: str) -> dict[str, Any] | None:
         """An object whose inside is not ours to read."""
