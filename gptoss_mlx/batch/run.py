@@ -1,4 +1,7 @@
-"""From lines to answers: requests join the engine's batch as rows leave it, and each answer is kept as it ends."""
+"""Answer the lines of a source: add rows to the engine's batch as others leave it, and write each finished answer.
+
+The module knows the engine, harmony and both request formats. It knows nothing of files' contents or terminals.
+"""
 
 import hashlib
 import time
@@ -20,12 +23,16 @@ from gptoss_mlx.requests import Defaults, Request, chat_completions, responses
 from gptoss_mlx.runtime import Runtime
 
 FAILURES = 3
-"""Rows that may fail one after the other, with nothing answered in between, before it is not the rows' fault."""
+"""After this many failed rows in succession, with no answer between them, the run ends: the model is at fault."""
 
 
 @dataclass
 class Tally:
-    """How far a run is. ``before`` were answered by earlier runs; ``cut_in_thought`` ended before an answer began."""
+    """Counts of a run. ``total`` is of all lines, ``before`` of those that earlier runs answered.
+
+    ``cut_in_thought`` counts answers that are empty because the reply reached its token limit while thinking.
+    ``other_models``, ``ignored`` and ``repairs`` count model names, fields and kinds of repair.
+    """
 
     total: int
     before: int
@@ -52,7 +59,7 @@ class Tally:
 
     @property
     def seconds_left(self) -> float | None:
-        """None while nothing has been answered to judge by."""
+        """Estimated from the lines answered so far; None while there are none."""
         if not self.answered:
             return None
         return self.seconds / self.answered * (self.total - self.done)
@@ -60,7 +67,7 @@ class Tally:
 
 @dataclass
 class _Asked:
-    """A line under way. ``before`` is the reply without an answer for which it is asked a second time."""
+    """A line that the engine is answering. ``before`` is the first reply when this is the second attempt."""
 
     line: Line
     request: Request
@@ -103,9 +110,11 @@ class Run:
     memory: int = field(kw_only=True)
 
     def go(self, report: Callable[[Tally], None], stopped: Callable[[], bool]) -> bool:
-        """Answer what is not answered yet; True when through. ``stopped`` is asked before each step.
+        """Answer all lines that have no answer yet. Return whether all are done: False after ``stopped`` returned True.
 
-        Raises EngineError when the model cannot be run at all; what is answered by then is kept.
+        Both functions are called at every step of the engine, ``stopped`` before it and ``report`` after it.
+
+        Raises EngineError when the model cannot be run. The answers written before that are kept.
         """
         runtime = self.runtime
         failures = 0
@@ -147,7 +156,7 @@ class Run:
                 yield line
 
     def _read_and_ask(self, line: Line, batch: Batch) -> _Asked | None:
-        """Queue a line; None, with the reason among the errors, for a request that cannot be answered."""
+        """Queue a line. Return None after writing an error for a request that cannot be answered."""
         try:
             return self._ask(line, self._read(line), batch)
         except GptOssError as error:
@@ -201,7 +210,11 @@ class Run:
         self.tally.errors += 1
 
     def _end(self, asked: _Asked, ended: Ended, batch: Batch) -> _Asked | None:
-        """Keep the reply, or say why it is no answer; or ask once more, where chance may help."""
+        """Write the reply as an answer, or as an error when it is not one.
+
+        A reply without an answer is asked for a second time where tokens are drawn, because chance may help. Return
+        that second attempt, else None.
+        """
         reply = asked.reader.finish(ended, asked.row.cached or 0)
         self.tally.repairs.update(reply.repairs)
         if reply.unknown_calls:
@@ -212,7 +225,8 @@ class Run:
             return self._ask(asked.line, _with_next_seed(asked.request), batch, reply)
         if reply.no_answer:
             times = "twice" if asked.before else "once"
-            self._refuse(asked.line, "no_answer", f"the model, asked {times}, ended its reply before an answer began")
+            problem = f"the model was asked {times} and ended its reply before an answer began"
+            self._refuse(asked.line, "no_answer", problem)
             return None
         self.answers.append(self._record(asked, reply))
         self.tally.answered += 1
@@ -237,12 +251,12 @@ class Run:
 
 
 def _head(messages: Iterable[Message]) -> list[Message]:
-    """What comes before the first word of the user's: the part that many lines of a file have in common."""
+    """Return the messages before the first user message, because many lines of a file have them in common."""
     return list(takewhile(lambda message: message.role in ("system", "developer"), messages))
 
 
 def _read_plain(fields: dict[str, Any], defaults: Defaults) -> Request:
-    """A plain line is a chat completion's body, in which ``prompt`` may stand for one message of the user's."""
+    """Read a plain line: the body of a chat completion, where ``prompt`` may replace one user message."""
     body = dict(fields)
     if "prompt" in body:
         prompt = body.pop("prompt")
@@ -269,10 +283,11 @@ def _usage(reply: Reply) -> dict[str, int]:
 
 
 def _with_next_seed(request: Request) -> Request:
-    """The same with other draws, and the same others whenever the line is answered."""
+    """Return ``request`` with the next seed, so that a resumed run draws the same second attempt."""
     seed = request.sampling.seed
     return replace(request, sampling=replace(request.sampling, seed=None if seed is None else seed + 1))
 
 
 def _seed(seed: int, id: str | int) -> int:
+    """Return a seed that depends on the run's ``seed`` and the line's ``id`` alone."""
     return int.from_bytes(hashlib.sha256(f"{seed} {id}".encode()).digest()[:8])

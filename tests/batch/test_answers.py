@@ -79,7 +79,7 @@ def test_what_is_no_answer_is_named_and_nothing_is_changed(out, place, line):
     content = b"".join(lines)
     out.write_bytes(content)
     record = beside(out, RUN_RECORD).read_bytes()
-    with pytest.raises(StorageError, match=f"line {place + 1} is no answer.*repair or remove it"):
+    with pytest.raises(StorageError, match=f"line {place + 1} is not an answer.*repair or remove it"):
         reopened(out)
     assert out.read_bytes() == content
     assert beside(out, RUN_RECORD).read_bytes() == record
@@ -90,7 +90,7 @@ def test_what_is_no_answer_is_named_and_nothing_is_changed(out, place, line):
 def test_answers_made_into_another_form_are_not_taken_for_torn_ones(out, form, end):
     content = json.dumps(RECORDS, **form) + end
     out.write_text(content)
-    with pytest.raises(StorageError, match="line 1 is no answer"):
+    with pytest.raises(StorageError, match="line 1 is not an answer"):
         reopened(out)
     assert out.read_text() == content
 
@@ -116,7 +116,7 @@ def test_an_answer_that_is_there_twice_is_not_taken_for_one(out):
     ("run", "words"),
     [
         (RUN | {"temperature": 1.0}, "temperature was 0.0, now it is 1.0"),
-        (RUN | {"input": {"sha256": "bb"}}, "the input is another"),
+        (RUN | {"input": {"sha256": "bb"}}, "its input was another"),
         (RUN | {"system": "new"}, "system was null"),
     ],
 )
@@ -149,7 +149,7 @@ def test_two_at_once_are_not_possible(out):
     answers = Answers(out, RUN, FIXED)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     answers.close()
-    assert "another batch is writing it" in done.stderr
+    assert "another batch is writing to it" in done.stderr
 
 
 def test_a_full_disk_is_one_line_and_the_torn_answer_is_cut_off_next_time(out, monkeypatch):
@@ -212,7 +212,7 @@ def test_errors_are_those_of_this_run(tmp_path):
 def test_errors_that_no_run_wrote_are_left_alone(tmp_path):
     out, path = tmp_path / "answers.jsonl", tmp_path / "answers.errors.jsonl"
     path.write_text(json.dumps(ERROR) + "\nlook at this one!\n")
-    with pytest.raises(StorageError, match="line 2 is none that a batch has written"):
+    with pytest.raises(StorageError, match="line 2 was not written by a batch"):
         Errors(out)
     assert path.read_text().endswith("look at this one!\n")
     path.unlink()

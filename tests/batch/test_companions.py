@@ -71,7 +71,7 @@ def test_what_is_no_ordinary_file_is_neither_followed_nor_written(tmp_path, out,
             path.symlink_to("/dev/null")
         case _:
             path.symlink_to(target)
-    words = "is no ordinary file" if kind in ("folder", "pipe") else "is a link"
+    words = "is not an ordinary file" if kind in ("folder", "pipe") else "is a link"
     with pytest.raises(StorageError, match=f"{re.escape(name)}: {words}.*choose another --out"):
         Answers(out, {}, {})
     assert target.exists() == (kind == "link")
@@ -87,7 +87,7 @@ def test_a_link_laid_after_the_check_is_not_followed_either(tmp_path, out, monke
 
 
 def test_devices_are_no_place_for_answers():
-    with pytest.raises(StorageError, match="/dev/null: is no ordinary file"):
+    with pytest.raises(StorageError, match="/dev/null: is not an ordinary file"):
         check_output(Path("/dev/null"))
 
 
@@ -97,10 +97,7 @@ def test_devices_are_no_place_for_answers():
         ("a.run.json", "{}"),
         ("a.run.json", '{"run": "my jogging", "fixed": {}}'),
         ("a.run.json", "\xff"),
-        (
-            "a.run.json",
-            json.dumps(RECORD | {"out": "a"}),
-        ),  # the run record of --out a, which would have the same name
+        ("a.run.json", json.dumps(RECORD | {"out": "a"})),  # --out a has a run record of the same name
         ("a.errors.jsonl", "my own\n"),
         ("a.errors.jsonl", '{"prompt": "What is 2 + 3?"}\n'),
         ("a.errors.jsonl", '{"line": 1, "error": "a linter\'s"}\n'),

@@ -56,8 +56,8 @@ def test_plain_lines_with_and_without_ids_and_blank_lines_between(read):
     ("line", "id", "words"),
     [
         (b'{"id": "x", "prompt": "a"', "line-1", "not JSON"),
-        (b"[1]", "line-1", "no object"),
-        (b'"just text"', "line-1", "no object"),
+        (b"[1]", "line-1", "not an object"),
+        (b'"just text"', "line-1", "not an object"),
         (b'{"id": "x"}', "x", "prompt or messages"),
         (b'{"id": "x", "prompt": "a", "messages": []}', "x", "either"),
         (b'{"id": true, "prompt": "a"}', "line-1", "id must be"),
@@ -114,7 +114,7 @@ def test_csv_with_quotes_lines_within_fields_and_other_columns(read):
     assert lines[3][:2] == (6, "line-6")
     assert lines[4] == (8, "4", "g")
     assert read("prompt\tid\na, b\tx\n", "in.tsv") == [(2, "x", "a, b")]
-    with pytest.raises(UsageError, match="has: question"):
+    with pytest.raises(UsageError, match="has question"):
         read("question\nwhy?\n", "in.csv")
 
 

@@ -113,7 +113,7 @@ def test_other_options_or_another_input_are_noticed(batch, tmp_path):
     assert other.returncode == 2
     assert 'reasoning was "medium", now it is "high"' in other.stderr
     source.write_text("a\nb\n")
-    assert "the input is another" in batch(source, "--out", out).stderr
+    assert "its input was another" in batch(source, "--out", out).stderr
 
 
 @pytest.mark.parametrize(
