@@ -1,4 +1,4 @@
-"""``gptoss-mac batch``: a file of prompts in, a file of answers out."""
+"""``gptoss-mac batch``: answer a file of prompts into a file of answers."""
 
 import sys
 from pathlib import Path
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from gptoss_mlx.runtime import Runtime
 
 AUTO_ROWS = 16
-"""Rows decoded together when left to us. Memory may admit fewer."""
+"""Rows decoded together with ``--concurrency auto``. Memory may admit fewer."""
 
 MEMORY_SHARE = 0.5
-"""Of what is free. The rest is for the step's own arrays, and for caches that allocate ahead."""
+"""Share of the free memory for the rows' caches. A step's own arrays and the caches' spare room take the rest."""
 
 
 def batch(
@@ -108,23 +108,23 @@ def _tell(tally: "Tally", model: str) -> None:
     rate = f"{tally.tokens} tokens, {tally.tokens_per_second:.1f} tokens/s" if tally.tokens else "nothing to do"
     _say(f"{tally.before + tally.answered} of {tally.total} answered; {rate}, {tally.seconds:.0f} s")
     if tally.cut_in_thought:
-        _say(f"{tally.cut_in_thought} stopped at --max-tokens before an answer began")
+        _say(f"{tally.cut_in_thought} of them reached --max-tokens before an answer began")
     if tally.repairs:
-        kinds = ", ".join(f"{times} times {kind}" for kind, times in tally.repairs.most_common(8))
-        _say(f"replies that were not quite in the format were read as meant: {kinds}")
+        kinds = ", ".join(f"{kind} ({times} times)" for kind, times in tally.repairs.most_common(8))
+        _say(f"repaired in replies that broke the format: {kinds}")
     if tally.other_models:
         names = ", ".join(name[:80] for name, _ in tally.other_models.most_common(3))
-        _say(f"{tally.other_models.total()} lines ask for another model ({names}); all were answered by {model}")
+        _say(f"{tally.other_models.total()} lines name another model ({names}), but {model} answered them")
     if tally.ignored:
         names = ", ".join(name[:80] for name, _ in tally.ignored.most_common(8))
-        _say(f"fields passed over, since they mean nothing here: {names}")
+        _say(f"ignored unknown fields: {names}")
 
 
 def _max_rows(concurrency: str) -> int:
     if concurrency == "auto":
         return AUTO_ROWS
     if not concurrency.isascii() or not concurrency.isdigit() or not 1 <= int(concurrency) <= 1024:
-        raise UsageError(f"--concurrency is {concurrency}; use auto, or a number from 1 to 1024")
+        raise UsageError(f"--concurrency is {concurrency}; use auto or a number from 1 to 1024")
     return int(concurrency)
 
 

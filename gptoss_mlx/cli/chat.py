@@ -1,4 +1,4 @@
-"""``gptoss-mac chat``: talk with a model, its thought visible."""
+"""``gptoss-mac chat``: a conversation in the terminal, with the model's thought visible."""
 
 import io
 import os
@@ -29,7 +29,7 @@ HELP = """\
 /system [TEXT]            set or clear the instructions
 /thinking                 show or hide the thought
 /quit                     leave, as Ctrl-D does
-Ctrl-C stops a reply and keeps what came."""
+Ctrl-C stops a reply and keeps its answer so far."""
 
 
 def chat(
@@ -45,14 +45,14 @@ def chat(
     session: Annotated[
         str | None,
         typer.Option(
-            help="Keep the conversation under this name, or go on with it.",
+            help="Save the conversation under this name, or resume it.",
             metavar="NAME",
             callback=options.as_text,
         ),
     ] = None,
-    last: Annotated[bool, typer.Option("--continue", help="Go on with the session kept last.")] = False,
+    last: Annotated[bool, typer.Option("--continue", help="Resume the session saved last.")] = False,
 ) -> None:
-    """Chat with a model. Its thought streams before the answer; /help lists what else can be typed."""
+    """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
     console = Console(highlight=False)
     name, kept = _find_session(session, last)
     model = model or (kept.model if kept else "20b")
@@ -80,16 +80,16 @@ def chat(
 
 
 def _cost(conversation: "Conversation") -> str:
-    """What a change of settings costs: they stand at the beginning, so all that follows has to be read again."""
+    """Return how many tokens must be read again. A change of settings changes the beginning of the prompt."""
     if not conversation.messages:
-        return "The conversation is empty, so this costs nothing."
+        return "The conversation is empty, so nothing is read again."
     again, total = conversation.to_read()
     share = f"all {total:,}" if again == total else f"{again:,} of the {total:,}"
-    return f"The next message reads {share} tokens so far again."
+    return f"With the next message the model reads {share} tokens so far again."
 
 
 def _find_session(name: str | None, last: bool) -> "tuple[str | None, Session | None]":
-    """The name to keep the conversation under, and what is already kept there."""
+    """Return the name to save the conversation under, and the session that is saved under it, if any."""
     if name is None and not last:
         return None, None
 
@@ -100,16 +100,16 @@ def _find_session(name: str | None, last: bool) -> "tuple[str | None, Session | 
     names = session_names()
     if name is None:
         if not names:
-            raise SessionError("there is no session to continue; begin one with --session NAME")
+            raise SessionError("there is no session to resume; begin one with --session NAME")
         name = names[0]
     return name, read_session(name) if name in names else None
 
 
 class _Chat:
-    """What a line typed does.
+    """Carries out the lines that the user types.
 
-    With a session's ``name`` the transcript is saved after every reply, the cache at the end: one that lags behind is
-    still a beginning of what was read.
+    With a session ``name`` it saves the transcript after every reply, and the cache on leaving the context. A cache
+    that is older than the transcript still serves as its beginning.
     """
 
     def __init__(self, conversation: "Conversation", console: Console, name: str | None, model: str) -> None:
@@ -135,7 +135,7 @@ class _Chat:
             save_session(self._name, self._conversation, self._model)
 
     def take(self, line: str) -> bool:
-        """Obey a command or send a message; False when the chat is over."""
+        """Carry out a command or send a message. Return False when the user quits."""
         command, _, rest = line.strip().partition(" ")
         if command == "/quit":
             return False
@@ -151,7 +151,7 @@ class _Chat:
             case "/new", "":
                 conversation.clear()
                 self._save()
-                self._say("A new conversation.")
+                self._say("The conversation is empty now.")
             case "/reasoning", "low" | "medium" | "high":
                 conversation.reasoning = rest
                 self._say(f"Reasoning: {rest}. {_cost(conversation)}")
@@ -166,7 +166,7 @@ class _Chat:
             case "/help", _:
                 self._say(HELP)
             case _:
-                self._say(f"No command {shown(command)}; /help lists them.")
+                self._say(f"Unknown command {shown(command)}; type /help for the commands.")
 
     def _send(self, line: str) -> None:
         from gptoss_mlx.cli.display import ReplyView
@@ -182,7 +182,7 @@ class _Chat:
         except GptOssError as error:
             self._say(str(error))
         finally:
-            self._save()  # also where the terminal is gone
+            self._save()  # also when the terminal is closed
         if asked.number != signal.SIGINT:  # Ctrl-C stops the reply, not the chat
             asked.end()
 
@@ -191,7 +191,7 @@ class _Chat:
 
 
 class _Input:
-    """Lines from the user: edited and with history at a terminal, plain otherwise."""
+    """Reads lines from the user: with editing and history at a terminal, else plainly from standard input."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -201,7 +201,7 @@ class _Input:
     def __enter__(self) -> Callable[[], str | None]:
         if self._interactive:
             assert isinstance(sys.stdin, io.TextIOWrapper)
-            sys.stdin.reconfigure(errors="surrogateescape")  # the bytes come back, whatever the locale
+            sys.stdin.reconfigure(errors="surrogateescape")  # so that _typed gets the bytes back in any locale
             _open_history()
         return self._read
 
@@ -221,11 +221,11 @@ class _Input:
                     raise
                 self._console.print(Text(str(error), style="dim"))
             except KeyboardInterrupt:
-                print()  # clears the line being typed; Ctrl-D leaves
+                print()  # Ctrl-C discards the line being typed; Ctrl-D quits
 
 
 def _typed() -> str:
-    """A line from the terminal. Raises UsageError for one that is no text."""
+    """Return a line from the terminal. Raises UsageError when it cannot be decoded."""
     return decoded(input("> ").encode(sys.stdin.encoding, "surrogateescape"), "the line")
 
 
@@ -238,7 +238,7 @@ def _open_history() -> None:
     try:
         readline.read_history_file(history_file())
     except OSError:
-        return  # none yet
+        return  # there is no history yet
 
 
 def _save_history() -> None:
@@ -252,4 +252,4 @@ def _save_history() -> None:
         with replaced_whole(path) as partial:
             readline.write_history_file(partial)
     except OSError:
-        return  # a chat is not worth an error for its history
+        return  # losing the history is no reason to end a chat with an error

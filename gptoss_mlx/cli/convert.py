@@ -1,4 +1,4 @@
-"""``gptoss-mac convert``: a checkpoint in, a model folder out."""
+"""``gptoss-mac convert``: make a model folder from a checkpoint."""
 
 import shlex
 from contextlib import nullcontext
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A checkpoint folder in Hugging Face's or original/ layout, or tiny.")],
+    source: Annotated[
+        Path, typer.Argument(help="Checkpoint folder in Hugging Face's or the original/ layout, or tiny.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="The model folder to make.", show_default="a folder under GPTOSS_MAC_HOME")
+        Path | None, typer.Option(help="Model folder to create.", show_default="a folder under GPTOSS_MAC_HOME")
     ] = None,
     dense: Annotated[
         Literal["q8", "bf16"],
-        typer.Option(help="Attention, embedding and head: 8 bits, or as published. Experts are never touched."),
+        typer.Option(help="Store attention, embedding and head in 8 bits, or as published. Experts never change."),
     ] = "q8",
 ) -> None:
     """Convert a published checkpoint into a model folder."""
@@ -50,7 +52,7 @@ def _show(report: "Report", named: bool) -> None:
     from gptoss_mlx.errors import shown
 
     config = report.config
-    tokenizer = {"checkpoint": "the checkpoint's", "bundled": "bundled, that of the published models", None: "none"}
+    tokenizer = {"checkpoint": "the checkpoint's", "bundled": "bundled, as in the published models", None: "none"}
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -65,7 +67,7 @@ def _show(report: "Report", named: bool) -> None:
     table.add_row("Time", f"{report.seconds:.1f} s")
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = 1000  # a path in a log stays in one piece
+        console.width = 1000  # keeps a path in a log on one line
     console.print(table)
     if report.tokenizer is None:
         console.print(

@@ -1,7 +1,8 @@
-"""How a reply looks while it arrives: the thought dim under its own rule, the answer as live Markdown.
+"""Show a reply while it arrives: the thought dim under its own rule, the answer as live Markdown.
 
-What is finished is printed for good and scrolls away; only the unfinished end is redrawn. Where the output is no
-terminal the text is written as it comes, without control codes. Knows events, no model and no input.
+Finished text is printed once and scrolls away. Only the unfinished end is redrawn. If the output is not a terminal, the
+text is written as it arrives, without control codes. The module knows a conversation's events. It knows no model and no
+input.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ Split = Callable[[str], int]
 
 
 class ReplyView:
-    """Shows one reply's events. Use as a context manager, so that the terminal is left as it was found."""
+    """Shows the events of one reply. As a context manager it restores the terminal on leaving."""
 
     def __init__(self, console: Console, *, thinking: bool = True) -> None:
         self._console = console
@@ -40,7 +41,7 @@ class ReplyView:
         self._close()
 
     def reading(self, read: int, total: int) -> None:
-        """A line at a terminal while a prompt of more than one chunk is read; gone once it has been."""
+        """Show on a terminal how many of the prompt's ``total`` tokens are ``read``, until all are."""
         if read == total:
             self._close()
         elif self._console.is_terminal and not self._console.is_dumb_terminal:
@@ -50,6 +51,7 @@ class ReplyView:
             self._reading.update(Text(f"read {read:,} of {total:,} tokens", style="dim"), refresh=True)
 
     def show(self, event: Event) -> None:
+        """Show one event after those before it."""
         match event:
             case Thought(text):
                 if self._thinking:
@@ -92,7 +94,7 @@ class ReplyView:
 
 
 def summary(done: Done) -> str:
-    """One line under a reply: how much, how fast, and why it stopped where that is not the usual end."""
+    """Return the line under a reply: token counts, speed, and the reason if the reply did not end as usual."""
     usage = done.usage
     parts = [f"{usage.completion_tokens} tokens", f"{usage.tokens_per_second:.1f} tokens/s"]
     if usage.time_to_first_token is not None:
@@ -102,11 +104,11 @@ def summary(done: Done) -> str:
     if why := CONTEXT_FULL if done.context_full else REASONS.get(done.reason):
         parts.append(f"{why}, while still thinking: no answer" if done.cut_in_thought else why)
     elif done.no_answer:
-        parts.append("the model ended without an answer: ask again, or in other words")
+        parts.append("the model gave no answer: ask again, or in other words")
     return " · ".join(parts)
 
 
-CONTEXT_FULL = "the context is full: /new begins a new conversation"
+CONTEXT_FULL = "the context is full: type /new for a new conversation"
 REASONS = {
     "length": "stopped at the token limit",
     "cancelled": "stopped by you",
@@ -115,7 +117,7 @@ REASONS = {
 
 
 class _Stream:
-    """Text that grows: printed for good up to where ``split`` says it is settled, drawn live after that."""
+    """Text that grows. ``split`` returns how much of it is final and can be printed; the rest is redrawn live."""
 
     def __init__(self, console: Console, split: Split, draw: Callable[[str], RenderableType]) -> None:
         self._console = console
@@ -154,7 +156,7 @@ class _Stream:
 
 @dataclass(frozen=True)
 class _Bottom:
-    """As many of the last lines as the screen has room for: what grows, a long code block say, is read at its end."""
+    """Draws the last lines of ``whole`` that fit on the screen, because new text of a long block comes at its end."""
 
     whole: RenderableType
 
@@ -165,12 +167,12 @@ class _Bottom:
 
 
 def _lines_end(text: str) -> int:
-    """Whole lines are settled."""
+    """Return the length of the complete lines, which are final."""
     return text.rfind("\n") + 1
 
 
 def _blocks_end(text: str) -> int:
-    """All top-level Markdown blocks but the last are settled."""
+    """Return the length of all top-level Markdown blocks but the last. They are final."""
     starts = [token.map[0] for token in MarkdownIt().enable("table").parse(text) if token.level == 0 and token.map]
     if len(starts) < 2:
         return 0

@@ -1,4 +1,4 @@
-"""Options that several commands share, and opening the model they name."""
+"""Options that several commands share, and the model or conversation they open."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def as_text(param: typer.CallbackParam, value: str | None) -> str | None:
-    """A callback for options and arguments that are said to the model. Raises UsageError for what is no text."""
+    """Return the value of an option or argument as text for the model. Raises UsageError when it cannot be decoded."""
     from gptoss_mlx.text_input import argument
 
     return None if value is None else argument(value, param.opts[0])
@@ -21,20 +21,20 @@ def as_text(param: typer.CallbackParam, value: str | None) -> str | None:
 ReasoningChoice = Literal["low", "medium", "high"]
 """Harmony's ``Effort``, repeated because importing harmony is slow. mypy compares the two."""
 
-MODEL_HELP = "An installed model (20b, 120b, tiny), or a model folder."
+MODEL_HELP = "Installed model (20b, 120b, tiny) or model folder."
 REASONING_HELP = "How long the model thinks before it answers."
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Reasoning = Annotated[ReasoningChoice, typer.Option(help=REASONING_HELP)]
 System = Annotated[str | None, typer.Option(help="Instructions for the whole conversation.", callback=as_text)]
 Temperature = Annotated[
-    float | None, typer.Option(help="0 takes the likeliest token, 1 draws from the model as it is.", show_default="1")
+    float | None, typer.Option(help="0 takes the likeliest token, 1 draws from the model unchanged.", show_default="1")
 ]
-MaxTokens = Annotated[int | None, typer.Option(help="Stop a reply after so many tokens.", show_default="no limit")]
-Seed = Annotated[int | None, typer.Option(help="Repeat the same random draws.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Stop a reply after this many tokens.", show_default="no limit")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the random draws. The same seed repeats a reply.")]
 
 
 def open_model(name: str) -> "Runtime":
-    """Load a model; a bar on standard error where it takes long enough to be seen."""
+    """Load a model, with a progress bar if standard error is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
@@ -48,7 +48,7 @@ def open_model(name: str) -> "Runtime":
 
 
 def check_values(temperature: float | None, max_tokens: int | None) -> None:
-    """Refuse bad values before the long part, the loading."""
+    """Raise UsageError for values out of range. Call it before loading the model, because loading is slow."""
     from gptoss_mlx.engine.sampling import Sampling
     from gptoss_mlx.errors import UsageError
 
@@ -65,7 +65,7 @@ def start_conversation(
     max_tokens: int | None,
     seed: int | None,
 ) -> "Conversation":
-    """Load the model and begin."""
+    """Load the model and return a new conversation with it. Raises UsageError for values out of range."""
     check_values(temperature, max_tokens)
     runtime = open_model(model)
 
@@ -78,7 +78,7 @@ def start_conversation(
 def reopen_conversation(
     session: "Session", model: str, temperature: float | None, max_tokens: int | None, seed: int | None
 ) -> "tuple[Conversation, str | None]":
-    """Load the model and go on with a session; with a note when it has to be read anew."""
+    """Load the model and return the session's conversation, and a notice if its cache cannot be used."""
     check_values(temperature, max_tokens)
     runtime = open_model(model)
 

@@ -1,4 +1,7 @@
-"""A long run, shown: a bar with rate and time left on a terminal, now and then a plain line elsewhere. To stderr."""
+"""Show the progress of a long run on standard error: as a bar on a terminal, else as a plain line every few seconds.
+
+The module knows counts of bytes and a batch's tally. It knows nothing of the work.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +20,7 @@ LINE_SECONDS = 5.0
 
 @contextmanager
 def byte_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function to call with (bytes done, bytes in all)."""
+    """Yield a function that shows (bytes done, bytes in all)."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(console, label)
@@ -53,7 +56,7 @@ def _lines(console: Console, label: str) -> Callable[[int, int], None]:
 
 @contextmanager
 def batch_progress() -> Iterator[Callable[["Tally"], None]]:
-    """Give a function to call with how far a batch is, as often as one likes."""
+    """Yield a function that shows a batch's tally. It may be called at every step."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _tally_lines(console)

@@ -1,7 +1,7 @@
-"""OpenAI's ``/v1/chat/completions``: a body to a Request, a Reply to a body.
+"""OpenAI's ``/v1/chat/completions``: convert a body to a Request, and a Reply to a body.
 
-Fields that would change the answer and cannot be honoured are refused, never passed over in silence. A JSON schema is
-asked for in the prompt, as the model was trained on; nothing enforces it, so ``strict`` is refused.
+Fields that would change the answer but are not supported are refused, never ignored. A JSON schema becomes part of the
+prompt, as in the model's training. Nothing enforces the schema, so ``strict`` is refused.
 """
 
 from typing import Any
@@ -24,7 +24,9 @@ from gptoss_mlx.requests.request import (
     read_limit,
     read_parts,
     read_sampling,
+    read_schema,
     read_stop,
+    wants_schema,
 )
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -43,16 +45,17 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "function_call": (),
     "moderation": (),
 }
-"""Each with the values that ask for nothing."""
+"""Unsupported fields. Each is accepted with the listed values, because they ask for nothing."""
 
 THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 """Fields in which other clients send and expect a message's thought. The published chat template uses the last."""
 
 
 def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Request:
-    """Raises RequestError; HarmonyError for a function's schema comes when the messages are rendered.
+    """Return the request in the body ``raw``. Raises RequestError.
 
-    ``unknown_fields`` allows them, and lists them in the request: data sets have columns of their own.
+    A function's schema is not checked here; rendering the messages raises HarmonyError for a bad one. With
+    ``unknown_fields`` unknown fields are ignored and named in the request, because data sets have their own columns.
     """
     body = JsonObject(raw)
     for name, harmless in NOT_OFFERED.items():
@@ -89,9 +92,10 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Reque
 
 
 def write(reply: Reply, *, id: str, created: int, model: str, thought: bool) -> dict[str, Any]:
-    """The ``chat.completion`` object. ``id`` makes its ids; ``created`` is in Unix seconds.
+    """Return the ``chat.completion`` object for ``reply``.
 
-    With ``thought`` the message has it as ``reasoning``, the field others use for gpt-oss; OpenAI's has none.
+    All ids in it are made from ``id``. ``created`` is in Unix seconds. With ``thought`` the message has the thought as
+    ``reasoning``, the field that other servers use for gpt-oss; OpenAI has no field for it.
     """
     message: dict[str, Any] = {"role": "assistant", "content": reply.content or None, "refusal": None}
     if thought:
@@ -146,7 +150,7 @@ def _content(message: JsonObject) -> str:
 
 
 def _read_assistant(message: JsonObject, where: str, history: History) -> None:
-    """What the model said before. It may have said nothing, or have been stopped in its thought."""
+    """Add an assistant message to ``history``. It may be empty, or a thought alone if the reply was stopped there."""
     for name in ("function_call", "audio"):
         message.only(name)
     message.only("annotations", [])
@@ -155,25 +159,25 @@ def _read_assistant(message: JsonObject, where: str, history: History) -> None:
     refusal = message.text("refusal") or ""
     text = "".join(text for kind, text in parts if kind != "thinking")
     if text and refusal:
-        raise message.error("refusal", "stands beside a content; send one of them")
+        raise message.error("refusal", "stands beside content; send only one of them")
     text = text or refusal
     thoughts = [message.text(name) for name in THOUGHTS]
     thoughts.append("".join(text for kind, text in parts if kind == "thinking"))
     given = {thought for thought in thoughts if thought}
     if len(given) > 1:
         names = ", ".join(THOUGHTS)
-        raise RequestError(f"{where} has thoughts that differ, under {names} or in its parts; send one", where)
+        raise RequestError(f"{where} has different thoughts in {names} or in its parts; send only one", where)
     history.thought("".join(given))
     history.said(text, where, before_a_call=bool(calls))
     for number, raw in enumerate(calls):
         call = JsonObject(raw, f"{where}.tool_calls[{number}]")
         function = call.object("function")
         if call.any("type") not in (None, "function") or function is None:
-            raise call.error("type", "must be 'function', with the function")
+            raise call.error("type", "must be 'function', and the function must be present")
         arguments = function.text("arguments") or ""
         history.called(call.needed_text("id"), read_called_name(function), arguments, where)
         function.refuse_unread()
-        call.only("index", number)  # as a stream counts them
+        call.only("index", number)  # streamed calls have it
         call.refuse_unread()
 
 
@@ -183,7 +187,7 @@ def _read_tools(body: JsonObject) -> tuple[Function, ...]:
         tool = JsonObject(raw, f"tools[{number}]")
         function = tool.object("function")
         if tool.any("type") != "function" or function is None:
-            raise tool.error("type", "must be 'function', with the function")
+            raise tool.error("type", "must be 'function', and the function must be present")
         functions.append(read_function(function))
         tool.only("strict", False)
         tool.skip(*CACHING)
@@ -191,24 +195,14 @@ def _read_tools(body: JsonObject) -> tuple[Function, ...]:
     return offered(body, functions)
 
 
-def _read_format(form: JsonObject | None) -> ResponseFormat | None:
-    kind = form.needed_text("type") if form is not None else "text"
-    if form is None:
+def _read_format(declared: JsonObject | None) -> ResponseFormat | None:
+    if declared is None:
         return None
-    if kind == "text":
-        form.refuse_unread()
-        return None
-    schema = form.object("json_schema")
-    if kind != "json_schema" or schema is None:
-        raise form.error("type", f"{kind[:40]!r} is not supported; use json_schema, or ask for JSON in the prompt")
-    read = read_schema(schema)
-    form.refuse_unread()
-    return read
-
-
-def read_schema(form: JsonObject) -> ResponseFormat:
-    """Name, schema and description. Responses' formats have these beside ``type``, which is the caller's to read."""
-    form.only("strict", False)
-    read = ResponseFormat(form.needed_text("name"), form.schema("schema") or {}, form.text("description") or "")
-    form.refuse_unread()
-    return read
+    response_format = None
+    if wants_schema(declared):
+        schema = declared.object("json_schema")
+        if schema is None:
+            raise declared.error("type", "is 'json_schema', but the field json_schema is missing")
+        response_format = read_schema(schema)
+    declared.refuse_unread()
+    return response_format

@@ -1,4 +1,4 @@
-"""What a request comes down to, and what both of OpenAI's endpoints say in the same way."""
+"""The request that both of OpenAI's endpoints are converted to, and the fields that both have."""
 
 import re
 from collections.abc import Mapping
@@ -7,11 +7,13 @@ from typing import Any, get_args
 
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import RequestError, UsageError
-from gptoss_mlx.harmony import Function, Message
+from gptoss_mlx.harmony import Function, Message, ResponseFormat
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.requests.json_object import JsonObject
 
 MAX_STOPS = 4
+"""OpenAI's limit of stop strings."""
+
 CACHING = ("cache_control", "prompt_cache_breakpoint")
 """Fields by which a client asks to cache a prompt's beginning. They are ignored because the runtime always does."""
 
@@ -27,7 +29,7 @@ _CALLED_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds where a request says nothing. ``max_tokens`` None is the rest of the context."""
+    """Values for fields that a request does not have. ``max_tokens`` None means: up to the end of the context."""
 
     sampling: Sampling
     reasoning: Effort = "medium"
@@ -38,11 +40,10 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and how it is to be answered.
+    """One prompt, and how to answer it.
 
-    ``functions`` are the names of those on offer. ``model`` is the name the request gives, if any. ``repeated`` are
-    settings a response of the same endpoint shows again. ``unknown`` fields were passed over; there are none unless
-    that was asked for.
+    ``functions`` are the names of the functions that the model may call. ``model`` is the name in the request, if any.
+    ``repeated`` are settings that the endpoint's response repeats. ``unknown`` are the names of ignored fields.
     """
 
     messages: tuple[Message, ...]
@@ -57,7 +58,7 @@ class Request:
 
 
 def read_sampling(body: JsonObject, defaults: Defaults) -> Sampling:
-    """Temperature and its kin. ``top_k`` and ``min_p`` are no fields of OpenAI's, but widely understood."""
+    """Read the sampling fields. ``top_k`` and ``min_p`` are not OpenAI's, but other servers have them."""
     given: dict[str, Any] = {name: body.number(name) for name in ("temperature", "top_p", "min_p")}
     given |= {name: body.integer(name) for name in ("top_k", "seed")}
     try:
@@ -67,7 +68,7 @@ def read_sampling(body: JsonObject, defaults: Defaults) -> Sampling:
 
 
 def read_limit(body: JsonObject, *names: str) -> int | None:
-    """How many tokens at most: the first of ``names`` that is there."""
+    """Return the maximum number of tokens: the first present field of ``names``, or None."""
     values = [(name, body.integer(name)) for name in names]
     for name, value in values:
         if value is not None and value < 1:
@@ -88,26 +89,42 @@ def read_stop(body: JsonObject) -> tuple[str, ...]:
 
 
 def read_function(function: JsonObject) -> Function:
-    """Name, description and parameters; ``strict`` would promise what is not enforced.
+    """Read a function's name, description and parameters. The caller has read ``type`` if it is in the same object.
 
-    Responses' tools have these beside ``type``, which is the caller's to read.
+    ``strict`` is refused, because nothing enforces the schema.
     """
     function.only("strict", False)
     function.skip(*CACHING)
-    read = Function(read_name(function), function.text("description") or "", function.schema("parameters"))
-    function.refuse_unread()
-    return read
-
-
-def read_name(function: JsonObject) -> str:
     name = function.needed_text("name")
     if not _NAME.fullmatch(name):
         raise function.error("name", "must be 1 to 64 letters, digits, dashes and underscores")
-    return name
+    declared = Function(name, function.text("description") or "", function.schema("parameters"))
+    function.refuse_unread()
+    return declared
+
+
+def wants_schema(declared: JsonObject) -> bool:
+    """Return whether the response format has the type ``json_schema``, not ``text``. Raises RequestError for others."""
+    kind = declared.needed_text("type")
+    if kind not in ("text", "json_schema"):
+        raise declared.error("type", f"{kind[:40]!r} is not supported; use json_schema, or ask for JSON in the prompt")
+    return kind == "json_schema"
+
+
+def read_schema(declared: JsonObject) -> ResponseFormat:
+    """Read a response format's name, schema and description. The caller has read ``type`` if it is in the same object.
+
+    ``strict`` is refused, because nothing enforces the schema.
+    """
+    declared.only("strict", False)
+    description = declared.text("description") or ""
+    response_format = ResponseFormat(declared.needed_text("name"), declared.schema("schema") or {}, description)
+    declared.refuse_unread()
+    return response_format
 
 
 def read_called_name(function: JsonObject) -> str:
-    """Of a call that was made, as its author wrote it: ``browser.search`` too, which no declaration may be called."""
+    """Read the name in a call. It may have a namespace, as ``browser.search``; a declared function's may not."""
     name = function.needed_text("name")
     if not _CALLED_NAME.fullmatch(name):
         raise function.error("name", "must be 1 to 128 letters, digits, dots, dashes and underscores")
@@ -130,31 +147,31 @@ def offered(body: JsonObject, functions: list[Function]) -> tuple[Function, ...]
     return tuple(functions)
 
 
-def read_parts(holder: JsonObject, field: str, kinds: Mapping[str, str]) -> str | None:
-    """A content: a string, or parts that hold text. Anything else, such as an image, is an error.
+def read_parts(holder: JsonObject, name: str, kinds: Mapping[str, str]) -> str | None:
+    """Return the text of a content field: a string, or an array of parts. None when the field is absent.
 
-    ``kinds`` maps the parts that may be there to the field that holds their text.
+    ``kinds`` maps each allowed type of part to its field with the text. Another type, such as an image, is an error.
     """
-    content = read_content(holder, field, kinds)
+    content = read_content(holder, name, kinds)
     return None if content is None else "".join(text for _, text in content)
 
 
-def read_content(holder: JsonObject, field: str, kinds: Mapping[str, str]) -> list[tuple[str, str]] | None:
-    """The same as (kind, text) of each part; a string is one of kind ``""``."""
-    value = holder.any(field)
+def read_content(holder: JsonObject, name: str, kinds: Mapping[str, str]) -> list[tuple[str, str]] | None:
+    """Return the type and the text of each part, as ``read_parts`` reads them. A string has the type ``""``."""
+    value = holder.any(name)
     if value is None:
         return None
     if isinstance(value, str):
         return [("", value)]
     if not isinstance(value, list):
-        raise holder.error(field, "must be a string or an array of parts")
+        raise holder.error(name, "must be a string or an array of parts")
     found = []
     for number, raw in enumerate(value):
-        part = JsonObject(raw, f"{holder.name(field)}[{number}]")
+        part = JsonObject(raw, f"{holder.path(name)}[{number}]")
         kind = part.needed_text("type")
         if kind not in kinds:
-            raise part.error("type", f"{kind[:40]!r} is not supported; only text is")
+            raise part.error("type", f"{kind[:40]!r} is not supported; send text only")
         found.append((kind, part.needed_text(kinds[kind])))
-        part.skip("annotations", "logprobs", *CACHING)  # about the text, none of it
+        part.skip("annotations", "logprobs", *CACHING)  # these describe the text
         part.refuse_unread()
     return found

@@ -1,13 +1,12 @@
-"""OpenAI's ``/v1/responses``, as far as it needs no memory of earlier requests: a body to a Request, a Reply to one.
+"""OpenAI's ``/v1/responses`` without stored responses: convert a body to a Request, and a Reply to a body.
 
-Fields that would change the answer and cannot be honoured are refused, never passed over in silence.
+Fields that would change the answer but are not supported are refused, never ignored.
 """
 
 from typing import Any
 
 from gptoss_mlx.harmony import Function, ResponseFormat
 from gptoss_mlx.reply import Reply
-from gptoss_mlx.requests.chat_completions import read_schema
 from gptoss_mlx.requests.history import History
 from gptoss_mlx.requests.json_object import JsonObject
 from gptoss_mlx.requests.request import (
@@ -21,6 +20,8 @@ from gptoss_mlx.requests.request import (
     read_limit,
     read_parts,
     read_sampling,
+    read_schema,
+    wants_schema,
 )
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -35,11 +36,14 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
-"""Each with the values that ask for nothing."""
+"""Unsupported fields. Each is accepted with the listed values, because they ask for nothing."""
 
 
 def read(raw: Any, defaults: Defaults) -> Request:
-    """Raises RequestError; HarmonyError for a function's schema comes when the messages are rendered."""
+    """Return the request in the body ``raw``. Raises RequestError.
+
+    A function's schema is not checked here; rendering the messages raises HarmonyError for a bad one.
+    """
     body = JsonObject(raw)
     for name, harmless in NOT_OFFERED.items():
         body.only(name, *harmless)
@@ -85,7 +89,11 @@ def read(raw: Any, defaults: Defaults) -> Request:
 def write(
     reply: Reply, repeated: dict[str, Any], *, id: str, created: int, model: str, thought: bool
 ) -> dict[str, Any]:
-    """The ``response`` object. ``repeated`` is the request's; ``id`` makes its ids; ``created`` is in Unix seconds."""
+    """Return the ``response`` object for ``reply``.
+
+    ``repeated`` is the request's. All ids are made from ``id``. ``created`` is in Unix seconds. With ``thought`` the
+    output has the thought as its first item.
+    """
     cut_off = reply.reason == "length"
     status = "incomplete" if cut_off else "completed"
     output: list[dict[str, Any]] = []
@@ -151,7 +159,7 @@ def _read_item(item: JsonObject, where: str, history: History) -> None:
                 raise item.error("output", "is missing")
             history.result(item.needed_text("call_id"), output, where)
         case "reasoning":
-            # A summary stands for a thought that is not there; one that is encrypted cannot be read.
+            # The summary replaces a missing thought. An encrypted thought is refused because it cannot be read.
             item.only("encrypted_content", "")
             thought = read_parts(item, "content", {"reasoning_text": "text", "text": "text"})
             summary = read_parts(item, "summary", {"summary_text": "text"})
@@ -191,14 +199,11 @@ def _read_format(text: JsonObject | None) -> ResponseFormat | None:
     if text is None:
         return None
     text.only("verbosity", "medium")
-    form = text.object("format")
+    declared = text.object("format")
     text.refuse_unread()
-    kind = form.needed_text("type") if form is not None else "text"
-    if form is None:
+    if declared is None:
         return None
-    if kind == "text":
-        form.refuse_unread()
-        return None
-    if kind != "json_schema":
-        raise form.error("type", f"{kind[:40]!r} is not supported; use json_schema, or ask for JSON in the prompt")
-    return read_schema(form)
+    if wants_schema(declared):
+        return read_schema(declared)
+    declared.refuse_unread()
+    return None

@@ -58,7 +58,7 @@ def test_prompts_piped_in_are_answered_bad_ones_reported_and_a_second_run_has_no
     assert "read as jsonl" in first.stderr
     assert "2 of 3 answered" in first.stderr
     assert "another model (gpt-4o)" in first.stderr
-    assert "fields passed over, since they mean nothing here: x\\x1b\\ny\n" in first.stderr
+    assert "ignored unknown fields: x\\x1b\\ny\n" in first.stderr
     assert re.search(r"1 of 3 lines could not be answered; see .*answers\.errors\.jsonl", first.stderr)
     assert {record["id"] for record in records(out)} == {"line-1", "c"}
     assert "thought" in records(out)[0]

@@ -213,7 +213,7 @@ def test_a_piped_chat_answers_each_line_without_control_codes(gptoss, folder):
     assert "\x1b" not in done.stdout
     assert done.stdout.count("tokens/s") == 2
     assert "Reasoning: low." in done.stdout
-    assert "No command /nonsense" in done.stdout
+    assert "Unknown command /nonsense" in done.stdout
 
 
 class Terminal:
@@ -278,7 +278,7 @@ def test_a_line_typed_that_is_no_text_is_refused_and_the_chat_goes_on(folder, tm
     chat.wait_for("byte 0xff at offset 5, on line 1, is not UTF-8")
     chat.wait_for("> ")
     os.write(chat.master, "/Größe\r".encode())
-    chat.wait_for("No command /Gr(öß|.xf6.xdf)e")
+    chat.wait_for("Unknown command /Gr(öß|.xf6.xdf)e")
     chat.wait_for("> ")
     chat.type("\x04")
     assert chat.process.wait(20) == 0
