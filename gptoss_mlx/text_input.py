@@ -61,11 +61,8 @@ def _by_zero_bytes(start: bytes) -> str | None:
     short_units = len(start) // 2
     for name, empty, filled in (("utf-32-le", (2, 3), 0), ("utf-32-be", (0, 1), 3)):
         # Three quarters are enough, because characters beyond the basic plane use one of the two bytes.
-        if (
-            long_units
-            and all(places[place] * 4 >= long_units * 3 for place in empty)
-            and places[filled] * 4 < long_units
-        ):
+        mostly_empty = all(places[place] * 4 >= long_units * 3 for place in empty)
+        if long_units and mostly_empty and places[filled] * 4 < long_units:
             return name
     even = places[0] + places[2]
     odd = places[1] + places[3]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gptoss_mlx.batch.companions import ERRORS, RUN_RECORD, beside, check_output, is_torn, read_run_record
+from gptoss_mlx.batch.companions import ERRORS, RUN_RECORD, beside, check_output, is_torn, json_object, read_run_record
 from gptoss_mlx.errors import StorageError, UsageError
 from gptoss_mlx.files import replaced_whole
 
@@ -143,16 +143,6 @@ class Errors:
                 os.close(self._file)
 
 
-@contextmanager
-def closing(*files: Answers | Errors) -> Iterator[None]:
-    """Close ``files`` on leaving the block."""
-    try:
-        yield
-    finally:
-        for file in files:
-            file.close()
-
-
 def _line(record: dict[str, Any]) -> bytes:
     """Return ``record`` as a line of JSON in UTF-8. A lone surrogate, which UTF-8 cannot hold, becomes ``?``."""
     return (json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8", "replace")
@@ -165,12 +155,7 @@ def _write(file: int, data: bytes) -> None:
 
 def _answered_id(line: bytes) -> str | None:
     """Return the id of the answer in ``line``, or None when ``line`` is not an answer."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict):
-        return None
+    record = json_object(line) or {}
     return next((str(record[id]) for id, answer in ID_FIELDS if id in record and answer in record), None)
 
 

@@ -45,18 +45,25 @@ def read_run_record(out: Path) -> dict[str, Any] | None:
     """
     path = beside(out, RUN_RECORD)
     try:
-        record = json.loads(path.read_bytes())
+        record = json_object(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror}); {_AWAY}") from error
-    except (ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in ("run", "fixed")):
+    if record is None or not all(isinstance(record.get(part), dict) for part in ("run", "fixed")):
         raise StorageError(f"{path}: is not the run record of {out.name}, or is damaged; {_AWAY}")
     if record.get("out", out.name) != out.name:
         raise StorageError(f"{path}: belongs to the answers in {str(record['out'])[:80]}; choose another --out")
     return record
+
+
+def json_object(data: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in ``data``, or None when it is anything else."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def is_torn(line: bytes, beginning: bytes) -> bool:
@@ -95,13 +102,6 @@ def _check_errors(path: Path) -> None:
 
 
 def _is_error(line: bytes) -> bool:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return (
-        isinstance(record, dict)
-        and isinstance(record.get("line"), int)
-        and isinstance(record.get("error"), dict)
-        and {"code", "message"} <= record["error"].keys()
-    )
+    record = json_object(line) or {}
+    error = record.get("error")
+    return isinstance(record.get("line"), int) and isinstance(error, dict) and {"code", "message"} <= error.keys()

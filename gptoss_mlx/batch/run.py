@@ -60,9 +60,7 @@ class Tally:
     @property
     def seconds_left(self) -> float | None:
         """Estimated from the lines answered so far; None while there are none."""
-        if not self.answered:
-            return None
-        return self.seconds / self.answered * (self.total - self.done)
+        return self.seconds / self.answered * (self.total - self.done) if self.answered else None
 
 
 @dataclass

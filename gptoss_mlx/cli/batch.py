@@ -73,10 +73,11 @@ def batch(
 def _answer(
     source: "Source", total: int, out: Path, runtime: "Runtime", chosen: "BatchOptions", *, max_rows: int
 ) -> None:
+    from contextlib import closing
     from dataclasses import asdict
     from datetime import date
 
-    from gptoss_mlx.batch.answers import Answers, Errors, closing
+    from gptoss_mlx.batch.answers import Answers, Errors
     from gptoss_mlx.batch.run import Run, Tally
     from gptoss_mlx.cli.progress import batch_progress
     from gptoss_mlx.engine.memory import free_bytes
@@ -85,9 +86,8 @@ def _answer(
         "input": {"sha256": source.sha256, "format": source.form},
         "model": f"{runtime.folder.path.name} {runtime.hash[:16]}",
     }
-    answers = Answers(out, about | asdict(chosen), {"date": date.today().isoformat()})
-    errors = Errors(out)
-    with closing(answers, errors):
+    fixed = {"date": date.today().isoformat()}
+    with closing(Answers(out, about | asdict(chosen), fixed)) as answers, closing(Errors(out)) as errors:
         tally = Tally(total, len(answers.answered))
         if tally.before:
             _say(f"{tally.before} of {total} were answered before; resuming")

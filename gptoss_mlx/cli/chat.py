@@ -4,8 +4,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -68,13 +68,12 @@ def chat(
         conversation.instructions = system if system is not None else conversation.instructions
         if changed or notice:
             console.print(Text(_cost(conversation), style="dim"))
-    chatting = _Chat(conversation, console, name, model)
     if console.is_terminal:
         about = [conversation.runtime.folder.path.name, f"reasoning {conversation.reasoning}", "/help"]
         said = sum(message.channel != "analysis" for message in conversation.messages)
         about[1:1] = [f"session {name}, {said} messages"] if name else []
         console.print(Text(shown(" · ".join(about)), style="dim"))
-    with chatting, _Input(console) as read:
+    with closing(_Chat(conversation, console, name, model)) as chatting, _input(console) as read:
         while (line := read()) is not None and chatting.take(line):
             pass
 
@@ -108,7 +107,7 @@ def _find_session(name: str | None, last: bool) -> "tuple[str | None, Session | 
 class _Chat:
     """Carries out the lines that the user types.
 
-    With a session ``name`` it saves the transcript after every reply, and the cache on leaving the context. A cache
+    With a session ``name`` it saves the transcript after every reply, and the cache on closing. A cache
     that is older than the transcript still serves as its beginning.
     """
 
@@ -119,10 +118,8 @@ class _Chat:
         self._model = model
         self._thinking = True
 
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Save the cache of a named session that has messages."""
         if self._name is not None and self._conversation.messages:
             from gptoss_mlx.sessions import save_cache
 
@@ -190,38 +187,30 @@ class _Chat:
         self._console.print(Text(text, style="dim"))
 
 
-class _Input:
-    """Reads lines from the user: with editing and history at a terminal, else plainly from standard input."""
+@contextmanager
+def _input(console: Console) -> Iterator[Callable[[], str | None]]:
+    """Yield a function that returns the user's next line, or None at the end. A terminal has editing and history."""
+    at_terminal = sys.stdin.isatty() and console.is_terminal
+    piped = LineReader(lambda size: os.read(sys.stdin.fileno(), size), "standard input")
+    if at_terminal and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # keeps the bytes in any locale
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._interactive = sys.stdin.isatty() and console.is_terminal
-        self._piped = LineReader(lambda size: os.read(sys.stdin.fileno(), size), "standard input")
-
-    def __enter__(self) -> Callable[[], str | None]:
-        if self._interactive:
-            assert isinstance(sys.stdin, io.TextIOWrapper)
-            sys.stdin.reconfigure(errors="surrogateescape")  # so that _typed gets the bytes back in any locale
-            _open_history()
-        return self._read
-
-    def __exit__(self, *_: object) -> None:
-        if self._interactive:
-            _save_history()
-
-    def _read(self) -> str | None:
+    def read() -> str | None:
         while True:
             try:
-                return _typed() if self._interactive else self._piped.readline()
+                return _typed() if at_terminal else piped.readline()
             except EOFError:
                 print()
                 return None
             except UsageError as error:
-                if not self._interactive:
+                if not at_terminal:
                     raise
-                self._console.print(Text(str(error), style="dim"))
+                console.print(Text(str(error), style="dim"))
             except KeyboardInterrupt:
                 print()  # Ctrl-C discards the line being typed; Ctrl-D quits
+
+    with _history() if at_terminal else nullcontext():
+        yield read
 
 
 def _typed() -> str:
@@ -229,27 +218,21 @@ def _typed() -> str:
     return decoded(input("> ").encode(sys.stdin.encoding, "surrogateescape"), "the line")
 
 
-def _open_history() -> None:
-    import readline
-
-    from gptoss_mlx.home import history_file
-
-    readline.set_history_length(1000)
-    try:
-        readline.read_history_file(history_file())
-    except OSError:
-        return  # there is no history yet
-
-
-def _save_history() -> None:
+@contextmanager
+def _history() -> Iterator[None]:
+    """Load the history of typed lines, and save it on leaving the block. Ignore errors: a chat works without it."""
     import readline
 
     from gptoss_mlx.home import history_file
 
     path = history_file()
+    readline.set_history_length(1000)
+    with suppress(OSError):
+        readline.read_history_file(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_whole(path) as partial:
-            readline.write_history_file(partial)
-    except OSError:
-        return  # losing the history is no reason to end a chat with an error
+        yield
+    finally:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replaced_whole(path) as partial:
+                readline.write_history_file(partial)

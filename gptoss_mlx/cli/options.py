@@ -66,11 +66,10 @@ def start_conversation(
     seed: int | None,
 ) -> "Conversation":
     """Load the model and return a new conversation with it. Raises UsageError for values out of range."""
-    check_values(temperature, max_tokens)
-    runtime = open_model(model)
-
     from gptoss_mlx.conversation import Conversation
 
+    check_values(temperature, max_tokens)
+    runtime = open_model(model)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return Conversation(runtime, reasoning=reasoning, instructions=system, sampling=sampling, max_tokens=max_tokens)
 
@@ -79,10 +78,9 @@ def reopen_conversation(
     session: "Session", model: str, temperature: float | None, max_tokens: int | None, seed: int | None
 ) -> "tuple[Conversation, str | None]":
     """Load the model and return the session's conversation, and a notice if its cache cannot be used."""
-    check_values(temperature, max_tokens)
-    runtime = open_model(model)
-
     from gptoss_mlx.sessions import open_session
 
+    check_values(temperature, max_tokens)
+    runtime = open_model(model)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return open_session(session, runtime, sampling=sampling, max_tokens=max_tokens)

@@ -16,13 +16,13 @@ from gptoss_mlx.requests.request import (
     WITHOUT_EFFECT,
     Defaults,
     Request,
+    needed_parts,
     offered,
     read_called_name,
     read_content,
     read_effort,
     read_function,
     read_limit,
-    read_parts,
     read_sampling,
     read_schema,
     read_stop,
@@ -49,6 +49,8 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 
 THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 """Fields in which other clients send and expect a message's thought. The published chat template uses the last."""
+
+TEXT_PARTS = {"text": "text"}
 
 
 def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Request:
@@ -129,24 +131,18 @@ def _read_message(message: JsonObject, where: str, history: History) -> None:
     role = message.needed_text("role")
     match role:
         case "system" | "developer":
-            history.instruct(_content(message), where)
+            history.instruct(needed_parts(message, "content", TEXT_PARTS), where)
         case "user":
-            history.user(_content(message), where)
+            history.user(needed_parts(message, "content", TEXT_PARTS), where)
         case "assistant":
             _read_assistant(message, where, history)
         case "tool":
-            history.result(message.needed_text("tool_call_id"), _content(message), where, message.text("name"))
+            output = needed_parts(message, "content", TEXT_PARTS)
+            history.result(message.needed_text("tool_call_id"), output, where, message.text("name"))
         case _:
             raise message.error("role", f"is {role[:40]!r}; use system, developer, user, assistant or tool")
     message.skip(*CACHING)
     message.refuse_unread()
-
-
-def _content(message: JsonObject) -> str:
-    content = read_parts(message, "content", {"text": "text"})
-    if content is None:
-        raise message.error("content", "is missing")
-    return content
 
 
 def _read_assistant(message: JsonObject, where: str, history: History) -> None:

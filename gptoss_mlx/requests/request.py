@@ -69,11 +69,11 @@ def read_sampling(body: JsonObject, defaults: Defaults) -> Sampling:
 
 def read_limit(body: JsonObject, *names: str) -> int | None:
     """Return the maximum number of tokens: the first present field of ``names``, or None."""
-    values = [(name, body.integer(name)) for name in names]
-    for name, value in values:
-        if value is not None and value < 1:
+    values = {name: value for name in names if (value := body.integer(name)) is not None}
+    for name, value in values.items():
+        if value < 1:
             raise body.error(name, f"is {value}; it must be 1 or more")
-    return next((value for _, value in values if value is not None), None)
+    return next(iter(values.values()), None)
 
 
 def read_effort(body: JsonObject, name: str, defaults: Defaults) -> Effort:
@@ -154,6 +154,14 @@ def read_parts(holder: JsonObject, name: str, kinds: Mapping[str, str]) -> str |
     """
     content = read_content(holder, name, kinds)
     return None if content is None else "".join(text for _, text in content)
+
+
+def needed_parts(holder: JsonObject, name: str, kinds: Mapping[str, str]) -> str:
+    """Return what ``read_parts`` returns. Raises RequestError when the field is absent."""
+    text = read_parts(holder, name, kinds)
+    if text is None:
+        raise holder.error(name, "is missing")
+    return text
 
 
 def read_content(holder: JsonObject, name: str, kinds: Mapping[str, str]) -> list[tuple[str, str]] | None:

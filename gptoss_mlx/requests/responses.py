@@ -13,6 +13,7 @@ from gptoss_mlx.requests.request import (
     WITHOUT_EFFECT,
     Defaults,
     Request,
+    needed_parts,
     offered,
     read_called_name,
     read_effort,
@@ -154,9 +155,7 @@ def _read_item(item: JsonObject, where: str, history: History) -> None:
             arguments = item.text("arguments") or ""
             history.called(item.needed_text("call_id"), name, arguments, where)
         case "function_call_output":
-            output = read_parts(item, "output", {"input_text": "text"})
-            if output is None:
-                raise item.error("output", "is missing")
+            output = needed_parts(item, "output", {"input_text": "text"})
             history.result(item.needed_text("call_id"), output, where)
         case "reasoning":
             # The summary replaces a missing thought. An encrypted thought is refused because it cannot be read.
@@ -171,9 +170,7 @@ def _read_item(item: JsonObject, where: str, history: History) -> None:
 
 def _read_message(item: JsonObject, where: str, history: History) -> None:
     role = item.needed_text("role")
-    text = read_parts(item, "content", {"input_text": "text", "output_text": "text", "refusal": "refusal"})
-    if text is None:
-        raise item.error("content", "is missing")
+    text = needed_parts(item, "content", {"input_text": "text", "output_text": "text", "refusal": "refusal"})
     match role:
         case "system" | "developer":
             history.instruct(text, where)

@@ -1,10 +1,11 @@
 """Lines to answers on a real decoder: every line answered once, alone or beside others, bad ones among the errors."""
 
 import json
+from contextlib import closing
 
 import pytest
 
-from gptoss_mlx.batch.answers import Answers, Errors, closing
+from gptoss_mlx.batch.answers import Answers, Errors
 from gptoss_mlx.batch.run import BatchOptions, Run, Tally
 from gptoss_mlx.batch.source import Source, open_source
 from gptoss_mlx.conversation import Conversation, Done, Text, Thought
@@ -33,9 +34,8 @@ def answer(runtime, tmp_path):
 
         with open_source(str(source_path)) as source:
             total = source.survey()
-            answers = Answers(out, {}, {"date": "2025-06-28"})
-            errors = Errors(out)
-            with closing(answers, errors):
+            fixed = {"date": "2025-06-28"}
+            with closing(Answers(out, {}, fixed)) as answers, closing(Errors(out)) as errors:
                 tally = Tally(total, len(answers.answered))
                 run = Run(runtime, source, answers, errors, chosen, tally, max_rows=rows, memory=memory)
                 run.go(lambda tally: None, stopped)
