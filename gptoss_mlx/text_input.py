@@ -42,10 +42,7 @@ class Encoding:
 
 
 def encoding_of(start: bytes) -> Encoding:
-    """Return the encoding of an input that begins with ``start``.
-
-    ``start`` is the whole input or at least four bytes. A longer one makes the choice more certain.
-    """
+    """Return the encoding of an input from its ``start``, at least four bytes or all. More make it more certain."""
     for mark, name in _MARKS:
         if start.startswith(mark):
             return Encoding(name, mark, "as its byte order mark says")
@@ -92,10 +89,7 @@ class Decoder:
         self._ends_with_cr = False
 
     def feed(self, data: bytes, *, last: bool = False) -> str:
-        """Return the text that ``data`` completes. ``last`` says that no more data follows.
-
-        Raises UsageError with the first bad byte, its line and the encoding that was tried.
-        """
+        """Return the text that ``data`` completes. Raises UsageError with the first bad byte and its line."""
         held = len(self._decoder.getstate()[0])
         begin = self._bytes - held
         self._bytes += len(data)
@@ -191,8 +185,6 @@ def first_fault(text: str) -> int | None:
 
 def without_surrogates(text: str) -> str:
     """Return ``text`` with surrogate pairs joined to their character and lone surrogates replaced by U+FFFD."""
-    if first_fault(text) is None:
-        return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

@@ -123,7 +123,6 @@ class Errors:
 
     def __init__(self, out: Path) -> None:
         self.path = beside(out, ERRORS)
-        self.count = 0
         self._file: int | None = None
         check_output(out)
         with _storage_errors(self.path):
@@ -135,7 +134,6 @@ class Errors:
             if self._file is None:
                 self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
             _write(self._file, _line(record))
-        self.count += 1
 
     def close(self) -> None:
         if self._file is not None:

@@ -39,10 +39,7 @@ def check_output(out: Path, source: os.stat_result | None = None) -> None:
 
 
 def read_run_record(out: Path) -> dict[str, Any] | None:
-    """Return the run record beside ``out``, or None when there is none.
-
-    Raises StorageError when the file there is not the run record of ``out``.
-    """
+    """Return the run record beside ``out``, or None. Raises StorageError when another file has its name."""
     path = beside(out, RUN_RECORD)
     try:
         record = json_object(path.read_bytes())
@@ -67,10 +64,7 @@ def json_object(data: bytes) -> dict[str, Any] | None:
 
 
 def is_torn(line: bytes, beginning: bytes) -> bool:
-    """Return whether ``line`` can be what a kill or a power cut left of a line with this ``beginning``.
-
-    A kill leaves a part of the line. A power cut may leave zero bytes in place of the rest.
-    """
+    """Return whether ``line`` can be what a kill (a part) or a power cut (zeros) left of a line with ``beginning``."""
     return not line.endswith(b"\n") and beginning.startswith(line.rstrip(b"\0")[: len(beginning)])
 
 

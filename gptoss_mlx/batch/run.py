@@ -110,9 +110,8 @@ class Run:
     def go(self, report: Callable[[Tally], None], stopped: Callable[[], bool]) -> bool:
         """Answer all lines that have no answer yet. Return whether all are done: False after ``stopped`` returned True.
 
-        Both functions are called at every step of the engine, ``stopped`` before it and ``report`` after it.
-
-        Raises EngineError when the model cannot be run. The answers written before that are kept.
+        Both functions are called at every step of the engine, ``stopped`` before it and ``report`` after it. Raises
+        EngineError when the model cannot be run; the answers written before that are kept.
         """
         runtime = self.runtime
         failures = 0
@@ -208,10 +207,9 @@ class Run:
         self.tally.errors += 1
 
     def _end(self, asked: _Asked, ended: Ended, batch: Batch) -> _Asked | None:
-        """Write the reply as an answer, or as an error when it is not one.
+        """Write the reply as an answer or an error. Return None, or the second attempt at a line.
 
-        A reply without an answer is asked for a second time where tokens are drawn, because chance may help. Return
-        that second attempt, else None.
+        A reply without an answer gets a second attempt if its tokens are drawn, because chance may help.
         """
         reply = asked.reader.finish(ended, asked.row.cached or 0)
         self.tally.repairs.update(reply.repairs)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
@@ -90,10 +91,7 @@ class Source:
         return {"jsonl": self._jsonl, "csv": self._csv, "text": self._text}[self.form]()
 
     def survey(self) -> int:
-        """Read the whole input and return the number of its lines.
-
-        Raises UsageError when an id occurs twice, or when there are no lines.
-        """
+        """Read the input and return its number of lines. Raises UsageError for an id that occurs twice, or no lines."""
         seen: dict[str, int] = {}
         for line in self.lines():
             first = seen.setdefault(str(line.id), line.number)
@@ -108,15 +106,13 @@ class Source:
 
     def _raw(self) -> Iterator[tuple[int, str | None]]:
         """Yield each physical line's number and text. The text of a line over ``MAX_LINE`` is None."""
-        number = 0
-        while raw := self.copy.readline(MAX_LINE + 1):
-            number += 1
-            whole: str | None = raw
-            if len(raw) > MAX_LINE:
-                whole = None
-                while raw and not raw.endswith(("\n", "\r")):
-                    raw = self.copy.readline(MAX_LINE)
-            yield number, whole
+        for number in count(1):
+            line = rest = self.copy.readline(MAX_LINE + 1)
+            if not line:
+                return
+            while len(line) > MAX_LINE and rest and not rest.endswith(("\n", "\r")):
+                rest = self.copy.readline(MAX_LINE)
+            yield number, line if len(line) <= MAX_LINE else None
 
     def _jsonl(self) -> Iterator[Line | BadLine]:
         for number, raw in self._raw():

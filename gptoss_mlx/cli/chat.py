@@ -45,9 +45,7 @@ def chat(
     session: Annotated[
         str | None,
         typer.Option(
-            help="Save the conversation under this name, or resume it.",
-            metavar="NAME",
-            callback=options.as_text,
+            help="Save the conversation under this name, or resume it.", metavar="NAME", callback=options.as_text
         ),
     ] = None,
     last: Annotated[bool, typer.Option("--continue", help="Resume the session saved last.")] = False,

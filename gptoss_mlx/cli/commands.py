@@ -17,7 +17,6 @@ from gptoss_mlx.errors import GptOssError, StorageError, shown
 
 app = typer.Typer(
     name="gptoss-mac",
-    help="Run OpenAI's gpt-oss models on a Mac.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

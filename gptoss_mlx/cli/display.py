@@ -55,11 +55,9 @@ class ReplyView:
         match event:
             case Thought(text):
                 if self._thinking:
-                    self._open("thinking", _lines_end, lambda tail: Text(tail, style="dim"))
-                    self._write(text)
+                    self._open("thinking", _lines_end, lambda tail: Text(tail, style="dim")).write(text)
             case conversation.Text(text):
-                self._open("answer", _blocks_end, Markdown)
-                self._write(text)
+                self._open("answer", _blocks_end, Markdown).write(text)
             case ToolCall():
                 self._print_call(f"→ {event.name}({event.message.content})")
             case ToolError():
@@ -68,18 +66,15 @@ class ReplyView:
                 self._close()
                 self._console.print(Text(summary(event), style="dim"))
 
-    def _open(self, section: str, split: Split, draw: Callable[[str], RenderableType]) -> None:
-        if self._section == section:
-            return
+    def _open(self, section: str, split: Split, draw: Callable[[str], RenderableType]) -> "_Stream":
+        if self._section == section and self._stream is not None:
+            return self._stream
         self._close()
         self._section = section
         if section == "thinking" or self._thinking:
             self._console.rule(section, style="dim", align="left", characters="─")
         self._stream = _Stream(self._console, split, draw)
-
-    def _write(self, text: str) -> None:
-        if self._stream is not None:
-            self._stream.write(text)
+        return self._stream
 
     def _print_call(self, line: str) -> None:
         self._close()

@@ -37,9 +37,8 @@ def _compare_kernels(place: str) -> None:
     try:
         for compared in comparison.compare(lambda dispatch: launch.run(dispatch, place)):
             verdict = "agrees" if compared.agrees else "DISAGREES"
-            print(
-                f"  {compared.what:<34} {compared.error:.1e} of {compared.allowed:.0e} allowed: {verdict}", flush=True
-            )
+            error = f"{compared.error:.1e} of {compared.allowed:.0e} allowed"
+            print(f"  {compared.what:<34} {error}: {verdict}", flush=True)
             if not compared.agrees:
                 failed.append(compared.what)
     except ToolchainError as error:

@@ -1,7 +1,4 @@
-"""Show the progress of a long run on standard error: as a bar on a terminal, else as a plain line every few seconds.
-
-The module knows counts of bytes and a batch's tally. It knows nothing of the work.
-"""
+"""Show the progress of a long run on standard error: as a bar on a terminal, else as a plain line every few seconds."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +17,7 @@ LINE_SECONDS = 5.0
 
 @contextmanager
 def byte_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows (bytes done, bytes in all)."""
+    """Yield a function that shows (bytes done, all bytes)."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _byte_lines(console, label)

@@ -51,13 +51,13 @@ THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 """Fields in which other clients send and expect a message's thought. The published chat template uses the last."""
 
 TEXT_PARTS = {"text": "text"}
+"""The type of part that a message may have, and its field with the text."""
 
 
 def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Request:
-    """Return the request in the body ``raw``. Raises RequestError.
+    """Return the request in the body ``raw``. Raises RequestError, but not for schemas: rendering them checks them.
 
-    A function's schema is not checked here; rendering the messages raises HarmonyError for a bad one. With
-    ``unknown_fields`` unknown fields are ignored and named in the request, because data sets have their own columns.
+    With ``unknown_fields`` unknown fields are ignored and named in the request, because data sets have other columns.
     """
     body = JsonObject(raw)
     for name, harmless in NOT_OFFERED.items():
@@ -137,8 +137,8 @@ def _read_message(message: JsonObject, where: str, history: History) -> None:
         case "assistant":
             _read_assistant(message, where, history)
         case "tool":
-            output = needed_parts(message, "content", TEXT_PARTS)
-            history.result(message.needed_text("tool_call_id"), output, where, message.text("name"))
+            id = message.needed_text("tool_call_id")
+            history.result(id, needed_parts(message, "content", TEXT_PARTS), where, message.text("name"))
         case _:
             raise message.error("role", f"is {role[:40]!r}; use system, developer, user, assistant or tool")
     message.skip(*CACHING)

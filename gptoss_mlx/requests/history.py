@@ -55,9 +55,9 @@ class History:
         self._awaited[id] = tool_call(recipient, arguments if arguments.strip() else "{}")
 
     def result(self, id: str, output: str, where: str, name: str | None = None) -> None:
-        """Add the result of the call ``id``. ``name``, if given, must be the called function's.
+        """Add the call ``id`` and its result together, because the model was trained on one call at a time.
 
-        The call is added just before its result, because the model was trained on one call at a time.
+        ``name``, if given, must be the called function's.
         """
         call = self._awaited.pop(id, None)
         if call is None:
@@ -76,10 +76,7 @@ class History:
         functions: Sequence[Function],
         response_format: ResponseFormat | None,
     ) -> tuple[Message, ...]:
-        """Return all messages, beginning with the system message.
-
-        ``instructions`` are used if the request has none. ``where`` is the path of all messages.
-        """
+        """Return all messages from the system message on. ``instructions`` are used if the request has none."""
         self._check_settled(where)
         own = "\n\n".join(self._instructions) or instructions or None
         if not self._messages and not self._instructions:

@@ -63,24 +63,13 @@ class JsonObject:
         return self._typed(field, dict, "an object")
 
     def number(self, field: str) -> float | None:
-        value = self.any(field)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.error(field, f"must be a number, not {_shown(value)}")
+        value = self._typed(field, (int, float), "a number")
         if isinstance(value, float) and not math.isfinite(value):
             raise self.error(field, f"must be a finite number, not {value}")
-        if isinstance(value, int) and value.bit_length() > HUGE:
-            raise self.error(field, f"is out of range: {_shown(value)}")
         return value
 
     def integer(self, field: str) -> int | None:
-        value = self.any(field)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise self.error(field, f"must be a whole number, not {_shown(value)}")
-        if value is not None and value.bit_length() > HUGE:
-            raise self.error(field, f"is out of range: {_shown(value)}")
-        return value
+        return self._typed(field, int, "a whole number")
 
     def one_of(self, field: str, *allowed: str) -> str | None:
         value = self.text(field)
@@ -107,10 +96,14 @@ class JsonObject:
         if unread := self.unread():
             raise self.error(unread[0], "is not a known field; leave it out")
 
-    def _typed(self, field: str, kind: type, words: str) -> Any:
+    def _typed(self, field: str, kinds: type | tuple[type, ...], words: str) -> Any:
         value = self.any(field)
-        if value is not None and not isinstance(value, kind):
+        if value is None:
+            return None
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
             raise self.error(field, f"must be {words}, not {_shown(value)}")
+        if isinstance(value, int) and value.bit_length() > HUGE:
+            raise self.error(field, f"is out of range: {_shown(value)}")
         return value
 
 

@@ -89,10 +89,7 @@ def read_stop(body: JsonObject) -> tuple[str, ...]:
 
 
 def read_function(function: JsonObject) -> Function:
-    """Read a function's name, description and parameters. The caller has read ``type`` if it is in the same object.
-
-    ``strict`` is refused, because nothing enforces the schema.
-    """
+    """Read a function's name, description and parameters. Refuse ``strict``, because nothing enforces the schema."""
     function.only("strict", False)
     function.skip(*CACHING)
     name = function.needed_text("name")
@@ -112,10 +109,7 @@ def wants_schema(declared: JsonObject) -> bool:
 
 
 def read_schema(declared: JsonObject) -> ResponseFormat:
-    """Read a response format's name, schema and description. The caller has read ``type`` if it is in the same object.
-
-    ``strict`` is refused, because nothing enforces the schema.
-    """
+    """Read a response format's name, schema and description. Refuse ``strict``, because nothing enforces the schema."""
     declared.only("strict", False)
     description = declared.text("description") or ""
     response_format = ResponseFormat(declared.needed_text("name"), declared.schema("schema") or {}, description)
@@ -132,10 +126,7 @@ def read_called_name(function: JsonObject) -> str:
 
 
 def offered(body: JsonObject, functions: list[Function]) -> tuple[Function, ...]:
-    """Return the ``functions`` that the model may call: none where ``tool_choice`` is ``none``.
-
-    Raises RequestError for another ``tool_choice`` than ``auto`` and ``none``, and for two functions of one name.
-    """
+    """Return the functions that the model may call. Raises RequestError for a forced call or two equal names."""
     choice = body.any("tool_choice")
     if choice not in (None, "auto", "none"):
         raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")

@@ -41,10 +41,7 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 
 
 def read(raw: Any, defaults: Defaults) -> Request:
-    """Return the request in the body ``raw``. Raises RequestError.
-
-    A function's schema is not checked here; rendering the messages raises HarmonyError for a bad one.
-    """
+    """Return the request in the body ``raw``. Raises RequestError, but not for schemas: rendering them checks them."""
     body = JsonObject(raw)
     for name, harmless in NOT_OFFERED.items():
         body.only(name, *harmless)
@@ -90,10 +87,9 @@ def read(raw: Any, defaults: Defaults) -> Request:
 def write(
     reply: Reply, repeated: dict[str, Any], *, id: str, created: int, model: str, thought: bool
 ) -> dict[str, Any]:
-    """Return the ``response`` object for ``reply``.
+    """Return the ``response`` object for ``reply``. ``repeated`` is the request's. ``created`` is in Unix seconds.
 
-    ``repeated`` is the request's. All ids are made from ``id``. ``created`` is in Unix seconds. With ``thought`` the
-    output has the thought as its first item.
+    All ids are made from ``id``. With ``thought`` the output has the thought as its first item.
     """
     cut_off = reply.reason == "length"
     status = "incomplete" if cut_off else "completed"
