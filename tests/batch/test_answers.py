@@ -1,4 +1,4 @@
-"""The file of answers, whatever it was left like."""
+"""The answers file and the errors file, in every state that an earlier run can leave them."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_answers_are_lines_in_order_and_known_again(out):
     assert [json.loads(line) for line in out.read_text().splitlines()] == RECORDS
     again = reopened(out, fixed={"date": "another day"})
     assert again.answered == {"a", "2", "c"}
-    assert again.fixed == FIXED  # or the rest would be asked on another day than the first
+    assert again.fixed == FIXED  # else the rest would be asked with another date
 
 
 def test_cut_anywhere_what_is_whole_stays_and_the_torn_line_goes(out):
@@ -70,7 +70,7 @@ def test_cut_anywhere_what_is_whole_stays_and_the_torn_line_goes(out):
         (1, b"\n"),
         (1, b"[1]\n"),
         (2, b'{"line":1,"id":"x","error":{}}\n'),
-        (2, b"a note of mine"),  # not the beginning of an answer, so nothing tore it
+        (2, b"a remark of mine"),  # not torn, because an answer does not begin so
     ],
 )
 def test_what_is_no_answer_is_named_and_nothing_is_changed(out, place, line):
@@ -210,7 +210,8 @@ def test_errors_are_those_of_this_run(tmp_path):
 
 
 def test_errors_that_no_run_wrote_are_left_alone(tmp_path):
-    out, path = tmp_path / "answers.jsonl", tmp_path / "answers.errors.jsonl"
+    out = tmp_path / "answers.jsonl"
+    path = tmp_path / "answers.errors.jsonl"
     path.write_text(json.dumps(ERROR) + "\nlook at this one!\n")
     with pytest.raises(StorageError, match="line 2 was not written by a batch"):
         Errors(out)

@@ -1,4 +1,4 @@
-"""What a run may write: its own files. Whatever else bears their names stops it before any work, untouched."""
+"""A run changes only files that a batch wrote. It refuses others with their names before any work."""
 
 import json
 import os
@@ -59,7 +59,8 @@ def test_the_input_is_never_among_what_is_written_whatever_it_is_called(tmp_path
 @pytest.mark.parametrize("name", ["a.jsonl", "a.run.json", "a.errors.jsonl"])
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "folder", "pipe", "device"])
 def test_what_is_no_ordinary_file_is_neither_followed_nor_written(tmp_path, out, name, kind):
-    path, target = tmp_path / name, tmp_path / "target"
+    path = tmp_path / name
+    target = tmp_path / "target"
     if kind == "link":
         target.write_text("mine")
     match kind:

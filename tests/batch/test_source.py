@@ -1,4 +1,4 @@
-"""Whatever people put into a file of prompts: read, or named as what cannot be read, line by line."""
+"""Files of prompts as people write them: each line is read, or refused with a reason."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from gptoss_mlx.errors import StorageError, UsageError
 
 @pytest.fixture
 def read(tmp_path):
-    """The lines of a file of these bytes, in short: (number, id, prompt) or (number, id, problem)."""
+    """Return the lines of a file with this content, each as (number, id, prompt) or (number, id, problem)."""
 
     def read(content, name="in.jsonl", form=None):
         path = tmp_path / name
@@ -35,7 +35,7 @@ def openai_line(**other):
 
 
 def test_openai_batch_lines_give_their_body_and_endpoint(tmp_path):
-    """The example in OpenAI's reference, and the other endpoint."""
+    """The example in OpenAI's reference, and one for the other endpoint."""
     path = tmp_path / "in.jsonl"
     lines = [openai_line(), openai_line(custom_id="b", url="/v1/responses", body={"input": "Hi"})]
     path.write_text("\n".join(map(json.dumps, lines)))
