@@ -59,7 +59,7 @@ class Tally:
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimated from the lines answered so far; None while there are none."""
+        """Return an estimate from the lines answered in this run, or None while there are none."""
         return self.seconds / self.answered * (self.total - self.done) if self.answered else None
 
 

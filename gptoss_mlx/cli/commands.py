@@ -47,10 +47,8 @@ def execute() -> None:
         print(f"gptoss-mac: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        if (
-            error.errno == errno.EIO and error.filename is None
-        ):  # the terminal was closed and SIGHUP has not arrived yet
-            hang_up()
+        if error.errno == errno.EIO and error.filename is None:
+            hang_up()  # the terminal was closed, and SIGHUP has not arrived yet
             sys.exit(code(signal.SIGHUP))
         # For example a folder without permission, or a full disk behind standard output.
         where = shown(str(error.filename or "input or output"))

@@ -18,7 +18,7 @@ def models() -> None:
 def verify(
     name: Annotated[str, typer.Argument(help=MODEL_HELP)],
 ) -> None:
-    """Compare every byte of a model's weights with the conversion's checksums.
+    """Compare every byte of a model's weights with its checksums.
 
     Exit codes: 0 no difference, 3 a tensor differs or is missing, 4 the model is not installed.
     """

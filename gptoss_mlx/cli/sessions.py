@@ -20,7 +20,7 @@ def sessions() -> None:
 
 @app.command("list")
 def list_() -> None:
-    """List all sessions with model, messages and date."""
+    """List sessions, latest first. Each line has name, model, messages and date."""
     from gptoss_mlx.sessions import read_session, session_names
 
     for name in session_names():
