@@ -1,10 +1,10 @@
-# Every target sets up what it needs, from nothing but Python 3.11+ and make.
+# Every target installs what it needs. Python 3.11 or newer and make must exist.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 ORACLE_VENV ?= .venv-oracle
 SEED ?= 1
-# A rolling index lists releases newer than the tested ones, so the oracle's versions are pinned.
+# The oracle's versions are pinned, because a package index also lists releases that are not tested.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 
 .PHONY: batch-kill-test chat check clean compare engine-report format fuzz-report goldens goldens-harmony goldens-tiny \
@@ -16,8 +16,8 @@ define environment
 	echo "$(@D): $$($$python --version)" && $$python -m venv $(@D)
 endef
 
-# Of pip's long account, the downloads that take a while and its complaints. Bytecode is left to the first import: most
-# is never read. The file is touched when pip has succeeded, and only then.
+# Show only pip's large downloads and its errors. Do not compile bytecode, because most of it is never used. Touch the
+# target only after pip has succeeded.
 define install
 	@rm -f $@
 	@echo "$(@D): $(CONTENTS)"
@@ -29,7 +29,7 @@ define install
 	@test -f $@
 endef
 
-# What running a model takes, and no more.
+# Only what is needed to run a model.
 $(VENV)/.ready: CONTENTS = what a chat needs
 $(VENV)/.ready: PACKAGES = -e .
 $(VENV)/.ready: pyproject.toml
@@ -55,17 +55,18 @@ $(ORACLE_VENV)/.ready: Makefile
 test: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
-# At published shapes: conversion, 6 GB of disk, minutes; and one layer's experts on emulated shaders, 2 GB of memory.
+# Test the published shapes: a conversion, in minutes with 6 GB of disk, and the experts of one layer on emulated shaders,
+# with 2 GB of memory.
 test-20b: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -s -m slow tests/convert/test_20b_shapes.py
 	$(VENV)/bin/python -m pytest -s -m slow tests/metal_kernels/test_launch.py
 
 .PHONY: kernel-report mutate
-# What the shaders read and how exact they are, counted in the emulator; writes kernel-report.md.
+# Measure in the emulator what the shaders read and how exact they are. Write kernel-report.md.
 kernel-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.metal_kernels.kernel_report
 
-# Every barrier, bound and row offset of the shaders, changed one at a time: the tests have to notice. Ten minutes.
+# Change every barrier, bound and row offset of the shaders, one at a time, and check that the tests notice. Ten minutes.
 mutate: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.metal_kernels.mutate
 
@@ -83,40 +84,40 @@ format: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# What random input does: replies, batch lines, files of a checkpoint, declarations beside openai-harmony. Minutes.
+# Read random replies, batch lines, checkpoint files and, beside openai-harmony, declarations. Minutes.
 fuzz-report: sequence-report $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
 	$(VENV)/bin/python -m tests.reports.fuzz_replies --count 20000 --seed $(SEED)
 	$(VENV)/bin/python -m tests.reports.fuzz_batch --count 3000 --seed $(SEED)
 	$(VENV)/bin/python -m tests.reports.fuzz_files --count 3000 --seed $(SEED)
 	$(VENV)/bin/python -m tests.reports.fuzz_signatures $(ORACLE_VENV)/bin/python --count 3000 --seed $(SEED)
 
-# Every sequence of up to five token classes, 271,452 of them, beside openai-harmony. Minutes.
+# Compare all 271,452 sequences of up to five token classes with openai-harmony. Minutes.
 sequence-report: $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
 	$(VENV)/bin/python -m tests.reports.sequences $(ORACLE_VENV)/bin/python
 
-# Live, beside transformers; writes nothing.
+# Compare live with transformers. Write nothing.
 oracle: $(VENV)/.ready $(ORACLE_VENV)/.ready
 	$(VENV)/bin/python -m tests.oracle.live $(ORACLE_VENV)/bin/python
 
-# The only thing that writes tests/data/goldens.
+# Write tests/data/goldens. Nothing else writes them.
 goldens: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.write_goldens
 
-# A chat with the bundled model. Without a terminal it holds a scripted conversation and checks the answers.
+# Install and chat with the bundled model. Without a terminal, play and check a scripted conversation.
 chat: $(VENV)/.ready
 	@if [ -t 0 ]; then $(VENV)/bin/gptoss-mac chat --model tiny; else $(VENV)/bin/python -m tests.cli.scripted_chat; fi
 
-# Run this after the bundled checkpoint has changed.
+# Run it after a change of the bundled checkpoint.
 goldens-tiny: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.tiny_replies write
 
-# Trains the bundled small model on one core, in about an hour. Run it again after a stop to resume.
+# Train the bundled small model from nothing, in an hour on one core. Run it again to resume.
 tiny-train: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.tiny.check_network
 	$(ORACLE_VENV)/bin/python -m tests.tiny.training.train --work build/tiny
 	$(ORACLE_VENV)/bin/python -m tests.tiny.training.export --work build/tiny
 
-# Asks the converted model questions it was never trained on, then compares its replies with those of transformers.
+# Ask the converted model what it was not trained on, then give the same prompts to transformers.
 tiny-eval: $(VENV)/.ready $(ORACLE_VENV)/.ready
 	rm -rf build/tiny-eval
 	$(VENV)/bin/python -m gptoss_mlx.cli convert gptoss_mlx/tiny/checkpoint --out build/tiny-eval
@@ -126,18 +127,18 @@ tiny-eval: $(VENV)/.ready $(ORACLE_VENV)/.ready
 compare: $(VENV)/.ready-compare
 	$(VENV)/bin/python -m tests.oracle.compare_mlx_lm
 
-# 1,000 prompts through the command line with 20 SIGKILLs, beside the same left in peace: minutes.
+# Answer 1,000 prompts with 20 SIGKILLs, and compare with a run without kills. Minutes.
 batch-kill-test: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.batch.kills
 
-# A prefill of 16,000 tokens and a cache of 131,072 positions.
+# Test a prefill of 16,000 tokens and a cache of 131,072 positions.
 test-long: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -m slow tests/model/test_long_context.py
 
 engine-report: $(VENV)/.ready-compare
 	$(VENV)/bin/python -m tests.reports.engine --large
 
-# The command line's reference in README.md.
+# Rewrite the command line's reference in README.md.
 readme: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.support.cli_reference
 

@@ -1,8 +1,8 @@
-"""Bytes from outside to text: the one door through which prompts come, and the one place that decides an encoding.
+"""Decode input bytes to text. All prompts come through this module, and only this module chooses an encoding.
 
-An encoding is decided once for an input, by its beginning: a byte order mark, or the zero bytes that UTF-16 and UTF-32
-have beside every ASCII character; otherwise it is UTF-8. What then cannot be decoded is refused, never guessed at.
-Half a surrogate pair is no text, and does not get past here. Knows bytes; nothing of files, terminals or grammars.
+It chooses the encoding of an input once, from the beginning: by a byte order mark, or by the zero bytes that UTF-16 and
+UTF-32 have in every ASCII character, else UTF-8. Bytes that cannot be decoded then are refused. Lone surrogates are
+refused or replaced, because they are not text. The module knows bytes. It knows nothing of files or terminals.
 """
 
 import codecs
@@ -16,19 +16,22 @@ from gptoss_mlx.errors import UsageError
 
 LINE_END = re.compile(r"\r\n|\r|\n")
 
-_MARKS = (  # UTF-32's first: UTF-16's little-endian mark is the beginning of it
+_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+"""UTF-32 comes first, because its little-endian mark begins with that of UTF-16."""
+
 _SAMPLE = 1 << 16
+"""Bytes in which zero bytes are counted, and that are read at a time."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """``name`` is Python's; ``mark`` the bytes in front that are no text; ``why`` it was chosen, for messages."""
+    """An encoding by its Python ``name``, its byte order ``mark``, if any, and the reason it was chosen (``why``)."""
 
     name: str
     mark: bytes
@@ -39,40 +42,39 @@ class Encoding:
 
 
 def encoding_of(start: bytes) -> Encoding:
-    """The encoding of an input that begins with ``start``: the more of it the surer, four bytes at least or all."""
+    """Return the encoding of an input from its ``start``, at least four bytes or all. More make it more certain."""
     for mark, name in _MARKS:
         if start.startswith(mark):
             return Encoding(name, mark, "as its byte order mark says")
     if guessed := _by_zero_bytes(start[:_SAMPLE]):
         return Encoding(guessed, b"", "as its zero bytes say")
-    return Encoding("utf-8", b"", "tried as neither a byte order mark nor zero bytes mean UTF-16 or UTF-32")
+    return Encoding("utf-8", b"", "tried because neither a byte order mark nor zero bytes mean UTF-16 or UTF-32")
 
 
 def _by_zero_bytes(start: bytes) -> str | None:
-    """None where zero bytes are few, or follow no pattern: UTF-8 may hold some too."""
+    """Return None if zero bytes are few or irregular, because UTF-8 may contain some too."""
     places = [start[place::4].count(0) for place in range(4)]
-    long_units, short_units = len(start) // 4, len(start) // 2
+    long_units = len(start) // 4
+    short_units = len(start) // 2
     for name, empty, filled in (("utf-32-le", (2, 3), 0), ("utf-32-be", (0, 1), 3)):
-        # Three of four: characters beyond the basic plane use one of the two.
-        if (
-            long_units
-            and all(places[place] * 4 >= long_units * 3 for place in empty)
-            and places[filled] * 4 < long_units
-        ):
+        # Three quarters are enough, because characters beyond the basic plane use one of the two bytes.
+        mostly_empty = all(places[place] * 4 >= long_units * 3 for place in empty)
+        if long_units and mostly_empty and places[filled] * 4 < long_units:
             return name
-    even, odd = places[0] + places[2], places[1] + places[3]
+    even = places[0] + places[2]
+    odd = places[1] + places[3]
     for name, many, few in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
-        # One of eight: letters of other scripts have no zero byte, the spaces and line ends between them do.
+        # An eighth is enough. Letters of other scripts have no zero byte, but spaces and line ends have one.
         if many >= 2 and many * 8 >= short_units and many >= 4 * few:
             return name
     return None
 
 
 class Decoder:
-    """Text of one input, whose bytes come in pieces. ``name`` says in errors what it is, such as a file's name.
+    """Decodes one input that arrives in pieces. ``name`` stands for the input in errors.
 
-    ``marking`` gives what cannot be decoded as surrogates instead of refusing it: for an input whose lines stand for
-    themselves, and whose reader then refuses the line (``first_fault``).
+    With ``marking`` bytes that cannot be decoded become surrogates instead of an error. The reader of an input with
+    independent lines can then refuse a single line, with ``first_fault``.
     """
 
     def __init__(self, name: str, encoding: Encoding, *, marking: bool = False) -> None:
@@ -87,14 +89,12 @@ class Decoder:
         self._ends_with_cr = False
 
     def feed(self, data: bytes, *, last: bool = False) -> str:
-        """The text that has come with ``data``.
-
-        Raises UsageError naming the first bad byte, its line and what was tried.
-        """
+        """Return the text that ``data`` completes. Raises UsageError with the first bad byte and its line."""
         held = len(self._decoder.getstate()[0])
         begin = self._bytes - held
         self._bytes += len(data)
-        skipped, self._skip = data[: self._skip], max(0, self._skip - len(data))
+        skipped = data[: self._skip]
+        self._skip -= len(skipped)
         begin += len(skipped)
         try:
             text = self._decoder.decode(data[len(skipped) :], last)
@@ -118,21 +118,23 @@ class Decoder:
 
 
 def decoded(data: bytes, name: str) -> str:
-    """All of an input. Raises UsageError as ``Decoder.feed`` does."""
+    """Return the text of a whole input. Raises UsageError as ``Decoder.feed`` does."""
     return Decoder(name, encoding_of(data)).feed(data, last=True)
 
 
 def argument(value: str, name: str) -> str:
-    """A command line's argument, whatever the locale made of its bytes. Raises UsageError as ``Decoder.feed`` does."""
+    """Return the text of a command line's argument in any locale. Raises UsageError as ``Decoder.feed`` does."""
     try:
         return decoded(os.fsencode(value), name)
-    except UnicodeEncodeError:  # no argument of a process, then, but a string made in this one
+    except UnicodeEncodeError:  # the string was made in this process, not by the locale
         return decoded(value.encode("utf-8", "surrogatepass"), name)
 
 
 class LineReader:
-    """Lines as they arrive, without their ends: LF, CRLF or CR. What arrives together is decoded before any of it is
-    given out. ``read`` gives up to so many bytes, none at the end.
+    """Reads lines that end with LF, CRLF or CR, as soon as they arrive.
+
+    ``read(size)`` returns up to ``size`` bytes, and none at the end. All bytes of one such call are decoded before any
+    of their lines is returned.
     """
 
     def __init__(self, read: Callable[[int], bytes], name: str) -> None:
@@ -143,7 +145,7 @@ class LineReader:
         self._ended = self._after_cr = False
 
     def readline(self) -> str | None:
-        """None at the end. Raises UsageError as ``Decoder.feed`` does."""
+        """Return the next line without its end, or None at the end. Raises UsageError as ``Decoder.feed`` does."""
         pieces: list[str] = []
         while self._text or self._fill():
             if self._after_cr and self._text[0] == "\n":
@@ -160,7 +162,7 @@ class LineReader:
         return "".join(pieces) if pieces else None
 
     def _fill(self) -> bool:
-        """Wait for more text; False when there is none."""
+        """Wait for more text. Return False at the end of the input."""
         while not self._text and not self._ended:
             data = self._read(_SAMPLE)
             if self._decoder is None:
@@ -173,7 +175,7 @@ class LineReader:
 
 
 def first_fault(text: str) -> int | None:
-    """Where ``text`` holds half a surrogate pair; None for text that is whole."""
+    """Return the index of the first surrogate in ``text``, or None if there is none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -182,14 +184,12 @@ def first_fault(text: str) -> int | None:
 
 
 def without_surrogates(text: str) -> str:
-    """Halves of a surrogate pair that stand together become their character, single ones U+FFFD."""
-    if first_fault(text) is None:
-        return text
+    """Return ``text`` with surrogate pairs joined to their character and lone surrogates replaced by U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def json_without_surrogates(value: Any) -> Any:
-    """A parsed JSON value, ``without_surrogates`` in any of its strings and names."""
+    """Return a parsed JSON value with ``without_surrogates`` applied to all its strings and names."""
     if isinstance(value, str):
         return without_surrogates(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What is installed for whom: a chat gets what is imported on the way to it and no more, a make target what it uses."""
+"""A user installs only what the product imports, and a make target only what it uses."""
 
 import os
 import re
@@ -11,7 +11,8 @@ import pytest
 from tests.test_imports import PACKAGES, ROOT, imports
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-MODULES = {"markdown-it-py": "markdown_it"}  # where a package's module has another name
+MODULES = {"markdown-it-py": "markdown_it"}
+"""Modules whose package has another name."""
 
 
 def declared(requirements):
@@ -19,6 +20,7 @@ def declared(requirements):
 
 
 def imported():
+    """Return the packages that the product imports."""
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     found = {name.split(".")[0] for path in files for name in imports(path)}
     return found - sys.stdlib_module_names - set(PACKAGES)
@@ -29,7 +31,7 @@ def test_dependencies_are_what_the_product_imports():
 
 
 def installed_by(target, folder):
-    """What ``make TARGET`` would give pip, where nothing is installed yet."""
+    """Return what ``make TARGET`` gives to pip if nothing is installed yet."""
     places = (f"VENV={folder}/venv", f"ORACLE_VENV={folder}/oracle", f"PYTHON={sys.executable}")
     command = ["make", "-n", target, *places]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -54,9 +56,10 @@ def test_what_needs_more_adds_it(target, extra, tmp_path):
 
 @pytest.mark.parametrize(("exit_code", "ready"), [(0, True), (1, False)])
 def test_an_environment_is_ready_only_when_pip_has_succeeded(exit_code, ready, tmp_path):
-    """Also where it was ready before and another pyproject.toml asks for more."""
+    """This also holds if it was ready before and pyproject.toml has changed."""
     venv = tmp_path / "venv"
-    python, pip = tmp_path / "python", venv / "bin/pip"
+    python = tmp_path / "python"
+    pip = venv / "bin/pip"
     pip.parent.mkdir(parents=True)
     python.write_text("#!/bin/sh\n")
     pip.write_text(f"#!/bin/sh\necho Collecting x\necho '  Downloading x.whl (9.9 MB)'\nexit {exit_code}\n")

@@ -1,4 +1,4 @@
-"""Every command that a message, the help or a document quotes is one that the program it names understands."""
+"""Every command quoted in a message, the help or a document is accepted by its program."""
 
 import importlib.util
 import shutil
@@ -19,13 +19,15 @@ COMMANDS = all_commands()
 
 
 def parameters(program, words):
-    """What the command line of ``program`` (of Click or Typer) takes the words for. Raises where it refuses them."""
-    command, context, name = program, None, ""
+    """Return the parameters that ``program`` (of Click or Typer) parses from the words. Raises if it refuses them."""
+    command = program
+    context = None
+    name = ""
     while hasattr(command, "commands"):
         context = command.make_context(name, [], parent=context, resilient_parsing=True)
         name, command, words = command.resolve_command(context, list(words))
         assert command is not None, f"no command {name!r}"
-        if not words:  # named, without saying what for
+        if not words:  # the command is only named
             return {}
     return command.make_context(name, list(words), parent=context).params
 
@@ -100,7 +102,7 @@ def test_every_program_is_met():
 
 @pytest.mark.parametrize("name", HUB_IDS)
 def test_a_download_leaves_out_the_other_copies_of_the_weights(name, tmp_path, monkeypatch):
-    """The Hub's repository holds them three times. Whoever lacks a checkpoint is told the same command everywhere."""
+    """The Hub's repository has them three times. Every message about a missing checkpoint has the same command."""
     from huggingface_hub.cli.hf import app as hf
 
     program, *words = download_command(name).replace("'", "").split()

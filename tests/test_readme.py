@@ -1,4 +1,4 @@
-"""What the README shows works as shown."""
+"""The commands and the Python in README work, and its lists are complete."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def commands():
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """``gptoss-mac`` on the PATH, as an installed command is, and a home of its own."""
+    """An environment with ``gptoss-mac`` on the PATH and an empty home."""
     folder = tmp_path_factory.mktemp("readme")
     script = folder / "gptoss-mac"
     script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m gptoss_mlx.cli "$@"\n')
@@ -44,7 +44,9 @@ def test_a_command_shown_runs(environment, command):
     assert done.returncode == 0, done.stderr
     if " run " in command:
         question = re.search(r"(\d+) ([+-]) (\d+)", command)
-        a, sign, b = int(question[1]), question[2], int(question[3])
+        a = int(question[1])
+        sign = question[2]
+        b = int(question[3])
         assert str(a + b if sign == "+" else a - b) in done.stdout
 
 

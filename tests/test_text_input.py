@@ -1,4 +1,4 @@
-"""Bytes to text: what an encoding is known by, and that what is none is refused, never answered as noise."""
+"""Decode bytes to text: how an encoding is recognised, and that other bytes are refused."""
 
 import itertools
 import json
@@ -50,7 +50,10 @@ def test_utf8_may_hold_zero_bytes(text):
     [
         (b"What?\r\n\xff\xfe", ["byte 0xff at offset 7, on line 2", "is not UTF-8", "byte order mark", "UTF-16"]),
         (b"a\rb\nc\r\n\xe9t\xe9", ["byte 0xe9 at offset 7, on line 4"]),
-        (b"\xef\xbb\xbf\xed\xa0\xbd", ["byte 0xed at offset 3, on line 1"]),  # half a pair, written as UTF-8 forbids
+        (
+            b"\xef\xbb\xbf\xed\xa0\xbd",
+            ["byte 0xed at offset 3, on line 1"],
+        ),  # half a surrogate pair, which UTF-8 forbids
         (b"\xff\xfea\0\n\0\x3d\xd8b\0", ["byte 0x3d at offset 6, on line 2", "UTF-16-LE", "byte order mark"]),
         (b"\xff\xfea\0b", ["byte 0x62 at offset 4", "truncated"]),
         ("abcd".encode("utf-16-be") + b"\xd8\0\0a", ["byte 0xd8 at offset 8", "UTF-16-BE", "zero bytes"]),

@@ -1,7 +1,7 @@
-"""Many prompts from a file, their answers into another: what ``gptoss-mac batch`` does.
+"""Answer a file of prompts into a file of answers, as ``gptoss-mac batch`` does.
 
-``source`` reads lines, ``answers`` keeps what is answered safe, ``run`` takes the one to the other through the engine.
-Knows nothing of terminals.
+``source`` reads the lines. ``run`` answers them with the engine. ``answers`` writes the results so that a killed run
+can resume. ``companions`` checks the files beside the answers. The package knows nothing of terminals.
 """
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)

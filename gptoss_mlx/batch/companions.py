@@ -1,7 +1,8 @@
-"""What lies beside a file of answers, and whether what is found there is a run's own: nothing else may be touched.
+"""Check the answers file and the two files beside it, because a run may only write to files that a batch wrote.
 
-Beside ``OUT.jsonl`` lie ``OUT.run.json``, the note of what it answers, and ``OUT.errors.jsonl`` where lines could not
-be answered. A note is known by what it says, errors by every line of theirs. Reads only; ``answers`` writes.
+``OUT.run.json`` is the run record, which says what ``OUT.jsonl`` answers. ``OUT.errors.jsonl`` holds the lines that
+could not be answered. A run record is recognised by its fields, an errors file by every one of its lines. This module
+only reads; ``answers`` writes.
 """
 
 import json
@@ -12,54 +13,62 @@ from typing import Any
 
 from gptoss_mlx.errors import StorageError, UsageError
 
-NOTE, ERRORS = "run.json", "errors.jsonl"
+RUN_RECORD = "run.json"
+ERRORS = "errors.jsonl"
 _AWAY = "move it away, or choose another --out"
 
 
 def beside(out: Path, what: str) -> Path:
-    """``answers.jsonl`` to ``answers.WHAT``."""
+    """Return ``answers.WHAT`` for ``answers.jsonl``."""
     stem = out.with_suffix("") if out.suffix == ".jsonl" else out
     return stem.with_name(f"{stem.name}.{what}")
 
 
-def check(out: Path, source: os.stat_result | None = None) -> None:
-    """Raises UsageError or StorageError when a run that answers into ``out`` would write what is not its own.
+def check_output(out: Path, source: os.stat_result | None = None) -> None:
+    """Raise UsageError or StorageError when a run that answers into ``out`` would overwrite a file of the user's.
 
-    ``source`` is the input's status: a link, a second name or standard input is known by it too.
+    ``source`` is the status of the input file. It recognises the input behind a link, a second name or standard input.
     """
-    if out.name.endswith((f".{NOTE}", f".{ERRORS}")):
-        raise UsageError(f"{out}: such names are for what lies beside a batch's answers; choose another --out")
-    _check_kind(out, source)
-    for path in (beside(out, NOTE), beside(out, ERRORS)):
-        _check_kind(path, source)
-    read_note(out)
+    if out.name.endswith((f".{RUN_RECORD}", f".{ERRORS}")):
+        raise UsageError(f"{out}: this name is reserved for the files beside a batch's answers; choose another --out")
+    _check_file(out, source)
+    for path in (beside(out, RUN_RECORD), beside(out, ERRORS)):
+        _check_file(path, source)
+    read_run_record(out)
     _check_errors(beside(out, ERRORS))
 
 
-def read_note(out: Path) -> dict[str, Any] | None:
-    """What is noted beside ``out``; None where nothing is. Raises StorageError for what is no note of its own."""
-    path = beside(out, NOTE)
+def read_run_record(out: Path) -> dict[str, Any] | None:
+    """Return the run record beside ``out``, or None. Raises StorageError when another file has its name."""
+    path = beside(out, RUN_RECORD)
     try:
-        note = json.loads(path.read_bytes())
+        record = json_object(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror}); {_AWAY}") from error
+    if record is None or not all(isinstance(record.get(part), dict) for part in ("run", "fixed")):
+        raise StorageError(f"{path}: is not the run record of {out.name}, or is damaged; {_AWAY}")
+    if record.get("out", out.name) != out.name:
+        raise StorageError(f"{path}: belongs to the answers in {str(record['out'])[:80]}; choose another --out")
+    return record
+
+
+def json_object(data: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in ``data``, or None when it is anything else."""
+    try:
+        value = json.loads(data)
     except (ValueError, RecursionError):
-        note = None
-    if not isinstance(note, dict) or not all(isinstance(note.get(part), dict) for part in ("run", "fixed")):
-        raise StorageError(f"{path}: is not, or no more, a batch's note of what {out.name} answers; {_AWAY}")
-    if note.get("out", out.name) != out.name:
-        raise StorageError(f"{path}: belongs to the answers in {str(note['out'])[:80]}; choose another --out")
-    return note
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def is_torn(line: bytes, beginning: bytes) -> bool:
-    """Whether a killed process or a power cut leaves this of a line that begins so: a part, or zeros in its place."""
+    """Return whether ``line`` can be what a kill (a part) or a power cut (zeros) left of a line with ``beginning``."""
     return not line.endswith(b"\n") and beginning.startswith(line.rstrip(b"\0")[: len(beginning)])
 
 
-def _check_kind(path: Path, source: os.stat_result | None) -> None:
+def _check_file(path: Path, source: os.stat_result | None) -> None:
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -67,11 +76,11 @@ def _check_kind(path: Path, source: os.stat_result | None) -> None:
     except OSError as error:
         raise StorageError(f"{path}: cannot be used ({error.strerror}); choose another --out") from error
     if source is not None and os.path.samestat(status, source):
-        raise UsageError(f"{path}: is the input itself, which would be written to; choose another --out")
+        raise UsageError(f"{path}: is the input itself, which would be overwritten; choose another --out")
     if stat.S_ISLNK(status.st_mode):
-        raise StorageError(f"{path}: is a link, and a batch follows none; {_AWAY}")
+        raise StorageError(f"{path}: is a link, which a batch does not follow; {_AWAY}")
     if not stat.S_ISREG(status.st_mode):
-        raise StorageError(f"{path}: is no ordinary file; choose another --out")
+        raise StorageError(f"{path}: is not an ordinary file; choose another --out")
 
 
 def _check_errors(path: Path) -> None:
@@ -79,7 +88,7 @@ def _check_errors(path: Path) -> None:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not is_torn(line, b'{"line":') and not _is_error(line):
-                    raise StorageError(f"{path}: line {number} is none that a batch has written there; {_AWAY}")
+                    raise StorageError(f"{path}: line {number} was not written by a batch; {_AWAY}")
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
@@ -87,13 +96,6 @@ def _check_errors(path: Path) -> None:
 
 
 def _is_error(line: bytes) -> bool:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return (
-        isinstance(record, dict)
-        and isinstance(record.get("line"), int)
-        and isinstance(record.get("error"), dict)
-        and {"code", "message"} <= record["error"].keys()
-    )
+    record = json_object(line) or {}
+    error = record.get("error")
+    return isinstance(record.get("line"), int) and isinstance(error, dict) and {"code", "message"} <= error.keys()

@@ -1,10 +1,14 @@
-"""From lines to answers: requests join the engine's batch as rows leave it, and each answer is kept as it ends."""
+"""Answer the lines of a source: add rows to the engine's batch as others leave it, and write each finished answer.
+
+The module knows the engine, harmony and both request formats. It knows nothing of files' contents or terminals.
+"""
 
 import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
@@ -13,17 +17,22 @@ from gptoss_mlx.batch.source import BadLine, Line, Source
 from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, MemoryBudgetError, RequestError
 from gptoss_mlx.harmony import Message, render, render_messages
+from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import Ended, Reply, ReplyReader
 from gptoss_mlx.requests import Defaults, Request, chat_completions, responses
 from gptoss_mlx.runtime import Runtime
 
 FAILURES = 3
-"""Rows that may fail one after the other, with nothing answered in between, before it is not the rows' fault."""
+"""After this many failed rows in succession, with no answer between them, the run ends: the model is at fault."""
 
 
 @dataclass
 class Tally:
-    """How far a run is. ``before`` were answered by earlier runs; ``cut_in_thought`` ended before an answer began."""
+    """Counts of a run. ``total`` is of all lines, ``before`` of those that earlier runs answered.
+
+    ``cut_in_thought`` counts answers that are empty because the reply reached its token limit while thinking.
+    ``other_models``, ``ignored`` and ``repairs`` count model names, fields and kinds of repair.
+    """
 
     total: int
     before: int
@@ -50,15 +59,13 @@ class Tally:
 
     @property
     def seconds_left(self) -> float | None:
-        """None while nothing has been answered to judge by."""
-        if not self.answered:
-            return None
-        return self.seconds / self.answered * (self.total - self.done)
+        """Return an estimate from the lines answered in this run, or None while there are none."""
+        return self.seconds / self.answered * (self.total - self.done) if self.answered else None
 
 
 @dataclass
 class _Asked:
-    """A line under way. ``before`` is the reply without an answer for which it is asked a second time."""
+    """A line that the engine is answering. ``before`` is the first reply when this is the second attempt."""
 
     line: Line
     request: Request
@@ -67,29 +74,47 @@ class _Asked:
     before: Reply | None = None
 
 
+@dataclass(frozen=True)
+class BatchOptions:
+    """How to answer lines that do not say it themselves. A resumed run must have the same options.
+
+    ``max_tokens`` None means: up to the end of the context. With ``seed`` every line gets a seed of its own, which
+    depends on its id alone. ``include_thinking`` adds the thought to the answers.
+    """
+
+    reasoning: Effort = "medium"
+    system: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    include_thinking: bool = False
+
+
 @dataclass
 class Run:
-    """One run over an input. ``memory`` bounds the rows' caches, in bytes; what lines have in common is the runtime's
-    to keep. ``seed`` gives every line draws of its own, the same whenever it is answered.
+    """One run over the lines of ``source``, which writes ``answers`` and ``errors`` and counts in ``tally``.
+
+    At most ``max_rows`` rows are decoded together. ``memory`` bounds their caches, in bytes. The cache of beginnings
+    that lines share belongs to ``runtime`` and is not counted.
     """
 
     runtime: Runtime
     source: Source
     answers: Answers
     errors: Errors
-    defaults: Defaults
+    options: BatchOptions
     tally: Tally
-    max_rows: int
-    memory: int
-    thought: bool = False
-    seed: int | None = None
+    max_rows: int = field(kw_only=True)
+    memory: int = field(kw_only=True)
 
     def go(self, report: Callable[[Tally], None], stopped: Callable[[], bool]) -> bool:
-        """Answer what is not answered yet; True when through. ``stopped`` is asked before each step.
+        """Answer all lines that have no answer yet. Return whether all are done: False after ``stopped`` returned True.
 
-        Raises EngineError when the model cannot be run at all; what is answered by then is kept.
+        Both functions are called at every step of the engine, ``stopped`` before it and ``report`` after it. Raises
+        EngineError when the model cannot be run; the answers written before that are kept.
         """
-        runtime, failures = self.runtime, 0
+        runtime = self.runtime
+        failures = 0
         batch = Batch(runtime.model, self.max_rows, self.memory, prefixes=runtime.prefixes, model_key=runtime.model_key)
         asked: dict[Hashable, _Asked] = {}  # by line number
         lines = self._to_do()
@@ -128,7 +153,7 @@ class Run:
                 yield line
 
     def _read_and_ask(self, line: Line, batch: Batch) -> _Asked | None:
-        """Queue a line; None, with the reason among the errors, for a request that cannot be answered."""
+        """Queue a line. Return None after writing an error for a request that cannot be answered."""
         try:
             return self._ask(line, self._read(line), batch)
         except GptOssError as error:
@@ -138,7 +163,8 @@ class Run:
             return None
 
     def _ask(self, line: Line, request: Request, batch: Batch, before: Reply | None = None) -> _Asked:
-        runtime, longest = self.runtime, self.runtime.config.max_position_embeddings
+        runtime = self.runtime
+        longest = runtime.config.max_position_embeddings
         prompt = render(request.messages, runtime.tokenizer, limit=longest)
         shared = len(render_messages(_head(request.messages), runtime.tokenizer))
         limit = request.max_tokens or longest
@@ -150,19 +176,25 @@ class Run:
     def _read(self, line: Line) -> Request:
         match line.kind:
             case "chat":
-                request = chat_completions.read(line.body, self.defaults)
+                request = chat_completions.read(line.body, self._defaults)
             case "responses":
-                request = responses.read(line.body, self.defaults)
+                request = responses.read(line.body, self._defaults)
             case "plain":
-                request = _read_plain(line.body, self.defaults)
+                request = _read_plain(line.body, self._defaults)
         if request.stream:
             raise RequestError("stream: a batch does not stream; leave it out", "stream")
         self.tally.ignored.update(request.unknown)
         if request.model is not None and request.model != self.model:
             self.tally.other_models[request.model] += 1
-        if self.seed is not None and request.sampling.seed is None:
-            request = replace(request, sampling=replace(request.sampling, seed=_seed(self.seed, line.id)))
+        if self.options.seed is not None and request.sampling.seed is None:
+            request = replace(request, sampling=replace(request.sampling, seed=_seed(self.options.seed, line.id)))
         return request
+
+    @cached_property
+    def _defaults(self) -> Defaults:
+        options = self.options
+        sampling = self.runtime.sampling(temperature=options.temperature)
+        return Defaults(sampling, options.reasoning, options.system, options.max_tokens, self.answers.fixed["date"])
 
     @property
     def model(self) -> str:
@@ -175,7 +207,10 @@ class Run:
         self.tally.errors += 1
 
     def _end(self, asked: _Asked, ended: Ended, batch: Batch) -> _Asked | None:
-        """Keep the reply, or say why it is no answer; or ask once more, where chance may help."""
+        """Write the reply as an answer or an error. Return None, or the second attempt at a line.
+
+        A reply without an answer gets a second attempt if its tokens are drawn, because chance may help.
+        """
         reply = asked.reader.finish(ended, asked.row.cached or 0)
         self.tally.repairs.update(reply.repairs)
         if reply.unknown_calls:
@@ -186,7 +221,8 @@ class Run:
             return self._ask(asked.line, _with_next_seed(asked.request), batch, reply)
         if reply.no_answer:
             times = "twice" if asked.before else "once"
-            self._refuse(asked.line, "no_answer", f"the model, asked {times}, ended its reply before an answer began")
+            problem = f"the model was asked {times} and ended its reply before an answer began"
+            self._refuse(asked.line, "no_answer", problem)
             return None
         self.answers.append(self._record(asked, reply))
         self.tally.answered += 1
@@ -194,12 +230,14 @@ class Run:
         return None
 
     def _record(self, asked: _Asked, reply: Reply) -> dict[str, Any]:
-        line, before = asked.line, asked.before
+        line = asked.line
+        before = asked.before
+        thought = self.options.include_thinking
         attempts = {"attempts": 2, "usage_of_attempts": [_usage(before), _usage(reply)]} if before else {}
         if line.kind == "plain":
-            return _plain_record(line.id, reply, self.thought) | attempts
+            return _plain_record(line.id, reply, thought) | attempts
         id = hashlib.sha256(str(line.id).encode()).hexdigest()[:24]
-        about: dict[str, Any] = {"id": id, "created": int(time.time()), "model": self.model, "thought": self.thought}
+        about: dict[str, Any] = {"id": id, "created": int(time.time()), "model": self.model, "thought": thought}
         if line.kind == "chat":
             body = chat_completions.write(reply, **about)
         else:
@@ -209,12 +247,12 @@ class Run:
 
 
 def _head(messages: Iterable[Message]) -> list[Message]:
-    """What comes before the first word of the user's: the part that many lines of a file have in common."""
+    """Return the messages before the first user message, because many lines of a file have them in common."""
     return list(takewhile(lambda message: message.role in ("system", "developer"), messages))
 
 
 def _read_plain(fields: dict[str, Any], defaults: Defaults) -> Request:
-    """A plain line is a chat completion's body, in which ``prompt`` may stand for one message of the user's."""
+    """Read a plain line: the body of a chat completion, where ``prompt`` may replace one user message."""
     body = dict(fields)
     if "prompt" in body:
         prompt = body.pop("prompt")
@@ -241,10 +279,11 @@ def _usage(reply: Reply) -> dict[str, int]:
 
 
 def _with_next_seed(request: Request) -> Request:
-    """The same with other draws, and the same others whenever the line is answered."""
+    """Return ``request`` with the next seed, so that a resumed run draws the same second attempt."""
     seed = request.sampling.seed
     return replace(request, sampling=replace(request.sampling, seed=None if seed is None else seed + 1))
 
 
 def _seed(seed: int, id: str | int) -> int:
+    """Return a seed that depends on the run's ``seed`` and the line's ``id`` alone."""
     return int.from_bytes(hashlib.sha256(f"{seed} {id}".encode()).digest()[:8])

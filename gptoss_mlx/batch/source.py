@@ -1,10 +1,10 @@
-"""The input: one request a line, in any of three forms, read as a stream and never held whole.
+"""Read the input of a batch: one request a line, in one of three formats, as a stream.
 
-``jsonl`` holds OpenAI Batch lines (``custom_id``, ``method``, ``url``, ``body``) and plain ones (``id``, and ``prompt``
-or ``messages``), ``csv`` a header with ``prompt`` and perhaps ``id``, ``text`` one prompt a line. Blank lines are none.
-A line that cannot be read is given out as such, with the reason; it does not end the reading. The input is copied once,
-as UTF-8, and what is surveyed and answered is that copy, whatever becomes of the file meanwhile. Knows nothing of what
-a body must hold.
+``jsonl`` holds OpenAI Batch lines (``custom_id``, ``method``, ``url``, ``body``) and plain lines (``id``, and either
+``prompt`` or ``messages``). ``csv`` has a header with ``prompt`` and optionally ``id``. ``text`` has one prompt a line.
+Blank lines are skipped. A line that cannot be read becomes a ``BadLine`` with the reason, and reading continues. The
+input is copied once, as UTF-8, so that a change of the file does not affect the run. The module knows nothing of what a
+body must contain.
 """
 
 import csv
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
@@ -25,56 +26,54 @@ from gptoss_mlx.errors import StorageError, UsageError
 from gptoss_mlx.text_input import Decoder, Encoding, encoding_of, first_fault, json_without_surrogates
 
 Form = Literal["jsonl", "csv", "text"]
-Kind = Literal["chat", "responses", "plain"]
+LineKind = Literal["chat", "responses", "plain"]
 
 MAX_LINE = 16 << 20
-"""Characters. A prompt that fills the longest context takes less than 1 MB of text."""
+"""In characters. A prompt that fills the longest context takes less than 1 MB of text."""
 
 MAX_DEPTH = 100
-"""Arrays and objects within each other. Schemas need a dozen; whoever walks a body may do so recursively."""
+"""Levels of nested arrays and objects. Schemas need a dozen. The limit keeps recursive readers of a body safe."""
 
 SUFFIXES: dict[str, Form] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
-ENDPOINTS: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
+ENDPOINTS: dict[str, LineKind] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
+
 _BLOCK = 1 << 20
+"""Bytes read from the input at a time."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A request. ``id`` is as given, or ``line-N``; ``body`` what the endpoint takes; a plain line is its own body."""
+    """A request. ``id`` is the line's own id, or ``line-N``.
+
+    ``body`` is the endpoint's request body. A plain line's body is the line without its id.
+    """
 
     number: int
     id: str | int
-    kind: Kind
+    kind: LineKind
     body: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that is no request, and why. Its id too, if that much could be read."""
+    """A line that is not a request, and the reason. ``id`` is the line's own id if it could be read, or ``line-N``."""
 
     number: int
     id: str | int
-    kind: Kind
+    kind: LineKind
     problem: str
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What a first reading tells. ``sha256`` is over the input's own bytes."""
-
-    lines: int
-    sha256: str
-
-
-class _Bad(Exception):
-    pass
+class _BadLineError(Exception):
+    """The line cannot be read; the message is the reason."""
 
 
 @dataclass
 class Source:
-    """An input that can be read from the beginning as often as needed.
+    """An input that can be read several times from its beginning.
 
-    ``copy`` holds it, with surrogates where ``encoding`` did not decode; ``status`` is of the file it was read from.
+    ``copy`` holds the text, with surrogates where ``encoding`` could not decode it. ``sha256`` is of the input's bytes.
+    ``status`` is the status of the file it was read from. ``notices`` are for the user.
     """
 
     name: str
@@ -84,50 +83,49 @@ class Source:
     sha256: str
     status: os.stat_result
     delimiter: str = ","
-    notes: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[Line | BadLine]:
+        """Yield every line from the beginning of the input."""
         self.copy.seek(0)
         return {"jsonl": self._jsonl, "csv": self._csv, "text": self._text}[self.form]()
 
-    def survey(self) -> Survey:
-        """Read it all once. Raises UsageError when an id occurs twice, or there is nothing at all."""
+    def survey(self) -> int:
+        """Read the input and return its number of lines. Raises UsageError for an id that occurs twice, or no lines."""
         seen: dict[str, int] = {}
         for line in self.lines():
             first = seen.setdefault(str(line.id), line.number)
             if first != line.number:
                 raise UsageError(
                     f"{self.name}: lines {first} and {line.number} have the same id {str(line.id)[:80]!r}; "
-                    "every id must be there once, or left out"
+                    "give each line an id of its own, or none"
                 )
         if not seen:
-            raise UsageError(f"{self.name}: there are no prompts in it")
-        return Survey(len(seen), self.sha256)
+            raise UsageError(f"{self.name}: contains no prompts")
+        return len(seen)
 
     def _raw(self) -> Iterator[tuple[int, str | None]]:
-        """Physical lines with their numbers; None for one that is too long to hold."""
-        number = 0
-        while raw := self.copy.readline(MAX_LINE + 1):
-            number += 1
-            whole: str | None = raw
-            if len(raw) > MAX_LINE:
-                whole = None
-                while raw and not raw.endswith(("\n", "\r")):
-                    raw = self.copy.readline(MAX_LINE)
-            yield number, whole
+        """Yield each physical line's number and text. The text of a line over ``MAX_LINE`` is None."""
+        for number in count(1):
+            line = rest = self.copy.readline(MAX_LINE + 1)
+            if not line:
+                return
+            while len(line) > MAX_LINE and rest and not rest.endswith(("\n", "\r")):
+                rest = self.copy.readline(MAX_LINE)
+            yield number, line if len(line) <= MAX_LINE else None
 
     def _jsonl(self) -> Iterator[Line | BadLine]:
         for number, raw in self._raw():
             if raw is not None and not raw.strip():
                 continue
             id: str | int = f"line-{number}"
-            kind: Kind = "plain"
+            kind: LineKind = "plain"
             try:
                 fields = _json_object(self._whole(raw))
                 kind = _kind(fields)
                 id = _id(fields, kind, id)
                 yield _request(number, id, kind, fields)
-            except _Bad as bad:
+            except _BadLineError as bad:
                 yield BadLine(number, id, kind, str(bad))
 
     def _text(self) -> Iterator[Line | BadLine]:
@@ -142,11 +140,13 @@ class Source:
 
     def _whole(self, raw: str | None) -> str:
         if raw is None:
-            raise _Bad(_too_long())
+            raise _BadLineError(_too_long())
         fault = first_fault(raw)
         if fault is not None:
             at = len(raw[:fault].encode(self.encoding.name))
-            raise _Bad(f"it is not {self.encoding}, from its byte {at} on; the file was read so, {self.encoding.why}")
+            raise _BadLineError(
+                f"it is not {self.encoding} from its byte {at} on; the file was read so, {self.encoding.why}"
+            )
         return raw
 
     def _csv(self) -> Iterator[Line | BadLine]:
@@ -163,38 +163,42 @@ class Source:
         try:
             columns = [column.strip().lower() for column in next(rows, [])]
         except csv.Error as error:
-            raise UsageError(f"{self.name}: the header is no CSV ({error})") from error
+            raise UsageError(f"{self.name}: the header is not CSV ({error})") from error
         if columns.count("prompt") != 1:
-            raise UsageError(f"{self.name}: the header needs one column 'prompt'; it has: {', '.join(columns)[:200]}")
+            raise UsageError(f"{self.name}: the header needs one column 'prompt'; it has {', '.join(columns)[:200]}")
         while True:
             number = rows.line_num + 1
             id: str = f"line-{number}"
             try:
                 row = next(rows)
                 if any(at >= number for at in too_long):
-                    raise _Bad(_too_long())
+                    raise _BadLineError(_too_long())
                 if not any(field.strip() for field in row):
                     continue
                 if len(row) != len(columns):
-                    raise _Bad(f"it has {len(row)} fields, the header {len(columns)}; quote fields that hold commas")
+                    raise _BadLineError(
+                        f"it has {len(row)} fields, the header {len(columns)}; quote fields that contain commas"
+                    )
                 fields = dict(zip(columns, row, strict=True))
                 yield Line(number, fields.get("id", "").strip() or id, "plain", {"prompt": fields["prompt"]})
             except StopIteration:
                 return
-            except (csv.Error, _Bad) as error:
+            except (csv.Error, _BadLineError) as error:
                 yield BadLine(number, id, "plain", str(error))
 
 
 @contextmanager
 def open_source(name: str, form: Form | None = None) -> Iterator[Source]:
-    """Open a file, or standard input for ``-``. ``form`` settles what its name and content would otherwise.
+    """Open the file ``name``, or standard input for ``-``. ``form`` None means: guess it from the name or the content.
 
-    Raises UsageError for what cannot be read, or is no text; StorageError when there is no room for the copy.
+    Raises UsageError when the file cannot be read or decoded, and StorageError when there is no room for the copy.
     """
     try:
         opened = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115 (closed below)
     except OSError as error:
-        raise UsageError(f"{name}: cannot be read ({error.strerror}); give a file of prompts, or -") from error
+        raise UsageError(
+            f"{name}: cannot be read ({error.strerror}); give a file of prompts, or - for standard input"
+        ) from error
     with opened, tempfile.TemporaryFile() as copy:
         if opened.isatty():
             raise UsageError("nothing is piped in; give a file, or pipe prompts to -")
@@ -205,7 +209,7 @@ def _copied(name: str, file: BinaryIO, copy: BinaryIO, form: Form | None) -> Sou
     block = file.read(_BLOCK)
     encoding = encoding_of(block)
     start = Decoder(name, encoding, marking=True).feed(block[: 1 << 16]).lstrip()
-    chosen, notes = _recognised(name, start, form)
+    chosen, notices = _recognised(name, start, form)
     decoder = Decoder(name, encoding, marking=chosen == "jsonl")
     sha256 = hashlib.sha256()
     try:
@@ -222,11 +226,11 @@ def _copied(name: str, file: BinaryIO, copy: BinaryIO, form: Form | None) -> Sou
         ) from error
     text = TextIOWrapper(copy, "utf-8", "surrogatepass", newline="")
     delimiter = "\t" if Path(name).suffix.lower() == ".tsv" else ","
-    return Source(name, text, chosen, encoding, sha256.hexdigest(), os.fstat(file.fileno()), delimiter, notes)
+    return Source(name, text, chosen, encoding, sha256.hexdigest(), os.fstat(file.fileno()), delimiter, notices)
 
 
 def _recognised(name: str, start: str, form: Form | None) -> tuple[Form, tuple[str, ...]]:
-    """The form, and where there may be doubt about it a note."""
+    """Return the form, and a notice for the user if another form is possible."""
     suffix = Path(name).suffix.lower()
     looks = _looks_like(start)
     if form is None and suffix not in SUFFIXES and re.match(r"\[\s*\{", start):
@@ -234,10 +238,10 @@ def _recognised(name: str, start: str, form: Form | None) -> tuple[Form, tuple[s
     by_name = SUFFIXES.get(suffix)
     chosen = form or by_name or looks
     if form is None and by_name is None:
-        return chosen, (f"{name}: read as {chosen}, by its content; --format says otherwise",)
+        return chosen, (f"{name}: read as {chosen}, guessed from its content; --format overrides this",)
     if form is None and looks != by_name and start and not (by_name == "csv" and looks == "text"):
-        note = f"{name}: looks like {looks}, read as {by_name} because of its name; --format says otherwise"
-        return chosen, (note,)
+        notice = f"{name}: looks like {looks}, but read as {by_name} because of its name; --format overrides this"
+        return chosen, (notice,)
     return chosen, ()
 
 
@@ -253,65 +257,66 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except RecursionError as error:
-        raise _Bad(_too_deep()) from error
+        raise _BadLineError(_too_deep()) from error
     except json.JSONDecodeError as error:
-        raise _Bad(f"it is not JSON ({error})") from error
+        raise _BadLineError(f"it is not JSON ({error})") from error
     except ValueError as error:
-        raise _Bad("it holds a number of more digits than can be read") from error
+        raise _BadLineError("it contains a number with more digits than can be read") from error
     if not isinstance(fields, dict):
-        raise _Bad("it is JSON, but no object")
+        raise _BadLineError("it is JSON, but not an object")
     return fields
 
 
-def _kind(fields: dict[str, Any]) -> Kind:
+def _kind(fields: dict[str, Any]) -> LineKind:
     if not any(name in fields for name in ("custom_id", "body", "url")):
         return "plain"
     return _endpoint(fields) or "chat"
 
 
-def _endpoint(fields: dict[str, Any]) -> Kind | None:
+def _endpoint(fields: dict[str, Any]) -> LineKind | None:
     url = fields.get("url")
     return ENDPOINTS.get(url) if isinstance(url, str) else None
 
 
-def _id(fields: dict[str, Any], kind: Kind, otherwise: str | int) -> str | int:
-    """The line's name, before anything else may turn out to be wrong with it."""
+def _id(fields: dict[str, Any], kind: LineKind, otherwise: str | int) -> str | int:
+    """Return the line's id, or ``otherwise`` when it has none."""
     id = fields.get("id" if kind == "plain" else "custom_id")
     if id is None:
         return otherwise
     if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
-        raise _Bad("its id must be a string that is not empty, or a whole number")
+        raise _BadLineError("its id must be a nonempty string or a whole number")
     if first_fault(str(id)) is not None:
-        raise _Bad("its id holds half a surrogate pair, which is no text")
+        raise _BadLineError("its id contains half a surrogate pair, which is not text")
     return id
 
 
-def _request(number: int, id: str | int, kind: Kind, fields: dict[str, Any]) -> Line:
+def _request(number: int, id: str | int, kind: LineKind, fields: dict[str, Any]) -> Line:
     if _depth_is_over(MAX_DEPTH, fields):
-        raise _Bad(_too_deep())
+        raise _BadLineError(_too_deep())
     fields = json_without_surrogates(fields)
     if kind == "plain":
         if ("prompt" in fields) == ("messages" in fields):
-            raise _Bad("it needs either prompt or messages, or custom_id, method, url and body")
+            raise _BadLineError("it needs either prompt or messages, or custom_id, method, url and body")
         return Line(number, id, kind, {name: value for name, value in fields.items() if name != "id"})
     if fields.get("method") != "POST":
-        raise _Bad("its method must be POST")
+        raise _BadLineError("its method must be POST")
     if _endpoint(fields) is None:
-        raise _Bad(f"its url must be one of {', '.join(ENDPOINTS)}")
+        raise _BadLineError(f"its url must be one of {', '.join(ENDPOINTS)}")
     if not isinstance(fields.get("body"), dict):
-        raise _Bad("its body must be an object")
+        raise _BadLineError("its body must be an object")
     try:
         json.dumps(fields["body"], allow_nan=False)
-    except ValueError as error:  # an answer may repeat it, and must be JSON
-        raise _Bad("its body holds NaN or an infinite number, which JSON has no word for") from error
+    except ValueError as error:  # an answer may repeat the body, and must be JSON
+        raise _BadLineError("its body contains NaN or an infinite number, which JSON cannot express") from error
     return Line(number, id, kind, fields["body"])
 
 
 def _depth_is_over(limit: int, value: Any) -> bool:
-    level, depth = [value], 0
-    while level and depth <= limit:
+    """Return whether ``value`` nests arrays and objects more than ``limit`` levels deep."""
+    level = [value]
+    for _ in range(limit + 1):
         inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
-        level, depth = [one for values in inner for one in values], depth + 1
+        level = [one for values in inner for one in values]
     return bool(level)
 
 

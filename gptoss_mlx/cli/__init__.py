@@ -1,14 +1,14 @@
-"""The command line's door. It takes the signals in hand before it imports anything that takes time."""
+"""Entry point of the command line. It handles signals before it imports anything slow."""
 
 from gptoss_mlx.cli.signals import ended_by_signals
 
 
 def main() -> None:
-    """Run the command line. Exit codes are those of ``gptoss_mlx.errors``, and 128 more than a signal's number."""
+    """Run the command line and exit with a code of ``gptoss_mlx.errors``, or 128 plus the number of a signal."""
     ended_by_signals(_commands)
 
 
 def _commands() -> None:
-    from gptoss_mlx.cli.commands import obey
+    from gptoss_mlx.cli.commands import execute
 
-    obey()
+    execute()

@@ -1,11 +1,11 @@
-"""``gptoss-mac chat``: talk with a model, its thought visible."""
+"""``gptoss-mac chat``: a conversation in the terminal, with the model's thought visible."""
 
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,13 +29,14 @@ HELP = """\
 /system [TEXT]            set or clear the instructions
 /thinking                 show or hide the thought
 /quit                     leave, as Ctrl-D does
-Ctrl-C stops a reply and keeps what came."""
+Ctrl-C stops a reply and keeps its answer so far."""
 
 
 def chat(
     model: Annotated[str | None, typer.Option(help=options.MODEL_HELP, show_default="the session's, or 20b")] = None,
     reasoning: Annotated[
-        options.Reasoning | None, typer.Option(help=options.EFFORT_HELP, show_default="the session's, or medium")
+        options.ReasoningChoice | None,
+        typer.Option(help=options.REASONING_HELP, show_default="the session's, or medium"),
     ] = None,
     system: options.System = None,
     temperature: options.Temperature = None,
@@ -44,49 +45,48 @@ def chat(
     session: Annotated[
         str | None,
         typer.Option(
-            help="Keep the conversation under this name, or go on with it.", metavar="NAME", callback=options.text
+            help="Save the conversation under this name, or resume it.", metavar="NAME", callback=options.as_text
         ),
     ] = None,
-    last: Annotated[bool, typer.Option("--continue", help="Go on with the session kept last.")] = False,
+    last: Annotated[bool, typer.Option("--continue", help="Resume the session saved last.")] = False,
 ) -> None:
-    """Chat with a model. Its thought streams before the answer; /help lists what else can be typed."""
+    """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
     console = Console(highlight=False)
     name, kept = _find_session(session, last)
     model = model or (kept.model if kept else "20b")
-    effort = options.Reasoning(reasoning or (kept.reasoning if kept else "medium"))
     if kept is None:
-        conversation = options.start_conversation(model, effort, system, temperature, max_tokens, seed)
+        conversation = options.start_conversation(model, reasoning or "medium", system, temperature, max_tokens, seed)
     else:
-        conversation, note = options.reopen_conversation(kept, model, temperature, max_tokens, seed)
-        if note:
-            console.print(Text(shown(note), style="dim"))
-        changed = effort.value != conversation.reasoning or system not in (None, conversation.instructions)
-        conversation.reasoning = effort.value
+        conversation, notice = options.reopen_conversation(kept, model, temperature, max_tokens, seed)
+        if notice:
+            console.print(Text(shown(notice), style="dim"))
+        effort = reasoning or conversation.reasoning
+        changed = effort != conversation.reasoning or system not in (None, conversation.instructions)
+        conversation.reasoning = effort
         conversation.instructions = system if system is not None else conversation.instructions
-        if changed or note:
+        if changed or notice:
             console.print(Text(_cost(conversation), style="dim"))
-    chatting = _Chat(conversation, console, name, model)
     if console.is_terminal:
-        about = [conversation.runtime.folder.path.name, f"reasoning {effort}", "/help"]
+        about = [conversation.runtime.folder.path.name, f"reasoning {conversation.reasoning}", "/help"]
         said = sum(message.channel != "analysis" for message in conversation.messages)
         about[1:1] = [f"session {name}, {said} messages"] if name else []
         console.print(Text(shown(" · ".join(about)), style="dim"))
-    with chatting, _Input(console) as read:
+    with closing(_Chat(conversation, console, name, model)) as chatting, _input(console) as read:
         while (line := read()) is not None and chatting.take(line):
             pass
 
 
 def _cost(conversation: "Conversation") -> str:
-    """What a change of settings costs: they stand at the beginning, so all that follows has to be read again."""
+    """Return how many tokens must be read again. A change of settings changes the beginning of the prompt."""
     if not conversation.messages:
-        return "The conversation is empty, so this costs nothing."
+        return "The conversation is empty, so nothing is read again."
     again, total = conversation.to_read()
     share = f"all {total:,}" if again == total else f"{again:,} of the {total:,}"
-    return f"The next message reads {share} tokens so far again."
+    return f"With the next message the model reads {share} tokens so far again."
 
 
 def _find_session(name: str | None, last: bool) -> "tuple[str | None, Session | None]":
-    """The name to keep the conversation under, and what is already kept there."""
+    """Return the name to save the conversation under, and the session that is saved under it, if any."""
     if name is None and not last:
         return None, None
 
@@ -97,16 +97,16 @@ def _find_session(name: str | None, last: bool) -> "tuple[str | None, Session | 
     names = session_names()
     if name is None:
         if not names:
-            raise SessionError("there is no session to continue; begin one with --session NAME")
+            raise SessionError("there is no session to resume; begin one with --session NAME")
         name = names[0]
     return name, read_session(name) if name in names else None
 
 
 class _Chat:
-    """What a line typed does.
+    """Carries out the lines that the user types.
 
-    With a session's ``name`` the transcript is saved after every reply, the cache at the end: one that lags behind is
-    still a beginning of what was read.
+    With a session ``name`` it saves the transcript after every reply, and the cache on closing. A cache
+    that is older than the transcript still serves as its beginning.
     """
 
     def __init__(self, conversation: "Conversation", console: Console, name: str | None, model: str) -> None:
@@ -116,10 +116,8 @@ class _Chat:
         self._model = model
         self._thinking = True
 
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Save the cache of a named session that has messages."""
         if self._name is not None and self._conversation.messages:
             from gptoss_mlx.sessions import save_cache
 
@@ -132,7 +130,7 @@ class _Chat:
             save_session(self._name, self._conversation, self._model)
 
     def take(self, line: str) -> bool:
-        """Obey a command or send a message; False when the chat is over."""
+        """Carry out a command or send a message. Return False when the user quits."""
         command, _, rest = line.strip().partition(" ")
         if command == "/quit":
             return False
@@ -148,7 +146,7 @@ class _Chat:
             case "/new", "":
                 conversation.clear()
                 self._save()
-                self._say("A new conversation.")
+                self._say("The conversation is empty now.")
             case "/reasoning", "low" | "medium" | "high":
                 conversation.reasoning = rest
                 self._say(f"Reasoning: {rest}. {_cost(conversation)}")
@@ -163,7 +161,7 @@ class _Chat:
             case "/help", _:
                 self._say(HELP)
             case _:
-                self._say(f"No command {shown(command)}; /help lists them.")
+                self._say(f"Unknown command {shown(command)}; type /help for the commands.")
 
     def _send(self, line: str) -> None:
         from gptoss_mlx.cli.display import ReplyView
@@ -179,7 +177,7 @@ class _Chat:
         except GptOssError as error:
             self._say(str(error))
         finally:
-            self._save()  # also where the terminal is gone
+            self._save()  # also when the terminal is closed
         if asked.number != signal.SIGINT:  # Ctrl-C stops the reply, not the chat
             asked.end()
 
@@ -187,66 +185,52 @@ class _Chat:
         self._console.print(Text(text, style="dim"))
 
 
-class _Input:
-    """Lines from the user: edited and with history at a terminal, plain otherwise."""
+@contextmanager
+def _input(console: Console) -> Iterator[Callable[[], str | None]]:
+    """Yield a function that returns the user's next line, or None at the end. A terminal has editing and history."""
+    at_terminal = sys.stdin.isatty() and console.is_terminal
+    piped = LineReader(lambda size: os.read(sys.stdin.fileno(), size), "standard input")
+    if at_terminal and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # keeps the bytes in any locale
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._interactive = sys.stdin.isatty() and console.is_terminal
-        self._piped = LineReader(lambda size: os.read(sys.stdin.fileno(), size), "standard input")
-
-    def __enter__(self) -> Callable[[], str | None]:
-        if self._interactive:
-            assert isinstance(sys.stdin, io.TextIOWrapper)
-            sys.stdin.reconfigure(errors="surrogateescape")  # the bytes come back, whatever the locale
-            _open_history()
-        return self._read
-
-    def __exit__(self, *_: object) -> None:
-        if self._interactive:
-            _save_history()
-
-    def _read(self) -> str | None:
+    def read() -> str | None:
         while True:
             try:
-                return _typed() if self._interactive else self._piped.readline()
+                return _typed() if at_terminal else piped.readline()
             except EOFError:
                 print()
                 return None
             except UsageError as error:
-                if not self._interactive:
+                if not at_terminal:
                     raise
-                self._console.print(Text(str(error), style="dim"))
+                console.print(Text(str(error), style="dim"))
             except KeyboardInterrupt:
-                print()  # clears the line being typed; Ctrl-D leaves
+                print()  # Ctrl-C discards the line being typed; Ctrl-D quits
+
+    with _history() if at_terminal else nullcontext():
+        yield read
 
 
 def _typed() -> str:
-    """A line from the terminal. Raises UsageError for one that is no text."""
+    """Return a line from the terminal. Raises UsageError when it cannot be decoded."""
     return decoded(input("> ").encode(sys.stdin.encoding, "surrogateescape"), "the line")
 
 
-def _open_history() -> None:
-    import readline
-
-    from gptoss_mlx.home import history_file
-
-    readline.set_history_length(1000)
-    try:
-        readline.read_history_file(history_file())
-    except OSError:
-        return  # none yet
-
-
-def _save_history() -> None:
+@contextmanager
+def _history() -> Iterator[None]:
+    """Load the history of typed lines, and save it on leaving the block. Ignore errors: a chat works without it."""
     import readline
 
     from gptoss_mlx.home import history_file
 
     path = history_file()
+    readline.set_history_length(1000)
+    with suppress(OSError):
+        readline.read_history_file(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_whole(path) as partial:
-            readline.write_history_file(partial)
-    except OSError:
-        return  # a chat is not worth an error for its history
+        yield
+    finally:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replaced_whole(path) as partial:
+                readline.write_history_file(partial)

@@ -1,6 +1,6 @@
-"""The commands: one module for each, all thin. This one joins them and turns errors into a line and a code.
+"""Join the commands, which have a module each, and turn errors into one line and an exit code.
 
-Nothing heavy is imported until a command runs, so ``--help`` is quick.
+Slow imports wait until a command runs, so that ``--help`` is quick.
 """
 
 import errno
@@ -17,11 +17,10 @@ from gptoss_mlx.errors import GptOssError, StorageError, shown
 
 app = typer.Typer(
     name="gptoss-mac",
-    help="Run OpenAI's gpt-oss models on a Mac.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: quick, and the README shows it as it is
+    rich_markup_mode=None,  # plain help is quick, and README can show it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(chat.chat)
@@ -38,8 +37,8 @@ def _root() -> None:
     """Run OpenAI's gpt-oss models on a Mac."""
 
 
-def obey() -> None:
-    """Do what the arguments say. Exit codes are those of ``gptoss_mlx.errors``."""
+def execute() -> None:
+    """Run the command in ``sys.argv``. Exit with a code of ``gptoss_mlx.errors``."""
     _replace_closed_streams()
     _write_any_text()
     try:
@@ -48,25 +47,25 @@ def obey() -> None:
         print(f"gptoss-mac: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno == errno.EIO and error.filename is None:  # a terminal is gone, and its SIGHUP still under way
-            hang_up()
+        if error.errno == errno.EIO and error.filename is None:
+            hang_up()  # the terminal was closed, and SIGHUP has not arrived yet
             sys.exit(code(signal.SIGHUP))
-        # A folder without permission, a full disk behind standard output.
+        # For example a folder without permission, or a full disk behind standard output.
         where = shown(str(error.filename or "input or output"))
         print(f"gptoss-mac: {where}: {error.strerror}; check permissions and free space", file=sys.stderr)
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what it still holds would fail again at exit)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (flushing the old one at exit would fail again)
         sys.exit(StorageError.exit_code)
 
 
 def _replace_closed_streams() -> None:
-    """A stream the shell closed (``>&-``) is None in Python: read nothing there, and write to nowhere."""
+    """Replace streams that the shell closed (``>&-``), which are None in Python, by the null device."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def _write_any_text() -> None:
-    """What a locale's encoding does not have, emoji under ASCII say, is written as an escape and is no error."""
+    """Write characters that the locale's encoding lacks, such as emoji in ASCII, as escapes instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,10 +1,9 @@
-"""``gptoss-mac convert``: a checkpoint in, a model folder out."""
+"""``gptoss-mac convert``: make a model folder from a checkpoint."""
 
 import shlex
 from contextlib import nullcontext
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,19 +13,17 @@ if TYPE_CHECKING:
     from convert import Report
 
 
-class Dense(StrEnum):
-    q8 = "q8"
-    bf16 = "bf16"
-
-
 def convert(
-    source: Annotated[Path, typer.Argument(help="A checkpoint folder in Hugging Face's or original/ layout, or tiny.")],
+    source: Annotated[
+        Path, typer.Argument(help="Checkpoint folder in Hugging Face's or the original/ layout, or tiny.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="The model folder to make.", show_default="a folder under GPTOSS_MAC_HOME")
+        Path | None, typer.Option(help="Model folder to create.", show_default="a folder under GPTOSS_MAC_HOME")
     ] = None,
     dense: Annotated[
-        Dense, typer.Option(help="Attention, embedding and head: 8 bits, or as published. Experts are never touched.")
-    ] = Dense.q8,
+        Literal["q8", "bf16"],
+        typer.Option(help="Store attention, embedding and head in 8 bits, or as published. Experts never change."),
+    ] = "q8",
 ) -> None:
     """Convert a published checkpoint into a model folder."""
     from gptoss_mlx.home import model_name, models_dir
@@ -34,7 +31,7 @@ def convert(
     name = model_name(source)
     destination = out if out is not None else models_dir() / name
 
-    from convert import convert as run
+    import convert
     from gptoss_mlx import bundled
     from gptoss_mlx.cli.progress import byte_progress
 
@@ -42,7 +39,7 @@ def convert(
         source = bundled.checkpoint()
     alone = bundled.installing() if destination == models_dir() / bundled.NAME else nullcontext()
     with alone, byte_progress("Converting") as progress, between_calls(progress) as stoppable:
-        report = run(source, destination, dense=dense.value, progress=stoppable)
+        report = convert.convert(source, destination, dense=dense, progress=stoppable)
     _show(report, named=out is None)
 
 
@@ -55,7 +52,7 @@ def _show(report: "Report", named: bool) -> None:
     from gptoss_mlx.errors import shown
 
     config = report.config
-    tokenizer = {"checkpoint": "the checkpoint's", "bundled": "bundled, that of the published models", None: "none"}
+    tokenizer = {"checkpoint": "the checkpoint's", "bundled": "bundled, as in the published models", None: "none"}
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -70,7 +67,7 @@ def _show(report: "Report", named: bool) -> None:
     table.add_row("Time", f"{report.seconds:.1f} s")
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = 1000  # a path in a log stays in one piece
+        console.width = 1000  # keeps a path in a log on one line
     console.print(table)
     if report.tokenizer is None:
         console.print(

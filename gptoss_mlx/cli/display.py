@@ -1,7 +1,8 @@
-"""How a reply looks while it arrives: the thought dim under its own rule, the answer as live Markdown.
+"""Show a reply while it arrives: the thought dim under its own rule, the answer as live Markdown.
 
-What is finished is printed for good and scrolls away; only the unfinished end is redrawn. Where the output is no
-terminal the text is written as it comes, without control codes. Knows events, no model and no input.
+Finished text is printed once and scrolls away. Only the unfinished end is redrawn. If the output is not a terminal, the
+text is written as it arrives, without control codes. The module knows a conversation's events. It knows no model and no
+input.
 """
 
 from collections.abc import Callable
@@ -15,16 +16,16 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 from rich.text import Text
 
+from gptoss_mlx import conversation
 from gptoss_mlx.cli.terminal import printable
 from gptoss_mlx.conversation import Done, Event, Thought, ToolCall, ToolError
-from gptoss_mlx.conversation import Text as Answer
 from gptoss_mlx.errors import shown
 
 Split = Callable[[str], int]
 
 
 class ReplyView:
-    """Shows one reply's events. Use as a context manager, so that the terminal is left as it was found."""
+    """Shows the events of one reply. As a context manager it restores the terminal on leaving."""
 
     def __init__(self, console: Console, *, thinking: bool = True) -> None:
         self._console = console
@@ -40,7 +41,7 @@ class ReplyView:
         self._close()
 
     def reading(self, read: int, total: int) -> None:
-        """A line at a terminal while a prompt of more than one chunk is read; gone once it has been."""
+        """Show on a terminal how many of the prompt's ``total`` tokens are ``read``, until all are."""
         if read == total:
             self._close()
         elif self._console.is_terminal and not self._console.is_dumb_terminal:
@@ -50,36 +51,32 @@ class ReplyView:
             self._reading.update(Text(f"read {read:,} of {total:,} tokens", style="dim"), refresh=True)
 
     def show(self, event: Event) -> None:
+        """Show one event after those before it."""
         match event:
             case Thought(text):
                 if self._thinking:
-                    self._open("thinking", _lines_end, lambda tail: Text(tail, style="dim"))
-                    self._write(text)
-            case Answer(text):
-                self._open("answer", _blocks_end, Markdown)
-                self._write(text)
+                    self._open("thinking", _lines_end, lambda tail: Text(tail, style="dim")).write(text)
+            case conversation.Text(text):
+                self._open("answer", _blocks_end, Markdown).write(text)
             case ToolCall():
-                self._note(f"→ {event.name}({event.message.content})")
+                self._print_call(f"→ {event.name}({event.message.content})")
             case ToolError():
-                self._note(f"→ {event.name}: {event.problem}")
+                self._print_call(f"→ {event.name}: {event.problem}")
             case Done():
                 self._close()
                 self._console.print(Text(summary(event), style="dim"))
 
-    def _open(self, section: str, split: Split, draw: Callable[[str], RenderableType]) -> None:
-        if self._section == section:
-            return
+    def _open(self, section: str, split: Split, draw: Callable[[str], RenderableType]) -> "_Stream":
+        if self._section == section and self._stream is not None:
+            return self._stream
         self._close()
         self._section = section
         if section == "thinking" or self._thinking:
             self._console.rule(section, style="dim", align="left", characters="─")
         self._stream = _Stream(self._console, split, draw)
+        return self._stream
 
-    def _write(self, text: str) -> None:
-        if self._stream is not None:
-            self._stream.write(text)
-
-    def _note(self, line: str) -> None:
+    def _print_call(self, line: str) -> None:
         self._close()
         self._console.print(Text(shown(line), style="cyan"))
 
@@ -92,21 +89,21 @@ class ReplyView:
 
 
 def summary(done: Done) -> str:
-    """One line under a reply: how much, how fast, and why it stopped where that is not the usual end."""
+    """Return the line under a reply: token counts, speed, and the reason if the reply did not end as usual."""
     usage = done.usage
     parts = [f"{usage.completion_tokens} tokens", f"{usage.tokens_per_second:.1f} tokens/s"]
     if usage.time_to_first_token is not None:
         parts.append(f"first after {usage.time_to_first_token:.2f} s")
     if usage.cached_tokens:
         parts.append(f"{usage.prompt_tokens - usage.cached_tokens} of {usage.prompt_tokens} prompt tokens read")
-    if note := CONTEXT_FULL if done.context_full else REASONS.get(done.reason):
-        parts.append(f"{note}, while still thinking: no answer" if done.cut_in_thought else note)
+    if why := CONTEXT_FULL if done.context_full else REASONS.get(done.reason):
+        parts.append(f"{why}, while still thinking: no answer" if done.cut_in_thought else why)
     elif done.no_answer:
-        parts.append("the model ended without an answer: ask again, or in other words")
+        parts.append("the model gave no answer: ask again, or in other words")
     return " · ".join(parts)
 
 
-CONTEXT_FULL = "the context is full: /new begins a new conversation"
+CONTEXT_FULL = "the context is full: type /new for a new conversation"
 REASONS = {
     "length": "stopped at the token limit",
     "cancelled": "stopped by you",
@@ -115,10 +112,12 @@ REASONS = {
 
 
 class _Stream:
-    """Text that grows: printed for good up to where ``split`` says it is settled, drawn live after that."""
+    """Text that grows. ``split`` returns how much of it is final and can be printed; the rest is redrawn live."""
 
     def __init__(self, console: Console, split: Split, draw: Callable[[str], RenderableType]) -> None:
-        self._console, self._split, self._draw = console, split, draw
+        self._console = console
+        self._split = split
+        self._draw = draw
         self._tail = ""
         self._ends_line = True
         self._live: Live | None = None
@@ -152,7 +151,7 @@ class _Stream:
 
 @dataclass(frozen=True)
 class _Bottom:
-    """As many of the last lines as the screen has room for: what grows, a long code block say, is read at its end."""
+    """Draws the last lines of ``whole`` that fit on the screen, because new text of a long block comes at its end."""
 
     whole: RenderableType
 
@@ -163,12 +162,12 @@ class _Bottom:
 
 
 def _lines_end(text: str) -> int:
-    """Whole lines are settled."""
+    """Return the length of the complete lines, which are final."""
     return text.rfind("\n") + 1
 
 
 def _blocks_end(text: str) -> int:
-    """All top-level Markdown blocks but the last are settled."""
+    """Return the length of all top-level Markdown blocks but the last. They are final."""
     starts = [token.map[0] for token in MarkdownIt().enable("table").parse(text) if token.level == 0 and token.map]
     if len(starts) < 2:
         return 0

@@ -1,4 +1,4 @@
-"""``gptoss-mac doctor``: what this machine offers, and whether the shaders compute the right thing on it."""
+"""``gptoss-mac doctor``: report what this machine offers, and check that shaders compute correctly on it."""
 
 from typing import Annotated
 
@@ -12,11 +12,10 @@ def doctor(
         bool, typer.Option("--kernels", help="Compare every shader with plain MLX, at the published sizes.")
     ] = False,
 ) -> None:
-    """Say what this machine offers.
+    """Report what this machine offers.
 
-    Exit codes: 0 all is well, 2 bad usage, 9 a shader disagrees with plain MLX.
+    Exit codes: 0 success, 2 bad usage, 9 a shader disagrees with plain MLX.
     """
-
     from metal_kernels import comparison, launch
 
     try:
@@ -24,7 +23,7 @@ def doctor(
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(comparison.machine())
-    print(f"shaders: {place or 'not used, plain MLX does their work'}")
+    print(f"shaders: {place or 'not used, plain MLX replaces them'}")
     if kernels:
         _compare_kernels(launch.nearest())
 
@@ -38,9 +37,8 @@ def _compare_kernels(place: str) -> None:
     try:
         for compared in comparison.compare(lambda dispatch: launch.run(dispatch, place)):
             verdict = "agrees" if compared.agrees else "DISAGREES"
-            print(
-                f"  {compared.what:<34} {compared.error:.1e} of {compared.allowed:.0e} allowed: {verdict}", flush=True
-            )
+            error = f"{compared.error:.1e} of {compared.allowed:.0e} allowed"
+            print(f"  {compared.what:<34} {error}: {verdict}", flush=True)
             if not compared.agrees:
                 failed.append(compared.what)
     except ToolchainError as error:

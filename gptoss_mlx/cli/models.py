@@ -4,21 +4,23 @@ from typing import Annotated
 
 import typer
 
+from gptoss_mlx.cli.options import MODEL_HELP
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def models() -> None:
-    """Look after installed models."""
+    """Check installed models."""
 
 
 @app.command()
 def verify(
-    name: Annotated[str, typer.Argument(help="An installed model (20b, 120b, tiny), or a model folder.")],
+    name: Annotated[str, typer.Argument(help=MODEL_HELP)],
 ) -> None:
-    """Compare every byte of a model's weights with what was converted.
+    """Compare every byte of a model's weights with its checksums.
 
-    Exit codes: 0 all are the same, 3 one differs or is missing, 4 a model that is not installed.
+    Exit codes: 0 no difference, 3 a tensor differs or is missing, 4 the model is not installed.
     """
     from gptoss_mlx.cli.progress import byte_progress
     from gptoss_mlx.errors import shown

@@ -1,43 +1,40 @@
-"""Options that several commands share, and opening the model they name."""
+"""Options that several commands share, and the model or conversation they open."""
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
+    from gptoss_mlx.harmony.messages import Effort
     from gptoss_mlx.runtime import Runtime
     from gptoss_mlx.sessions import Session
 
 
-def text(param: typer.CallbackParam, value: str | None) -> str | None:
-    """A callback for options and arguments that are said to the model. Raises UsageError for what is no text."""
+def as_text(param: typer.CallbackParam, value: str | None) -> str | None:
+    """Return the value of an option or argument as text for the model. Raises UsageError when it cannot be decoded."""
     from gptoss_mlx.text_input import argument
 
     return None if value is None else argument(value, param.opts[0])
 
 
-class Reasoning(StrEnum):
-    low = "low"
-    medium = "medium"
-    high = "high"
+ReasoningChoice = Literal["low", "medium", "high"]
+"""Harmony's ``Effort``, repeated because importing harmony is slow. mypy compares the two."""
 
-
-MODEL_HELP = "An installed model (20b, 120b, tiny), or a model folder."
-EFFORT_HELP = "How long the model thinks before it answers."
+MODEL_HELP = "Installed model (20b, 120b, tiny) or model folder."
+REASONING_HELP = "How long the model thinks before it answers."
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
-Effort = Annotated[Reasoning, typer.Option(help=EFFORT_HELP)]
-System = Annotated[str | None, typer.Option(help="Instructions for the whole conversation.", callback=text)]
+Reasoning = Annotated[ReasoningChoice, typer.Option(help=REASONING_HELP)]
+System = Annotated[str | None, typer.Option(help="Instructions for the whole conversation.", callback=as_text)]
 Temperature = Annotated[
-    float | None, typer.Option(help="0 takes the likeliest token, 1 draws from the model as it is.", show_default="1")
+    float | None, typer.Option(help="0 takes the likeliest token, 1 draws from the model unchanged.", show_default="1")
 ]
-MaxTokens = Annotated[int | None, typer.Option(help="Stop a reply after so many tokens.", show_default="no limit")]
-Seed = Annotated[int | None, typer.Option(help="Repeat the same random draws.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Stop a reply after this many tokens.", show_default="no limit")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the random draws. The same seed repeats a reply.")]
 
 
 def open_model(name: str) -> "Runtime":
-    """Load a model; a bar on standard error where it takes long enough to be seen."""
+    """Load a model, with a progress bar if standard error is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
@@ -50,8 +47,8 @@ def open_model(name: str) -> "Runtime":
         return gptoss_mlx.load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
 
 
-def check(temperature: float | None, max_tokens: int | None) -> None:
-    """Refuse bad values before the long part, the loading."""
+def check_values(temperature: float | None, max_tokens: int | None) -> None:
+    """Raise UsageError for values out of range. Call it before loading the model, because loading is slow."""
     from gptoss_mlx.engine.sampling import Sampling
     from gptoss_mlx.errors import UsageError
 
@@ -62,32 +59,28 @@ def check(temperature: float | None, max_tokens: int | None) -> None:
 
 def start_conversation(
     model: str,
-    reasoning: Reasoning,
+    reasoning: "Effort",
     system: str | None,
     temperature: float | None,
     max_tokens: int | None,
     seed: int | None,
 ) -> "Conversation":
-    """Load the model and begin."""
-    check(temperature, max_tokens)
-    runtime = open_model(model)
-
+    """Load the model and return a new conversation with it. Raises UsageError for values out of range."""
     from gptoss_mlx.conversation import Conversation
 
+    check_values(temperature, max_tokens)
+    runtime = open_model(model)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
-    return Conversation(
-        runtime, reasoning=reasoning.value, instructions=system, sampling=sampling, max_tokens=max_tokens
-    )
+    return Conversation(runtime, reasoning=reasoning, instructions=system, sampling=sampling, max_tokens=max_tokens)
 
 
 def reopen_conversation(
     session: "Session", model: str, temperature: float | None, max_tokens: int | None, seed: int | None
 ) -> "tuple[Conversation, str | None]":
-    """Load the model and go on with a session; with a note when it has to be read anew."""
-    check(temperature, max_tokens)
-    runtime = open_model(model)
-
+    """Load the model and return the session's conversation, and a notice if its cache cannot be used."""
     from gptoss_mlx.sessions import open_session
 
+    check_values(temperature, max_tokens)
+    runtime = open_model(model)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return open_session(session, runtime, sampling=sampling, max_tokens=max_tokens)

@@ -1,4 +1,4 @@
-"""A long run, shown: a bar with rate and time left on a terminal, now and then a plain line elsewhere. To stderr."""
+"""Show the progress of a long run on standard error: as a bar on a terminal, else as a plain line every few seconds."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +17,10 @@ LINE_SECONDS = 5.0
 
 @contextmanager
 def byte_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function to call with (bytes done, bytes in all)."""
+    """Yield a function that shows (bytes done, all bytes)."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines(console, label)
+        yield _byte_lines(console, label)
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -30,30 +30,38 @@ def byte_progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _lines(console: Console, label: str) -> Callable[[int, int], None]:
+def _byte_lines(console: Console, label: str) -> Callable[[int, int], None]:
     start = time.monotonic()
-    last = start
+    due = _every(LINE_SECONDS)
 
     def report(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if done < total and now - last < LINE_SECONDS:
-            return
-        last = now
-        rate = done / max(now - start, 1e-6)
-        left = f", {(total - done) / rate:.0f} s left" if done < total else f" in {now - start:.0f} s"
-        console.print(
-            f"{label}: {done / total:4.0%}, {decimal(done)} of {decimal(total)}, {decimal(int(rate))}/s{left}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        if done >= total or due():
+            seconds = time.monotonic() - start
+            rate = done / max(seconds, 1e-6)
+            left = f", {(total - done) / rate:.0f} s left" if done < total else f" in {seconds:.0f} s"
+            line = f"{label}: {done / total:4.0%}, {decimal(done)} of {decimal(total)}, {decimal(int(rate))}/s{left}"
+            console.print(line, highlight=False, soft_wrap=True)
 
     return report
 
 
+def _every(seconds: float) -> Callable[[], bool]:
+    """Return a function that returns True when ``seconds`` have passed since it last did."""
+    last = time.monotonic()
+
+    def due() -> bool:
+        nonlocal last
+        if time.monotonic() - last < seconds:
+            return False
+        last = time.monotonic()
+        return True
+
+    return due
+
+
 @contextmanager
 def batch_progress() -> Iterator[Callable[["Tally"], None]]:
-    """Give a function to call with how far a batch is, as often as one likes."""
+    """Yield a function that shows a batch's tally. It may be called at every step."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _tally_lines(console)
@@ -67,12 +75,10 @@ def batch_progress() -> Iterator[Callable[["Tally"], None]]:
 
 
 def _tally_lines(console: Console) -> Callable[["Tally"], None]:
-    last = time.monotonic()
+    due = _every(LINE_SECONDS)
 
     def report(tally: "Tally") -> None:
-        nonlocal last
-        if time.monotonic() - last >= LINE_SECONDS:
-            last = time.monotonic()
+        if due():
             line = f"Answering: {tally.done} of {tally.total}, {_rates(tally)}"
             console.print(line, highlight=False, soft_wrap=True)
 

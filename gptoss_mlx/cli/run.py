@@ -1,4 +1,4 @@
-"""``gptoss-mac run``: one prompt, one answer on standard output."""
+"""``gptoss-mac run``: answer one prompt on standard output."""
 
 import sys
 from dataclasses import asdict
@@ -14,10 +14,11 @@ from gptoss_mlx.text_input import decoded
 
 def run(
     prompt: Annotated[
-        str | None, typer.Argument(help="The prompt; read from standard input when absent.", callback=options.text)
+        str | None,
+        typer.Argument(help="Prompt. Read from standard input if absent.", callback=options.as_text),
     ] = None,
     model: options.Model = "20b",
-    reasoning: options.Effort = options.Reasoning.medium,
+    reasoning: options.Reasoning = "medium",
     system: options.System = None,
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
@@ -25,12 +26,14 @@ def run(
     show_thinking: Annotated[
         bool, typer.Option("--show-thinking", help="Write the thought to standard error.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: answer, thought, counts.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object with answer, thought and counts.")
+    ] = False,
 ) -> None:
     """Answer one prompt and exit.
 
-    Exit codes: 0 answered, 2 bad usage, 3 a damaged model, 4 a model that is not installed, 6 a prompt that is too
-    long, 7 not enough memory, 8 stopped before an answer began, 129, 130 and 143 ended by SIGHUP, Ctrl-C and SIGTERM.
+    Exit codes: 0 answered, 2 bad usage, 3 the model is damaged, 4 the model is not installed, 6 the prompt is too long,
+    7 not enough memory, 8 stopped before an answer began, 129, 130 and 143 ended by SIGHUP, Ctrl-C and SIGTERM.
     """
     text = prompt if prompt is not None else _from_stdin()
     if not text.strip():
@@ -74,11 +77,11 @@ def run(
 
 def _from_stdin() -> str:
     if sys.stdin.isatty():
-        raise UsageError("no prompt; give one as an argument, or pipe it in")
+        raise UsageError("no prompt; give one as an argument, or pipe one in")
     return decoded(sys.stdin.buffer.read(), "standard input")
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """As it is into a file or pipe; at a terminal without control characters."""
+    """Write ``text`` unchanged to a file or pipe, and without control characters to a terminal."""
     stream.write(printable(text) if stream.isatty() else text)
     stream.flush()

@@ -1,4 +1,4 @@
-"""``gptoss-mac sessions``: the conversations kept by ``chat --session``."""
+"""``gptoss-mac sessions``: manage the conversations saved by ``chat --session``."""
 
 import sys
 from dataclasses import asdict
@@ -10,17 +10,17 @@ from gptoss_mlx.cli.terminal import print_json, printable
 from gptoss_mlx.errors import SessionError, shown
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-Name = Annotated[str, typer.Argument(help="The session's name.")]
+Name = Annotated[str, typer.Argument(help="Name of the session.")]
 
 
 @app.callback()
 def sessions() -> None:
-    """List, show, export or remove kept conversations."""
+    """List, show, export or remove saved conversations."""
 
 
 @app.command("list")
 def list_() -> None:
-    """Names of the sessions, the latest first, with model, messages and date."""
+    """List sessions, latest first. Each line has name, model, messages and date."""
     from gptoss_mlx.sessions import read_session, session_names
 
     for name in session_names():
@@ -35,7 +35,7 @@ def list_() -> None:
 
 @app.command()
 def show(name: Name) -> None:
-    """Print what was said."""
+    """Print the messages of a session."""
     from gptoss_mlx.sessions import read_session
 
     for message in read_session(name).messages:
@@ -47,7 +47,7 @@ def show(name: Name) -> None:
 
 @app.command()
 def export(name: Name) -> None:
-    """Print the whole transcript as JSON, thoughts included."""
+    """Print a session as JSON, including thoughts."""
     from gptoss_mlx.sessions import read_session
 
     print_json(asdict(read_session(name)))
@@ -55,7 +55,7 @@ def export(name: Name) -> None:
 
 @app.command("rm")
 def remove(name: Name) -> None:
-    """Delete a session for good."""
+    """Delete a session."""
     from gptoss_mlx.sessions import remove_session
 
     remove_session(name)

@@ -1,6 +1,6 @@
-"""What ends a program from outside: Ctrl-C, SIGTERM (a service manager's stop) and SIGHUP (the terminal is gone).
+"""Handle the signals that end a program: Ctrl-C, SIGTERM (from a service manager) and SIGHUP (a closed terminal).
 
-Imports next to nothing: until this module has the signals in hand, a Ctrl-C is a traceback.
+The module imports little, because a Ctrl-C before it handles the signals prints a traceback.
 """
 
 import atexit
@@ -9,21 +9,24 @@ import os
 import signal
 import sys
 
-TYPE_CHECKING = False  # as typing's, which takes milliseconds to import
+TYPE_CHECKING = False
+"""Replaces ``typing.TYPE_CHECKING``, because importing ``typing`` takes milliseconds."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RETRY_SECONDS = 0.002
+"""Delay before a signal that arrived during an import is raised again."""
 
 
 def ended_by_signals(run: "Callable[[], None]") -> None:
-    """Call ``run``; a signal ends it by an exception, so that it can clean up: KeyboardInterrupt or SystemExit.
+    """Call ``run``. A signal raises KeyboardInterrupt or SystemExit in it, so that it can clean up.
 
-    The process then exits with 128 more than the signal's number, and says nothing. What was ignored on arrival stays
-    so, as ``nohup`` wants it. Afterwards a signal ends the process at once, and once Python takes itself apart it is
-    too late for one.
+    The process then exits silently with 128 plus the signal's number. A signal that was ignored at the start, as under
+    ``nohup``, stays ignored. After ``run`` a signal ends the process at once. While Python shuts down, signals are
+    ignored.
     """
     try:
         try:
@@ -38,17 +41,17 @@ def ended_by_signals(run: "Callable[[], None]") -> None:
 
 
 def code(number: int) -> int:
-    """The exit code that tells a shell which signal ended a program."""
+    """Return the exit code that tells a shell which signal ended the program."""
     return 128 + number
 
 
 def taken(number: int) -> bool:
-    """Whether a signal is ours to handle: nobody asked for it to be ignored before we came."""
+    """Return whether this program handles the signal: it does unless the signal was ignored at the start."""
     return signal.getsignal(number) is not signal.SIG_IGN
 
 
 def hang_up() -> None:
-    """After SIGHUP: what is still said to the terminal goes nowhere, where it would be an error."""
+    """Redirect the closed terminal's streams to the null device after SIGHUP, because using them would fail."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         if _is_terminal(descriptor):
@@ -57,7 +60,7 @@ def hang_up() -> None:
 
 
 def _is_terminal(descriptor: int) -> bool:
-    """Also of one that is gone, which ``isatty`` denies."""
+    """Return whether ``descriptor`` is a terminal. A closed one counts too, unlike in ``isatty``."""
     try:
         os.get_terminal_size(descriptor)
     except OSError as error:
@@ -73,8 +76,8 @@ def _handle(handler: "Callable[[int, FrameType | None], None] | signal.Handlers"
 
 def _end(number: int, frame: "FrameType | None") -> None:
     if _importing(frame):
-        # An exception raised in an import may become another: mlx's and numpy's C code make it an ImportError. The
-        # import ends soon; the signal comes again until it has.
+        # The C code of mlx and numpy turns an exception during their import into an ImportError. So the signal is
+        # raised again until the import has ended.
         signal.signal(signal.SIGALRM, lambda alarm, at: signal.raise_signal(number))
         signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
         return

@@ -1,6 +1,6 @@
-"""A terminal while a reply is under way: a signal to end is a request, keys do not show, and text cannot steer it.
+"""Control the terminal while a program works, and make text and JSON safe to write to it.
 
-Text and JSON are made fit to be written here, to a terminal or elsewhere. Knows nothing of what they say.
+A signal asks the work to stop, and pressed keys do not show. The module knows nothing of the work or the text.
 """
 
 import json
@@ -15,18 +15,18 @@ from typing import Any
 
 from gptoss_mlx.cli.signals import ENDING, code, hang_up, taken
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """Without control characters but line ends and tabs: what a model writes must not move the cursor or more."""
+    """Return ``text`` without control characters other than line ends and tabs, because they can steer a terminal."""
     return _CONTROL.sub("", text)
 
 
 def print_json(value: Any) -> None:
-    """To standard output, as it is where the encoding allows it, else with JSON's own escapes."""
+    """Print ``value`` as JSON, with JSON's escapes if the encoding of standard output needs them."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -37,12 +37,12 @@ def print_json(value: Any) -> None:
 
 @dataclass
 class Interruption:
-    """The signal that asked for a stop; None while none has."""
+    """The ``number`` of the signal that asked for a stop, or None."""
 
     number: int | None = None
 
     def end(self) -> None:
-        """End the program as that signal would have; nothing where none came."""
+        """End the program as the signal would have. Return if there was none."""
         if self.number == signal.SIGINT:
             raise KeyboardInterrupt
         if self.number is not None:
@@ -51,9 +51,10 @@ class Interruption:
 
 @contextmanager
 def on_interrupt(stop: Callable[[], None]) -> Iterator[Interruption]:
-    """While inside, the first Ctrl-C, SIGTERM or SIGHUP calls ``stop``; a second ends the program, for what hangs.
+    """Call ``stop`` at the first Ctrl-C, SIGTERM or SIGHUP inside the block. A second one ends the program.
 
-    A Ctrl-C is taken also where it was ignored on arrival, as a shell does for what runs in the background.
+    Yield the interruption, which then has the signal's number. Ctrl-C is handled even if it was ignored at the start,
+    as it is in programs that a shell started in the background.
     """
     asked = Interruption()
     previous = {number: signal.getsignal(number) for number in ENDING if number == signal.SIGINT or taken(number)}
@@ -78,10 +79,10 @@ def on_interrupt(stop: Callable[[], None]) -> Iterator[Interruption]:
 
 
 @contextmanager
-def between_calls(progress: Progress) -> Iterator[Progress]:
-    """While inside, a signal ends the program out of the function given, which calls ``progress``, and nowhere else.
+def between_calls(progress: OnProgress) -> Iterator[OnProgress]:
+    """Yield a function that calls ``progress``. Inside the block a signal ends the program only in that function.
 
-    For work that undoes what it did when its report of progress raises: other moments may be in the middle of a step.
+    This is for work that can undo itself when its progress report raises, but not in the middle of a step.
     """
     with on_interrupt(lambda: None) as asked:
 
@@ -94,7 +95,7 @@ def between_calls(progress: Progress) -> Iterator[Progress]:
 
 @contextmanager
 def without_echo() -> Iterator[None]:
-    """Keys pressed now are kept for the next prompt, but not shown: they would tear what is being redrawn."""
+    """Hide keys pressed inside the block, because they would disturb the display. The next prompt still reads them."""
     if not sys.stdin.isatty():
         yield
         return
@@ -107,5 +108,5 @@ def without_echo() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(termios.error):  # a terminal that is gone
+        with suppress(termios.error):  # the terminal was closed
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

@@ -1,6 +1,6 @@
-"""Requests as OpenAI's endpoints have them, to harmony messages, sampling and limits; replies to their responses.
+"""Convert the requests of OpenAI's endpoints to harmony messages, sampling and limits, and replies to responses.
 
-Knows JSON bodies, harmony and how tokens are drawn; knows nothing of where a body comes from or how a model is run.
+The package knows JSON bodies, harmony and sampling. It knows nothing of where a body comes from or how a model runs.
 """
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)

@@ -1,7 +1,7 @@
-"""OpenAI's ``/v1/chat/completions``: a body to a Request, a Reply to a body.
+"""OpenAI's ``/v1/chat/completions``: convert a body to a Request, and a Reply to a body.
 
-Fields that would change the answer and cannot be honoured are refused, never passed over in silence. A JSON schema is
-asked for in the prompt, as the model was trained on; nothing enforces it, so ``strict`` is refused.
+Fields that would change the answer but are not supported are refused, never ignored. A JSON schema becomes part of the
+prompt, as in the model's training. Nothing enforces the schema, so ``strict`` is refused.
 """
 
 from typing import Any
@@ -9,21 +9,24 @@ from typing import Any
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import Function, ResponseFormat
 from gptoss_mlx.reply import Reply
-from gptoss_mlx.requests.fields import Fields
 from gptoss_mlx.requests.history import History
+from gptoss_mlx.requests.json_object import JsonObject
 from gptoss_mlx.requests.request import (
     CACHING,
+    WITHOUT_EFFECT,
     Defaults,
     Request,
-    distinct,
+    needed_parts,
+    offered,
     read_called_name,
     read_content,
     read_effort,
     read_function,
     read_limit,
-    read_parts,
     read_sampling,
+    read_schema,
     read_stop,
+    wants_schema,
 )
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -42,23 +45,21 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "function_call": (),
     "moderation": (),
 }
-"""Each with the values that ask for nothing."""
+"""Unsupported fields. Each is accepted with the listed values, because they ask for nothing."""
 
 THOUGHTS = ("reasoning", "reasoning_content", "thinking")
-"""Fields under which others give and take a message's thought; the last is the published chat template's."""
+"""Fields in which other clients send and expect a message's thought. The published chat template uses the last."""
 
-WITHOUT_EFFECT = (
-    *("user", "metadata", "store", "service_tier", "safety_identifier", "stream_options", "parallel_tool_calls"),
-    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-)
+TEXT_PARTS = {"text": "text"}
+"""The type of part that a message may have, and its field with the text."""
 
 
 def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Request:
-    """Raises RequestError; HarmonyError for a function's schema comes when the messages are rendered.
+    """Return the request in the body ``raw``. Raises RequestError, but not for schemas: rendering them checks them.
 
-    ``unknown_fields`` allows them, and lists them in the request: data sets have columns of their own.
+    With ``unknown_fields`` unknown fields are ignored and named in the request, because data sets have other columns.
     """
-    body = Fields(raw)
+    body = JsonObject(raw)
     for name, harmless in NOT_OFFERED.items():
         body.only(name, *harmless)
     body.skip(*WITHOUT_EFFECT)
@@ -67,7 +68,7 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Reque
         raise body.error("messages", "is missing" if messages is None else "is empty")
     history = History()
     for number, message in enumerate(messages):
-        _read_message(Fields(message, f"messages[{number}]"), f"messages[{number}]", history)
+        _read_message(JsonObject(message, f"messages[{number}]"), f"messages[{number}]", history)
     functions = _read_tools(body)
     limit = read_limit(body, "max_completion_tokens", "max_tokens")
     request = Request(
@@ -93,9 +94,10 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Reque
 
 
 def write(reply: Reply, *, id: str, created: int, model: str, thought: bool) -> dict[str, Any]:
-    """The ``chat.completion`` object. ``id`` makes its ids; ``created`` is in Unix seconds.
+    """Return the ``chat.completion`` object for ``reply``.
 
-    With ``thought`` the message has it as ``reasoning``, the field others use for gpt-oss; OpenAI's has none.
+    All ids in it are made from ``id``. ``created`` is in Unix seconds. With ``thought`` the message has the thought as
+    ``reasoning``, the field that other servers use for gpt-oss; OpenAI has no field for it.
     """
     message: dict[str, Any] = {"role": "assistant", "content": reply.content or None, "refusal": None}
     if thought:
@@ -125,32 +127,26 @@ def write(reply: Reply, *, id: str, created: int, model: str, thought: bool) -> 
     }
 
 
-def _read_message(message: Fields, where: str, history: History) -> None:
+def _read_message(message: JsonObject, where: str, history: History) -> None:
     role = message.needed_text("role")
     match role:
         case "system" | "developer":
-            history.instruct(_content(message), where)
+            history.instruct(needed_parts(message, "content", TEXT_PARTS), where)
         case "user":
-            history.user(_content(message), where)
+            history.user(needed_parts(message, "content", TEXT_PARTS), where)
         case "assistant":
             _read_assistant(message, where, history)
         case "tool":
-            history.result(message.needed_text("tool_call_id"), _content(message), where, message.text("name"))
+            id = message.needed_text("tool_call_id")
+            history.result(id, needed_parts(message, "content", TEXT_PARTS), where, message.text("name"))
         case _:
             raise message.error("role", f"is {role[:40]!r}; use system, developer, user, assistant or tool")
     message.skip(*CACHING)
     message.refuse_unread()
 
 
-def _content(message: Fields) -> str:
-    content = read_parts(message, "content", {"text": "text"})
-    if content is None:
-        raise message.error("content", "is missing")
-    return content
-
-
-def _read_assistant(message: Fields, where: str, history: History) -> None:
-    """What the model said before. It may have said nothing, or have been stopped in its thought."""
+def _read_assistant(message: JsonObject, where: str, history: History) -> None:
+    """Add an assistant message to ``history``. It may be empty, or a thought alone if the reply was stopped there."""
     for name in ("function_call", "audio"):
         message.only(name)
     message.only("annotations", [])
@@ -159,63 +155,50 @@ def _read_assistant(message: Fields, where: str, history: History) -> None:
     refusal = message.text("refusal") or ""
     text = "".join(text for kind, text in parts if kind != "thinking")
     if text and refusal:
-        raise message.error("refusal", "stands beside a content; send one of them")
+        raise message.error("refusal", "stands beside content; send only one of them")
     text = text or refusal
     thoughts = [message.text(name) for name in THOUGHTS]
     thoughts.append("".join(text for kind, text in parts if kind == "thinking"))
     given = {thought for thought in thoughts if thought}
     if len(given) > 1:
         names = ", ".join(THOUGHTS)
-        raise RequestError(f"{where} has thoughts that differ, under {names} or in its parts; send one", where)
+        raise RequestError(f"{where} has different thoughts in {names} or in its parts; send only one", where)
     history.thought("".join(given))
     history.said(text, where, before_a_call=bool(calls))
     for number, raw in enumerate(calls):
-        call = Fields(raw, f"{where}.tool_calls[{number}]")
+        call = JsonObject(raw, f"{where}.tool_calls[{number}]")
         function = call.object("function")
         if call.any("type") not in (None, "function") or function is None:
-            raise call.error("type", "must be 'function', with the function")
+            raise call.error("type", "must be 'function', and the function must be present")
         arguments = function.text("arguments") or ""
         history.called(call.needed_text("id"), read_called_name(function), arguments, where)
         function.refuse_unread()
-        call.only("index", number)  # as a stream counts them
+        call.only("index", number)  # streamed calls have it
         call.refuse_unread()
 
 
-def _read_tools(body: Fields) -> tuple[Function, ...]:
+def _read_tools(body: JsonObject) -> tuple[Function, ...]:
     functions = []
     for number, raw in enumerate(body.list("tools") or []):
-        tool = Fields(raw, f"tools[{number}]")
+        tool = JsonObject(raw, f"tools[{number}]")
         function = tool.object("function")
         if tool.any("type") != "function" or function is None:
-            raise tool.error("type", "must be 'function', with the function")
+            raise tool.error("type", "must be 'function', and the function must be present")
         functions.append(read_function(function))
         tool.only("strict", False)
         tool.skip(*CACHING)
         tool.refuse_unread()
-    choice = body.any("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")
-    return () if choice == "none" else distinct(functions)
+    return offered(body, functions)
 
 
-def _read_format(form: Fields | None) -> ResponseFormat | None:
-    kind = form.needed_text("type") if form is not None else "text"
-    if form is None:
+def _read_format(declared: JsonObject | None) -> ResponseFormat | None:
+    if declared is None:
         return None
-    if kind == "text":
-        form.refuse_unread()
-        return None
-    schema = form.object("json_schema")
-    if kind != "json_schema" or schema is None:
-        raise form.error("type", f"{kind[:40]!r} is not supported; use json_schema, or ask for JSON in the prompt")
-    read = read_schema(schema)
-    form.refuse_unread()
-    return read
-
-
-def read_schema(form: Fields) -> ResponseFormat:
-    """Name, schema and description. Responses' formats have these beside ``type``, which is the caller's to read."""
-    form.only("strict", False)
-    read = ResponseFormat(form.needed_text("name"), form.schema("schema") or {}, form.text("description") or "")
-    form.refuse_unread()
-    return read
+    response_format = None
+    if wants_schema(declared):
+        schema = declared.object("json_schema")
+        if schema is None:
+            raise declared.error("type", "is 'json_schema', but the field json_schema is missing")
+        response_format = read_schema(schema)
+    declared.refuse_unread()
+    return response_format

@@ -1,4 +1,7 @@
-"""The conversation a request holds, turned into harmony messages while it is read."""
+"""Convert the conversation in a request to harmony messages.
+
+The module knows harmony's rules for a conversation. It knows nothing of JSON or of either endpoint's fields.
+"""
 
 from collections.abc import Sequence
 
@@ -8,49 +11,57 @@ from gptoss_mlx.harmony.messages import Effort
 
 
 class History:
-    """Collects messages in the order of the request. ``where`` names the place in it, for errors."""
+    """Collects messages in the order of the request.
+
+    Each method takes the message's path in the request as ``where``, and raises RequestError with it.
+    """
 
     def __init__(self) -> None:
         self._instructions: list[str] = []
         self._messages: list[Message] = []
-        self._awaited: dict[str, Message] = {}  # calls without a result yet, by their id
+        self._awaited: dict[str, Message] = {}  # calls that have no result yet, by id
 
     def instruct(self, text: str, where: str) -> None:
-        """A system or developer message. Those at the beginning become one; later ones stay where they are."""
-        self._settled(where)
+        """Add a system or developer message. Those before all other messages are joined into one."""
+        self._check_settled(where)
         if self._messages:
             self._messages.append(Message("developer", Developer(text)))
         elif text.strip():
             self._instructions.append(text)
 
     def user(self, text: str, where: str) -> None:
-        self._settled(where)
+        """Add a user message."""
+        self._check_settled(where)
         if not text.strip():
             raise RequestError(f"{where} is empty", where)
         self._messages.append(Message("user", text))
 
     def thought(self, text: str) -> None:
+        """Add what the assistant thought, if anything."""
         if text:
             self._messages.append(Message("assistant", text, channel="analysis"))
 
     def said(self, text: str, where: str, *, before_a_call: bool = False) -> None:
-        self._settled(where)
+        """Add what the assistant said, if anything: an answer, or the preamble of a call."""
+        self._check_settled(where)
         if text:
             self._messages.append(Message("assistant", text, channel="commentary" if before_a_call else "final"))
 
     def called(self, id: str, name: str, arguments: str, where: str) -> None:
-        """A call that was made. A dot in ``name`` says that it was one of a namespace other than the functions'."""
+        """Add a call that the assistant made. A ``name`` with a dot has its own namespace, others are ``functions``."""
         if id in self._awaited:
             raise RequestError(f"{where}: the call id {id[:80]!r} occurs twice", where)
         recipient = name if "." in name else f"functions.{name}"
         self._awaited[id] = tool_call(recipient, arguments if arguments.strip() else "{}")
 
     def result(self, id: str, output: str, where: str, name: str | None = None) -> None:
-        """A call's answer, with the called ``name`` if it says so. The two stand together: harmony's model makes one
-        call at a time."""
+        """Add the call ``id`` and its result together, because the model was trained on one call at a time.
+
+        ``name``, if given, must be the called function's.
+        """
         call = self._awaited.pop(id, None)
         if call is None:
-            raise RequestError(f"{where}: there is no call {id[:80]!r} before it to answer", where)
+            raise RequestError(f"{where}: there is no call {id[:80]!r} before it", where)
         if name is not None and f"functions.{name}" != call.recipient and name != call.recipient:
             raise RequestError(f"{where}.name is {name[:80]!r}; the call was of '{call.recipient}'", f"{where}.name")
         self._messages += [call, tool_result(call, output)]
@@ -65,18 +76,18 @@ class History:
         functions: Sequence[Function],
         response_format: ResponseFormat | None,
     ) -> tuple[Message, ...]:
-        """All messages, from the system's on. ``instructions`` are used where the request brought none of its own."""
-        self._settled(where)
+        """Return all messages from the system message on. ``instructions`` are used if the request has none."""
+        self._check_settled(where)
         own = "\n\n".join(self._instructions) or instructions or None
         if not self._messages and not self._instructions:
-            raise RequestError(f"{where} has nothing in it to answer", where)
+            raise RequestError(f"{where} contains nothing to answer", where)
         if self._messages and self._messages[-1].role == "assistant":
-            raise RequestError(f"{where} ends with the assistant's own message; there is nothing to answer", where)
+            raise RequestError(f"{where} ends with the assistant's own message, so there is nothing to answer", where)
         head = [Message("system", System(reasoning, date))]
         if own or functions or response_format:
             head.append(Message("developer", Developer(own, tuple(functions), response_format)))
         return (*head, *self._messages)
 
-    def _settled(self, where: str) -> None:
+    def _check_settled(self, where: str) -> None:
         if self._awaited:
             raise RequestError(f"{where}: the call {next(iter(self._awaited))[:80]!r} has no result yet", where)

@@ -1,4 +1,4 @@
-"""What a request comes down to, and what both of OpenAI's endpoints say in the same way."""
+"""The request that both of OpenAI's endpoints are converted to, and the fields that both have."""
 
 import re
 from collections.abc import Mapping
@@ -7,20 +7,29 @@ from typing import Any, get_args
 
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import RequestError, UsageError
-from gptoss_mlx.harmony import Function, Message
+from gptoss_mlx.harmony import Function, Message, ResponseFormat
 from gptoss_mlx.harmony.messages import Effort
-from gptoss_mlx.requests.fields import Fields
+from gptoss_mlx.requests.json_object import JsonObject
 
 MAX_STOPS = 4
+"""OpenAI's limit of stop strings."""
+
 CACHING = ("cache_control", "prompt_cache_breakpoint")
-"""Where a client would have a prompt's beginning kept: here it always is."""
+"""Fields by which a client asks to cache a prompt's beginning. They are ignored because the runtime always does."""
+
+WITHOUT_EFFECT = (
+    *("user", "metadata", "store", "service_tier", "safety_identifier", "stream_options", "parallel_tool_calls"),
+    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+)
+"""Fields of both endpoints that do not change the answer."""
+
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _CALLED_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds where a request says nothing. ``max_tokens`` None is the rest of the context."""
+    """Values for fields that a request does not have. ``max_tokens`` None means: up to the end of the context."""
 
     sampling: Sampling
     reasoning: Effort = "medium"
@@ -31,11 +40,10 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and how it is to be answered.
+    """One prompt, and how to answer it.
 
-    ``functions`` are the names of those on offer. ``model`` is the name the request gives, if any. ``repeated`` are
-    settings a response of the same endpoint shows again. ``unknown`` fields were passed over; there are none unless
-    that was asked for.
+    ``functions`` are the names of the functions that the model may call. ``model`` is the name in the request, if any.
+    ``repeated`` are settings that the endpoint's response repeats. ``unknown`` are the names of ignored fields.
     """
 
     messages: tuple[Message, ...]
@@ -49,8 +57,8 @@ class Request:
     unknown: tuple[str, ...] = ()
 
 
-def read_sampling(body: Fields, defaults: Defaults) -> Sampling:
-    """Temperature and its kin. ``top_k`` and ``min_p`` are no fields of OpenAI's, but widely understood."""
+def read_sampling(body: JsonObject, defaults: Defaults) -> Sampling:
+    """Read the sampling fields. ``top_k`` and ``min_p`` are not OpenAI's, but other servers have them."""
     given: dict[str, Any] = {name: body.number(name) for name in ("temperature", "top_p", "min_p")}
     given |= {name: body.integer(name) for name in ("top_k", "seed")}
     try:
@@ -59,20 +67,20 @@ def read_sampling(body: Fields, defaults: Defaults) -> Sampling:
         raise RequestError(str(error), str(error).split()[0]) from error
 
 
-def read_limit(body: Fields, *names: str) -> int | None:
-    """How many tokens at most: the first of ``names`` that is there."""
-    values = [(name, body.integer(name)) for name in names]
-    for name, value in values:
-        if value is not None and value < 1:
+def read_limit(body: JsonObject, *names: str) -> int | None:
+    """Return the maximum number of tokens: the first present field of ``names``, or None."""
+    values = {name: value for name in names if (value := body.integer(name)) is not None}
+    for name, value in values.items():
+        if value < 1:
             raise body.error(name, f"is {value}; it must be 1 or more")
-    return next((value for _, value in values if value is not None), None)
+    return next(iter(values.values()), None)
 
 
-def read_effort(body: Fields, name: str, defaults: Defaults) -> Effort:
+def read_effort(body: JsonObject, name: str, defaults: Defaults) -> Effort:
     return body.one_of(name, *get_args(Effort)) or defaults.reasoning  # type: ignore[return-value]
 
 
-def read_stop(body: Fields) -> tuple[str, ...]:
+def read_stop(body: JsonObject) -> tuple[str, ...]:
     value = body.any("stop")
     stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops) or len(stops) > MAX_STOPS:
@@ -80,65 +88,89 @@ def read_stop(body: Fields) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def read_function(function: Fields) -> Function:
-    """Name, description and parameters; ``strict`` would promise what is not enforced.
-
-    Responses' tools have these beside ``type``, which is the caller's to read.
-    """
+def read_function(function: JsonObject) -> Function:
+    """Read a function's name, description and parameters. Refuse ``strict``, because nothing enforces the schema."""
     function.only("strict", False)
     function.skip(*CACHING)
-    read = Function(read_name(function), function.text("description") or "", function.schema("parameters"))
-    function.refuse_unread()
-    return read
-
-
-def read_name(function: Fields) -> str:
     name = function.needed_text("name")
     if not _NAME.fullmatch(name):
         raise function.error("name", "must be 1 to 64 letters, digits, dashes and underscores")
-    return name
+    declared = Function(name, function.text("description") or "", function.schema("parameters"))
+    function.refuse_unread()
+    return declared
 
 
-def read_called_name(function: Fields) -> str:
-    """Of a call that was made, as its author wrote it: ``browser.search`` too, which no declaration may be called."""
+def wants_schema(declared: JsonObject) -> bool:
+    """Return whether the response format has the type ``json_schema``, not ``text``. Raises RequestError for others."""
+    kind = declared.needed_text("type")
+    if kind not in ("text", "json_schema"):
+        raise declared.error("type", f"{kind[:40]!r} is not supported; use json_schema, or ask for JSON in the prompt")
+    return kind == "json_schema"
+
+
+def read_schema(declared: JsonObject) -> ResponseFormat:
+    """Read a response format's name, schema and description. Refuse ``strict``, because nothing enforces the schema."""
+    declared.only("strict", False)
+    description = declared.text("description") or ""
+    response_format = ResponseFormat(declared.needed_text("name"), declared.schema("schema") or {}, description)
+    declared.refuse_unread()
+    return response_format
+
+
+def read_called_name(function: JsonObject) -> str:
+    """Read the name in a call. It may have a namespace, as ``browser.search``; a declared function's may not."""
     name = function.needed_text("name")
     if not _CALLED_NAME.fullmatch(name):
         raise function.error("name", "must be 1 to 128 letters, digits, dots, dashes and underscores")
     return name
 
 
-def distinct(functions: list[Function]) -> tuple[Function, ...]:
+def offered(body: JsonObject, functions: list[Function]) -> tuple[Function, ...]:
+    """Return the functions that the model may call. Raises RequestError for a forced call or two equal names."""
+    choice = body.any("tool_choice")
+    if choice not in (None, "auto", "none"):
+        raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")
+    if choice == "none":
+        return ()
     names = [function.name for function in functions]
     if double := next((name for name in names if names.count(name) > 1), None):
         raise RequestError(f"tools: the function '{double}' is declared twice", "tools")
     return tuple(functions)
 
 
-def read_parts(holder: Fields, field: str, kinds: Mapping[str, str]) -> str | None:
-    """A content: a string, or parts that hold text. Anything else, such as an image, is an error.
+def read_parts(holder: JsonObject, name: str, kinds: Mapping[str, str]) -> str | None:
+    """Return the text of a content field: a string, or an array of parts. None when the field is absent.
 
-    ``kinds`` maps the parts that may be there to the field that holds their text.
+    ``kinds`` maps each allowed type of part to its field with the text. Another type, such as an image, is an error.
     """
-    content = read_content(holder, field, kinds)
+    content = read_content(holder, name, kinds)
     return None if content is None else "".join(text for _, text in content)
 
 
-def read_content(holder: Fields, field: str, kinds: Mapping[str, str]) -> list[tuple[str, str]] | None:
-    """The same as (kind, text) of each part; a string is one of kind ``""``."""
-    value = holder.any(field)
+def needed_parts(holder: JsonObject, name: str, kinds: Mapping[str, str]) -> str:
+    """Return what ``read_parts`` returns. Raises RequestError when the field is absent."""
+    text = read_parts(holder, name, kinds)
+    if text is None:
+        raise holder.error(name, "is missing")
+    return text
+
+
+def read_content(holder: JsonObject, name: str, kinds: Mapping[str, str]) -> list[tuple[str, str]] | None:
+    """Return the type and the text of each part, as ``read_parts`` reads them. A string has the type ``""``."""
+    value = holder.any(name)
     if value is None:
         return None
     if isinstance(value, str):
         return [("", value)]
     if not isinstance(value, list):
-        raise holder.error(field, "must be a string or an array of parts")
+        raise holder.error(name, "must be a string or an array of parts")
     found = []
     for number, raw in enumerate(value):
-        part = Fields(raw, f"{holder.name(field)}[{number}]")
+        part = JsonObject(raw, f"{holder.path(name)}[{number}]")
         kind = part.needed_text("type")
         if kind not in kinds:
-            raise part.error("type", f"{kind[:40]!r} is not supported; only text is")
+            raise part.error("type", f"{kind[:40]!r} is not supported; send text only")
         found.append((kind, part.needed_text(kinds[kind])))
-        part.skip("annotations", "logprobs", *CACHING)  # about the text, none of it
+        part.skip("annotations", "logprobs", *CACHING)  # these describe the text
         part.refuse_unread()
     return found

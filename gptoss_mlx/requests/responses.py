@@ -1,25 +1,28 @@
-"""OpenAI's ``/v1/responses``, as far as it needs no memory of earlier requests: a body to a Request, a Reply to one.
+"""OpenAI's ``/v1/responses`` without stored responses: convert a body to a Request, and a Reply to a body.
 
-Fields that would change the answer and cannot be honoured are refused, never passed over in silence.
+Fields that would change the answer but are not supported are refused, never ignored.
 """
 
 from typing import Any
 
 from gptoss_mlx.harmony import Function, ResponseFormat
 from gptoss_mlx.reply import Reply
-from gptoss_mlx.requests.chat_completions import read_schema
-from gptoss_mlx.requests.fields import Fields
 from gptoss_mlx.requests.history import History
+from gptoss_mlx.requests.json_object import JsonObject
 from gptoss_mlx.requests.request import (
+    WITHOUT_EFFECT,
     Defaults,
     Request,
-    distinct,
+    needed_parts,
+    offered,
     read_called_name,
     read_effort,
     read_function,
     read_limit,
     read_parts,
     read_sampling,
+    read_schema,
+    wants_schema,
 )
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -34,17 +37,12 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
-"""Each with the values that ask for nothing."""
-
-WITHOUT_EFFECT = (
-    *("user", "metadata", "store", "service_tier", "safety_identifier", "stream_options", "parallel_tool_calls"),
-    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-)
+"""Unsupported fields. Each is accepted with the listed values, because they ask for nothing."""
 
 
 def read(raw: Any, defaults: Defaults) -> Request:
-    """Raises RequestError; HarmonyError for a function's schema comes when the messages are rendered."""
-    body = Fields(raw)
+    """Return the request in the body ``raw``. Raises RequestError, but not for schemas: rendering them checks them."""
+    body = JsonObject(raw)
     for name, harmless in NOT_OFFERED.items():
         body.only(name, *harmless)
     body.skip(*WITHOUT_EFFECT)
@@ -52,7 +50,7 @@ def read(raw: Any, defaults: Defaults) -> Request:
     if instructions := body.text("instructions"):
         history.instruct(instructions, "instructions")
     _read_input(body, history)
-    reasoning = body.object("reasoning") or Fields({}, "reasoning")
+    reasoning = body.object("reasoning") or JsonObject({}, "reasoning")
     reasoning.skip("summary", "generate_summary")
     functions = _read_tools(body)
     sampling = read_sampling(body, defaults)
@@ -89,7 +87,10 @@ def read(raw: Any, defaults: Defaults) -> Request:
 def write(
     reply: Reply, repeated: dict[str, Any], *, id: str, created: int, model: str, thought: bool
 ) -> dict[str, Any]:
-    """The ``response`` object. ``repeated`` is the request's; ``id`` makes its ids; ``created`` is in Unix seconds."""
+    """Return the ``response`` object for ``reply``. ``repeated`` is the request's. ``created`` is in Unix seconds.
+
+    All ids are made from ``id``. With ``thought`` the output has the thought as its first item.
+    """
     cut_off = reply.reason == "length"
     status = "incomplete" if cut_off else "completed"
     output: list[dict[str, Any]] = []
@@ -126,7 +127,7 @@ def write(
     }
 
 
-def _read_input(body: Fields, history: History) -> None:
+def _read_input(body: JsonObject, history: History) -> None:
     given = body.any("input")
     if isinstance(given, str):
         history.user(given, "input")
@@ -136,25 +137,24 @@ def _read_input(body: Fields, history: History) -> None:
         raise body.error("input", "is missing" if items is None else "is empty")
     for number, raw in enumerate(items):
         where = f"input[{number}]"
-        _read_item(Fields(raw, where), where, history)
+        _read_item(JsonObject(raw, where), where, history)
 
 
-def _read_item(item: Fields, where: str, history: History) -> None:
+def _read_item(item: JsonObject, where: str, history: History) -> None:
     kind = item.text("type") or "message"
     item.skip("id", "status")
     match kind:
         case "message":
             _read_message(item, where, history)
         case "function_call":
-            name, arguments = read_called_name(item), item.text("arguments") or ""
+            name = read_called_name(item)
+            arguments = item.text("arguments") or ""
             history.called(item.needed_text("call_id"), name, arguments, where)
         case "function_call_output":
-            output = read_parts(item, "output", {"input_text": "text"})
-            if output is None:
-                raise item.error("output", "is missing")
+            output = needed_parts(item, "output", {"input_text": "text"})
             history.result(item.needed_text("call_id"), output, where)
         case "reasoning":
-            # A summary stands for a thought that is not there; one that is encrypted cannot be read.
+            # The summary replaces a missing thought. An encrypted thought is refused because it cannot be read.
             item.only("encrypted_content", "")
             thought = read_parts(item, "content", {"reasoning_text": "text", "text": "text"})
             summary = read_parts(item, "summary", {"summary_text": "text"})
@@ -164,11 +164,9 @@ def _read_item(item: Fields, where: str, history: History) -> None:
     item.refuse_unread()
 
 
-def _read_message(item: Fields, where: str, history: History) -> None:
+def _read_message(item: JsonObject, where: str, history: History) -> None:
     role = item.needed_text("role")
-    text = read_parts(item, "content", {"input_text": "text", "output_text": "text", "refusal": "refusal"})
-    if text is None:
-        raise item.error("content", "is missing")
+    text = needed_parts(item, "content", {"input_text": "text", "output_text": "text", "refusal": "refusal"})
     match role:
         case "system" | "developer":
             history.instruct(text, where)
@@ -180,31 +178,25 @@ def _read_message(item: Fields, where: str, history: History) -> None:
             raise item.error("role", f"is {role[:40]!r}; use system, developer, user or assistant")
 
 
-def _read_tools(body: Fields) -> tuple[Function, ...]:
+def _read_tools(body: JsonObject) -> tuple[Function, ...]:
     functions = []
     for number, raw in enumerate(body.list("tools") or []):
-        tool = Fields(raw, f"tools[{number}]")
+        tool = JsonObject(raw, f"tools[{number}]")
         if tool.any("type") != "function":
             raise tool.error("type", "must be 'function'")
         functions.append(read_function(tool))
-    choice = body.any("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")
-    return () if choice == "none" else distinct(functions)
+    return offered(body, functions)
 
 
-def _read_format(text: Fields | None) -> ResponseFormat | None:
+def _read_format(text: JsonObject | None) -> ResponseFormat | None:
     if text is None:
         return None
     text.only("verbosity", "medium")
-    form = text.object("format")
+    declared = text.object("format")
     text.refuse_unread()
-    kind = form.needed_text("type") if form is not None else "text"
-    if form is None:
+    if declared is None:
         return None
-    if kind == "text":
-        form.refuse_unread()
-        return None
-    if kind != "json_schema":
-        raise form.error("type", f"{kind[:40]!r} is not supported; use json_schema, or ask for JSON in the prompt")
-    return read_schema(form)
+    if wants_schema(declared):
+        return read_schema(declared)
+    declared.refuse_unread()
+    return None

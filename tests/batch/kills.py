@@ -1,8 +1,8 @@
-"""A batch killed again and again, beside the same batch left in peace.
+"""Kill a batch again and again, and compare its answers with those of a batch without kills.
 
-``make batch-kill-test`` runs it on 1,000 prompts with 20 SIGKILLs. Most kills come from outside, once a given number of
-answers is in the file; some while the process is still starting; some from inside, in the middle of writing an answer,
-where chance would hardly put them. What the process was doing when it died is read from a byte it shares.
+``make batch-kill-test`` runs it on 1,000 prompts with 20 SIGKILLs. Most kills come from outside, when the file has a
+given number of answers, and some while the process starts. Some come from inside, in the middle of writing an answer,
+because a kill from outside would rarely hit that moment. The process writes what it is doing to a shared byte.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Report:
     expected: set[str]
     ids: list[str]
     different: list[str]
-    seconds: tuple[float, float]  # in peace, and with kills
+    seconds: tuple[float, float]  # without and with kills
 
     @property
     def fine(self) -> bool:
@@ -50,19 +50,19 @@ class Report:
         phases = Counter(kill.phase for kill in self.kills)
         rows = ["lines written at a kill:"]
         rows += [f"  {total * d // 10:5} to {total * (d + 1) // 10:5}  {'#' * deciles[d]}" for d in range(10)]
-        rows += ["what was going on:"]
+        rows += ["phase at a kill:"]
         rows += [f"  {phase:18} {'#' * phases[phase]} {phases[phase]}" for phase in PHASES if phases[phase]]
         rows += [
             f"{len(self.kills)} kills, {sum(kill.torn for kill in self.kills)} of them leaving a torn line",
             f"{total} prompts, {len(self.ids)} answers, {len(set(self.ids))} distinct",
-            f"{len(self.different)} answers differ from the undisturbed run's: {self.different[:5]}",
-            f"{self.seconds[0]:.0f} s in peace, {self.seconds[1]:.0f} s with kills",
+            f"{len(self.different)} answers differ from those without kills: {self.different[:5]}",
+            f"{self.seconds[0]:.0f} s without kills, {self.seconds[1]:.0f} s with them",
         ]
         return "\n".join(rows)
 
 
 def experiment(folder: Path, source: Path, options: Sequence[str], kills: int, seed: int = 0) -> Report:
-    """Run both, and compare. ``kills`` are spread evenly over the answers, each somewhat off its place."""
+    """Run both batches and compare them. ``kills`` are spread evenly over the answers, with random shifts."""
     rng = random.Random(seed)
     begun = time.monotonic()
     calm = folder / "calm.jsonl"
@@ -71,22 +71,22 @@ def experiment(folder: Path, source: Path, options: Sequence[str], kills: int, s
         time.sleep(0.002)
     until_first = time.monotonic() - begun
     assert process.wait() == 0
-    in_peace = time.monotonic() - begun
+    undisturbed = time.monotonic() - begun
     want = {_id(record): record for record in _records(calm)}
 
     out = folder / "killed.jsonl"
-    killer = _Killer(source, out, options, rng, until_first, (in_peace - until_first) / len(want))
+    killer = _Killer(source, out, options, rng, until_first, (undisturbed - until_first) / len(want))
     deaths = [killer.strike(number, int((number + rng.random()) / (kills + 1) * len(want))) for number in range(kills)]
     assert _start(source, out, options).wait() == 0
     got = _records(out)
     different = [_id(record) for record in got if _comparable(record) != _comparable(want.get(_id(record), {}))]
-    seconds = in_peace, time.monotonic() - begun - in_peace
+    seconds = undisturbed, time.monotonic() - begun - undisturbed
     return Report(deaths, set(want), [_id(record) for record in got], different, seconds)
 
 
 @dataclass(frozen=True)
 class _Killer:
-    """``until_first`` and ``each`` are the seconds that the first answer and one more take when nothing happens."""
+    """``until_first`` and ``each`` are the seconds that the first answer and each further one take without kills."""
 
     source: Path
     out: Path
@@ -96,7 +96,7 @@ class _Killer:
     each: float
 
     def strike(self, number: int, place: int) -> Killed:
-        """Start the batch and kill it: around ``place`` answers, or while it starts, or from inside at that answer."""
+        """Start the batch, and kill it from outside or inside at about ``place`` answers, or while it starts."""
         before = _lines(self.out)
         inside = INSIDE[number // 4 % len(INSIDE)] if number % 4 == 1 else None
         with tempfile.NamedTemporaryFile() as shared:
@@ -107,14 +107,15 @@ class _Killer:
             if inside is None:
                 self._wait(process, number, max(place, before))
                 process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL, "it was through before it could be killed"
+            assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
             phase = PHASES[Path(shared.name).read_bytes()[0]]
         torn = self.out.exists() and self.out.stat().st_size > 0 and not self.out.read_bytes().endswith(b"\n")
         return Killed(phase, _lines(self.out), torn)
 
     def _wait(self, process: subprocess.Popen, number: int, lines: int) -> None:
         if number % 5 == 3:
-            before, end = _lines(self.out), time.monotonic() + self.rng.uniform(0.1, 0.9) * self.until_first
+            before = _lines(self.out)
+            end = time.monotonic() + self.rng.uniform(0.1, 0.9) * self.until_first
             while time.monotonic() < end and _lines(self.out) == before:  # it may start faster than the first did
                 time.sleep(0.001)
             return
@@ -144,7 +145,7 @@ def _id(record: dict) -> str:
 
 
 def _comparable(record: dict) -> dict:
-    """Without the time of day, and without what a process had read before: one begun anew has read nothing."""
+    """Return ``record`` without times and without counts of cached tokens, which a restarted process lacks."""
     body = (record.get("response") or {}).get("body") or {}
     for name in ("created", "created_at"):
         body.pop(name, None)
@@ -155,7 +156,7 @@ def _comparable(record: dict) -> dict:
 
 
 def _child(shared: str, plan: str, arguments: list[str]) -> None:
-    """The real command line, which notes what it is at in a shared byte and may end itself."""
+    """Run the real command line. It writes its phase to a shared byte and may kill itself."""
     if shared:
         _watch(shared, *(plan.split(":") if plan else ("", "0")))
     sys.argv = ["gptoss-mac", *arguments]
@@ -169,17 +170,18 @@ def _watch(shared: str, moment: str, count: str) -> None:
     from gptoss_mlx.batch.source import Source
     from gptoss_mlx.cli import options
     from gptoss_mlx.engine.batching import Batch
+    from gptoss_mlx.model.decoder import Decoder
 
     with open(shared, "r+b") as file:
         byte = mmap.mmap(file.fileno(), 1)
 
-    def noting(phase, function):
+    def noting(phase, function, after="between"):
         def call(*arguments, **named):
             byte[0] = PHASES.index(phase)
             try:
                 return function(*arguments, **named)
             finally:
-                byte[0] = PHASES.index("between")
+                byte[0] = PHASES.index(after)
 
         return call
 
@@ -199,8 +201,9 @@ def _watch(shared: str, moment: str, count: str) -> None:
     answers.Answers.append = noting("writing an answer", answers.Answers.append)
     Source.survey = noting("reading the input", Source.survey)
     options.open_model = noting("loading", options.open_model)
-    Batch._prefill = noting("prefill", Batch._prefill)
-    Batch._decode = noting("decode", Batch._decode)
+    Batch.step = noting("between", Batch.step)
+    Decoder.__call__ = noting("prefill", Decoder.__call__, after="prefill")
+    Decoder.decode = noting("decode", Decoder.decode, after="decode")
 
 
 def main() -> int:

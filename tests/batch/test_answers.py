@@ -1,13 +1,14 @@
-"""The file of answers, whatever it was left like."""
+"""The answers file and the errors file, in every state that an earlier run can leave them."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from gptoss_mlx.batch import answers as module
-from gptoss_mlx.batch.answers import Answers, Errors, beside
+from gptoss_mlx.batch.answers import Answers, Errors
+from gptoss_mlx.batch.companions import RUN_RECORD, beside
 from gptoss_mlx.errors import StorageError, UsageError
 
 RUN = {"input": {"sha256": "aa"}, "temperature": 0.0}
@@ -41,7 +42,7 @@ def test_answers_are_lines_in_order_and_known_again(out):
     assert [json.loads(line) for line in out.read_text().splitlines()] == RECORDS
     again = reopened(out, fixed={"date": "another day"})
     assert again.answered == {"a", "2", "c"}
-    assert again.fixed == FIXED  # or the rest would be asked on another day than the first
+    assert again.fixed == FIXED  # else the rest would be asked with another date
 
 
 def test_cut_anywhere_what_is_whole_stays_and_the_torn_line_goes(out):
@@ -69,7 +70,7 @@ def test_cut_anywhere_what_is_whole_stays_and_the_torn_line_goes(out):
         (1, b"\n"),
         (1, b"[1]\n"),
         (2, b'{"line":1,"id":"x","error":{}}\n'),
-        (2, b"a note of mine"),  # not the beginning of an answer, so nothing tore it
+        (2, b"a remark of mine"),  # not torn, because an answer does not begin so
     ],
 )
 def test_what_is_no_answer_is_named_and_nothing_is_changed(out, place, line):
@@ -77,11 +78,11 @@ def test_what_is_no_answer_is_named_and_nothing_is_changed(out, place, line):
     lines[place] = line
     content = b"".join(lines)
     out.write_bytes(content)
-    note = beside(out, "run.json").read_bytes()
-    with pytest.raises(StorageError, match=f"line {place + 1} is no answer.*repair or remove it"):
+    record = beside(out, RUN_RECORD).read_bytes()
+    with pytest.raises(StorageError, match=f"line {place + 1} is not an answer.*repair or remove it"):
         reopened(out)
     assert out.read_bytes() == content
-    assert beside(out, "run.json").read_bytes() == note
+    assert beside(out, RUN_RECORD).read_bytes() == record
 
 
 @pytest.mark.parametrize("form", [{"indent": 2}, {"indent": None}])
@@ -89,7 +90,7 @@ def test_what_is_no_answer_is_named_and_nothing_is_changed(out, place, line):
 def test_answers_made_into_another_form_are_not_taken_for_torn_ones(out, form, end):
     content = json.dumps(RECORDS, **form) + end
     out.write_text(content)
-    with pytest.raises(StorageError, match="line 1 is no answer"):
+    with pytest.raises(StorageError, match="line 1 is not an answer"):
         reopened(out)
     assert out.read_text() == content
 
@@ -115,7 +116,7 @@ def test_an_answer_that_is_there_twice_is_not_taken_for_one(out):
     ("run", "words"),
     [
         (RUN | {"temperature": 1.0}, "temperature was 0.0, now it is 1.0"),
-        (RUN | {"input": {"sha256": "bb"}}, "the input is another"),
+        (RUN | {"input": {"sha256": "bb"}}, "its input was another"),
         (RUN | {"system": "new"}, "system was null"),
     ],
 )
@@ -129,14 +130,14 @@ def test_going_on_with_something_else_is_refused_and_nothing_touched(out, run, w
 def test_without_any_answer_the_options_may_change(out):
     out.write_bytes(b"")
     reopened(out, RUN | {"temperature": 1.0})
-    assert json.loads(beside(out, "run.json").read_text())["run"]["temperature"] == 1.0
+    assert json.loads(beside(out, RUN_RECORD).read_text())["run"]["temperature"] == 1.0
 
 
-@pytest.mark.parametrize("note", [None, "", "{", "[]", "{}"])
-def test_a_file_not_known_to_be_ours_is_left_alone(out, note):
-    beside(out, "run.json").unlink()
-    if note is not None:
-        beside(out, "run.json").write_text(note)
+@pytest.mark.parametrize("record", [None, "", "{", "[]", "{}"])
+def test_a_file_not_known_to_be_ours_is_left_alone(out, record):
+    beside(out, RUN_RECORD).unlink()
+    if record is not None:
+        beside(out, RUN_RECORD).write_text(record)
     out.write_text("my diary")
     with pytest.raises(StorageError, match="choose another --out"):
         reopened(out)
@@ -148,12 +149,13 @@ def test_two_at_once_are_not_possible(out):
     answers = Answers(out, RUN, FIXED)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     answers.close()
-    assert "another batch is writing it" in done.stderr
+    assert "another batch is writing to it" in done.stderr
 
 
 def test_a_full_disk_is_one_line_and_the_torn_answer_is_cut_off_next_time(out, monkeypatch):
     answers = Answers(out, RUN, FIXED)
-    real, left = module.os.write, 20
+    real = os.write
+    left = 20
 
     def write(file, data):
         nonlocal left
@@ -163,7 +165,7 @@ def test_a_full_disk_is_one_line_and_the_torn_answer_is_cut_off_next_time(out, m
         left -= count
         return count
 
-    monkeypatch.setattr(module.os, "write", write)
+    monkeypatch.setattr("os.write", write)
     with pytest.raises(StorageError, match="No space left"):
         answers.append({"id": "d", "answer": "x" * 100})
     answers.close()
@@ -208,9 +210,10 @@ def test_errors_are_those_of_this_run(tmp_path):
 
 
 def test_errors_that_no_run_wrote_are_left_alone(tmp_path):
-    out, path = tmp_path / "answers.jsonl", tmp_path / "answers.errors.jsonl"
+    out = tmp_path / "answers.jsonl"
+    path = tmp_path / "answers.errors.jsonl"
     path.write_text(json.dumps(ERROR) + "\nlook at this one!\n")
-    with pytest.raises(StorageError, match="line 2 is none that a batch has written"):
+    with pytest.raises(StorageError, match="line 2 was not written by a batch"):
         Errors(out)
     assert path.read_text().endswith("look at this one!\n")
     path.unlink()

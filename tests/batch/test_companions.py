@@ -1,4 +1,4 @@
-"""What a run may write: its own files. Whatever else bears their names stops it before any work, untouched."""
+"""A run changes only files that a batch wrote. It refuses others with their names before any work."""
 
 import json
 import os
@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_mlx.batch import answers
 from gptoss_mlx.batch.answers import Answers
-from gptoss_mlx.batch.companions import beside, check
+from gptoss_mlx.batch.companions import beside, check_output
 from gptoss_mlx.errors import StorageError, UsageError
 
-NOTE = {"out": "a.jsonl", "run": {"version": 1}, "fixed": {}}
+RECORD = {"out": "a.jsonl", "run": {"version": 1}, "fixed": {}}
 ERROR = {"line": 1, "id": "x", "error": {"code": "failed", "message": "no", "param": None}}
 
 
@@ -31,20 +30,20 @@ def test_the_companions_share_the_answers_name():
 
 
 def test_an_empty_folder_and_a_runs_own_files_are_fine(out):
-    check(out)
+    check_output(out)
     out.write_text("")
-    beside(out, "run.json").write_text(json.dumps(NOTE))
+    beside(out, "run.json").write_text(json.dumps(RECORD))
     line = json.dumps(ERROR, separators=(",", ":"))
     for errors in ("", f"{line}\n", f"{line}\n{line}\n{line[:9]}", line[:3], "\0\0"):
         beside(out, "errors.jsonl").write_text(errors)
-        check(out)
+        check_output(out)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.run.json", "a.errors.jsonl"])
 @pytest.mark.parametrize("kind", ["itself", "symbolic", "hard"])
 def test_the_input_is_never_among_what_is_written_whatever_it_is_called(tmp_path, out, name, kind):
     written = tmp_path / name
-    written.write_text(json.dumps(NOTE) if name == "a.run.json" else json.dumps(ERROR))
+    written.write_text(json.dumps(RECORD) if name == "a.run.json" else json.dumps(ERROR))
     given = tmp_path / "in.jsonl"
     match kind:
         case "itself":
@@ -54,13 +53,14 @@ def test_the_input_is_never_among_what_is_written_whatever_it_is_called(tmp_path
         case "hard":
             os.link(written, given)
     with given.open() as file, pytest.raises(UsageError, match=f"{re.escape(name)}: is the input itself"):
-        check(out, os.fstat(file.fileno()))
+        check_output(out, os.fstat(file.fileno()))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.run.json", "a.errors.jsonl"])
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "folder", "pipe", "device"])
 def test_what_is_no_ordinary_file_is_neither_followed_nor_written(tmp_path, out, name, kind):
-    path, target = tmp_path / name, tmp_path / "target"
+    path = tmp_path / name
+    target = tmp_path / "target"
     if kind == "link":
         target.write_text("mine")
     match kind:
@@ -72,7 +72,7 @@ def test_what_is_no_ordinary_file_is_neither_followed_nor_written(tmp_path, out,
             path.symlink_to("/dev/null")
         case _:
             path.symlink_to(target)
-    words = "is no ordinary file" if kind in ("folder", "pipe") else "is a link"
+    words = "is not an ordinary file" if kind in ("folder", "pipe") else "is a link"
     with pytest.raises(StorageError, match=f"{re.escape(name)}: {words}.*choose another --out"):
         Answers(out, {}, {})
     assert target.exists() == (kind == "link")
@@ -81,15 +81,15 @@ def test_what_is_no_ordinary_file_is_neither_followed_nor_written(tmp_path, out,
 
 
 def test_a_link_laid_after_the_check_is_not_followed_either(tmp_path, out, monkeypatch):
-    monkeypatch.setattr(answers, "check", lambda out: out.symlink_to(tmp_path / "target"))
+    monkeypatch.setattr("gptoss_mlx.batch.answers.check_output", lambda out: out.symlink_to(tmp_path / "target"))
     with pytest.raises(StorageError, match="choose another --out"):
         Answers(out, {}, {})
     assert not (tmp_path / "target").exists()
 
 
 def test_devices_are_no_place_for_answers():
-    with pytest.raises(StorageError, match="/dev/null: is no ordinary file"):
-        check(Path("/dev/null"))
+    with pytest.raises(StorageError, match="/dev/null: is not an ordinary file"):
+        check_output(Path("/dev/null"))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_devices_are_no_place_for_answers():
         ("a.run.json", "{}"),
         ("a.run.json", '{"run": "my jogging", "fixed": {}}'),
         ("a.run.json", "\xff"),
-        ("a.run.json", json.dumps(NOTE | {"out": "a"})),  # the note of --out a, which would have the same name
+        ("a.run.json", json.dumps(RECORD | {"out": "a"})),  # --out a has a run record of the same name
         ("a.errors.jsonl", "my own\n"),
         ("a.errors.jsonl", '{"prompt": "What is 2 + 3?"}\n'),
         ("a.errors.jsonl", '{"line": 1, "error": "a linter\'s"}\n'),
@@ -116,10 +116,10 @@ def test_a_companion_that_no_run_of_these_answers_wrote_is_left_alone(tmp_path, 
 @pytest.mark.parametrize("name", ["x.errors.jsonl", "x.run.json"])
 def test_answers_are_not_named_as_companions_are(tmp_path, name):
     with pytest.raises(UsageError, match="choose another --out"):
-        check(tmp_path / name)
+        check_output(tmp_path / name)
 
 
-def test_writing_the_note_touches_no_other_name(tmp_path, out):
+def test_writing_the_run_record_touches_no_other_name(tmp_path, out):
     others = ("a.run.json.new", ".a.run.json.partial", f".a.run.json.{os.getpid()}.partial")
     for name in others:
         (tmp_path / name).write_text("mine")

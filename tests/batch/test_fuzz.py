@@ -1,4 +1,4 @@
-"""A quick sample of ``tests.reports.fuzz_batch``: whatever a line holds, it is a request or an error of its own."""
+"""A quick sample of ``tests.reports.fuzz_batch``: every line is a request or an error of its own."""
 
 import json
 
@@ -12,7 +12,7 @@ def test_every_line_ends_as_a_request_or_as_its_own_error(runtime):
 
 
 def test_the_lines_that_are_spoiled_are_good_ones(runtime, tmp_path):
-    """Otherwise each would be refused for the same reason, and nothing behind that reason be met."""
+    """A bad one would be refused for its own fault every time, and hide what the spoiled field does."""
     (tmp_path / "in.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in LINES))
     with open_source(str(tmp_path / "in.jsonl")) as source:
         assert all(read(line, runtime.tokenizer) for line in source.lines())

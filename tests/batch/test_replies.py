@@ -1,4 +1,4 @@
-"""What a batch does with a reply: an answer, an error, or the question again. The model says what it is told to."""
+"""What a batch makes of a scripted reply: an answer, an error, or a second attempt."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def tokenizer():
 
 @pytest.fixture
 def ask(tokenizer):
-    """One line, answered with these replies: the answers, the errors, and the rows that were asked for."""
+    """Answer one line with these replies. Return the answers, the errors and the rows that were added."""
 
     def ask(*replies, body=None, **options):
         ids = [encode(reply, tokenizer.special, tokenizer.encode) for reply in replies]
@@ -67,7 +67,7 @@ def test_a_line_of_openais_says_beside_its_response_that_it_was_asked_twice(ask)
 
 
 def test_a_seeded_run_asks_with_the_same_two_seeds_whenever_it_is_run(ask):
-    """A run that is killed between the two attempts begins with the first again."""
+    """A run that was killed between the two attempts repeats the first."""
     first = [row.sampling.seed for row in ask(SILENT, ANSWER, temperature=1, seed=3)[2]]
     second = [row.sampling.seed for row in ask(SILENT, ANSWER, temperature=1, seed=3)[2]]
     assert first == second

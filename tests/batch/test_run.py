@@ -1,30 +1,31 @@
-"""Lines to answers on a real decoder: every line answered once, alone or beside others, bad ones among the errors."""
+"""Answer lines with a real decoder: each good line once, alone or with others, and each bad line as an error."""
 
 import json
+from contextlib import closing
 
 import pytest
 
-from gptoss_mlx.batch.answers import Answers, Errors, closing
-from gptoss_mlx.batch.run import Run, Tally
-from gptoss_mlx.batch.source import open_source
+from gptoss_mlx.batch.answers import Answers, Errors
+from gptoss_mlx.batch.run import BatchOptions, Run, Tally
+from gptoss_mlx.batch.source import Source, open_source
 from gptoss_mlx.conversation import Conversation, Done, Text, Thought
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import EngineError
-from gptoss_mlx.requests import Defaults
 
 GREEDY = Sampling(temperature=0)
 
 
 @pytest.fixture
 def answer(runtime, tmp_path):
-    """Run over these lines; the answers and the errors by id, and the tally."""
+    """Answer these lines. Return the answers and the errors by id, and the tally."""
 
-    def answer(lines, *, rows=4, sampling=GREEDY, stop_after=None, name="out.jsonl", memory=1 << 30, **options):
-        source_path, out = tmp_path / "in.jsonl", tmp_path / name
+    def answer(lines, *, rows=4, temperature=0, stop_after=None, name="out.jsonl", memory=1 << 30, **options):
+        source_path = tmp_path / "in.jsonl"
+        out = tmp_path / name
         source_path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
-        defaults = Defaults(sampling, max_tokens=6, date="2025-06-28")
+        chosen = BatchOptions(temperature=temperature, max_tokens=6, **options)
         steps = 0
 
         def stopped():
@@ -33,11 +34,11 @@ def answer(runtime, tmp_path):
             return stop_after is not None and steps > stop_after
 
         with open_source(str(source_path)) as source:
-            survey = source.survey()
-            answers, errors = Answers(out, {}, {}), Errors(out)
-            with closing(answers, errors):
-                tally = Tally(survey.lines, len(answers.answered))
-                run = Run(runtime, source, answers, errors, defaults, tally, max_rows=rows, memory=memory, **options)
+            total = source.survey()
+            fixed = {"date": "2025-06-28"}
+            with closing(Answers(out, {}, fixed)) as answers, closing(Errors(out)) as errors:
+                tally = Tally(total, len(answers.answered))
+                run = Run(runtime, source, answers, errors, chosen, tally, max_rows=rows, memory=memory)
                 run.go(lambda tally: None, stopped)
         return read(out), read(errors.path), tally
 
@@ -65,14 +66,16 @@ def test_each_form_is_answered_in_its_own_shape_and_as_a_conversation_answers(ru
         {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": body},
         {"custom_id": "r", "method": "POST", "url": "/v1/responses", "body": {"input": "Hi there"}},
     ]
-    answers, errors, tally = answer(lines, thought=True)
+    answers, errors, tally = answer(lines, include_thinking=True)
     assert errors == {}
     talk = Conversation(runtime, date="2025-06-28", sampling=GREEDY, max_tokens=9)
     events = list(talk.send("Hi there"))
     said = "".join(event.text for event in events if isinstance(event, Text))
     thought = "".join(event.text for event in events if isinstance(event, Thought))
     done = next(event for event in events if isinstance(event, Done))
-    plain, chat, response = answers[5], answers["c"], answers["r"]
+    plain = answers[5]
+    chat = answers["c"]
+    response = answers["r"]
     assert (plain["answer"], plain["thought"], plain["finish_reason"]) == (said, thought, done.reason)
     assert plain["usage"]["completion_tokens"] == done.usage.completion_tokens
     assert plain["usage"]["prompt_tokens"] == done.usage.prompt_tokens
@@ -116,47 +119,53 @@ def test_lines_that_cannot_be_answered_are_errors_with_number_and_reason_and_the
 
 @pytest.mark.parametrize("stop_after", [0, 3, 9])
 def test_stopped_and_run_again_the_rest_is_answered_as_it_would_have_been(answer, stop_after):
-    lines = [*prompts(10), "broken"]
+    count = 10
+    lines = [*prompts(count), "broken"]
     whole, errors, _ = answer(lines, name="whole.jsonl")
     first, _, _ = answer(lines, stop_after=stop_after)
-    assert len(first) < 10
+    assert len(first) < count
     second, errors_again, tally = answer(lines)
     assert second == whole
     assert errors_again == errors
-    assert (tally.before, tally.answered) == (len(first), 10 - len(first))
+    assert (tally.before, tally.answered) == (len(first), count - len(first))
     third, _, tally = answer(lines)
     assert third == whole
     assert tally.tokens == 0
 
 
 def test_a_seed_gives_each_line_its_own_draws_whatever_runs_beside_it(answer):
-    """Equal prompts, so only the draws differ."""
+    """The prompts are equal, so only the draws differ."""
     lines = [{"id": f"p{number}", "prompt": "same"} for number in range(6)]
-    warm = Sampling(temperature=1.0)
-    together, _, _ = answer(lines, sampling=warm, seed=3, name="a.jsonl")
-    alone, _, _ = answer(lines, sampling=warm, seed=3, rows=1, name="b.jsonl")
-    other, _, _ = answer(lines, sampling=warm, seed=4, name="c.jsonl")
+    together, _, _ = answer(lines, temperature=1, seed=3, name="a.jsonl")
+    alone, _, _ = answer(lines, temperature=1, seed=3, rows=1, name="b.jsonl")
+    other, _, _ = answer(lines, temperature=1, seed=4, name="c.jsonl")
     assert together == alone
     assert together != other
     assert len({record["answer"] for record in together.values()}) > 1
 
 
-def test_the_input_is_read_only_as_far_as_rows_need_it(answer, monkeypatch):
-    """A file of any length takes the memory of its rows: lines are asked for when there is room."""
-    waiting = []
-    real = Run._read_and_ask
+def test_the_input_is_read_only_as_far_as_rows_need_it(answer, tmp_path, monkeypatch):
+    """Lines are read when there is room for a row, so memory does not grow with the file."""
+    rows = 3
+    under_way = []
+    real = Source.lines
+    out = tmp_path / "out.jsonl"
 
-    def ask(self, line, batch):
-        waiting.append(len(batch.waiting) + len(batch.reading) + len(batch.decoding))
-        return real(self, line, batch)
+    def lines(self):
+        for line in real(self):
+            if out.exists():  # else the survey reads
+                under_way.append(line.number - len(out.read_bytes().splitlines()))
+            yield line
 
-    monkeypatch.setattr(Run, "_read_and_ask", ask)
-    answer(prompts(20), rows=3)
-    assert max(waiting) <= 6
+    monkeypatch.setattr(Source, "lines", lines)
+    everything = prompts(20)
+    answer(everything, rows=rows)
+    assert len(under_way) == len(everything)
+    assert max(under_way) <= 2 * rows
 
 
 def test_what_lines_share_is_read_once(runtime, answer, monkeypatch):
-    """System and developer messages are most of these prompts; only the first row reads them, and usage says so."""
+    """Most tokens are of system and developer messages. Only the first row reads them, and usage shows it."""
     read = []
     real = type(runtime.model).__call__
 
@@ -176,7 +185,8 @@ def test_what_lines_share_is_read_once(runtime, answer, monkeypatch):
     assert len({usage["cached_tokens"] for usage in plain[1:]}) == 1
     assert plain[1]["cached_tokens"] > 50
     first, second = (answers[id]["response"]["body"]["usage"] for id in "cr")
-    system, both = first["prompt_tokens_details"]["cached_tokens"], second["input_tokens_details"]["cached_tokens"]
+    system = first["prompt_tokens_details"]["cached_tokens"]
+    both = second["input_tokens_details"]["cached_tokens"]
     assert both > system + 200 > 200, "the first has the system message in common with all, the second its instructions"
     prompt = sum(usage["prompt_tokens"] for usage in (*plain, first)) + second["input_tokens"]
     assert sum(read) == prompt - sum(usage["cached_tokens"] for usage in plain) - system - both
@@ -207,7 +217,7 @@ def test_a_model_that_cannot_be_run_ends_the_run_and_keeps_what_is_answered(runt
         with pytest.raises(EngineError, match="division by zero"):
             answer(prompts(9), rows=2, name="a.jsonl")
     assert read(tmp_path / "a.jsonl") == before
-    assert len(answer(prompts(9), rows=2, name="a.jsonl")[0]) == 9
+    assert set(answer(prompts(9), rows=2, name="a.jsonl")[0]) == {line["id"] for line in prompts(9)}
 
 
 def test_a_row_that_is_over_by_a_stop_string_makes_room(answer):

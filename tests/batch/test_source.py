@@ -1,4 +1,4 @@
-"""Whatever people put into a file of prompts: read, or named as what cannot be read, line by line."""
+"""Files of prompts as people write them: each line is read, or refused with a reason."""
 
 import io
 import json
@@ -9,14 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from gptoss_mlx.batch import source as module
 from gptoss_mlx.batch.source import BadLine, Line, open_source
 from gptoss_mlx.errors import StorageError, UsageError
 
 
 @pytest.fixture
 def read(tmp_path):
-    """The lines of a file of these bytes, in short: (number, id, prompt) or (number, id, problem)."""
+    """Return the lines of a file with this content, each as (number, id, prompt) or (number, id, problem)."""
 
     def read(content, name="in.jsonl", form=None):
         path = tmp_path / name
@@ -36,7 +35,7 @@ def openai_line(**other):
 
 
 def test_openai_batch_lines_give_their_body_and_endpoint(tmp_path):
-    """The example in OpenAI's reference, and the other endpoint."""
+    """The example in OpenAI's reference, and one for the other endpoint."""
     path = tmp_path / "in.jsonl"
     lines = [openai_line(), openai_line(custom_id="b", url="/v1/responses", body={"input": "Hi"})]
     path.write_text("\n".join(map(json.dumps, lines)))
@@ -45,7 +44,7 @@ def test_openai_batch_lines_give_their_body_and_endpoint(tmp_path):
             Line(1, "a", "chat", lines[0]["body"]),
             Line(2, "b", "responses", {"input": "Hi"}),
         ]
-        assert source.notes == ()
+        assert source.notices == ()
 
 
 def test_plain_lines_with_and_without_ids_and_blank_lines_between(read):
@@ -57,8 +56,8 @@ def test_plain_lines_with_and_without_ids_and_blank_lines_between(read):
     ("line", "id", "words"),
     [
         (b'{"id": "x", "prompt": "a"', "line-1", "not JSON"),
-        (b"[1]", "line-1", "no object"),
-        (b'"just text"', "line-1", "no object"),
+        (b"[1]", "line-1", "not an object"),
+        (b'"just text"', "line-1", "not an object"),
         (b'{"id": "x"}', "x", "prompt or messages"),
         (b'{"id": "x", "prompt": "a", "messages": []}', "x", "either"),
         (b'{"id": true, "prompt": "a"}', "line-1", "id must be"),
@@ -94,7 +93,7 @@ def test_a_hundred_levels_are_read(read):
 
 
 def test_a_line_too_long_to_hold_is_passed_over(read, monkeypatch):
-    monkeypatch.setattr(module, "MAX_LINE", 1000)
+    monkeypatch.setattr("gptoss_mlx.batch.source.MAX_LINE", 1000)
     for name, long, good in (
         ("in.jsonl", b'{"prompt": "' + b"x" * 5000 + b'"}', b'{"prompt": "good"}'),
         ("in.txt", b"x" * 5000, b"good"),
@@ -115,7 +114,7 @@ def test_csv_with_quotes_lines_within_fields_and_other_columns(read):
     assert lines[3][:2] == (6, "line-6")
     assert lines[4] == (8, "4", "g")
     assert read("prompt\tid\na, b\tx\n", "in.tsv") == [(2, "x", "a, b")]
-    with pytest.raises(UsageError, match="has: question"):
+    with pytest.raises(UsageError, match="has question"):
         read("question\nwhy?\n", "in.csv")
 
 
@@ -142,10 +141,10 @@ def test_the_form_is_told_by_name_then_content_and_doubt_is_said(tmp_path, name,
     (tmp_path / name).write_text(content)
     with open_source(str(tmp_path / name)) as source:
         assert source.form == form
-        assert bool(source.notes) == noted
-        assert all(form in note and "--format" in note for note in source.notes)
+        assert bool(source.notices) == noted
+        assert all(form in notice and "--format" in notice for notice in source.notices)
     with open_source(str(tmp_path / name), "text") as source:
-        assert (source.form, source.notes) == ("text", ())
+        assert (source.form, source.notices) == ("text", ())
 
 
 def test_an_array_is_refused_with_the_way_out(read):
@@ -206,7 +205,7 @@ def test_what_was_surveyed_is_answered_whatever_becomes_of_the_file(tmp_path, ch
     path.write_text("".join(json.dumps({"id": f"p{n}", "prompt": "x" * n}) + "\n" for n in range(3)))
     with open_source(str(path)) as source:
         before = list(source.lines())
-        assert source.survey().lines == 3
+        assert source.survey() == 3
         match change:
             case "grow":
                 path.write_text(path.read_text() + '{"id": "p0", "prompt": "again"}\n')
@@ -225,7 +224,7 @@ def test_no_room_for_the_copy_is_one_line(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
     (tmp_path / "in.txt").write_text("a\n")
-    monkeypatch.setattr(module.tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr("tempfile.TemporaryFile", Full)
     with pytest.raises(StorageError, match=r"No space left.*TMPDIR"), open_source(str(tmp_path / "in.txt")):
         pass
 
@@ -254,7 +253,6 @@ def test_what_cannot_be_read_twice_is_copied(tmp_path, monkeypatch):
     os.close(writing)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=os.fdopen(reading, "rb")))
     with open_source("-") as source:
-        survey = source.survey()
-        assert survey.lines == 2
+        assert source.survey() == 2
         assert [line.body for line in source.lines()] == [{"prompt": "a"}, {"prompt": "b"}]
-        assert "standard input" in source.notes[0]
+        assert "standard input" in source.notices[0]

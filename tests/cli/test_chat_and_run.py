@@ -1,4 +1,4 @@
-"""The two faces most people meet, run as a user runs them."""
+"""``gptoss-mac chat`` and ``gptoss-mac run``, as a user runs them."""
 
 import json
 import os
@@ -52,7 +52,8 @@ def test_run_json_holds_answer_thought_counts_and_reason(gptoss, folder):
 
 def test_run_repeats_a_seed_and_reads_standard_input(gptoss, folder):
     options = "--model", folder, "--max-tokens", 12, "--seed", 9
-    first, second = gptoss("run", "hi", *options), gptoss("run", *options, stdin="hi")
+    first = gptoss("run", "hi", *options)
+    second = gptoss("run", *options, stdin="hi")
     assert first.stdout == second.stdout != ""
     assert first.stderr == second.stderr
 
@@ -105,7 +106,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIO
 
 
 def in_bytes(folder, home, *arguments, stdin=b"", **environment):
-    """As a shell under another locale starts it: arguments and input are bytes."""
+    """Run a command with arguments and input as bytes, as a shell under another locale does."""
     arguments = [os.fsencode(str(one)) if not isinstance(one, bytes) else one for one in arguments]
     environment = os.environ | {"GPTOSS_MAC_HOME": str(home), "COLUMNS": "80"} | environment
     command = [*COMMAND, *arguments, "--model", str(folder), "--max-tokens", "12", "--seed", "9"]
@@ -123,7 +124,8 @@ def test_a_prompt_is_the_same_from_wherever_and_in_whatever_locale_it_comes(fold
     ):
         done = in_bytes(folder, tmp_path, "run", "--json", *arguments, stdin=stdin, **environment)
         assert b"Traceback" not in done.stderr, done.stderr
-        said, expected = json.loads(done.stdout), json.loads(plain.stdout)
+        said = json.loads(done.stdout)
+        expected = json.loads(plain.stdout)
         assert (said["answer"], said["thought"]) == (expected["answer"], expected["thought"])
         assert said["usage"]["prompt_tokens"] == expected["usage"]["prompt_tokens"]
 
@@ -213,7 +215,7 @@ def test_a_piped_chat_answers_each_line_without_control_codes(gptoss, folder):
     assert "\x1b" not in done.stdout
     assert done.stdout.count("tokens/s") == 2
     assert "Reasoning: low." in done.stdout
-    assert "No command /nonsense" in done.stdout
+    assert "Unknown command /nonsense" in done.stdout
 
 
 class Terminal:
@@ -232,13 +234,14 @@ class Terminal:
             preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
         )
         os.close(slave)
-        self.raw, self.used = "", 0
+        self.raw = ""
+        self.used = 0
 
     def type(self, text):
         os.write(self.master, text.encode())
 
     def wait_for(self, pattern, seconds=60):
-        """Read on until ``pattern`` shows, control codes left out; the next call looks behind it."""
+        """Read until ``pattern`` matches the output without control codes. The next call searches behind the match."""
         end = time.monotonic() + seconds
         while not (found := re.search(pattern, plain(self.raw)[self.used :])):
             assert time.monotonic() < end, f"no {pattern!r} in {self.raw!r}"
@@ -261,7 +264,7 @@ def test_ctrl_c_stops_the_reply_and_ctrl_d_leaves(endless, tmp_path):
     chat.wait_for("> ")
     chat.type("/help\r")
     chat.wait_for("/reasoning")
-    chat.wait_for("> ")  # before it, Ctrl-D would end a line that nobody reads
+    chat.wait_for("> ")  # before it, Ctrl-D would end an unread line
     chat.type("\x04")
     assert chat.process.wait(20) == 0
     assert "hello" in (tmp_path / "history").read_text()
@@ -278,7 +281,7 @@ def test_a_line_typed_that_is_no_text_is_refused_and_the_chat_goes_on(folder, tm
     chat.wait_for("byte 0xff at offset 5, on line 1, is not UTF-8")
     chat.wait_for("> ")
     os.write(chat.master, "/Größe\r".encode())
-    chat.wait_for("No command /Gr(öß|.xf6.xdf)e")
+    chat.wait_for("Unknown command /Gr(öß|.xf6.xdf)e")
     chat.wait_for("> ")
     chat.type("\x04")
     assert chat.process.wait(20) == 0

@@ -50,7 +50,7 @@ def test_a_terminal_gets_a_bar_with_bytes_and_rate(checkpoint, tmp_path):
     while True:
         try:
             part = os.read(ours, 65536)
-        except OSError:  # how Linux says that the other side is closed
+        except OSError:  # Linux raises it when the other side is closed
             break
         if not part:
             break

@@ -1,4 +1,4 @@
-"""How a reply looks on a screen: a terminal emulator reads what is written, as a terminal would."""
+"""How a reply looks on the screen of a terminal emulator, which reads the escape codes."""
 
 import io
 import re
@@ -74,7 +74,7 @@ def test_thought_then_answer_each_once_whatever_the_size_of_screen_and_pieces(co
 
 
 def test_what_is_longer_than_the_screen_is_followed_at_its_end():
-    """A code block is one block until it is closed: its newest line has to be seen, not its first ones."""
+    """A code block is one block until it is closed. Its newest line must be visible, not its first ones."""
     screen = Screen(40, 10)
     with ReplyView(screen.console) as view:
         view.show(Text("```python\n"))
@@ -137,7 +137,7 @@ def test_a_call_is_one_line_whatever_its_name_and_arguments_hold():
 
 
 def on_screen(screen):
-    """What a terminal shows by now, without empty lines."""
+    """Return the lines that a terminal shows now, without empty ones."""
     terminal = pyte.Screen(60, 10)
     terminal.set_mode(pyte.modes.LNM)
     pyte.Stream(terminal).feed(screen.bytes.getvalue())

@@ -19,7 +19,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def flipped(whole, tmp_path):
-    """The same folder with the lowest bit of one byte in the middle of an expert's codes changed."""
+    """A copy of the folder with the lowest bit of one byte in an expert's codes changed."""
     folder = shutil.copytree(whole, tmp_path / "flipped")
     experts = ModelFolder.open(folder).stretches()[2]
     with experts.file.open("r+b") as file:

@@ -1,4 +1,4 @@
-"""A signal that ends a program: no traceback at any moment, the shell's exit code, and nothing kept is lost."""
+"""A signal ends a program at any moment without a traceback, with the shell's exit code, and loses nothing saved."""
 
 import json
 import os
@@ -17,7 +17,6 @@ from tests.support.models import endless_model
 ROOT = Path(__file__).parent.parent.parent
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
-# Runs a module as `python -m` does, and sends itself a signal as a module is looked for, or after some seconds.
 PROGRAM = """
 import os, runpy, signal, sys, threading
 number, at, module = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -37,6 +36,8 @@ else:
 sys.argv[1:] = sys.argv[4:]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
+"""Runs a module as `python -m` does. Sends itself a signal when a given module is imported, or after some seconds."""
+
 RUN = ("gptoss_mlx.cli", "run", "--model", "tiny", "--temperature", "0", "What is 347 + 58?")
 HELP = ("gptoss_mlx.cli", "--help")
 CHAT = ("tests.cli.scripted_chat",)
@@ -66,7 +67,7 @@ def ended(home, number, at, arguments):
 
 @pytest.mark.parametrize("module", ["typer", "rich", "numpy", "mlx._reprlib_fix", "tiktoken"])
 def test_ctrl_c_as_something_is_imported_is_no_traceback(home, module):
-    """mlx's C code imports too, and turns what is raised there into an ImportError."""
+    """mlx's C code imports too, and turns an exception raised there into an ImportError."""
     assert ended(home, signal.SIGINT, f"import {module}", RUN) == 130
 
 

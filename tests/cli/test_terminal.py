@@ -1,4 +1,4 @@
-"""Text made fit to be written."""
+"""JSON printed in any encoding."""
 
 import json
 

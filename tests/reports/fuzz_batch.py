@@ -1,8 +1,8 @@
-"""``python -m tests.reports.fuzz_batch``: batch lines with every JSON type in every field, and worse.
+"""``python -m tests.reports.fuzz_batch``: read batch lines with every JSON type in every field, and torn ones.
 
-Each line must end as a request or as an error of its own, with no exception that is not a GptOssError: read by Source,
-the request readers and harmony's renderer; and some of them by the real command line, with the bundled model. Prints
-the count and the seed; exits with 1, and the line, where something else came of one.
+Source, the request readers and harmony's renderer read every line. The command line with the bundled model reads some
+of them. Each line must become a request or an error of its own, without an exception other than GptOssError. The
+program prints the count and the seed. It prints each line that fails, and then exits with 1.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tests.support.cli import run_cli
 
 DEFAULTS = Defaults(Sampling(), date="2025-06-28")
 
-VALUES: tuple[tuple[Any, ...], ...] = (  # by JSON's types
+VALUES: tuple[tuple[Any, ...], ...] = (
     (None,),
     (True, False),
     (0, 1, -1, 2**63, 10**30, -(10**400), 10**4299),
@@ -37,6 +37,7 @@ VALUES: tuple[tuple[Any, ...], ...] = (  # by JSON's types
     ([], [None], [1], [""], ["a"], [[]], [{}], ["a"] * 9, [{"type": "text"}]),
     ({}, {"a": 1}, {"": {}}, {"type": "text"}, {"\ud83d": []}, {"$ref": "#"}, {"anyOf": [{}]}, {"type": ["null", "x"]}),
 )
+"""Values of each JSON type."""
 
 SCHEMA = {
     "type": "object",
@@ -117,7 +118,7 @@ LINES: tuple[dict[str, Any], ...] = (
     {"id": "x", "messages": [{"role": "user", "content": "Hi"}], "tools": [], "metadata": {}},
 )
 
-Path_ = tuple[str | int, ...]
+Place = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -126,15 +127,15 @@ class Failure:
     problem: str
 
 
-def places(value: Any, at: Path_ = ()) -> Iterator[Path_]:
-    """Where something stands in ``value``, itself first."""
+def places(value: Any, at: Place = ()) -> Iterator[Place]:
+    """Yield the places of all values in ``value``, beginning with its own."""
     yield at
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, one in inner:
         yield from places(one, (*at, name))
 
 
-def put(line: Any, place: Path_, value: Any) -> Any:
+def put(line: Any, place: Place, value: Any) -> Any:
     if not place:
         return value
     holder = line
@@ -145,9 +146,8 @@ def put(line: Any, place: Path_, value: Any) -> Any:
 
 
 def spoiled(count: int, seed: int) -> Iterator[bytes]:
-    """``count`` lines: each field with each type, outer fields first; between them several at once, and torn ones.
-
-    2,100 reach every field.
+    """Yield ``count`` lines: each field with each type, outer fields first. Of every eight lines one has several
+    spoiled fields and one is torn. 2,100 lines reach every field.
     """
     rng = random.Random(seed)
     single = [(line, place, rng.choice(kind)) for line in LINES for place in places(line) for kind in VALUES]
@@ -178,7 +178,7 @@ def _several(rng: random.Random) -> Any:
 
 
 def _torn(rng: random.Random) -> bytes:
-    """Bytes that may not be JSON, or are so to the letter only."""
+    """Return bytes that may not be JSON, or are JSON that is hard to read."""
     whole = json.dumps(rng.choice(LINES)).encode()
     at = rng.randrange(1, len(whole))
     depth = rng.choice((50, 99, 150, 400, 900, 2000))
@@ -200,7 +200,7 @@ def _torn(rng: random.Random) -> bytes:
 
 
 def _dumped(line: Any, number: int) -> bytes:
-    """With an id of its own, unless the id is what was spoiled."""
+    """Return the line as JSON, with an id of its own unless the id is spoiled."""
     if isinstance(line, dict):
         for name in ("id", "custom_id"):
             if line.get(name) == "x":
@@ -209,7 +209,7 @@ def _dumped(line: Any, number: int) -> bytes:
 
 
 def _json(value: Any) -> str:
-    """Python prints no number of more digits than it reads, so it is not asked to."""
+    """Return ``value`` as JSON. Lift Python's limit of digits, because some numbers exceed it."""
     before = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:
@@ -219,7 +219,7 @@ def _json(value: Any) -> str:
 
 
 def read(line: Line, tokenizer: Tokenizer) -> list[int]:
-    """The prompt's ids. Raises GptOssError."""
+    """Return the ids of the line's prompt. Raises GptOssError."""
     match line.kind:
         case "chat":
             request = chat_completions.read(line.body, DEFAULTS)
@@ -234,7 +234,7 @@ def read(line: Line, tokenizer: Tokenizer) -> list[int]:
 
 
 def failures(lines: list[bytes], tokenizer: Tokenizer) -> Iterator[Failure]:
-    """Lines that end neither as a request nor as an error of their own."""
+    """Yield the lines that become neither a request nor an error of their own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "in.jsonl"
         path.write_bytes(b"".join(line + b"\n" for line in lines))
@@ -243,7 +243,7 @@ def failures(lines: list[bytes], tokenizer: Tokenizer) -> Iterator[Failure]:
                 try:
                     if isinstance(found, Exception):
                         raise found
-                    assert found.number == number, f"line {number} was given out as {found.number}"
+                    assert found.number == number, f"line {number} was read as line {found.number}"
                     json.dumps([found.id, found.problem if isinstance(found, BadLine) else ""]).encode()
                     if isinstance(found, Line):
                         read(found, tokenizer)
@@ -256,7 +256,7 @@ def failures(lines: list[bytes], tokenizer: Tokenizer) -> Iterator[Failure]:
 
 
 def _given(source: Source) -> Iterator[Line | BadLine | Exception]:
-    """What comes of each line; an exception is the last."""
+    """Yield what each line becomes. An exception ends it."""
     try:
         yield from source.lines()
     except Exception as error:
@@ -264,8 +264,9 @@ def _given(source: Source) -> Iterator[Line | BadLine | Exception]:
 
 
 def through_the_command(lines: list[bytes], folder: Path) -> str | None:
-    """What is wrong with how ``gptoss-mac batch`` takes these lines; None when each is answered or an error."""
-    path, out = folder / "in.jsonl", folder / "out.jsonl"
+    """Give the lines to ``gptoss-mac batch``. Return what is wrong, or None if each becomes an answer or an error."""
+    path = folder / "in.jsonl"
+    out = folder / "out.jsonl"
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     ids: set[str] = set()
     with open_source(str(path)) as source:

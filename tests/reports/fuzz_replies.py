@@ -75,7 +75,7 @@ def as_conversation(tokenizer: Tokenizer, ids: list[int]) -> dict:
 def as_batch(tokenizer: Tokenizer, ids: list[int]) -> tuple[dict | None, str | None]:
     """The line's answer, or the code of its error."""
     body = {"prompt": "?", "tools": FUNCTIONS}
-    answers, errors, _ = scripted.batch(tokenizer, ids, body=body, thought=True)
+    answers, errors, _ = scripted.batch(tokenizer, ids, body=body, include_thinking=True)
     assert len(answers) + len(errors) == 1
     return (answers[0], None) if answers else (None, errors[0]["error"]["code"])
 

@@ -1,4 +1,4 @@
-"""Bodies as OpenAI's clients write them, to prompts; and every body that must be refused, with the field at fault."""
+"""Bodies as OpenAI's clients write them become prompts, and bad bodies are refused with the field at fault."""
 
 import json
 
@@ -47,7 +47,7 @@ def respond(**fields):
 
 
 def test_a_chat_with_tools_is_rendered_as_the_model_was_trained(prompt_of):
-    """Two calls made at once are told one by one, each with its result; the finished turn's thought is gone."""
+    """Two calls made together are rendered one by one, each with its result. The finished turn's thought is dropped."""
     call = {"type": "function", "function": {"name": "weather", "arguments": '{"a": 1}'}}
     messages = [
         {"role": "system", "content": "Be brief."},
@@ -183,7 +183,7 @@ BAD_CHAT = [
     ({"response_format": {"type": "json_object"}}, "response_format.type"),
     ({"stream": "yes"}, "stream"),
     ({"max_token": 5}, "max_token"),
-    # Fields inside: whoever wrote them meant something by them.
+    # Unknown fields inside the body are refused too, because their author expects an effect.
     ({"messages": [USER | {"name": "Ann"}]}, "messages[0].name"),
     ({"messages": [USER | {"images": ["AAAA"]}]}, "messages[0].images"),
     ({"messages": [USER, {"role": "assistant", "content": "x", "tool_call": []}, USER]}, "messages[1].tool_call"),
@@ -307,7 +307,7 @@ def test_a_call_of_another_namespace_and_one_without_arguments_come_back_as_hist
 
 
 def test_what_openais_client_and_ours_write_back_is_taken(prompt_of):
-    """Fields that say nothing, as the client's ``model_dump`` and a stream's pieces leave them."""
+    """Fields without a meaning, as the client's ``model_dump`` and a stream's pieces write them."""
     call = {"id": "1", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{}"}}
     said = {
         "role": "assistant",

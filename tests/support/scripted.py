@@ -15,7 +15,6 @@ from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.engine.batching import Produced
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.harmony import Tokenizer, render
-from gptoss_mlx.requests import Defaults
 
 STOPS = ("<|return|>", "<|call|>", "<|endoftext|>")
 
@@ -101,13 +100,12 @@ def batch(
     run = batch_run.Run(
         runtime(tokenizer),
         SimpleNamespace(lines=lambda: iter([Line(1, "a", kind, body)])),
-        SimpleNamespace(answered=set(), append=answers.append),
+        SimpleNamespace(answered=set(), fixed={"date": ""}, append=answers.append),
         SimpleNamespace(append=errors.append),
-        Defaults(Sampling(temperature=temperature), date=""),
+        batch_run.BatchOptions(temperature=temperature, **options),
         batch_run.Tally(1, 0),
         max_rows=1,
         memory=1,
-        **options,
     )
     with mock.patch.object(batch_run, "Batch", return_value=engine):
         run.go(lambda tally: None, lambda: False)

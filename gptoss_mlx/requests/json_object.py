@@ -1,4 +1,7 @@
-"""A JSON object read field by field: each of the type it must have, none overlooked."""
+"""Read a JSON object field by field, with a check of each field's type and of fields that nothing has read.
+
+The module knows JSON types. It knows nothing of what any field means.
+"""
 
 import math
 from typing import Any
@@ -6,13 +9,13 @@ from typing import Any
 from gptoss_mlx.errors import RequestError, quoted
 
 HUGE = 256
-"""Bits: a number that has more is no count of anything, and would fill a message."""
+"""In bits. A larger whole number is out of range for every field, and would fill an error message."""
 
 
-class Fields:
-    """Reads ``raw``. An absent field and one that is null are the same. Every fault is a RequestError naming the field.
+class JsonObject:
+    """The fields of ``raw``. A null field counts as absent. Each fault raises RequestError with the field's path.
 
-    ``where`` is the object's own place, such as ``messages[2]``; "" for the body itself.
+    ``where`` is the path of the object itself, such as ``messages[2]``, or "" for the body of the request.
     """
 
     def __init__(self, raw: Any, where: str = "") -> None:
@@ -22,15 +25,17 @@ class Fields:
         self._where = where
         self._read: set[str] = set()
 
-    def name(self, field: str) -> str:
-        """The field's full name, for messages: in one line, whatever somebody called it."""
+    def path(self, field: str) -> str:
+        """Return the field's path for messages, in one line even if ``field`` contains control characters."""
         shown = field if field.isprintable() and len(field) <= 80 else ascii(field)[:80]
         return f"{self._where}.{shown}" if self._where else shown
 
     def error(self, field: str, problem: str) -> RequestError:
-        return RequestError(f"{self.name(field)} {problem}", self.name(field))
+        """Return the error that says what is wrong with the field."""
+        return RequestError(f"{self.path(field)} {problem}", self.path(field))
 
     def any(self, field: str) -> Any:
+        """Return the field's value of any type, or None. This and the methods below mark the field as read."""
         self._read.add(field)
         return self._raw.get(field)
 
@@ -38,7 +43,10 @@ class Fields:
         return self._typed(field, str, "a string")
 
     def needed_text(self, field: str) -> str:
-        return self._needed(field, self.text(field))
+        value = self.text(field)
+        if value is None:
+            raise self.error(field, "is missing")
+        return value
 
     def flag(self, field: str) -> bool | None:
         return self._typed(field, bool, "true or false")
@@ -46,33 +54,22 @@ class Fields:
     def list(self, field: str) -> list[Any] | None:
         return self._typed(field, list, "an array")
 
-    def object(self, field: str) -> "Fields | None":
+    def object(self, field: str) -> "JsonObject | None":
         value = self._typed(field, dict, "an object")
-        return None if value is None else Fields(value, self.name(field))
+        return None if value is None else JsonObject(value, self.path(field))
 
     def schema(self, field: str) -> dict[str, Any] | None:
-        """An object whose inside is not ours to read."""
+        """Return an object whose fields are not checked here."""
         return self._typed(field, dict, "an object")
 
     def number(self, field: str) -> float | None:
-        value = self.any(field)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.error(field, f"must be a number, not {_shown(value)}")
+        value = self._typed(field, (int, float), "a number")
         if isinstance(value, float) and not math.isfinite(value):
             raise self.error(field, f"must be a finite number, not {value}")
-        if isinstance(value, int) and value.bit_length() > HUGE:
-            raise self.error(field, f"is out of range: {_shown(value)}")
         return value
 
     def integer(self, field: str) -> int | None:
-        value = self.any(field)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise self.error(field, f"must be a whole number, not {_shown(value)}")
-        if value is not None and value.bit_length() > HUGE:
-            raise self.error(field, f"is out of range: {_shown(value)}")
-        return value
+        return self._typed(field, int, "a whole number")
 
     def one_of(self, field: str, *allowed: str) -> str | None:
         value = self.text(field)
@@ -81,37 +78,37 @@ class Fields:
         return value
 
     def only(self, field: str, *harmless: Any) -> None:
-        """Refuse a field that asks for what is not offered here; ``harmless`` values ask for nothing."""
+        """Raise RequestError if the field has a value, except one of ``harmless``, which ask for nothing."""
         value = self.any(field)
         if value is not None and not any(type(value) is type(other) and value == other for other in harmless):
             raise self.error(field, f"{_shown(value)} is not supported; leave it out")
 
     def skip(self, *fields: str) -> None:
-        """Fields that change nothing about the answer."""
+        """Mark fields as read whose values do not change the answer."""
         self._read.update(fields)
 
     def unread(self) -> tuple[str, ...]:
+        """Return the names of fields that have a value and were not read."""
         return tuple(field for field, value in self._raw.items() if field not in self._read and value is not None)
 
     def refuse_unread(self) -> None:
-        """Whoever wrote a field meant something by it: one that nobody knows is an error, not a shrug."""
+        """Raise RequestError for the first field that was not read, because its author expects an effect."""
         if unread := self.unread():
-            raise self.error(unread[0], "is not a field known here; leave it out")
+            raise self.error(unread[0], "is not a known field; leave it out")
 
-    def _typed(self, field: str, kind: type, words: str) -> Any:
+    def _typed(self, field: str, kinds: type | tuple[type, ...], words: str) -> Any:
         value = self.any(field)
-        if value is not None and not isinstance(value, kind):
-            raise self.error(field, f"must be {words}, not {_shown(value)}")
-        return value
-
-    def _needed(self, field: str, value: str | None) -> str:
         if value is None:
-            raise self.error(field, "is missing")
+            return None
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise self.error(field, f"must be {words}, not {_shown(value)}")
+        if isinstance(value, int) and value.bit_length() > HUGE:
+            raise self.error(field, f"is out of range: {_shown(value)}")
         return value
 
 
 def _shown(value: Any) -> str:
-    """Short enough for one line."""
+    """Return ``value`` for an error message, shortened to fit in one line."""
     if isinstance(value, dict | list):
         return {dict: "an object", list: "an array"}[type(value)]
     return quoted(value, 40)
