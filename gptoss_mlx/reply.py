@@ -11,9 +11,9 @@ from typing import Literal
 
 from gptoss_mlx.harmony import Delta, Event, Message, MessageEnd, MessageStart, ReplyEnd, StreamParser, Tokenizer
 
-Reason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 Ended = Literal["stop", "length"]
-Section = Literal["thought", "preamble", "answer"]
+ReplySection = Literal["thought", "preamble", "answer"]
 """``preamble`` is what is said to the user before a call; with the answer it makes what the user sees."""
 
 GLUED = ("json", "code", "analysis", "commentary", "final")
@@ -28,7 +28,7 @@ class Piece:
     """More of a section, never empty. A reply's pieces concatenate to its ``thought``, and the others to its
     ``content``."""
 
-    section: Section
+    section: ReplySection
     text: str
 
 
@@ -61,7 +61,7 @@ class Reply:
     thought: str
     calls: tuple[Call, ...]
     unknown_calls: tuple[Call, ...]
-    reason: Reason
+    reason: FinishReason
     stopped_by: str | None  # the stop string that ended the answer
     cut_in_thought: bool  # it stopped before any answer began, and a thought is no answer
     prompt_tokens: int
@@ -98,7 +98,7 @@ class ReplyReader:
         self._prompt_tokens = prompt_tokens
         self._stop = stop
         self._functions = functions
-        self._sections: dict[Section, str] = {"thought": "", "preamble": "", "answer": ""}
+        self._sections: dict[ReplySection, str] = {"thought": "", "preamble": "", "answer": ""}
         self._content = ""
         self._between = ""  # comes before the next piece of this message
         self._held = ""  # the end of an answer's text that may be the beginning of a stop string
@@ -175,7 +175,7 @@ class ReplyReader:
                 self._end = event
         return []
 
-    def _add(self, section: Section, text: str) -> list[Piece]:
+    def _add(self, section: ReplySection, text: str) -> list[Piece]:
         if not text:
             return []
         between, self._between = self._between, ""

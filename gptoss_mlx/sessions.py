@@ -7,7 +7,7 @@ keeps it. A cache that does not fit is left aside and the transcript read anew.
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ def save_session(name: str, conversation: Conversation, model: str) -> None:
         model_hash=conversation.runtime.hash,
         reasoning=conversation.reasoning,
         instructions=conversation.instructions,
-        date=conversation.date or "",
-        messages=[asdict(message) for message in conversation.settled()],
+        date=conversation.date,
+        messages=[asdict(message) for message in conversation.settled_messages()],
     )
     folder = _folder(name)
     try:
@@ -87,7 +87,7 @@ def save_session(name: str, conversation: Conversation, model: str) -> None:
 def save_cache(name: str, conversation: Conversation) -> None:
     """Keep what has been read of a saved session and the next message can use. Raises StorageError."""
     folder = _folder(name)
-    conversation.settle()
+    conversation.rewind()
     if not conversation.context.ids:
         return
     try:
@@ -109,10 +109,9 @@ def open_session(session: Session, runtime: Runtime, **options: Any) -> tuple[Co
         date=session.date,
         **options,
     )
-    conversation.messages = [_message(raw) for raw in session.messages]
-    if session.model_hash != runtime.hash:
-        # Ids of another vocabulary mean nothing here: the text is rendered again.
-        conversation.messages = [_message(raw | {"ids": None}) for raw in session.messages]
+    # Ids of another vocabulary mean nothing here, so that the text is rendered again.
+    foreign = {} if session.model_hash == runtime.hash else {"ids": None}
+    conversation.messages = [_message(raw | foreign) for raw in session.messages]
     if not conversation.messages:
         return conversation, None
     try:
@@ -145,6 +144,4 @@ def _message(raw: dict[str, Any]) -> Message:
     message = Message(**raw)
     if not isinstance(message.content, str) or message.role not in ("user", "assistant", "tool"):
         raise ValueError("not a message of a conversation")
-    if message.ids is None:
-        return message
-    return Message(**raw | {"ids": tuple(int(id) for id in message.ids)})
+    return message if message.ids is None else replace(message, ids=tuple(map(int, message.ids)))

@@ -36,7 +36,8 @@ def reply(tokenizer, ids):
     """What a reply comes to, and the pieces that were given out on the way."""
 
     def reply(*pieces, ended="stop", **options):
-        reader, given = ReplyReader(tokenizer, **options), []
+        reader = ReplyReader(tokenizer, **options)
+        given = []
         for id in ids(*pieces):
             given += reader.feed(id)
             if reader.over:
@@ -262,7 +263,7 @@ def test_a_message_written_on_from_a_dropped_call_gets_a_beginning(tokenizer, id
         *_, call, _ = chat.send("?")
         assert isinstance(call, ToolCall)
         list(chat.send("never mind"))
-        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+        shown = tokenizer.decode(chat.next_prompt(), markers=True)
         assert "<|start|>assistant<|channel|>final<|message|>Done.<|end|>" in shown
         assert "to=functions.f" not in shown
 
@@ -286,7 +287,7 @@ def test_what_was_said_has_a_beginning_and_an_end_in_the_history_whatever_is_dro
     with scripted.conversation(tokenizer, ids(*pieces), ids(*ANSWER, RETURN), functions=[F]) as chat:
         list(chat.send("?"))
         list(chat.send("more"))
-        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+        shown = tokenizer.decode(chat.next_prompt(), markers=True)
     assert (
         "<|start|>user<|message|>?<|end|><|start|>assistant<|channel|>commentary<|message|>One.<|end|>"
         "<|start|>assistant<|channel|>final<|message|>It is 4.<|end|><|start|>user<|message|>more<|end|>"
@@ -298,7 +299,7 @@ def test_a_call_whose_result_the_model_invents_ends_before_the_real_one(tokenize
     with scripted.conversation(tokenizer, ids(*invented), ids(*ANSWER, RETURN), functions=[F]) as chat:
         call, _ = chat.send("?")
         list(chat.send_tool_result(call, "real"))
-        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+        shown = tokenizer.decode(chat.next_prompt(), markers=True)
     assert (
         "json<|message|>{}<|call|><|start|>functions.f to=assistant<|channel|>commentary<|message|>real<|end|>" in shown
     )
@@ -331,13 +332,14 @@ def test_a_message_between_two_dropped_calls_has_a_beginning_behind_another_of_t
     ) as chat:
         *_, call, _ = chat.send("?")
         list(chat.send("never mind") if then == "another message comes" else chat.send_tool_result(call, "x"))
-        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+        shown = tokenizer.decode(chat.next_prompt(), markers=True)
     assert "<|message|>One.<|end|><|start|>assistant<|channel|>final<|message|>Done.<|end|><|start|>" in shown
 
 
 def test_calls_count_through_the_results_and_not_twice_when_a_result_is_sent_again(tokenizer, ids):
     """After as many as there may be, one that cannot be made ends the turn."""
-    made, not_made = ids(*calling("functions.f"), CALL), ids(*calling("functions.g"), CALL)
+    made = ids(*calling("functions.f"), CALL)
+    not_made = ids(*calling("functions.g"), CALL)
     replies = [*[made] * (TOOL_ROUNDS - 2), *[not_made] * 4]
     with scripted.conversation(tokenizer, *replies, functions=[F]) as chat:
         events = chat.send("?")

@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from gptoss_mlx.cli.terminal import printable
-from gptoss_mlx.conversation import Done, Event, Thought, ToolCall, ToolError
+from gptoss_mlx.conversation import Done, ReplyEvent, Thought, ToolCall, ToolError
 from gptoss_mlx.conversation import Text as Answer
 from gptoss_mlx.errors import shown
 
@@ -49,7 +49,7 @@ class ReplyView:
                 self._reading.start()
             self._reading.update(Text(f"read {read:,} of {total:,} tokens", style="dim"), refresh=True)
 
-    def show(self, event: Event) -> None:
+    def show(self, event: ReplyEvent) -> None:
         match event:
             case Thought(text):
                 if self._thinking:

@@ -60,7 +60,7 @@ def test_going_back_to_a_mark_gives_what_a_cold_start_gives(runtime):
     ids, context = prompt(140), runtime.context()
     answer = greedy(runtime, context, ids, 30)
     other = [*ids, *answer[:3], *prompt(25, seed=2)]
-    assert context.reuse(other) == len(ids), "the prompt was marked when it had been read"
+    assert context.rewind(other) == len(ids), "the prompt was marked when it had been read"
     assert greedy(runtime, context, other, 8) == greedy(runtime, runtime.context(), other, 8)
 
 
