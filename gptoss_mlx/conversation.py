@@ -86,10 +86,8 @@ ReplyEvent = Thought | Text | ToolCall | ToolError | Done
 
 @dataclass
 class _Turn:
-    """What a reply began from: the history, the pending calls and the number of calls before its message was added.
-
-    The conversation is restored to this state if the reply ends before ``finished`` and the user saw no answer text.
-    """
+    """What a reply began from: the history, the pending calls and the number of calls before its message was added. The
+    conversation is restored to this state if the reply ends before ``finished`` and the user saw no answer text."""
 
     history: list[Message]
     pending: list[ToolCall]
@@ -156,11 +154,9 @@ class Conversation:
         return self._begin_reply(Message("user", without_surrogates(text)), self._pending)
 
     def send_tool_result(self, call: ToolCall, output: str) -> Iterator[ReplyEvent]:
-        """Answer a pending call of the last reply and return the events of what the model says to it.
-
-        There are no events until the last pending call is answered. Answer calls in the order in which they came,
-        because the calls before an answered one are removed from the history. Raises UsageError for any other call.
-        """
+        """Answer a pending call of the last reply and return the events of what the model says to it. There are no
+        events until the last pending call is answered. Answer calls in the order in which they came, because the calls
+        before an answered one are removed from the history. Raises UsageError for any other call."""
         if call in self._turn.pending:
             self._end_reply()  # the reply under way may be the one to this call, which is then pending again
         if call not in self._pending:
@@ -191,11 +187,9 @@ class Conversation:
         self.context = self.runtime.prefix_view.resume(self.context, self.next_prompt())
 
     def to_read(self) -> tuple[int, int]:
-        """Return how many tokens of the history the next message has to read, and how many there are.
-
-        Normally these are the last answer's. Effort, instructions, functions and date stand at the beginning. So after
-        a change of them all tokens are read, unless the changed beginning was read before.
-        """
+        """Return how many tokens of the history the next message has to read, and how many there are. Normally these
+        are the last answer's. Effort, instructions, functions and date stand at the beginning. So after a change of
+        them all tokens are read, unless the changed beginning was read before."""
         prompt = self.next_prompt()
         return len(prompt) - self.runtime.prefix_view.reusable(self.context, prompt), len(prompt)
 

@@ -39,10 +39,8 @@ PREFIX_SHARE = 0.0625
 
 @dataclass
 class Runtime:
-    """A loaded model and its tokenizer. It turns ids into logits and generates ids.
-
-    Conversations and batches share what they have read through ``prefixes``.
-    """
+    """A loaded model and its tokenizer. It turns ids into logits and generates ids. Conversations and batches share
+    what they have read through ``prefixes``."""
 
     folder: ModelFolder
     model: Decoder
@@ -75,10 +73,8 @@ class Runtime:
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Return the ids that end generation: those of STOP_MARKERS, and the folder's own except INNER_MARKERS.
-
         ``<|end|>`` ends a message, most often the thought, and another follows it. ``<|call|>`` must stop generation,
-        because a model that continues after it invents the tool's result.
-        """
+        because a model that continues after it invents the tool's result."""
         special = self.tokenizer.special if self.folder.tokenizer_path else {}
         stops = {special[marker] for marker in STOP_MARKERS if marker in special}
         own = self.folder.generation.get("eos_token_id")
@@ -111,10 +107,8 @@ class Runtime:
         return PrefixView(self.prefixes, self.model, self.model_key)
 
     def logits(self, tokens: list[list[int]] | mx.array) -> mx.array:
-        """Return the logits [B, L, V] float32 of token ids [B, L], read into an empty cache.
-
-        Raises UsageError if ``tokens`` is not such an array or holds an id outside the vocabulary.
-        """
+        """Return the logits [B, L, V] float32 of token ids [B, L], read into an empty cache. Raises UsageError if
+        ``tokens`` is not such an array or holds an id outside the vocabulary."""
         try:
             ids = mx.array(tokens)
         except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: an id that no integer type holds
@@ -143,11 +137,8 @@ class Runtime:
         stop: Collection[int] | None = None,
     ) -> Iterator[int]:
         """Return an iterator over up to ``max_tokens`` ids that follow ``tokens``. An id of ``stop`` (default
-        ``stop_ids``) is yielded and is the last.
-
-        Raises UsageError at once for an argument of the wrong type or out of range. The iterator raises
-        ContextLengthError and EngineError.
-        """
+        ``stop_ids``) is yielded and is the last. Raises UsageError at once for an argument of the wrong type or out of
+        range. The iterator raises ContextLengthError and EngineError."""
         prompt = _ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")

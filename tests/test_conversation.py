@@ -137,7 +137,7 @@ def test_a_call_that_cannot_be_made_goes_back_to_the_model(saying, name, argumen
     assert said(events, Text) == "Sorry."
 
 
-def test_failing_calls_do_not_go_on_for_ever(saying):
+def test_failing_calls_do_not_continue_for_ever(saying):
     chat = saying(*[CALL.format("nothing", "{}")] * 100)
     events = list(chat.send("?"))
     assert events[-1].reason == "tool_limit"
@@ -244,7 +244,7 @@ def test_clearing_ends_a_reply_under_way(saying):
     assert chat.messages == []
 
 
-def test_tool_calls_are_counted_anew_for_each_message(saying):
+def test_tool_calls_are_counted_from_zero_for_each_message(saying):
     """The limit is on one message's calls, not on those of the whole conversation."""
     turn = CALL.format("nothing", "{}"), FINAL + "Sorry.<|return|>"
     chat = saying(*turn * (TOOL_ROUNDS + 1))
@@ -273,7 +273,7 @@ def small(tmp_path_factory):
 
 
 def test_a_turn_after_a_cancelled_one_is_what_a_cold_cache_says(small):
-    """On a real decoder, over the window's wrap: the cache went forward and back, the conversation did not notice."""
+    """On a real decoder and longer than the window: rewinding the cache changes nothing that is said."""
     greedy = Sampling(temperature=0)
     for stop_after in (1, 2, 7, 30):
         chat = Conversation(small, date="", sampling=greedy, max_tokens=40)
@@ -365,7 +365,7 @@ def test_after_a_new_start_and_in_a_second_conversation_the_beginning_is_not_rea
     assert talk.read(talk.start(instructions="Be long. " * 40), "three") > 300
 
 
-def test_a_turn_goes_on_alike_from_what_another_conversation_read(talk, small):
+def test_a_turn_after_what_another_conversation_read_is_what_a_cold_cache_says(talk, small):
     talk.read(talk.start(), "one")
     warm = talk.start()
     cold = talk.start(replace(small, prefixes=PrefixCache(0)))

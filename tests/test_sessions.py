@@ -58,8 +58,8 @@ def reopened(runtime):
 
 
 def test_a_reopened_conversation_reads_only_what_is_new_and_says_the_same(runtime, kept):
-    chat, note = reopened(runtime)
-    assert note is None
+    chat, notice = reopened(runtime)
+    assert notice is None
     assert (chat.reasoning, chat.instructions, chat.date) == ("high", "Be brief.", "2025-06-28")
     assert chat.messages == kept.messages
     warm = list(kept.send("more"))
@@ -118,11 +118,11 @@ def gone(path: Path):
 
 
 @pytest.mark.parametrize("damage", [torn, empty, flipped, gone])
-def test_a_damaged_cache_is_left_aside_with_a_note_and_the_transcript_read_anew(runtime, kept, damage):
+def test_a_damaged_cache_is_not_used_and_a_notice_says_that_the_transcript_is_read_again(runtime, kept, damage):
     damage(sessions.sessions_dir() / "demo" / "cache")
-    chat, note = reopened(runtime)
-    assert "read anew" in note
-    assert "\n" not in note
+    chat, notice = reopened(runtime)
+    assert "read again" in notice
+    assert "\n" not in notice
     events = list(chat.send("more"))
     assert events[-1].usage.cached_tokens == 0
     list(kept.send("more"))
@@ -133,17 +133,17 @@ def test_a_cache_behind_its_transcript_is_still_used(runtime, kept):
     """As after a kill, because the transcript is saved after each reply and the cache only at the end."""
     list(kept.send("third"))
     sessions.save_session("demo", kept, "somewhere")
-    chat, note = reopened(runtime)
-    assert note is None
+    chat, notice = reopened(runtime)
+    assert notice is None
     restored = list(chat.send("more"))
     assert restored[-1].usage.cached_tokens > 128
     list(kept.send("more"))
     assert chat.messages == kept.messages
 
 
-def test_another_model_goes_on_from_the_text(runtime, other, kept):
-    chat, note = reopened(other)
-    assert "another model" in note
+def test_another_model_resumes_from_the_text(runtime, other, kept):
+    chat, notice = reopened(other)
+    assert "another model" in notice
     assert all(message.ids is None for message in chat.messages)
     assert [message.content for message in chat.messages] == [message.content for message in kept.messages]
     list(chat.send("more"))

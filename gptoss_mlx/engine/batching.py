@@ -25,11 +25,9 @@ Finish = Literal["stop", "length"]
 
 @dataclass(eq=False)
 class Row:
-    """One sequence to generate. ``context`` may already have read a prefix of ``prompt``.
-
-    The first ``shared`` ids of the prompt may begin other rows' prompts too. ``cached`` is how many ids of the prompt
-    need not be read, and None until reading begins. ``token`` was drawn last and has not been read.
-    """
+    """One sequence to generate. ``context`` may already have read a prefix of ``prompt``. The first ``shared`` ids of
+    the prompt may begin other rows' prompts too. ``cached`` is how many ids of the prompt need not be read, and None
+    until reading begins. ``token`` was drawn last and has not been read."""
 
     id: Hashable
     prompt: list[int]
@@ -71,11 +69,9 @@ class Failed:
 
 @dataclass
 class Batch:
-    """Rows that wait, rows whose prompts are being read, and rows that are decoding.
-
-    At most ``max_rows`` are read or decoded at once, and only as many as fit in ``memory`` bytes with caches grown to
-    their ends. Rows resume from ``prefixes`` and keep what they share there.
-    """
+    """Rows that wait, rows whose prompts are being read, and rows that are decoding. At most ``max_rows`` are read or
+    decoded at once, and only as many as fit in ``memory`` bytes with caches grown to their ends. Rows resume from
+    ``prefixes`` and keep what they share there."""
 
     model: Decoder
     max_rows: int = 16
@@ -117,11 +113,9 @@ class Batch:
         return bool(self.waiting or self.reading or self.decoding)
 
     def step(self) -> list[Produced | Failed]:
-        """Admit the rows that fit, draw one token for each decoding row, and read one chunk of one prompt.
-
-        Returns what came of each row. A row that cannot be computed is removed. Raises EngineError if there are several
-        decoding rows and each fails alone too: the cause is then not a row's, and all rows stay.
-        """
+        """Admit the rows that fit, draw one token for each decoding row, and read one chunk of one prompt. Returns what
+        came of each row. A row that cannot be computed is removed. Raises EngineError if there are several decoding
+        rows and each fails alone too: the cause is then not a row's, and all rows stay."""
         self._admit()
         outcomes = self._decode()
         if self.reading:

@@ -50,10 +50,8 @@ class Context:
             self.marks = [*self.marks[1 - MARKS :], self.cache.mark()]
 
     def reusable(self, prompt: list[int]) -> int:
-        """Return how many ids of ``prompt`` need not be read: up to the last point from which it can be continued.
-
-        At least one id is left to read, because its logits are needed.
-        """
+        """Return how many ids of ``prompt`` need not be read: up to the last point from which it can be continued. At
+        least one id is left to read, because its logits are needed."""
         common = min(common_length(self.ids, prompt), len(prompt) - 1)
         if common == len(self.ids):
             return common

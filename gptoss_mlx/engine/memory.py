@@ -12,10 +12,8 @@ from gptoss_mlx.model.cache import TAIL
 
 def cache_bytes(config: ModelConfig, positions: int, dtype: mx.Dtype) -> int:
     """Return the bytes of the keys and values of one sequence of ``positions``: all of them in full layers, the window
-    in sliding ones, and a tail in each.
-
-    A full layer allocates ahead, so that a cache may hold a 24th, or 256 positions, more.
-    """
+    in sliding ones, and a tail in each. A full layer allocates ahead, so that a cache may hold a 24th, or 256
+    positions, more."""
     full = config.layer_types.count(FULL)
     sliding = config.num_hidden_layers - full
     rows = full * positions + sliding * min(positions, config.sliding_window - 1) + (full + sliding) * TAIL
@@ -23,11 +21,9 @@ def cache_bytes(config: ModelConfig, positions: int, dtype: mx.Dtype) -> int:
 
 
 def free_bytes() -> int:
-    """Return how many more bytes can be allocated now without swapping, by the machine's own account.
-
-    On Metal that is the recommended working set less MLX's active memory, on Linux MemAvailable, and elsewhere half of
-    the physical memory.
-    """
+    """Return how many more bytes can be allocated now without swapping, by the machine's own account. On Metal that is
+    the recommended working set less MLX's active memory, on Linux MemAvailable, and elsewhere half of the physical
+    memory."""
     if mx.metal.is_available():
         return max(0, int(mx.device_info()["max_recommended_working_set_size"]) - mx.get_active_memory())
     try:

@@ -29,10 +29,8 @@ class _Trunk:
 
 @dataclass(eq=False)
 class _Node:
-    """A node of the trie. ``ids`` lead to it from its parent. ``children`` are keyed by their first id.
-
-    ``trunk`` has a mark here. It is None where two trunks only part.
-    """
+    """A node of the trie. ``ids`` lead to it from its parent. ``children`` are keyed by their first id. ``trunk`` has a
+    mark here. It is None where two trunks only part."""
 
     ids: list[int] = field(default_factory=list)
     children: "dict[int, _Node]" = field(default_factory=dict)
@@ -41,10 +39,8 @@ class _Node:
 
 @dataclass
 class PrefixCache:
-    """At most ``budget`` bytes of trunks. The least recently used are dropped first.
-
-    Several models may share one cache, and so one budget. Each uses it through its own PrefixView.
-    """
+    """At most ``budget`` bytes of trunks. The least recently used are dropped first. Several models may share one
+    cache, and so one budget. Each uses it through its own PrefixView."""
 
     budget: int
     _roots: dict[str, _Node] = field(default_factory=dict)
@@ -114,11 +110,9 @@ class PrefixView:
         return max(context.reusable(prompt), length)
 
     def resume(self, context: Context, prompt: list[int]) -> Context:
-        """Return the context to continue ``prompt`` from: ``context`` rewound, or a copy of a longer kept prefix.
-
-        Use the returned context only. Where rewinding ``context`` would lose more than it leaves, as after a change of
-        a setting at the very beginning, the cache takes ``context`` over for a later return to it.
-        """
+        """Return the context to continue ``prompt`` from: ``context`` rewound, or a copy of a longer kept prefix. Use
+        the returned context only. Where rewinding ``context`` would lose more than it leaves, as after a change of a
+        setting at the very beginning, the cache takes ``context`` over for a later return to it."""
         own = context.reusable(prompt)
         lost = context.marks[-1].length - own if context.marks else 0
         if lost > own and self.cache._add(self.model_key, context, context.cache):

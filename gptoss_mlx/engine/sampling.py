@@ -21,9 +21,7 @@ NOT_FINITE = (
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn. Temperature 0 takes the likeliest. The defaults draw from the model's own distribution.
-
-    ``seed`` None draws differently each time. Raises UsageError when a value has the wrong type or is out of range.
-    """
+    ``seed`` None draws differently each time. Raises UsageError when a value has the wrong type or is out of range."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -42,10 +40,8 @@ class Sampling:
         vars(self).update(checked)  # numpy's numbers as Python's; a frozen dataclass cannot be set otherwise
 
     def keys(self) -> Iterator[mx.array]:
-        """Yield one random key per token, derived from ``seed`` or from system randomness.
-
-        At temperature 0 yield the same key each time: nothing would evaluate a chain of keys, and its graph would grow.
-        """
+        """Yield one random key per token, derived from ``seed`` or from system randomness. At temperature 0 yield the
+        same key each time: nothing would evaluate a chain of keys, and its graph would grow."""
         seed = secrets.randbits(64) if self.seed is None else self.seed
         key = draw = mx.random.key(seed & (1 << 64) - 1)
         while True:

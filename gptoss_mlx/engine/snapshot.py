@@ -25,10 +25,8 @@ class Unusable(Exception):
 
 
 def write_snapshot(path: Path, context: Context, model_hash: str) -> None:
-    """Write ``context`` to ``path``, synced, and followed by a SHA-256 digest of all bytes before it.
-
-    The file is replaced whole or left as it was. Raises OSError.
-    """
+    """Write ``context`` to ``path``, synced, and followed by a SHA-256 digest of all bytes before it. The file is
+    replaced whole or left as it was. Raises OSError."""
     ids = mx.array(np.array(context.ids, np.uint32))
     metadata = {"version": VERSION, "model": model_hash}
     with replaced_whole(path) as partial:
