@@ -19,7 +19,7 @@ from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Developer, Function, Message, System, render, render_messages, tool_result
 from gptoss_mlx.harmony.messages import Effort
-from gptoss_mlx.reply import Call, Ended, Piece, Reply, ReplyReader
+from gptoss_mlx.reply import Ended, Piece, Reply, ReplyReader
 from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.text_input import without_surrogates
 from gptoss_mlx.tools import read_arguments, read_declaration
@@ -167,8 +167,7 @@ class Conversation:
         later = self._pending[at + 1 :]
         if not later:
             return self._begin_reply(result, skipped)
-        self.messages = self._without([one.message for one in skipped])
-        self.messages.append(result)
+        self.messages = [*self._without([one.message for one in skipped]), result]
         self._pending = later
         return iter(())
 
@@ -225,7 +224,6 @@ class Conversation:
     def _reply(self, message: Message, unanswered: list[ToolCall]) -> Generator[ReplyEvent]:
         """Generate until there is an answer, a call to make, or a reason to stop."""
         meter = Meter()
-        room = self.runtime.config.max_position_embeddings
         reason: DoneReason = "cancelled"
         with self._turn_of(message, unanswered) as turn:
             while True:
@@ -248,14 +246,9 @@ class Conversation:
                     turn.finished = True
                     reason = "tool_limit"
                     break
-        yield Done(
-            reason,
-            meter.usage(),
-            cut_in_thought=reply.cut_in_thought and reason in ("length", "cancelled"),
-            context_full=reason == "length" and len(self.context.ids) + 1 >= room,
-            no_answer=reply.no_answer,
-            repairs=dict(meter.repairs),
-        )
+        cut_in_thought = reply.cut_in_thought and reason in ("length", "cancelled")
+        context_full = reason == "length" and len(self.context.ids) + 1 >= self.runtime.config.max_position_embeddings
+        yield Done(reason, meter.usage(), cut_in_thought, context_full, reply.no_answer, meter.repairs())
 
     @contextmanager
     def _turn_of(self, message: Message, unanswered: list[ToolCall]) -> Iterator[_Turn]:
@@ -298,8 +291,8 @@ class Conversation:
         room = self.runtime.config.max_position_embeddings
         prompt = render([*self._head(), *self.messages], self.runtime.tokenizer, limit=room)
         self.context = self.runtime.prefix_view.resume(self.context, prompt)
-        meter.count_prompt(len(prompt), len(self.context.ids))
-        reader = ReplyReader(self.runtime.tokenizer, len(prompt), functions=self._function_names)
+        cached = len(self.context.ids)
+        reader = ReplyReader(self.runtime.tokenizer, len(prompt), functions=self._function_names())
         ended: Ended = "length"
         try:
             self._read_head(prompt)
@@ -324,9 +317,9 @@ class Conversation:
             pass
         finally:
             rest = reader.end(ended)
-            reply = reader.finish(ended)
+            reply = reader.finish(ended, cached)
             self.messages += reply.messages
-            meter.count_reply(reply)
+            meter.replies.append(reply)
         yield from map(_event, rest)
         return reply
 
@@ -347,22 +340,14 @@ class Conversation:
         for call in (*reply.calls, *reply.unknown_calls):
             self._call_count += 1
             try:
-                calls.append(ToolCall(call.name, self._arguments(call), call.message))
+                calls.append(ToolCall(call.name, read_arguments(call, self._function_names()), call.message))
             except ValueError as error:
                 self.messages.append(tool_result(call.message, str(error)))
                 errors.append(ToolError(call.name, str(error)))
         return calls, errors
 
-    def _arguments(self, call: Call) -> dict[str, Any]:
-        """Return the call's arguments. Raises ValueError, with a message for the model, if it cannot be made."""
-        if not call.offered:
-            known = ", ".join(sorted(self._function_names)) or "none"
-            raise ValueError(f"Error: there is no tool {call.message.recipient!r}; available: {known}")
-        return read_arguments(call.arguments)
-
-    @property
-    def _function_names(self) -> frozenset[str]:
-        return frozenset(function.name for function in self.functions)
+    def _function_names(self) -> set[str]:
+        return {function.name for function in self.functions}
 
 
 def _event(piece: Piece) -> Thought | Text:
@@ -370,7 +355,6 @@ def _event(piece: Piece) -> Thought | Text:
 
 
 def _is_visible(message: Message) -> bool:
-    """Return whether ``message`` has text that the user saw of a reply."""
-    if message.role != "assistant" or message.channel == "analysis" or message.recipient is not None:
-        return False
-    return bool(message.content)
+    """Return whether the user saw ``message`` in a reply."""
+    to_user = message.role == "assistant" and message.channel != "analysis" and message.recipient is None
+    return to_user and bool(message.content)

@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Function
+from gptoss_mlx.reply import Call
 
 
 def read_declaration(declared: Function | Mapping[str, Any]) -> Function:
@@ -25,10 +26,13 @@ def read_declaration(declared: Function | Mapping[str, Any]) -> Function:
     return declared
 
 
-def read_arguments(text: str) -> dict[str, Any]:
-    """Return a call's arguments, parsed from JSON. Raises ValueError, with a message for the model."""
+def read_arguments(call: Call, declared: Iterable[str]) -> dict[str, Any]:
+    """Return the call's arguments. Raises ValueError, with a message for the model, if the call cannot be made."""
+    if not call.offered:
+        known = ", ".join(sorted(declared)) or "none"
+        raise ValueError(f"Error: there is no tool {call.message.recipient!r}; available: {known}")
     try:
-        arguments = json.loads(text)
+        arguments = json.loads(call.arguments)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"Error: the arguments are not valid JSON: {error}") from error
     if not isinstance(arguments, dict):

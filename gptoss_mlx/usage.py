@@ -22,42 +22,32 @@ class Usage:
 
 @dataclass
 class Meter:
-    """Counts of one ``send`` so far. ``first`` and ``last`` are the times of the first and last generated token."""
+    """The replies to one ``send``, and the times of its start and of its first and last generated token."""
 
+    replies: list[Reply] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
-    prompt: int = 0
-    cached: int = 0
-    completion: int = 0
-    thought: int = 0
     first: float | None = None
     last: float = 0.0
-    repairs: Counter[str] = field(default_factory=Counter)
-
-    def count_prompt(self, tokens: int, cached: int) -> None:
-        """Note the size of the latest prompt, and how much of the first one was ``cached``."""
-        self.cached = self.cached if self.prompt else cached
-        self.prompt = tokens
 
     def count_token(self) -> None:
         """Note the time of a generated token."""
         self.last = time.perf_counter()
         self.first = self.first or self.last
 
-    def count_reply(self, reply: Reply) -> None:
-        """Add the tokens and repairs of a finished reply."""
-        self.completion += reply.completion_tokens
-        self.thought += reply.thought_tokens
-        self.repairs.update(reply.repairs)
-
     def usage(self) -> Usage:
-        """Return the counts until now."""
+        """Return the counts over all replies, of which there must be one. Of prompts, the last and largest counts."""
+        tokens = sum(reply.completion_tokens for reply in self.replies)
         between = self.last - (self.first or self.last)
         return Usage(
-            prompt_tokens=self.prompt,
-            cached_tokens=self.cached,
-            completion_tokens=self.completion,
-            thought_tokens=self.thought,
+            prompt_tokens=self.replies[-1].prompt_tokens,
+            cached_tokens=self.replies[0].cached_tokens,
+            completion_tokens=tokens,
+            thought_tokens=sum(reply.thought_tokens for reply in self.replies),
             seconds=time.perf_counter() - self.started,
             time_to_first_token=None if self.first is None else self.first - self.started,
-            tokens_per_second=(self.completion - 1) / between if between > 0 else 0.0,
+            tokens_per_second=(tokens - 1) / between if between > 0 else 0.0,
         )
+
+    def repairs(self) -> dict[str, int]:
+        """Return the repairs of all replies, by kind."""
+        return dict(sum((Counter(reply.repairs) for reply in self.replies), Counter[str]()))

@@ -64,7 +64,7 @@ ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.text_input",
 }
 ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
-ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
+ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tiny"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
 ALLOWED["gptoss_mlx.tiny.evaluate"] = ALLOWED["gptoss_mlx.conversation"] | {
     "gptoss_mlx.conversation",

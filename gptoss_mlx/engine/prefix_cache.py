@@ -64,7 +64,8 @@ class PrefixCache:
 
     def _add(self, model_key: str, context: Context, cache: KVCache) -> bool:
         """Take ``cache``, which is in the state of ``context.cache``, as a trunk. Return False if it is too large."""
-        nbytes = _nbytes([cache, *context.marks])
+        # An array is counted once, because marks share arrays with their cache.
+        nbytes = sum({id(a): a.nbytes for held in (cache, *context.marks) for a in held.arrays()}.values())
         if not context.marks or nbytes > self.budget:
             return False
         last = context.marks[-1]
@@ -160,8 +161,3 @@ def _node_at(root: _Node, ids: list[int]) -> _Node:
         node = child
         ids = ids[same:]
     return node
-
-
-def _nbytes(caches: list[KVCache]) -> int:
-    """Return the bytes of all arrays. An array is counted once, because a mark shares arrays with its cache."""
-    return sum({id(array): array.nbytes for cache in caches for array in cache.arrays()}.values())
