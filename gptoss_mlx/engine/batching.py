@@ -39,10 +39,10 @@ class Row:
     cached: int | None = field(default=None, init=False)
     produced: int = field(default=0, init=False)
     token: int = field(default=0, init=False)
-    keys: Iterator[mx.array] = field(init=False)
+    random_keys: Iterator[mx.array] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.keys = self.sampling.keys()
+        self.random_keys = self.sampling.random_keys()
 
     @property
     def positions(self) -> int:
@@ -200,7 +200,7 @@ class Batch:
     def _draw(self, rows: list[tuple[Row, mx.array]]) -> list[Produced | Failed]:
         """Draw a token for each row from its logits [1, V], and wait for all at once. Random keys are used in the same
         order as in ``generate``, so that a seed gives a row what it gives alone."""
-        draws = [draw_token(logits, row.sampling, next(row.keys)) for row, logits in rows]
+        draws = [draw_token(logits, row.sampling, next(row.random_keys)) for row, logits in rows]
         mx.eval(draws)
         return [self._take(row, draw) for (row, _), draw in zip(rows, draws, strict=True)]
 

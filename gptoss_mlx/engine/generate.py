@@ -36,8 +36,8 @@ def generate(
         )
     logits = context.read(prompt, chunk=prefill_chunk, cancelled=cancelled, progress=progress)
     context.mark()
-    keys = sampling.keys()
-    draw = draw_token(logits, sampling, next(keys))
+    random_keys = sampling.random_keys()
+    draw = draw_token(logits, sampling, next(random_keys))
     mx.async_eval(draw)
     last = min(max_tokens, room)
     for count in range(1, last + 1):
@@ -46,7 +46,7 @@ def generate(
             with context.undone_on_error():
                 if count < last:
                     # The next step is launched before this token is read back, so that reading it costs no idle time.
-                    following = _draw_following(context, draw.token, sampling, next(keys))
+                    following = _draw_following(context, draw.token, sampling, next(random_keys))
                     mx.async_eval(following, context.cache.arrays())
                 id = draw.id()
                 if following is not None:

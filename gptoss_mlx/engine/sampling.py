@@ -39,7 +39,7 @@ class Sampling:
         }
         vars(self).update(checked)  # numpy's numbers as Python's; a frozen dataclass cannot be set otherwise
 
-    def keys(self) -> Iterator[mx.array]:
+    def random_keys(self) -> Iterator[mx.array]:
         """Yield one random key per token, derived from ``seed`` or from system randomness. At temperature 0 yield the
         same key each time: nothing would evaluate a chain of keys, and its graph would grow."""
         seed = secrets.randbits(64) if self.seed is None else self.seed
