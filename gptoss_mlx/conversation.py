@@ -86,8 +86,8 @@ ReplyEvent = Thought | Text | ToolCall | ToolError | Done
 
 @dataclass
 class _Turn:
-    """What a reply began from: the history, the pending calls and the number of calls before its message was added. The
-    conversation is restored to this state if the reply ends before ``finished`` and the user saw no answer text."""
+    """The state a reply began from: the history, the pending calls and the number of calls before its message.
+    It is restored if the reply ends before it is ``finished`` and the user saw no answer text."""
 
     history: list[Message]
     pending: list[ToolCall]
@@ -118,7 +118,7 @@ class Conversation:
         max_tokens: int | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Begin a conversation. It has read nothing yet.
+        """Begin a conversation that has read nothing.
 
         ``functions`` are declared in harmony's form or OpenAI's JSON. ``date`` (ISO; None for today's, "" for none)
         stays fixed, because a change at midnight would make everything be read again. ``on_prefill`` is called with
@@ -186,9 +186,11 @@ class Conversation:
         self.context = self.runtime.prefix_view.resume(self.context, self.next_prompt())
 
     def to_read(self) -> tuple[int, int]:
-        """Return how many tokens of the history the next message has to read, and how many there are. Normally these
-        are the last answer's. Effort, instructions, functions and date stand at the beginning. So after a change of
-        them all tokens are read, unless the changed beginning was read before."""
+        """Return how many tokens so far the next message has to read, and how many there are.
+
+        Normally it reads the last answer. After a change of effort, instructions, functions or date, which stand at the
+        beginning, it reads all, unless that beginning was read before.
+        """
         prompt = self.next_prompt()
         return len(prompt) - self.runtime.prefix_view.reusable(self.context, prompt), len(prompt)
 

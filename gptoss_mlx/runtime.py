@@ -12,7 +12,7 @@ import mlx.core as mx
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.arguments import real, whole
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.context import Context
+from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import free_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
@@ -119,8 +119,8 @@ class Runtime:
             raise UsageError(f"a token lies outside the vocabulary of {self.config.vocab_size}")
         context = self.context()
         parts = []
-        for start in range(0, ids.shape[1], 512):  # bounds the memory of the attention scores
-            parts.append(self.model.logits(self.model(ids[:, start : start + 512], context.cache)))
+        for start in range(0, ids.shape[1], PREFILL_CHUNK):  # bounds the memory of the attention scores
+            parts.append(self.model.logits(self.model(ids[:, start : start + PREFILL_CHUNK], context.cache)))
             mx.eval(parts[-1], context.cache.arrays())
         return mx.concatenate(parts, axis=1)
 

@@ -86,7 +86,7 @@ def test_a_call_still_unanswered_is_not_kept(home):
         sessions.save_session("demo", chat, "somewhere")
         kept = [(message["role"], message["content"]) for message in sessions.read_session("demo").messages]
         assert kept == [("user", "?"), ("assistant", "One."), ("assistant", "{}"), ("tool", "one")]
-        assert len(chat.messages) == 5, "the conversation itself goes on"
+        assert len(chat.messages) == 5, "the conversation itself keeps its pending call"
         assert tokenizer.decode(chat.next_prompt()).count("to=functions.f") == 1, "nor does the cache wait for it"
 
 

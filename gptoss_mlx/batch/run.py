@@ -90,7 +90,7 @@ class Run:
         Raises EngineError when the model cannot be run at all; what is answered by then is kept.
         """
         runtime, failures = self.runtime, 0
-        batch = Batch(runtime.model, self.max_rows, self.memory, prefixes=runtime.prefix_view)
+        batch = Batch(runtime.model, self.max_rows, self.memory, prefix_view=runtime.prefix_view)
         asked: dict[Hashable, _Asked] = {}  # by line number
         lines = self._to_do()
         while not stopped():

@@ -44,11 +44,6 @@ class Row:
     def __post_init__(self) -> None:
         self.random_keys = self.sampling.random_keys()
 
-    @property
-    def positions(self) -> int:
-        """Return the positions its cache may grow to."""
-        return len(self.prompt) + self.max_tokens
-
 
 @dataclass(frozen=True)
 class Produced:
@@ -71,13 +66,13 @@ class Failed:
 class Batch:
     """Rows that wait, rows whose prompts are being read, and rows that are decoding. At most ``max_rows`` are read or
     decoded at once, and only as many as fit in ``memory`` bytes with caches grown to their ends. Rows resume from
-    ``prefixes`` and keep what they share there."""
+    ``prefix_view`` and keep what they share there."""
 
     model: Decoder
     max_rows: int = 16
     memory: int | None = None
     prefill_chunk: int = field(default=PREFILL_CHUNK, kw_only=True)
-    prefixes: PrefixView | None = field(default=None, kw_only=True)
+    prefix_view: PrefixView | None = field(default=None, kw_only=True)
     waiting: deque[Row] = field(default_factory=deque, init=False)
     reading: list[Row] = field(default_factory=list, init=False)
     decoding: list[Row] = field(default_factory=list, init=False)
@@ -136,8 +131,8 @@ class Batch:
 
     def _prefill(self, row: Row) -> list[Produced | Failed]:
         if row.cached is None:
-            if self.prefixes is not None:
-                row.context = self.prefixes.resume(row.context, row.prompt)
+            if self.prefix_view is not None:
+                row.context = self.prefix_view.resume(row.context, row.prompt)
             row.cached = row.context.rewind(row.prompt)
         context = row.context
         done = len(context.ids)
@@ -145,9 +140,9 @@ class Batch:
         if done < row.shared < end:
             end = row.shared
         logits = context.read(row.prompt[:end], chunk=self.prefill_chunk)
-        if end == row.shared and self.prefixes is not None:
+        if end == row.shared and self.prefix_view is not None:
             context.mark()
-            self.prefixes.keep(context)
+            self.prefix_view.keep(context)
         if end < len(row.prompt):
             return []
         self.reading.remove(row)
@@ -220,4 +215,6 @@ class Batch:
         return Produced(row.id, row.token, finished)
 
     def _bytes(self, row: Row) -> int:
-        return cache_bytes(self.model.config, row.positions, self.model.weights.head.dtype)
+        """Return the bytes of the row's cache, grown to its end."""
+        positions = len(row.prompt) + row.max_tokens
+        return cache_bytes(self.model.config, positions, self.model.weights.head.dtype)

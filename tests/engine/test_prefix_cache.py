@@ -189,7 +189,7 @@ def test_rows_of_a_batch_read_what_they_share_once_and_know_it(runtime, view, mo
         return real(self, tokens, cache)
 
     monkeypatch.setattr(type(runtime.model), "__call__", call)
-    batch = Batch(runtime.model, prefill_chunk=64, prefixes=view())
+    batch = Batch(runtime.model, prefill_chunk=64, prefix_view=view())
     prompts = [ids(1, 150) + ids(seed, 20 + seed) for seed in range(2, 6)]
     rows = [
         Row(number, prompt, runtime.context(), 6, GREEDY, frozenset(), shared=150)
