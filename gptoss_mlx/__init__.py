@@ -1,9 +1,9 @@
 """gpt-oss on a Mac.
 
-``import gptoss_mlx`` is cheap: the names below load what they need when first used.
+``import gptoss_mlx`` is cheap, because the names below import what they need when first used.
 """
 
-TYPE_CHECKING = False  # as typing's, whose import takes longer than this whole package's should
+TYPE_CHECKING = False  # typing's own is not imported, because that takes longer than this package should
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -29,10 +29,8 @@ def load(
     prefixes: "PrefixCache | None" = None,
     progress: "Callable[[int, int], None] | None" = None,
 ) -> "Runtime":
-    """Load a model by name, folder or Hub id, as ``gptoss_mlx.runtime.load`` does; ``tiny`` is installed first.
-
-    Beside that function's errors, raises StorageError when ``tiny`` cannot be installed.
-    """
+    """Load a model as ``gptoss_mlx.runtime.load`` does, with the same arguments. ``tiny`` is installed first. Raises
+    that function's errors, and StorageError if ``tiny`` cannot be installed."""
     from gptoss_mlx import bundled
     from gptoss_mlx.runtime import load
 
@@ -46,8 +44,6 @@ def __getattr__(name: str) -> "Any":
 
     if name == "harmony":
         return import_module("gptoss_mlx.harmony")
-    if name == "Conversation":
-        return import_module("gptoss_mlx.conversation").Conversation
-    if name == "Runtime":
-        return import_module("gptoss_mlx.runtime").Runtime
+    if name in ("Conversation", "Runtime"):
+        return getattr(import_module(f"gptoss_mlx.{name.lower()}"), name)
     raise AttributeError(f"module 'gptoss_mlx' has no attribute '{name}'")

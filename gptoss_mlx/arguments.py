@@ -1,7 +1,4 @@
-"""Numbers as a Python caller gives them: of their kind and within their range, or refused in one line that names them.
-
-Knows no option of anything's: whoever has one says what it may be.
-"""
+"""Checking numbers that a Python caller gives: their type and their range. Knows no option; the caller names it."""
 
 import math
 from numbers import Real
@@ -12,7 +9,8 @@ from gptoss_mlx.errors import UsageError, quoted
 
 
 def whole(name: str, value: Any, least: int | None = None, allowed: str = "a whole number") -> int:
-    """``value``, an integer of Python's or numpy's and no bool, as int. Raises UsageError, also below ``least``."""
+    """Return ``value``, an integer of Python or numpy, as int. Raises UsageError for a bool, another type, or a number
+    below ``least``. The message names the option and what is ``allowed``."""
     try:
         number = None if isinstance(value, bool) else index(value)
     except TypeError:
@@ -23,8 +21,8 @@ def whole(name: str, value: Any, least: int | None = None, allowed: str = "a who
 
 
 def real(name: str, value: Any, low: float, high: float, allowed: str) -> float:
-    """``value``, a number of Python's or numpy's and no bool, as float. Raises UsageError unless it is from ``low`` to
-    ``high``."""
+    """Return ``value``, a number of Python or numpy, as float. Raises UsageError for a bool, another type, or a number
+    outside ``low`` to ``high``. The message names the option and what is ``allowed``."""
     number = math.nan
     if isinstance(value, Real) and not isinstance(value, bool):
         try:

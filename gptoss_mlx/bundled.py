@@ -1,6 +1,6 @@
-"""The bundled small model, ``tiny``: converted into the user's cache when first asked for, by whoever asks first.
+"""The bundled small model, ``tiny``. The first process that asks for it converts it into the user's cache.
 
-Knows where it lies and how to install it; opens no model.
+Knows where the model lies and how to install it. Loads no weights.
 """
 
 import errno
@@ -21,15 +21,13 @@ NAME = "tiny"
 
 
 def checkpoint() -> Path:
-    """Where the bundled checkpoint lies, in Hugging Face's layout."""
+    """Return the folder of the bundled checkpoint, which has Hugging Face's layout."""
     return Path(__file__).parent / "tiny" / "checkpoint"
 
 
 def install_tiny() -> None:
-    """Convert the bundled checkpoint, unless the cache holds that very one; one made from another is replaced.
-
-    Raises StorageError when it cannot be written, or when a folder that is not ours stands in its place.
-    """
+    """Convert the bundled checkpoint, unless it is installed already. Replace a model made from another version of it.
+    Raises StorageError if the model cannot be written, or if a folder that we did not make stands in its place."""
     from convert import convert
 
     destination = models_dir() / NAME
@@ -37,14 +35,14 @@ def install_tiny() -> None:
         return
     with installing():
         _remove(destination.with_name(f".{NAME}.replaced"))
-        if _is_current(destination):  # another process was quicker
+        if _is_current(destination):  # another process has installed it meanwhile
             return
         if os.path.lexists(destination):
             if not _is_ours(destination):
                 raise StorageError(
                     f"{destination}: is not the bundled model; move it away, or give --model its whole path"
                 )
-            # Renamed first, so that a process killed in removing it leaves nothing under the model's name.
+            # It is renamed first, so that a process killed while removing it leaves nothing under the model's name.
             destination.rename(destination.with_name(f".{NAME}.replaced"))
             _remove(destination.with_name(f".{NAME}.replaced"))
         convert(checkpoint(), destination)
@@ -52,7 +50,7 @@ def install_tiny() -> None:
 
 @contextmanager
 def installing() -> Iterator[None]:
-    """Alone in installing ``tiny`` on this machine: waits until no other process is. Raises StorageError."""
+    """Hold the lock for installing ``tiny``. Wait until no other process holds it. Raises StorageError."""
     path = models_dir() / f".{NAME}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +75,7 @@ def _remove(folder: Path) -> None:
 
 
 def _is_current(folder: Path) -> bool:
+    """Return whether ``folder`` holds the model made from this very checkpoint."""
     from gptoss_mlx.model_folder import ModelFolder
 
     try:
@@ -87,7 +86,7 @@ def _is_current(folder: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether it was made from some version of the bundled checkpoint, whole, damaged, or half removed."""
+    """Return whether ``folder`` was made from a version of the bundled checkpoint, even if damaged or half removed."""
     from gptoss_mlx.model_folder import layout
 
     if folder.is_symlink() or not folder.is_dir():

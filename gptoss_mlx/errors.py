@@ -1,11 +1,11 @@
-"""Every error a user can meet. Each carries one line that names the thing and the remedy, and an exit code.
+"""Every error a user can meet. Each has one line that names the cause and the remedy, and an exit code.
 
-Knows nothing of where it is raised; the command line prints ``str(error)`` and exits with ``error.exit_code``.
+The command line prints ``str(error)`` and exits with ``error.exit_code``. Knows nothing of where errors are raised.
 """
 
 
 class GptOssError(Exception):
-    """Base of the errors below. ``str()`` is one line, fit to show to a user."""
+    """Base of the errors below. ``str()`` is one line that can be shown to a user."""
 
     exit_code = 1
 
@@ -20,7 +20,7 @@ class UsageError(GptOssError):
 
 
 class CheckpointError(GptOssError):
-    """A source checkpoint is missing something, damaged, or not gpt-oss."""
+    """A source checkpoint is incomplete, damaged, or not gpt-oss."""
 
     exit_code = 3
 
@@ -32,7 +32,7 @@ class ModelFolderError(GptOssError):
 
 
 class ModelNotInstalledError(GptOssError):
-    """A model name stands for nothing on this machine yet."""
+    """No model of that name is installed on this machine."""
 
     exit_code = 4
 
@@ -50,25 +50,25 @@ class ContextLengthError(GptOssError):
 
 
 class MemoryBudgetError(GptOssError):
-    """What is asked for does not fit the memory allowed."""
+    """A model or a row needs more memory than is allowed."""
 
     exit_code = 7
 
 
 class SessionError(GptOssError):
-    """A saved conversation is not there, or damaged."""
+    """A saved session is missing or damaged."""
 
     exit_code = 4
 
 
 class NoAnswerError(GptOssError):
-    """Generation stopped before an answer began: there is a thought at most, and that is no answer."""
+    """Generation stopped before an answer began. There may be a thought, but a thought is no answer."""
 
     exit_code = 8
 
 
 class HarmonyError(GptOssError):
-    """A conversation cannot be written in harmony: a message or function is malformed by its author."""
+    """A conversation cannot be rendered in harmony, because its author malformed a message or a function."""
 
     exit_code = 2
 
@@ -80,13 +80,13 @@ class EngineError(GptOssError):
 
 
 class KernelError(GptOssError):
-    """A shader computes something else on this machine than plain MLX does."""
+    """A shader's result on this machine differs from that of plain MLX."""
 
     exit_code = 9
 
 
 class RequestError(GptOssError):
-    """A request is malformed, or asks for what cannot be done. ``param`` names the field at fault."""
+    """A request is malformed or asks for something unsupported. ``param`` names the field at fault."""
 
     exit_code = 2
 
@@ -96,21 +96,19 @@ class RequestError(GptOssError):
 
 
 class BatchLinesError(GptOssError):
-    """A batch is through, but some of its lines could not be answered."""
+    """A batch has finished, but some of its lines could not be answered."""
 
     exit_code = 10
 
 
 def shown(text: str) -> str:
-    """In one line, all of it visible and none of it obeyed by a terminal: what is not printable is escaped.
-
-    For names and messages, which have paths, models and users in them.
-    """
+    """Return ``text`` in one line, with each character that is not printable escaped. Use it for names and messages,
+    because paths, models and users put text into them that a terminal might obey."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def quoted(value: object, most: int = 60) -> str:
-    """A value found in a file as Python writes it, cut to ``most`` characters, however deep or long it is."""
+    """Return a value from outside as Python writes it, cut to ``most`` characters, however deep or long it is."""
     try:
         return repr(value)[:most]
     except (RecursionError, ValueError):  # an integer of more digits than Python writes
@@ -118,6 +116,6 @@ def quoted(value: object, most: int = 60) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What another library's error says, in one line that is short enough to show."""
+    """Return another library's error message in one line of at most 200 characters."""
     text = " ".join(str(error).split())
     return (text if len(text) <= 200 else f"{text[:197]}...") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all. Knows nothing of what is in it."""
+"""Writing a file whole or not at all. Knows nothing of its content."""
 
 import os
 import shutil
@@ -10,11 +10,8 @@ from pathlib import Path
 
 @contextmanager
 def replaced_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, in a new folder beside ``path`` that no one else can have a file in. Synced and put in its
-    place at the end, removed after an error.
-
-    Only the user can read what is written. Raises OSError.
-    """
+    """Yield a path to write to. Afterwards sync the file and move it to ``path``, or remove it after an error. It lies
+    in a new folder beside ``path``, where no other process writes. Only the user can read it. Raises OSError."""
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent))
     try:
         partial = folder / path.name

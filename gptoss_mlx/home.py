@@ -1,4 +1,4 @@
-"""Where models live on this machine, and what a checkpoint is called there. Knows paths and names, opens nothing."""
+"""Where models and sessions lie on this machine, and how a converted checkpoint is named. Opens no file."""
 
 import os
 import re
@@ -10,33 +10,33 @@ PUBLISHED = {"gpt-oss-20b": "20b", "gpt-oss-120b": "120b"}
 
 
 def home_dir() -> Path:
-    """$GPTOSS_MAC_HOME, by default ~/.cache/gptoss-mac. Raises UsageError when it names no user's home."""
+    """Return $GPTOSS_MAC_HOME, by default ~/.cache/gptoss-mac. Raises UsageError for the home of an unknown user."""
     home = os.environ.get("GPTOSS_MAC_HOME")
     try:
         return Path(home).expanduser() if home else Path.home() / ".cache" / "gptoss-mac"
-    except RuntimeError as error:  # ~ of a user there is none of
+    except RuntimeError as error:
         raise UsageError(f"GPTOSS_MAC_HOME is {home or 'unset'}: no such home; set it to a folder") from error
 
 
 def models_dir() -> Path:
-    """The folder of model folders."""
+    """Return the folder that holds the model folders."""
     return home_dir() / "models"
 
 
 def sessions_dir() -> Path:
-    """The folder of saved conversations."""
+    """Return the folder that holds the saved sessions."""
     return home_dir() / "sessions"
 
 
 def history_file() -> Path:
-    """Lines typed into chats."""
+    """Return the file of lines typed into chats."""
     return home_dir() / "history"
 
 
 def model_name(source: Path) -> str:
-    """A name for the model in a checkpoint folder: "20b" and "120b" for the published ones, else the folder's own.
+    """Return the model name for a checkpoint folder: "20b" or "120b" for a published one, else made of the folder's.
 
-    Looks through ``original/`` and the Hub cache's ``models--owner--name/snapshots/revision``.
+    The folder may be ``original/`` in a checkpoint, or ``models--owner--name/snapshots/revision`` in the Hub's cache.
     """
     source = Path(os.path.abspath(source))
     if source.name == "original":

@@ -1,7 +1,4 @@
-"""From a model's name to its folder: a folder's path, a name under ``home.models_dir``, or a Hub id.
-
-Knows names and paths; opens nothing.
-"""
+"""Finding the folder of a model by its path, its name under ``home.models_dir``, or its Hub id. Opens no file."""
 
 import os
 import re
@@ -13,11 +10,11 @@ from gptoss_mlx.published import HUB_IDS, download_command
 
 
 def find_model(model: str | Path) -> Path:
-    """The folder of an installed model. Raises ModelNotInstalledError, with the commands that install it."""
+    """Return the folder of an installed model. Raises ModelNotInstalledError, with the commands that install it."""
     text = str(model)
     if isinstance(model, Path) or "/" in text or text.startswith((".", "~")):
         path = Path(os.path.expanduser(text))
-        if os.path.isdir(path):  # unlike Path's, False for what cannot be looked up: a long name, no permission
+        if os.path.isdir(path):  # Path.is_dir raises for a name that is too long or may not be looked up
             return path
     name = {hub.lower(): name for name, hub in HUB_IDS.items()}.get(text.lower(), text)
     installed = models_dir() / name
@@ -29,7 +26,7 @@ def find_model(model: str | Path) -> Path:
 
 
 def installed_models() -> list[str]:
-    """Names under ``models_dir``, sorted."""
+    """Return the names of the models under ``models_dir``, sorted."""
     folder = models_dir()
     if not os.path.isdir(folder):
         return []

@@ -1,7 +1,7 @@
-"""A reply's ids, read into what the faces above hand on: thought, text, calls, and how it ended.
+"""Reading a reply's ids: its thought, its text, its calls, and how it ended.
 
-The one reader for conversations, batches and servers. Knows harmony, the functions on offer and the stop strings; knows
-nothing of the runtime, nor what is to be done about a call or a reply without an answer.
+Conversations and batches share this reader. Knows harmony, the functions on offer and the stop strings; knows nothing
+of the runtime, or of what to do about a call or a reply without an answer.
 """
 
 from collections import Counter
@@ -11,33 +11,31 @@ from typing import Literal
 
 from gptoss_mlx.harmony import Delta, Message, MessageEnd, MessageStart, ParserEvent, ReplyEnd, StreamParser, Tokenizer
 
-Reason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 Ended = Literal["stop", "length"]
-Section = Literal["thought", "preamble", "answer"]
-"""``preamble`` is what is said to the user before a call; with the answer it makes what the user sees."""
+ReplySection = Literal["thought", "preamble", "answer"]
+"""``preamble`` is what is said to the user before a call. The user sees it and the answer."""
 
 GLUED = ("json", "code", "analysis", "commentary", "final")
-"""Content types and channels that models write at the end of a function's name, without a blank or marker between."""
+"""Content types and channels that models write directly behind a function's name, without a blank or a marker."""
 
 BETWEEN = "\n\n"
-"""Between two messages of a reply that are read one after the other."""
+"""Separates the texts of two messages of one reply."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """More of a section, never empty. A reply's pieces concatenate to its ``thought``, and the others to its
-    ``content``."""
+    """More text of a section, never empty. The pieces of thoughts concatenate to a reply's ``thought``, and the others
+    to its ``content``."""
 
-    section: Section
+    section: ReplySection
     text: str
 
 
 @dataclass(frozen=True)
 class Call:
-    """A tool the model calls. ``arguments`` is the text it wrote, which may not be JSON; ``{}`` where it wrote none.
-
-    ``name`` is the declared one if ``offered``, else as written. ``message`` is the call's, for the history.
-    """
+    """A call of a tool. ``arguments`` is the text the model wrote, which may not be JSON, or ``{}`` if it wrote none.
+    ``name`` is the declared name if ``offered``, and otherwise as written. ``message`` goes into the history."""
 
     name: str
     arguments: str
@@ -45,13 +43,14 @@ class Call:
     message: Message
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What a reply comes to. ``content`` is all that is meant for the user, ``preamble`` and ``text`` its two parts.
+    """A whole reply. ``content`` is all text meant for the user; ``preamble`` and ``text``, the answer, are its parts.
 
-    ``messages`` belong in the history, calls among them; a call or a message of somebody else's that was not finished
-    is left out. ``calls`` are of functions on offer, ``unknown_calls`` of others. ``cached_tokens`` of the prompt had
-    been read before. ``repairs`` counts what had to be guessed or left out, by kind.
+    ``messages`` go into the history, calls included. Unfinished calls and messages that speak for others are left out.
+    ``calls`` are of functions on offer, ``unknown_calls`` of others. ``stopped_by`` is the stop string that ended the
+    answer. ``cut_in_thought``: generation stopped before any answer began, and a thought is no answer.
+    ``cached_tokens`` of the prompt had been read before. ``repairs`` counts, by kind, what was guessed or left out.
     """
 
     messages: tuple[Message, ...]
@@ -61,9 +60,9 @@ class Reply:
     thought: str
     calls: tuple[Call, ...]
     unknown_calls: tuple[Call, ...]
-    reason: Reason
-    stopped_by: str | None  # the stop string that ended the answer
-    cut_in_thought: bool  # it stopped before any answer began, and a thought is no answer
+    reason: FinishReason
+    stopped_by: str | None
+    cut_in_thought: bool
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -72,18 +71,15 @@ class Reply:
 
     @property
     def no_answer(self) -> bool:
-        """The model ended it and said nothing to anybody."""
+        """Return whether the model ended the reply without any text for the user and without a call."""
         silent = not self.content.strip() and not self.calls and not self.unknown_calls
         return silent and self.reason == "stop" and self.stopped_by is None
 
 
 class ReplyReader:
-    """Reads one reply, id by id. Once ``over``, no more ids are wanted: a stop string came, or the model speaks for
-    others.
-
-    ``functions`` are the names declared; None where they are not known, and then any of the namespace ``functions``
-    will do. ``stop`` strings end the answer, within one message of it.
-    """
+    """Reads one reply, id by id. Stop generating once it is ``over``: a stop string or a message for somebody else
+    came. ``functions`` are the declared names. If it is None, every name in the namespace ``functions`` counts as
+    declared. A ``stop`` string ends the answer if it lies within one message."""
 
     def __init__(
         self,
@@ -98,13 +94,13 @@ class ReplyReader:
         self._prompt_tokens = prompt_tokens
         self._stop = stop
         self._functions = functions
-        self._sections: dict[Section, str] = {"thought": "", "preamble": "", "answer": ""}
+        self._sections: dict[ReplySection, str] = {"thought": "", "preamble": "", "answer": ""}
         self._content = ""
-        self._between = ""  # comes before the next piece of this message
-        self._held = ""  # the end of an answer's text that may be the beginning of a stop string
+        self._between = ""  # precedes the next piece of this message
+        self._held = ""  # the end of the answer so far, which may begin a stop string
         self._stopped_by: str | None = None
         self._messages: list[Message] = []
-        self._left_out = False  # the last message had nothing in it
+        self._left_out = False  # the last message was empty
         self._start = tokenizer.special["<|start|>"]
         self._calls: list[Call] = []
         self._thinking = self._stopped = False
@@ -112,46 +108,44 @@ class ReplyReader:
         self._repairs: Counter[str] = Counter()
 
     def feed(self, id: int) -> list[Piece]:
-        """One more id; the text that is certain now."""
+        """Read one more id and return the text that is now certain."""
         events = self._parser.feed(id)
         self.tokens += 1
         self.thought_tokens += self._thinking
         return [piece for event in events for piece in self._take(event)]
 
     def end(self, ended: Ended) -> list[Piece]:
-        """No more ids will come: the rest of the text. A second call gives none.
-
-        ``ended`` is how generation ended: by an id to stop at, or by its limit.
-        """
+        """Return the rest of the text after the last id. A second call returns none. ``ended`` is how generation ended:
+        by a stop id, or by its limit."""
         self._stopped = ended == "stop"
         return [piece for event in self._parser.finish() for piece in self._take(event)]
 
     def finish(self, ended: Ended, cached_tokens: int = 0) -> Reply:
-        """The reply, at its end."""
+        """Return the whole reply after the last id. ``ended`` is as for ``end``."""
         self.end(ended)
         calls = tuple(call for call in self._calls if call.offered)
+        answer = self._sections["answer"]
         cut_off = ended == "length" and self._end.stop == "limit" and not self.over
         return Reply(
             messages=tuple(self._messages),
             content=self._content,
             preamble=self._sections["preamble"],
-            text=self._sections["answer"],
+            text=answer,
             thought=self._sections["thought"],
             calls=calls,
             unknown_calls=tuple(call for call in self._calls if not call.offered),
             reason="tool_calls" if calls else "length" if cut_off else "stop",
             stopped_by=self._stopped_by,
-            cut_in_thought=cut_off and not calls and self._no_answer_began,
+            cut_in_thought=cut_off
+            and not calls
+            and not answer
+            and (self._end.cut_off == "thought" or not self._content),
             prompt_tokens=self._prompt_tokens,
             cached_tokens=cached_tokens,
             completion_tokens=self.tokens,
             thought_tokens=self.thought_tokens,
             repairs=dict(self._repairs + self._parser.repairs),
         )
-
-    @property
-    def _no_answer_began(self) -> bool:
-        return not self._sections["answer"] and (self._end.cut_off == "thought" or not self._content)
 
     def _take(self, event: ParserEvent) -> list[Piece]:
         match event:
@@ -169,16 +163,18 @@ class ReplyReader:
             case MessageEnd(kind, message, complete):
                 self._thinking = False
                 self._keep(kind, message, complete)
-                held, self._held = self._held, ""
+                held = self._held
+                self._held = ""
                 return self._add("answer", held)
             case ReplyEnd():
                 self._end = event
         return []
 
-    def _add(self, section: Section, text: str) -> list[Piece]:
+    def _add(self, section: ReplySection, text: str) -> list[Piece]:
         if not text:
             return []
-        between, self._between = self._between, ""
+        between = self._between
+        self._between = ""
         own = between if self._sections[section] else ""
         self._sections[section] += own + text
         if section == "thought":
@@ -187,37 +183,38 @@ class ReplyReader:
         return [Piece(section, between + text)]
 
     def _add_answer(self, text: str) -> list[Piece]:
-        """What may be the beginning of a stop string is held back until that is known.
-
-        Of several the one that is complete first counts, and of those the longest: however the text comes in pieces.
-        """
+        """Add text of an answer, up to a stop string. Hold back its end while that may begin a stop string. The stop
+        string that is complete first counts, and the longest of several. So it does not matter how the text is cut into
+        pieces."""
         if self._stopped_by is not None:
             return []
         text = self._held + text
         found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
             at, self._stopped_by = min(found, key=lambda one: (one[0] + len(one[1]), one[0]))
-            self._held, self.over = "", True
+            self._held = ""
+            self.over = True
             return self._add("answer", text[:at])
         kept = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - kept :]
         return self._add("answer", text[: len(text) - kept])
 
     def _keep(self, kind: str, message: Message, complete: bool) -> None:
-        # A model folder may have ids to stop at that are no markers: what they end is as whole.
+        # A model folder may have stop ids that are no markers. A call that one of them ends is complete too.
         if kind == "call" and (complete or (self._stopped and not self.over)):
             call = self._call(message)
             self._calls.append(call)
             self._messages.append(call.message)
         elif kind not in ("call", "other"):
             if self._left_out and message.ids and message.ids[0] != self._start:
-                message = replace(message, ids=None)  # the model wrote it on from the message that is gone
+                message = replace(message, ids=None)  # it began in the message that was left out
             self._left_out = not message.content
             if message.content:
                 self._messages.append(message)
 
     def _call(self, message: Message) -> Call:
-        written, arguments = message.recipient or "", str(message.content)
+        written = message.recipient or ""
+        arguments = str(message.content)
         name = self._declared(written)
         if not arguments.strip():
             self._repairs["a call without arguments"] += 1
@@ -232,7 +229,7 @@ class ReplyReader:
         return Call(name, arguments, True, message)
 
     def _declared(self, recipient: str) -> str | None:
-        """The function a recipient means, if it is on offer."""
+        """Return the name of the offered function that ``recipient`` means, or None."""
         name = recipient.removeprefix("functions.")
         if self._functions is None:
             return name if name != recipient else None
@@ -240,12 +237,12 @@ class ReplyReader:
 
 
 def _unglued(name: str) -> Iterator[str]:
-    """What is left of a name as words are taken from its end, one after another."""
+    """Yield ``name`` without the last word of GLUED, then without the last two, and so on."""
     while word := next((word for word in GLUED if name.endswith(word)), None):
         name = name.removesuffix(word)
         yield name
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of ``text`` begin ``stop``."""
+    """Return how many characters at the end of ``text`` begin ``stop``."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

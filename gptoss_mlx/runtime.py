@@ -1,4 +1,4 @@
-"""Load a model folder; the one object the command line, conversations and the server hold."""
+"""A loaded model: the one object that the command line, conversations and batches hold. Knows no messages."""
 
 import hashlib
 import sys
@@ -12,10 +12,10 @@ import mlx.core as mx
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.arguments import real, whole
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.context import Context
+from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import free_bytes
-from gptoss_mlx.engine.prefix_cache import PrefixCache
+from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import MemoryBudgetError, ModelFolderError, UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
@@ -25,23 +25,22 @@ from gptoss_mlx.model.weights import load_weights
 from gptoss_mlx.model_folder import ModelFolder
 from metal_kernels import launch
 
-DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 STOP_MARKERS = ("<|return|>", "<|call|>", "<|endoftext|>")
-GO_ON_MARKERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
-"""What stands inside a reply: whatever a folder says, none of them is where it ends."""
+INNER_MARKERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
+"""Harmony's markers inside a reply. None of them ends it, even if the model folder lists it as an end."""
 
 METAL_CACHE_LIMIT = 1 << 30
 """Bytes MLX's allocator may keep for reuse. Its own default is in effect unbounded."""
+
 PREFIX_SHARE = 0.0625
-"""Of the memory that is free once the weights are loaded, for beginnings of prompts that may come again."""
+"""The prefix cache's share of the memory that is free once the weights are loaded."""
 
 
 @dataclass
 class Runtime:
-    """A loaded model: ids to logits, ids to ids, and the tokenizer that goes with it.
-
-    ``prefixes`` is what conversations, batches and a server's requests have read for each other.
-    """
+    """A loaded model and its tokenizer. It turns ids into logits and generates ids. Conversations and batches share
+    what they have read through ``prefixes``."""
 
     folder: ModelFolder
     model: Decoder
@@ -49,21 +48,22 @@ class Runtime:
 
     @property
     def config(self) -> ModelConfig:
+        """Return the model's sizes."""
         return self.model.config
 
     @cached_property
     def hash(self) -> str:
-        """What names these weights and this vocabulary: the sha256 of the manifest, which holds those of both."""
+        """Return the SHA-256 of the manifest. It identifies the weights and the vocabulary, whose hashes are in it."""
         return hashlib.sha256((self.folder.path / "manifest.json").read_bytes()).hexdigest()
 
     @cached_property
     def model_key(self) -> str:
-        """What a cache must have been read with to be used here: these weights, in this dtype."""
+        """Return the name of these weights in this dtype. A cache read under another name cannot be used here."""
         return f"{self.hash} {self.model.weights.head.dtype}"
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The checkpoint's vocabulary. Raises ModelFolderError when the folder was converted without one."""
+        """Load the checkpoint's tokenizer. Raises ModelFolderError if the folder was converted without one."""
         if self.folder.tokenizer_path is None:
             raise ModelFolderError(
                 f"{self.folder.path}: has no tokenizer; put tokenizer.json beside the checkpoint and convert it again"
@@ -72,16 +72,14 @@ class Runtime:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end generation: harmony's, and the folder's own unless a reply goes on after them.
-
-        ``<|end|>`` ends a message, most often the thought, and another follows it. Without ``<|call|>`` a model goes on
-        and invents the tool's result.
-        """
+        """Return the ids that end generation: those of STOP_MARKERS, and the folder's own except INNER_MARKERS.
+        ``<|end|>`` ends a message, most often the thought, and another follows it. ``<|call|>`` must stop generation,
+        because a model that continues after it invents the tool's result."""
         special = self.tokenizer.special if self.folder.tokenizer_path else {}
         stops = {special[marker] for marker in STOP_MARKERS if marker in special}
         own = self.folder.generation.get("eos_token_id")
         listed = {own} if isinstance(own, int) else set(own or ())
-        return frozenset(stops | listed - {special[marker] for marker in GO_ON_MARKERS if marker in special})
+        return frozenset(stops | listed - {special[marker] for marker in INNER_MARKERS if marker in special})
 
     def sampling(
         self,
@@ -91,7 +89,7 @@ class Runtime:
         min_p: float | None = None,
         seed: int | None = None,
     ) -> Sampling:
-        """Sampling with the folder's generation defaults where None is given."""
+        """Return a Sampling of the given values, with the folder's generation defaults in place of None."""
         given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         defaults = self.folder.generation
         own = {name: defaults[name] for name in given if defaults.get(name) is not None}
@@ -100,22 +98,21 @@ class Runtime:
         return Sampling(**own | {name: value for name, value in given.items() if value is not None}, seed=seed)
 
     def context(self) -> Context:
-        """A new, empty sequence."""
+        """Return a new context that has read nothing."""
         return Context.empty(self.model)
 
-    def go_on(self, context: Context, prompt: list[int]) -> Context:
-        """What to read ``prompt`` with in place of ``context``: see ``PrefixCache.go_on``."""
-        return self.prefixes.go_on(self.model_key, context, prompt)
+    @property
+    def prefix_view(self) -> PrefixView:
+        """Return this model's view of ``prefixes``: contexts resume from it and are kept in it."""
+        return PrefixView(self.prefixes, self.model, self.model_key)
 
-    def reusable(self, context: Context, prompt: list[int]) -> int:
-        """How many ids of ``prompt`` would not be read if it went on from ``context``, or from what is kept."""
-        return max(context.reusable(prompt), self.prefixes.reusable(self.model_key, prompt))
+    def go_on(self, context: Context, prompt: list[int]) -> Context:
+        """Return the context to continue ``prompt`` from: ``prefix_view.resume``, for a caller that holds only this."""
+        return self.prefix_view.resume(context, prompt)
 
     def logits(self, tokens: list[list[int]] | mx.array) -> mx.array:
-        """Token ids [B, L] to logits [B, L, V] float32, from an empty cache.
-
-        Raises UsageError when ``tokens`` is not such an array or holds an id outside the vocabulary.
-        """
+        """Return the logits [B, L, V] float32 of token ids [B, L], read into an empty cache. Raises UsageError if
+        ``tokens`` is not such an array or holds an id outside the vocabulary."""
         try:
             ids = mx.array(tokens)
         except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: an id that no integer type holds
@@ -124,9 +121,10 @@ class Runtime:
             raise UsageError(f"tokens must be integers of shape [batch, length]; they are {ids.dtype} {ids.shape}")
         if mx.min(ids).item() < 0 or mx.max(ids).item() >= self.config.vocab_size:  # type: ignore[operator]
             raise UsageError(f"a token lies outside the vocabulary of {self.config.vocab_size}")
-        context, parts = self.context(), []
-        for start in range(0, ids.shape[1], 512):  # bounds the memory of the attention scores
-            parts.append(self.model.logits(self.model(ids[:, start : start + 512], context.cache)))
+        context = self.context()
+        parts = []
+        for start in range(0, ids.shape[1], PREFILL_CHUNK):  # bounds the memory of the attention scores
+            parts.append(self.model.logits(self.model(ids[:, start : start + PREFILL_CHUNK], context.cache)))
             mx.eval(parts[-1], context.cache.arrays())
         return mx.concatenate(parts, axis=1)
 
@@ -142,11 +140,9 @@ class Runtime:
         seed: int | None = None,
         stop: Collection[int] | None = None,
     ) -> Iterator[int]:
-        """Ids after ``tokens``, until one of ``stop`` (default ``stop_ids``; it is yielded too) or ``max_tokens``.
-
-        Raises UsageError at once for what is not of its kind or out of range, and while ids are taken
-        ContextLengthError and EngineError.
-        """
+        """Return an iterator over up to ``max_tokens`` ids that follow ``tokens``. An id of ``stop`` (default
+        ``stop_ids``) is yielded and is the last. Raises UsageError at once for an argument of the wrong type or out of
+        range. The iterator raises ContextLengthError and EngineError."""
         prompt = _ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")
@@ -165,12 +161,12 @@ def load(
     prefixes: PrefixCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Runtime:
-    """Load a model by name, folder or Hub id.
+    """Load an installed model by name, folder or Hub id.
 
-    ``dtype`` is that of dense weights, keys and values, "float32" or "bfloat16"; by default bfloat16 on Metal, and
-    float32 on the CPU backend, where products run in float32 either way. ``memory_budget`` bounds the weights' bytes.
-    ``verify`` first compares every byte of them with what was converted. ``prefixes`` may be another model's too; by
-    default it gets a sixteenth of what memory is free then. ``progress`` is told (bytes read, total).
+    ``dtype`` is that of dense weights, keys and values, "float32" or "bfloat16". The default is bfloat16 on Metal and
+    float32 on the CPU backend, where products run in float32 either way. ``memory_budget`` bounds the bytes of the
+    weights. ``verify`` first compares every byte of them with the manifest. ``prefixes`` may be another model's too. By
+    default it is a new cache of a sixteenth of the free memory. ``progress`` is called with (bytes read, total).
 
     Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
     """
@@ -207,7 +203,7 @@ def load(
 
 
 def _ids(name: str, given: Iterable[int]) -> list[int]:
-    """Token ids as a caller gives them. Raises UsageError."""
+    """Return the token ids given as argument ``name``, as Python's integers. Raises UsageError."""
     try:
         return [whole(f"an id of {name}", id) for id in given]
     except TypeError as error:  # of iteration
@@ -217,7 +213,7 @@ def _ids(name: str, given: Iterable[int]) -> list[int]:
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if dtype is None:
         return mx.bfloat16 if mx.metal.is_available() else mx.float32
-    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen is None or chosen not in DTYPES.values():
+    chosen = DENSE_DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DENSE_DTYPES.values():
         raise UsageError(f"dtype is {quoted(dtype, 40)}; use float32 or bfloat16")
     return chosen

@@ -1,13 +1,13 @@
-"""Conversations that outlive the program: a transcript that is the truth, and a cache that only saves time.
+"""Conversations that outlive the program. Knows their files; ``engine.snapshot`` knows the format of a cache.
 
-A session is a folder under ``home.sessions_dir``: ``session.json`` and, beside it, the cache as ``engine.snapshot``
-keeps it. A cache that does not fit is left aside and the transcript read anew.
+A session is a folder under ``home.sessions_dir``. It holds the transcript, ``session.json``, and a cache that only
+saves time: where the cache does not fit, the model reads the transcript again.
 """
 
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from gptoss_mlx.engine.snapshot import Unusable, read_snapshot, write_snapshot
 from gptoss_mlx.errors import SessionError, StorageError, UsageError
 from gptoss_mlx.files import replaced_whole
 from gptoss_mlx.harmony import Message
+from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.home import sessions_dir
 from gptoss_mlx.runtime import Runtime
 
@@ -25,12 +26,12 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Session:
-    """A transcript as it is kept. ``model`` is the name it was held with, ``model_hash`` what that name stood for."""
+    """A saved transcript. ``model`` is the name of the model it was held with, and ``model_hash`` that model's hash."""
 
     name: str
     model: str
     model_hash: str
-    reasoning: str
+    reasoning: Effort
     instructions: str | None
     date: str
     messages: list[dict[str, Any]]
@@ -39,14 +40,14 @@ class Session:
 
 
 def session_names() -> list[str]:
-    """Names of the sessions kept, the latest first."""
+    """Return the names of the saved sessions, the latest first."""
     folder = sessions_dir()
     found = [path.parent for path in folder.glob("*/session.json")] if folder.is_dir() else []
     return [path.name for path in sorted(found, key=lambda path: -(path / "session.json").stat().st_mtime)]
 
 
 def read_session(name: str) -> Session:
-    """A session's transcript. Raises SessionError when there is none, or it is damaged or from a newer version."""
+    """Load a session's transcript. Raises SessionError if it is missing, damaged or from another version."""
     path = _folder(name) / "session.json"
     try:
         raw = json.loads(path.read_bytes())
@@ -65,15 +66,15 @@ def read_session(name: str) -> Session:
 
 
 def save_session(name: str, conversation: Conversation, model: str) -> None:
-    """Keep the transcript, without calls still unanswered; the file is replaced whole. Raises StorageError."""
+    """Write the transcript without pending calls. The file is replaced whole. Raises StorageError."""
     session = Session(
         name=name,
         model=model,
         model_hash=conversation.runtime.hash,
         reasoning=conversation.reasoning,
         instructions=conversation.instructions,
-        date=conversation.date or "",
-        messages=[asdict(message) for message in conversation.settled()],
+        date=conversation.date,
+        messages=[asdict(message) for message in conversation.settled_messages()],
     )
     folder = _folder(name)
     try:
@@ -85,9 +86,9 @@ def save_session(name: str, conversation: Conversation, model: str) -> None:
 
 
 def save_cache(name: str, conversation: Conversation) -> None:
-    """Keep what has been read of a saved session and the next message can use. Raises StorageError."""
+    """Rewind the context of a saved session to what its next message can use, and write it. Raises StorageError."""
     folder = _folder(name)
-    conversation.settle()
+    conversation.rewind()
     if not conversation.context.ids:
         return
     try:
@@ -98,32 +99,32 @@ def save_cache(name: str, conversation: Conversation) -> None:
 
 
 def open_session(session: Session, runtime: Runtime, **options: Any) -> tuple[Conversation, str | None]:
-    """The conversation, to be continued, and a note when its cache could not be used and everything is read anew.
-
-    ``options`` are Conversation's, sampling and max_tokens.
-    """
+    """Return the conversation to resume, and a notice for the user if its cache cannot be used, or None. ``options``
+    are Conversation's ``sampling`` and ``max_tokens``."""
     conversation = Conversation(
         runtime,
-        reasoning=session.reasoning,  # type: ignore[arg-type]
+        reasoning=session.reasoning,
         instructions=session.instructions,
         date=session.date,
         **options,
     )
-    conversation.messages = [_message(raw) for raw in session.messages]
-    if session.model_hash != runtime.hash:
-        # Ids of another vocabulary mean nothing here: the text is rendered again.
-        conversation.messages = [_message(raw | {"ids": None}) for raw in session.messages]
+    # Without its ids a message is rendered again from its text, because another model may have other ids.
+    foreign = {} if session.model_hash == runtime.hash else {"ids": None}
+    conversation.messages = [_message(raw | foreign) for raw in session.messages]
     if not conversation.messages:
         return conversation, None
     try:
         conversation.context = read_snapshot(_folder(session.name) / "cache", runtime.model, runtime.hash)
     except Unusable as reason:
-        return conversation, f"The cache of session '{session.name}' is not used, {reason}: all of it is read anew."
+        return (
+            conversation,
+            f"The cache of session '{session.name}' is not used, {reason}: the transcript is read again.",
+        )
     return conversation, None
 
 
 def remove_session(name: str) -> None:
-    """Delete a session for good. Raises SessionError when there is none."""
+    """Delete a session and its cache. Raises SessionError if there is none."""
     folder = _folder(name)
     if not folder.is_dir():
         raise SessionError(f"no session '{name}'; `gptoss-mac sessions list` shows those there are")
@@ -131,7 +132,7 @@ def remove_session(name: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raises UsageError for what cannot name a session."""
+    """Raise UsageError if ``name`` cannot name a session."""
     _folder(name)
 
 
@@ -145,6 +146,4 @@ def _message(raw: dict[str, Any]) -> Message:
     message = Message(**raw)
     if not isinstance(message.content, str) or message.role not in ("user", "assistant", "tool"):
         raise ValueError("not a message of a conversation")
-    if message.ids is None:
-        return message
-    return Message(**raw | {"ids": tuple(int(id) for id in message.ids)})
+    return message if message.ids is None else replace(message, ids=tuple(map(int, message.ids)))

@@ -56,7 +56,7 @@ def test_a_folder_of_the_users_own_of_that_name_is_left_alone(home):
     assert ModelFolder.open(tiny()).config.vocab_size == SMALL["vocab_size"]
 
 
-def test_one_whose_manifest_says_nothing_of_its_source_is_not_ours(home):
+def test_a_model_whose_manifest_names_no_source_is_left_alone(home):
     bundled.install_tiny()
     manifest = json.loads((tiny() / "manifest.json").read_text())
     (tiny() / "manifest.json").write_text(json.dumps(manifest | {"source": None}))
@@ -78,7 +78,7 @@ def test_what_a_killed_replacement_left_is_replaced(home, kept):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder of notes", "link"])
-def test_what_is_no_model_of_that_name_is_left_alone(home, kind):
+def test_anything_else_of_that_name_is_left_alone(home, kind):
     models_dir().mkdir(parents=True)
     if kind == "file":
         tiny().write_text("mine")

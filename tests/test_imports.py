@@ -49,6 +49,7 @@ ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.reply",
     "gptoss_mlx.text_input",
     "gptoss_mlx.tools",
+    "gptoss_mlx.usage",
 }
 ALLOWED["gptoss_mlx.sessions"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation", "gptoss_mlx.home"}
 ALLOWED["gptoss_mlx.requests"] = ALLOWED["gptoss_mlx.engine"] | {
@@ -62,7 +63,8 @@ ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.requests",
     "gptoss_mlx.text_input",
 }
-ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
+ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
+ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 
 
 def floor_of(module: str) -> str | None:

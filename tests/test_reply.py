@@ -1,4 +1,4 @@
-"""One reader of replies: what is shown, called and left out, and the same for a conversation and a batch."""
+"""The reader of replies: what is shown, called and left out, alike for a conversation and a batch."""
 
 import pytest
 
@@ -33,10 +33,11 @@ def ids(tokenizer):
 
 @pytest.fixture
 def reply(tokenizer, ids):
-    """What a reply comes to, and the pieces that were given out on the way."""
+    """Make a function that reads a reply's ids. It returns the reply and the pieces given out on the way."""
 
     def reply(*pieces, ended="stop", **options):
-        reader, given = ReplyReader(tokenizer, **options), []
+        reader = ReplyReader(tokenizer, **options)
+        given = []
         for id in ids(*pieces):
             given += reader.feed(id)
             if reader.over:
@@ -119,7 +120,7 @@ def test_text_that_may_begin_a_stop_string_is_held_back_until_it_is_known(reply)
         assert got.text == text
         assert "".join(piece.text for piece in given) == text
         assert got.stopped_by == (stop[-1] if text != "It is 4." else None)
-        assert not got.no_answer, "what was asked for is no failure of the model's"
+        assert not got.no_answer, "a stop string is no failure of the model"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_reply_that_says_nothing_to_anybody_is_no_answer(reply, pieces):
 def test_a_call_without_arguments_has_an_empty_object(reply, arguments):
     got, _ = reply(*calling("functions.f", arguments), CALL, functions=["f"])
     assert [call.arguments for call in got.calls] == ["{}"]
-    assert [message.content for message in got.messages] == ["{}"], "as another vocabulary would write it, too"
+    assert [message.content for message in got.messages] == ["{}"], "so that another vocabulary renders it too"
 
 
 @pytest.mark.parametrize(
@@ -203,36 +204,35 @@ TWO = [*calling("functions.f", '{"n": 1}'), *NEXT, *calling("functions.f", '{"n"
 F = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
-@pytest.fixture
-def prompts(tokenizer, monkeypatch):
-    """What a scripted conversation has read so far of its own messages."""
-    return lambda chat: [(m.role, m.recipient or m.name, m.content) for m in chat.messages if m.channel != "analysis"]
+def history(chat):
+    """Return the role, the addressee or author, and the content of each message of ``chat`` but the thoughts."""
+    return [(m.role, m.recipient or m.name, m.content) for m in chat.messages if m.channel != "analysis"]
 
 
-def test_all_calls_of_a_reply_are_handed_out_and_answered_in_order(tokenizer, ids, prompts):
+def test_all_calls_of_a_reply_are_handed_out_and_answered_in_order(tokenizer, ids):
     with scripted.conversation(tokenizer, ids(*TWO), ids(*ANSWER, RETURN), functions=[F]) as chat:
         *calls, done = chat.send("?")
         assert [call.arguments for call in calls] == [{"n": 1}, {"n": 2}]
         assert done.reason == "tool_calls"
         assert list(chat.send_tool_result(calls[0], "one")) == []
         assert any(isinstance(event, Text) for event in chat.send_tool_result(calls[1], "two"))
-        roles = [role for role, *_ in prompts(chat)]
+        roles = [role for role, *_ in history(chat)]
         assert roles == ["user", "assistant", "assistant", "tool", "tool", "assistant"]
-        assert [text for role, _, text in prompts(chat) if role == "tool"] == ["one", "two"]
+        assert [text for role, _, text in history(chat) if role == "tool"] == ["one", "two"]
 
 
 @pytest.mark.parametrize("then", ["the last is answered", "another message comes"])
-def test_a_call_that_nobody_answered_leaves_the_history(tokenizer, ids, prompts, then):
+def test_an_unanswered_call_is_removed_from_the_history(tokenizer, ids, then):
     with scripted.conversation(tokenizer, ids(*TWO), ids(*ANSWER, RETURN), functions=[F]) as chat:
         first, last, _ = chat.send("?")
         list(chat.send_tool_result(last, "two") if then == "the last is answered" else chat.send("well?"))
-        called = [text for role, to, text in prompts(chat) if role == "assistant" and to]
+        called = [text for role, to, text in history(chat) if role == "assistant" and to]
         assert called == (['{"n": 2}'] if then == "the last is answered" else [])
         with pytest.raises(UsageError, match="awaiting"):
             chat.send_tool_result(first, "one")
 
 
-def test_of_two_calls_the_one_that_cannot_be_made_is_answered_at_once(tokenizer, ids, prompts):
+def test_of_two_calls_the_one_that_cannot_be_made_is_answered_at_once(tokenizer, ids):
     mixed = [*calling("python", "1+1"), *NEXT, *calling("functions.f"), CALL]
     with scripted.conversation(tokenizer, ids(*mixed), ids(*ANSWER, RETURN), functions=[F]) as chat:
         error, call, done = chat.send("?")
@@ -241,20 +241,20 @@ def test_of_two_calls_the_one_that_cannot_be_made_is_answered_at_once(tokenizer,
         assert isinstance(call, ToolCall)
         assert done.reason == "tool_calls"
         list(chat.send_tool_result(call, "ok"))
-        assert [to for role, to, _ in prompts(chat) if role == "tool"] == ["assistant", "assistant"]
+        assert [to for role, to, _ in history(chat) if role == "tool"] == ["assistant", "assistant"]
 
 
-def test_a_reply_cancelled_between_two_calls_leaves_neither(tokenizer, ids, prompts):
+def test_a_reply_cancelled_between_two_calls_leaves_neither(tokenizer, ids):
     with scripted.conversation(tokenizer, ids("Hm.", END, START, "assistant", *TWO), functions=[F]) as chat:
         events = chat.send("?")
         next(events)
         chat.cancel()
         assert isinstance(list(events)[-1], Done)
-        assert [to for _, to, _ in prompts(chat)] == [None] * len(chat.messages)
+        assert [to for _, to, _ in history(chat)] == [None] * len(chat.messages)
 
 
 def test_a_message_written_on_from_a_dropped_call_gets_a_beginning(tokenizer, ids):
-    """Without <|end|> between the two, the second's ids lean on the first's."""
+    """Without <|end|> between the two, the second's ids begin in the first's."""
     leaning = [*calling("functions.f"), CHANNEL, "final", MESSAGE, "Done.", END, START, "assistant"]
     with scripted.conversation(
         tokenizer, ids(*leaning, *calling("functions.f"), CALL), ids(*ANSWER, RETURN), functions=[F]
@@ -262,7 +262,7 @@ def test_a_message_written_on_from_a_dropped_call_gets_a_beginning(tokenizer, id
         *_, call, _ = chat.send("?")
         assert isinstance(call, ToolCall)
         list(chat.send("never mind"))
-        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+        shown = tokenizer.decode(chat.next_prompt(), markers=True)
         assert "<|start|>assistant<|channel|>final<|message|>Done.<|end|>" in shown
         assert "to=functions.f" not in shown
 
@@ -286,7 +286,7 @@ def test_what_was_said_has_a_beginning_and_an_end_in_the_history_whatever_is_dro
     with scripted.conversation(tokenizer, ids(*pieces), ids(*ANSWER, RETURN), functions=[F]) as chat:
         list(chat.send("?"))
         list(chat.send("more"))
-        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+        shown = tokenizer.decode(chat.next_prompt(), markers=True)
     assert (
         "<|start|>user<|message|>?<|end|><|start|>assistant<|channel|>commentary<|message|>One.<|end|>"
         "<|start|>assistant<|channel|>final<|message|>It is 4.<|end|><|start|>user<|message|>more<|end|>"
@@ -298,7 +298,7 @@ def test_a_call_whose_result_the_model_invents_ends_before_the_real_one(tokenize
     with scripted.conversation(tokenizer, ids(*invented), ids(*ANSWER, RETURN), functions=[F]) as chat:
         call, _ = chat.send("?")
         list(chat.send_tool_result(call, "real"))
-        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+        shown = tokenizer.decode(chat.next_prompt(), markers=True)
     assert (
         "json<|message|>{}<|call|><|start|>functions.f to=assistant<|channel|>commentary<|message|>real<|end|>" in shown
     )
@@ -331,13 +331,14 @@ def test_a_message_between_two_dropped_calls_has_a_beginning_behind_another_of_t
     ) as chat:
         *_, call, _ = chat.send("?")
         list(chat.send("never mind") if then == "another message comes" else chat.send_tool_result(call, "x"))
-        shown = tokenizer.decode(scripted.prompt_of(chat), markers=True)
+        shown = tokenizer.decode(chat.next_prompt(), markers=True)
     assert "<|message|>One.<|end|><|start|>assistant<|channel|>final<|message|>Done.<|end|><|start|>" in shown
 
 
 def test_calls_count_through_the_results_and_not_twice_when_a_result_is_sent_again(tokenizer, ids):
-    """After as many as there may be, one that cannot be made ends the turn."""
-    made, not_made = ids(*calling("functions.f"), CALL), ids(*calling("functions.g"), CALL)
+    """Once TOOL_ROUNDS calls were made, a call that cannot be made ends the turn."""
+    made = ids(*calling("functions.f"), CALL)
+    not_made = ids(*calling("functions.g"), CALL)
     replies = [*[made] * (TOOL_ROUNDS - 2), *[not_made] * 4]
     with scripted.conversation(tokenizer, *replies, functions=[F]) as chat:
         events = chat.send("?")

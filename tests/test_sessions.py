@@ -1,4 +1,4 @@
-"""A conversation kept on disk goes on as if the program had never ended, whatever has become of its cache."""
+"""A session resumes as if the program had never ended, whether or not its cache can still be used."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def kept(runtime):
-    """A conversation of two turns, over the window's wrap, kept as 'demo'; and itself, still warm."""
+    """Save a conversation of two turns, longer than the window, as 'demo'. Return it with its cache."""
     chat = Conversation(runtime, date="2025-06-28", instructions="Be brief.", reasoning="high", **GREEDY)
     for said in ("one, two, three", "and then"):
         list(chat.send(said))
@@ -52,23 +52,24 @@ def kept(runtime):
 
 
 def reopened(runtime):
-    """As by another process, which has read nothing yet."""
+    """Open the session as another process does, which has read nothing yet."""
     runtime = replace(runtime, prefixes=PrefixCache(1 << 30))
     return sessions.open_session(sessions.read_session("demo"), runtime, **GREEDY)
 
 
 def test_a_reopened_conversation_reads_only_what_is_new_and_says_the_same(runtime, kept):
-    chat, note = reopened(runtime)
-    assert note is None
+    chat, notice = reopened(runtime)
+    assert notice is None
     assert (chat.reasoning, chat.instructions, chat.date) == ("high", "Be brief.", "2025-06-28")
     assert chat.messages == kept.messages
-    warm, restored = list(kept.send("more")), list(chat.send("more"))
+    warm = list(kept.send("more"))
+    restored = list(chat.send("more"))
     assert chat.messages == kept.messages
     assert restored[-1].usage.cached_tokens == warm[-1].usage.cached_tokens > 128
 
 
 def test_a_call_still_unanswered_is_not_kept(home):
-    """Whoever goes on with the session has no such call in hand, and a prompt must hold none without a result."""
+    """A program that resumes the session cannot answer the call, and a prompt must hold no call without a result."""
     tokenizer = Tokenizer.bundled()
     marker = {name: [f"<|{name}|>"] for name in ("channel", "message", "end", "start", "call")}
     calling = [marker["channel"], "commentary to=functions.f", marker["message"], "{}"]
@@ -80,14 +81,13 @@ def test_a_call_still_unanswered_is_not_kept(home):
     )
     function = {"type": "function", "function": {"name": "f"}}
     with scripted.conversation(tokenizer, ids, functions=[function]) as chat:
-        chat.runtime.hash = "scripted"
         first, _, _ = (event for event in chat.send("?") if not isinstance(event, Text))
         chat.send_tool_result(first, "one")
         sessions.save_session("demo", chat, "somewhere")
         kept = [(message["role"], message["content"]) for message in sessions.read_session("demo").messages]
         assert kept == [("user", "?"), ("assistant", "One."), ("assistant", "{}"), ("tool", "one")]
-        assert len(chat.messages) == 5, "the conversation itself goes on"
-        assert tokenizer.decode(chat._next_prompt()).count("to=functions.f") == 1, "nor does the cache wait for it"
+        assert len(chat.messages) == 5, "the conversation itself keeps its pending call"
+        assert tokenizer.decode(chat.next_prompt()).count("to=functions.f") == 1, "nor does the cache wait for it"
 
 
 def test_restored_logits_are_those_of_a_cold_cache(runtime, kept):
@@ -118,11 +118,11 @@ def gone(path: Path):
 
 
 @pytest.mark.parametrize("damage", [torn, empty, flipped, gone])
-def test_a_damaged_cache_is_left_aside_with_a_note_and_the_transcript_read_anew(runtime, kept, damage):
+def test_a_damaged_cache_is_not_used_and_a_notice_says_that_the_transcript_is_read_again(runtime, kept, damage):
     damage(sessions.sessions_dir() / "demo" / "cache")
-    chat, note = reopened(runtime)
-    assert "read anew" in note
-    assert "\n" not in note
+    chat, notice = reopened(runtime)
+    assert "read again" in notice
+    assert "\n" not in notice
     events = list(chat.send("more"))
     assert events[-1].usage.cached_tokens == 0
     list(kept.send("more"))
@@ -130,20 +130,20 @@ def test_a_damaged_cache_is_left_aside_with_a_note_and_the_transcript_read_anew(
 
 
 def test_a_cache_behind_its_transcript_is_still_used(runtime, kept):
-    """As after a kill: the transcript is saved after each reply, the cache at the end."""
+    """As after a kill, because the transcript is saved after each reply and the cache only at the end."""
     list(kept.send("third"))
     sessions.save_session("demo", kept, "somewhere")
-    chat, note = reopened(runtime)
-    assert note is None
+    chat, notice = reopened(runtime)
+    assert notice is None
     restored = list(chat.send("more"))
     assert restored[-1].usage.cached_tokens > 128
     list(kept.send("more"))
     assert chat.messages == kept.messages
 
 
-def test_another_model_goes_on_from_the_text(runtime, other, kept):
-    chat, note = reopened(other)
-    assert "another model" in note
+def test_another_model_resumes_from_the_text(runtime, other, kept):
+    chat, notice = reopened(other)
+    assert "another model" in notice
     assert all(message.ids is None for message in chat.messages)
     assert [message.content for message in chat.messages] == [message.content for message in kept.messages]
     list(chat.send("more"))

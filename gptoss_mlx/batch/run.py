@@ -115,7 +115,7 @@ class Run:
         """
         runtime = self.runtime
         failures = 0
-        batch = Batch(runtime.model, self.max_rows, self.memory, prefixes=runtime.prefixes, model_key=runtime.model_key)
+        batch = Batch(runtime.model, self.max_rows, self.memory, prefix_view=runtime.prefix_view)
         asked: dict[Hashable, _Asked] = {}  # by line number
         lines = self._to_do()
         while not stopped():
@@ -168,7 +168,7 @@ class Run:
         prompt = render(request.messages, runtime.tokenizer, limit=longest)
         shared = len(render_messages(_head(request.messages), runtime.tokenizer))
         limit = request.max_tokens or longest
-        row = Row(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids, shared)
+        row = Row(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids, shared=shared)
         batch.add(row)
         reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
         return _Asked(line, request, row, reader, before)

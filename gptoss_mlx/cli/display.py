@@ -18,7 +18,7 @@ from rich.text import Text
 
 from gptoss_mlx import conversation
 from gptoss_mlx.cli.terminal import printable
-from gptoss_mlx.conversation import Done, Event, Thought, ToolCall, ToolError
+from gptoss_mlx.conversation import Done, ReplyEvent, Thought, ToolCall, ToolError
 from gptoss_mlx.errors import shown
 
 Split = Callable[[str], int]
@@ -50,7 +50,7 @@ class ReplyView:
                 self._reading.start()
             self._reading.update(Text(f"read {read:,} of {total:,} tokens", style="dim"), refresh=True)
 
-    def show(self, event: Event) -> None:
+    def show(self, event: ReplyEvent) -> None:
         """Show one event after those before it."""
         match event:
             case Thought(text):

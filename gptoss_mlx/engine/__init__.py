@@ -1,3 +1,3 @@
-"""Token ids in, token ids out. Knows nothing about text."""
+"""Generation from token ids to token ids. Knows nothing about text."""
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)

@@ -1,7 +1,7 @@
-"""Many sequences decoded together: rows join and leave between steps, each with its own options and its own cache.
+"""Many sequences decoded together. Rows join and leave between steps, each with its own options and its own cache.
 
-Weights are read once a step for all rows, and prompts are prefilled a chunk at a time between steps, so that a long one
-does not hold up the others. Knows nothing of text, nor of where rows come from.
+A step reads the weights once for all rows. Prompts are prefilled one chunk per step, so that a long prompt does not
+delay the other rows. Knows nothing of text or of where rows come from.
 """
 
 from collections import deque
@@ -14,18 +14,20 @@ import mlx.core as mx
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.memory import cache_bytes
-from gptoss_mlx.engine.prefix_cache import PrefixCache
-from gptoss_mlx.engine.sampling import Drawn, Sampling, drawn
+from gptoss_mlx.engine.prefix_cache import PrefixView
+from gptoss_mlx.engine.sampling import Drawn, Sampling, draw_token
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError, one_line
 from gptoss_mlx.model.decoder import Decoder
+
+Finish = Literal["stop", "length"]
+"""How a row ended: by one of its stop ids, or by its limit."""
 
 
 @dataclass(eq=False)
 class Row:
-    """One sequence to generate. ``context`` may already have read a beginning of ``prompt``.
-
-    ``cached`` ids of the prompt did not have to be read; None until reading has begun.
-    """
+    """One sequence to generate. ``context`` may already have read a prefix of ``prompt``. The first ``shared`` ids of
+    the prompt may begin other rows' prompts too. ``cached`` is how many ids of the prompt need not be read, and None
+    until reading begins. ``token`` was drawn last and has not been read."""
 
     id: Hashable
     prompt: list[int]
@@ -33,33 +35,28 @@ class Row:
     max_tokens: int
     sampling: Sampling
     stop: frozenset[int]
-    shared: int = 0  # ids at the beginning of the prompt that other rows may have too
-    cached: int | None = None
-    produced: int = 0
-    token: int = 0  # drawn, not yet read
-    keys: Iterator[mx.array] = field(init=False)
+    shared: int = field(default=0, kw_only=True)
+    cached: int | None = field(default=None, init=False)
+    produced: int = field(default=0, init=False)
+    token: int = field(default=0, init=False)
+    random_keys: Iterator[mx.array] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.keys = self.sampling.keys()
-
-    @property
-    def positions(self) -> int:
-        """What its cache may grow to."""
-        return len(self.prompt) + self.max_tokens
+        self.random_keys = self.sampling.random_keys()
 
 
 @dataclass(frozen=True)
 class Produced:
-    """A row's next id, and whether it was the last: ``stop`` by an id of its own, ``length`` by its limit."""
+    """A row's next id. ``finished`` is None unless it was the last."""
 
     id: Hashable
     token: int
-    finished: Literal["stop", "length"] | None
+    finished: Finish | None
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A row that could not be computed and is no longer there; the others are as they were."""
+    """A row that could not be computed and has been removed. ``problem`` says why, in one line."""
 
     id: Hashable
     problem: str
@@ -67,24 +64,21 @@ class Failed:
 
 @dataclass
 class Batch:
-    """Rows under way and rows waiting.
-
-    At most ``max_rows`` run at once, and only as many as their caches, grown to the end, fit in ``memory`` bytes.
-    ``model_key`` names the model in ``prefixes``.
-    """
+    """Rows that wait, rows whose prompts are being read, and rows that are decoding. At most ``max_rows`` are read or
+    decoded at once, and only as many as fit in ``memory`` bytes with caches grown to their ends. Rows resume from
+    ``prefix_view`` and keep what they share there."""
 
     model: Decoder
     max_rows: int = 16
     memory: int | None = None
-    prefill_chunk: int = PREFILL_CHUNK
-    prefixes: PrefixCache | None = None
-    model_key: str = ""
-    waiting: deque[Row] = field(default_factory=deque)
-    reading: list[Row] = field(default_factory=list)
-    decoding: list[Row] = field(default_factory=list)
+    prefill_chunk: int = field(default=PREFILL_CHUNK, kw_only=True)
+    prefix_view: PrefixView | None = field(default=None, kw_only=True)
+    waiting: deque[Row] = field(default_factory=deque, init=False)
+    reading: list[Row] = field(default_factory=list, init=False)
+    decoding: list[Row] = field(default_factory=list, init=False)
 
     def add(self, row: Row) -> None:
-        """Queue a row. Raises what makes it impossible, before any work: ContextLengthError, MemoryBudgetError."""
+        """Queue a row. Raises UsageError, ContextLengthError or MemoryBudgetError for one that can never run."""
         limit = self.model.config.max_position_embeddings
         row.max_tokens = whole("max_tokens", row.max_tokens, 1, "a whole number, 1 or more")
         if not row.prompt:
@@ -103,33 +97,32 @@ class Batch:
         self.waiting.append(row)
 
     def remove(self, id: Hashable) -> None:
-        """Drop a row wherever it stands. The others do not notice."""
+        """Remove a row, whether it waits, is read or decodes. The other rows' ids stay the same."""
         self.waiting = deque(row for row in self.waiting if row.id != id)
         self.reading = [row for row in self.reading if row.id != id]
         self.decoding = [row for row in self.decoding if row.id != id]
 
     @property
     def busy(self) -> bool:
+        """Return whether any row is left."""
         return bool(self.waiting or self.reading or self.decoding)
 
     def step(self) -> list[Produced | Failed]:
-        """Admit who fits, read one chunk of one prompt, and draw one token for every row that is decoding.
-
-        A row that cannot be computed is taken out. Raises EngineError when every one of several fails, each by itself:
-        then it is not a row's fault, and all of them are still there.
-        """
+        """Admit the rows that fit, draw one token for each decoding row, and read one chunk of one prompt. Returns what
+        came of each row. A row that cannot be computed is removed. Raises EngineError if there are several decoding
+        rows and each fails alone too: the cause is then not a row's, and all rows stay."""
         self._admit()
-        out = self._decode()
+        outcomes = self._decode()
         if self.reading:
             row = self.reading[0]
             try:
-                out += self._prefill(row)
+                outcomes += self._prefill(row)
             except Exception as error:
-                out.append(self._fail(row, error))
-        return out
+                outcomes.append(self._fail(row, error))
+        return outcomes
 
     def _admit(self) -> None:
-        """In the order of arrival: a large row that must wait is not overtaken for ever by small ones."""
+        """Admit rows in the order of arrival, so that small rows cannot overtake a large one for ever."""
         while self.waiting and len(self.reading) + len(self.decoding) < self.max_rows:
             running = sum(self._bytes(row) for row in (*self.reading, *self.decoding))
             if self.memory is not None and running + self._bytes(self.waiting[0]) > self.memory:
@@ -138,18 +131,18 @@ class Batch:
 
     def _prefill(self, row: Row) -> list[Produced | Failed]:
         if row.cached is None:
-            if self.prefixes is not None:
-                row.context = self.prefixes.go_on(self.model_key, row.context, row.prompt)
-            row.cached = row.context.reuse(row.prompt)
+            if self.prefix_view is not None:
+                row.context = self.prefix_view.resume(row.context, row.prompt)
+            row.cached = row.context.rewind(row.prompt)
         context = row.context
         done = len(context.ids)
         end = min(done + self.prefill_chunk, len(row.prompt))
         if done < row.shared < end:
             end = row.shared
         logits = context.read(row.prompt[:end], chunk=self.prefill_chunk)
-        if end == row.shared and self.prefixes is not None:
+        if end == row.shared and self.prefix_view is not None:
             context.mark()
-            self.prefixes.keep(self.model_key, context)
+            self.prefix_view.keep(context)
         if end < len(row.prompt):
             return []
         self.reading.remove(row)
@@ -168,7 +161,7 @@ class Batch:
         return self._draw([(row, logits[number : number + 1]) for number, row in enumerate(rows)])
 
     def _decode_singly(self, error: Exception) -> list[Produced | Failed]:
-        """After a step that failed with ``error``: whoever fails again alone is at fault, unless several do and all."""
+        """Retry each row alone after ``error``. Remove rows that fail again. If several rows all fail, raise."""
         outcomes: list[tuple[Row, mx.array | Exception]] = []
         for row in self.decoding:
             try:
@@ -185,7 +178,7 @@ class Batch:
         return Failed(row.id, one_line(error))
 
     def _read_tokens(self, rows: list[Row]) -> mx.array:
-        """Each row's last token into its cache; logits [T, V]. An error leaves every row as it was."""
+        """Read each row's last token into its cache and return logits [rows, V]. Rewind every row after an error."""
         marks = [row.context.cache.mark() for row in rows]
         try:
             x = self.model.decode(mx.array([[row.token] for row in rows]), [row.context.cache for row in rows])
@@ -200,9 +193,9 @@ class Batch:
         return logits
 
     def _draw(self, rows: list[tuple[Row, mx.array]]) -> list[Produced | Failed]:
-        """A token for each row from its logits [1, V], waited for once. The same keys in the same order as in
-        ``generate``: a seed gives a row what it gives a single run."""
-        draws = [drawn(logits, row.sampling, next(row.keys)) for row, logits in rows]
+        """Draw a token for each row from its logits [1, V], and wait for all at once. Random keys are used in the same
+        order as in ``generate``, so that a seed gives a row what it gives alone."""
+        draws = [draw_token(logits, row.sampling, next(row.random_keys)) for row, logits in rows]
         mx.eval(draws)
         return [self._take(row, draw) for (row, _), draw in zip(rows, draws, strict=True)]
 
@@ -212,7 +205,7 @@ class Batch:
         except EngineError as error:
             return self._fail(row, error)
         row.produced += 1
-        finished: Literal["stop", "length"] | None = None
+        finished: Finish | None = None
         if row.token in row.stop:
             finished = "stop"
         elif row.produced == row.max_tokens:
@@ -222,4 +215,6 @@ class Batch:
         return Produced(row.id, row.token, finished)
 
     def _bytes(self, row: Row) -> int:
-        return cache_bytes(self.model.config, row.positions, self.model.weights.head.dtype)
+        """Return the bytes of the row's cache, grown to its end."""
+        positions = len(row.prompt) + row.max_tokens
+        return cache_bytes(self.model.config, positions, self.model.weights.head.dtype)

@@ -1,4 +1,7 @@
-"""One sequence of token ids and the cache that has read it: read more, go back, never read the same prefix twice."""
+"""One sequence of token ids and the cache that has read it: read more, rewind, never read the same prefix twice.
+
+Knows the decoder and one sequence. ``prefix_cache`` knows what other sequences have read.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,59 +14,65 @@ from gptoss_mlx.engine.sampling import NOT_FINITE
 from gptoss_mlx.errors import ContextLengthError, EngineError, one_line
 from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.decoder import Decoder
-from metal_kernels import launch as ops
+from metal_kernels import launch
 
 PREFILL_CHUNK = 512
-"""Positions read at a time. Bounds the memory of a chunk's scores, and is how long a cancellation may take.
+"""Positions read at a time. It bounds the memory of a chunk's scores and the time until a cancellation takes effect.
 Never 8,192 or more: MLX's grouped products go wrong there on Metal (mlx issue 3856)."""
 
 MARKS = 8
-"""Points kept to come back to. Each holds the sliding layers and all tails: 6 MB for 20b in bf16."""
+"""Marks a context keeps. Each holds the sliding layers and all tails: 6 MB for 20b in bf16."""
 
 
 class Cancelled(Exception):
-    """Reading was cancelled between chunks; what had been read stays read."""
+    """Reading was cancelled between two chunks. The context keeps the chunks read before."""
 
 
 @dataclass
 class Context:
-    """``ids`` are exactly the tokens ``cache`` has read, whatever happened: a failed or interrupted step is undone."""
+    """A sequence and its cache. ``ids`` are always exactly the tokens that ``cache`` has read, because a failed or
+    interrupted step is undone. ``marks`` are the points that ``rewind`` can return to, in rising order of length.
+    """
 
     model: Decoder
     cache: KVCache
     ids: list[int] = field(default_factory=list)
-    marks: list[KVCache] = field(default_factory=list)  # in rising order of length
+    marks: list[KVCache] = field(default_factory=list)
 
     @classmethod
     def empty(cls, model: Decoder) -> "Context":
+        """Return a context that has read nothing."""
         return cls(model, KVCache.empty(model.config))
 
     def mark(self) -> None:
-        """Remember this point, so that ``reuse`` can come back to it. Cheap; call it at message boundaries."""
+        """Mark the current length. Only the last MARKS marks are kept. It is cheap: call it at message boundaries."""
         if not self.marks or self.marks[-1].length < self.cache.length:
             self.marks = [*self.marks[1 - MARKS :], self.cache.mark()]
 
     def reusable(self, prompt: list[int]) -> int:
-        """How many ids of ``prompt`` need not be read: up to the furthest point from which it can be continued.
-
-        At least one id is left to read, for its logits.
-        """
+        """Return how many ids of ``prompt`` need not be read: up to the last point from which it can be continued. At
+        least one id is left to read, because its logits are needed."""
         common = min(common_length(self.ids, prompt), len(prompt) - 1)
         if common == len(self.ids):
             return common
         return max((mark.length for mark in self.marks if mark.length <= common), default=0)
 
-    def reuse(self, prompt: list[int]) -> int:
-        """Go back to that point; as ``reusable``."""
+    def rewind(self, prompt: list[int]) -> int:
+        """Rewind to the last point from which ``prompt`` can be continued. Return its length, as ``reusable`` does."""
         length = self.reusable(prompt)
         if length < len(self.ids):
             self.marks = [mark for mark in self.marks if mark.length <= length]
-            if self.marks:
-                self.cache.rewind(self.marks[-1])
-            else:
-                self.cache = KVCache.empty(self.model.config)
-            del self.ids[length:]
+            self.rewind_to_mark()
         return length
+
+    def rewind_to_mark(self) -> None:
+        """Rewind to the last mark, or to the start. A failed asynchronous step may have computed only part of what
+        follows it."""
+        if self.marks:
+            self.cache.rewind(self.marks[-1])
+        else:
+            self.cache = KVCache.empty(self.model.config)
+        del self.ids[self.cache.length :]
 
     def read(
         self,
@@ -73,47 +82,42 @@ class Context:
         cancelled: Callable[[], bool] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> mx.array:
-        """Prefill ``prompt`` (all of the sequence, its read beginning included); the logits [1, V] after its last id.
+        """Rewind and prefill until exactly ``prompt``, the whole sequence, has been read. Return the logits [1, V]
+        after its last id.
 
-        ``progress`` is told (read, total) after each chunk. Raises ContextLengthError before any work, Cancelled
-        between chunks once ``cancelled`` says so, and EngineError for a chunk that gives anything but finite numbers:
-        it is not kept, so that nothing goes on from it.
+        Calls ``progress`` with (ids read, ids of ``prompt``) after each chunk. Raises ContextLengthError before any
+        work, Cancelled before a chunk once ``cancelled`` returns True, and EngineError for a chunk whose numbers are
+        not finite. Such a chunk is undone, because nothing may continue from it.
         """
         limit = self.model.config.max_position_embeddings
         if len(prompt) > limit:
             raise ContextLengthError(
                 f"the prompt has {len(prompt):,} tokens, the model's context holds {limit:,}; shorten it"
             )
-        self.reuse(prompt)
+        self.rewind(prompt)
         while True:
             if cancelled is not None and cancelled():
                 raise Cancelled
             part = prompt[len(self.ids) : len(self.ids) + chunk]
             with self.undone_on_error():
-                whole = self.model(mx.array([part]), self.cache)
-                x, witness = whole[:, -1:], ops.witness(whole.reshape(1, -1))
-                mx.eval(x, witness, self.cache.arrays())
+                hidden = self.model(mx.array([part]), self.cache)
+                last = hidden[:, -1:]
+                witness = launch.witness(hidden.reshape(1, -1))
+                mx.eval(last, witness, self.cache.arrays())
                 if not math.isfinite(witness.item()):  # type: ignore[arg-type]
                     raise EngineError(NOT_FINITE)
                 self.ids += part
             if progress is not None:
                 progress(len(self.ids), len(prompt))
             if len(self.ids) == len(prompt):
-                return self.model.logits(x)[:, 0]
-
-    def back_to_mark(self) -> None:
-        """Forget what was read after the last mark: of a step in flight that failed nobody knows how far it came."""
-        mark = self.marks[-1] if self.marks else KVCache.empty(self.model.config)
-        self.cache.rewind(mark)
-        del self.ids[mark.length :]
+                return self.model.logits(last)[:, 0]
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:
-        """Layers are extended one by one: an error, Ctrl-C included, must not leave some of them ahead of the rest.
-
-        Raises EngineError in place of what MLX raises.
-        """
-        mark, count = self.cache.mark(), len(self.ids)
+        """Undo what the block reads if it raises, because a step extends the layers one by one and an error, Ctrl-C
+        included, must not leave some ahead of the rest. Raises EngineError in place of MLX's errors."""
+        mark = self.cache.mark()
+        count = len(self.ids)
         try:
             yield
         except BaseException as error:
@@ -125,7 +129,7 @@ class Context:
 
 
 def common_length(a: list[int], b: list[int]) -> int:
-    """How many ids both begin with."""
+    """Return the length of the longest common prefix."""
     if a == b[: len(a)]:
         return len(a)
     return next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))

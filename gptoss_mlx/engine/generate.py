@@ -1,11 +1,11 @@
-"""Token ids in, token ids out, one at a time and one step ahead. Knows nothing about text."""
+"""One sequence's generation loop: one id at a time, with the next step already under way. Knows nothing about text."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 
 import mlx.core as mx
 
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
-from gptoss_mlx.engine.sampling import Drawn, Sampling, drawn
+from gptoss_mlx.engine.sampling import Drawn, Sampling, draw_token
 from gptoss_mlx.errors import ContextLengthError, EngineError
 
 
@@ -19,13 +19,13 @@ def generate(
     prefill_chunk: int = PREFILL_CHUNK,
     cancelled: Callable[[], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[int]:
-    """Yield up to ``max_tokens`` ids after ``prompt``; an id of ``stop`` is yielded and ends it.
+) -> Generator[int]:
+    """Read ``prompt`` and yield up to ``max_tokens`` ids that follow it. An id of ``stop`` is yielded and is the last.
 
-    Closing the iterator stops it. ``cancelled`` is asked between tokens and between prefill chunks. Either way
-    ``context`` stays true to what it has read, and can be used again. Raises ContextLengthError for a prompt that
-    leaves no room for a token; where the context fills up during generation, generation ends. Raises EngineError for
-    what cannot be computed, and in place of an id whose logits are not finite.
+    Close the iterator to stop early. ``cancelled`` is called between tokens and between prefill chunks. Either way
+    ``context`` holds exactly what it has read and can be used again. Generation ends where the context is full. Raises
+    ContextLengthError for a prompt that leaves no room for a token, and EngineError for a step that cannot be computed
+    or whose logits are not finite.
     """
     limit = context.model.config.max_position_embeddings
     room = limit - len(prompt)
@@ -36,8 +36,8 @@ def generate(
         )
     logits = context.read(prompt, chunk=prefill_chunk, cancelled=cancelled, progress=progress)
     context.mark()
-    keys = sampling.keys()
-    draw = drawn(logits, sampling, next(keys))
+    random_keys = sampling.random_keys()
+    draw = draw_token(logits, sampling, next(random_keys))
     mx.async_eval(draw)
     last = min(max_tokens, room)
     for count in range(1, last + 1):
@@ -45,24 +45,24 @@ def generate(
         try:
             with context.undone_on_error():
                 if count < last:
-                    # The next step is on its way before this token is looked at: reading it back costs no idle time.
-                    following = _following(context, draw.token, sampling, next(keys))
+                    # The next step is launched before this token is read back, so that reading it costs no idle time.
+                    following = _draw_following(context, draw.token, sampling, next(random_keys))
                     mx.async_eval(following, context.cache.arrays())
-                value = draw.id()
+                id = draw.id()
                 if following is not None:
-                    context.ids.append(value)
+                    context.ids.append(id)
         except EngineError:
-            context.back_to_mark()
+            context.rewind_to_mark()
             raise
-        yield value
-        if following is None or value in stop or (cancelled is not None and cancelled()):
+        yield id
+        if following is None or id in stop or (cancelled is not None and cancelled()):
             return
         draw = following
 
 
-def _following(context: Context, token: mx.array, sampling: Sampling, key: mx.array) -> Drawn:
-    """What is drawn after ``token`` [1] has been read. Greedy decoding needs no logits in memory."""
+def _draw_following(context: Context, token: mx.array, sampling: Sampling, key: mx.array) -> Drawn:
+    """Read ``token`` [1] into the cache and return the draw after it. Greedy decoding keeps no logits in memory."""
     x = context.model(token[:, None], context.cache)[:, 0]
     if sampling.temperature == 0:
         return Drawn(*context.model.greedy(x))
-    return drawn(context.model.logits(x), sampling, key)
+    return draw_token(context.model.logits(x), sampling, key)

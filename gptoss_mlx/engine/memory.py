@@ -1,4 +1,4 @@
-"""How many bytes a sequence's cache takes, by arithmetic on the model's sizes, and how many are free."""
+"""How many bytes a sequence's cache takes, by the model's sizes, and how many are free. Allocates nothing."""
 
 import os
 import re
@@ -11,11 +11,9 @@ from gptoss_mlx.model.cache import TAIL
 
 
 def cache_bytes(config: ModelConfig, positions: int, dtype: mx.Dtype) -> int:
-    """Keys and values of one sequence of ``positions``: all of them in full layers, the window in sliding ones, and a
-    tail in each.
-
-    Full layers allocate ahead: what is held may be a 24th, or 256 positions, more.
-    """
+    """Return the bytes of the keys and values of one sequence of ``positions``: all of them in full layers, the window
+    in sliding ones, and a tail in each. A full layer allocates ahead, so that a cache may hold a 24th, or 256
+    positions, more."""
     full = config.layer_types.count(FULL)
     sliding = config.num_hidden_layers - full
     rows = full * positions + sliding * min(positions, config.sliding_window - 1) + (full + sliding) * TAIL
@@ -23,10 +21,9 @@ def cache_bytes(config: ModelConfig, positions: int, dtype: mx.Dtype) -> int:
 
 
 def free_bytes() -> int:
-    """What more may be allocated now without swapping, as far as the machine says.
-
-    On Metal the recommended working set less what is held; on Linux MemAvailable; elsewhere half of physical memory.
-    """
+    """Return how many more bytes can be allocated now without swapping, by the machine's own account. On Metal that is
+    the recommended working set less MLX's active memory, on Linux MemAvailable, and elsewhere half of the physical
+    memory."""
     if mx.metal.is_available():
         return max(0, int(mx.device_info()["max_recommended_working_set_size"]) - mx.get_active_memory())
     try:

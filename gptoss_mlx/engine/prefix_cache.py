@@ -1,12 +1,11 @@
-"""Beginnings of prompts that were read once and need not be read again: a trie from exact ids to checkpoints.
+"""Prefixes of prompts that were read once and need not be read again: a trie from exact ids to marks.
 
-A beginning is found by the model that read it and its ids alone, so it serves whoever asks: another row of a batch,
-another conversation, a chat that comes back to an earlier setting. Nothing kept here is ever written: a context that
-goes on from a checkpoint extends copies.
+A prefix is found by the model that read it and by its ids alone, so another row of a batch, another conversation, or a
+chat that returns to an earlier setting can resume from it. Nothing kept here is ever overwritten, because a context
+that resumes from a mark extends copies.
 
-What one context has read is kept as one trunk, with a checkpoint at each of its marks. Checkpoints of one trunk share
-the keys and values of full layers and differ in their sliding windows only, so a trunk is what memory is counted in,
-and what leaves as a whole.
+A trunk is what one context has read, with its marks. The marks of one trunk share the keys and values of full layers
+and differ in their sliding windows only. So memory is counted, and freed, by whole trunks.
 """
 
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from gptoss_mlx.model.decoder import Decoder
 
 @dataclass(eq=False)
 class _Trunk:
-    """A cache that has read ``ids``, and the points of it at which reading can go on, by their length."""
+    """A cache that has read ``ids``, and its marks by their length. ``nbytes`` are those of all its arrays."""
 
     model_key: str
     ids: list[int]
@@ -30,10 +29,8 @@ class _Trunk:
 
 @dataclass(eq=False)
 class _Node:
-    """A point in the trie: ``ids`` lead to it from its parent, ``children`` are known by their first id.
-
-    ``trunk`` has a mark here; None where ways only part.
-    """
+    """A node of the trie. ``ids`` lead to it from its parent. ``children`` are keyed by their first id. ``trunk`` has a
+    mark here. It is None where two trunks only part."""
 
     ids: list[int] = field(default_factory=list)
     children: "dict[int, _Node]" = field(default_factory=dict)
@@ -42,61 +39,23 @@ class _Node:
 
 @dataclass
 class PrefixCache:
-    """At most ``budget`` bytes of trunks; those unused longest leave first.
-
-    ``model_key`` names weights and cache dtype. Models may share one cache, and so one budget: they find nothing of
-    each other's.
-    """
+    """At most ``budget`` bytes of trunks. The least recently used are dropped first. Several models may share one
+    cache, and so one budget. Each uses it through its own PrefixView."""
 
     budget: int
     _roots: dict[str, _Node] = field(default_factory=dict)
-    _trunks: list[_Trunk] = field(default_factory=list)  # in the order of their last use
-
-    def reusable(self, model_key: str, prompt: list[int]) -> int:
-        """How many ids of ``prompt`` need not be read; one at least is left to read, for its logits."""
-        return self._find(model_key, prompt)[0]
-
-    def start(self, model: Decoder, model_key: str, prompt: list[int]) -> Context:
-        """A context that has read the longest beginning of ``prompt`` kept here, or nothing."""
-        length, trunk = self._find(model_key, prompt)
-        if trunk is None:
-            return Context.empty(model)
-        self._trunks.remove(trunk)
-        self._trunks.append(trunk)
-        cache = trunk.cache.shared()
-        cache.rewind(trunk.marks[length])
-        marks = [mark for at, mark in trunk.marks.items() if at <= length]
-        return Context(model, cache, prompt[:length], marks)
-
-    def go_on(self, model_key: str, context: Context, prompt: list[int]) -> Context:
-        """What to read ``prompt`` with in place of ``context``: that itself, taken back as far as it must, or another.
-
-        Where going back would lose more than it leaves, as when a setting at the very beginning has changed,
-        ``context`` is kept here instead, for whoever returns to it; it is no longer the caller's.
-        """
-        own = context.reusable(prompt)
-        lost = context.marks[-1].length - own if context.marks else 0
-        if lost > own and self._add(model_key, context, context.cache):
-            return self.start(context.model, model_key, prompt)
-        if self.reusable(model_key, prompt) > own:
-            return self.start(context.model, model_key, prompt)
-        context.reuse(prompt)
-        return context
-
-    def keep(self, model_key: str, context: Context) -> None:
-        """Keep what ``context`` has read, up to its last mark. It may itself be used further."""
-        self._add(model_key, context, context.cache.shared())
+    _trunks: list[_Trunk] = field(default_factory=list)  # least recently used first
 
     @property
     def nbytes(self) -> int:
-        """Bytes held now."""
+        """Return the bytes held now."""
         return sum(trunk.nbytes for trunk in self._trunks)
 
     def __len__(self) -> int:
         return len(self._trunks)
 
     def _find(self, model_key: str, prompt: list[int]) -> tuple[int, _Trunk | None]:
-        """The longest beginning of ``prompt`` that is a mark of a trunk, and the trunk."""
+        """Return the length of the longest proper prefix of ``prompt`` that has a mark, and the trunk of that mark."""
         found: tuple[int, _Trunk | None] = 0, None
         for length, node in _walk(self._roots.get(model_key, _Node()), prompt[:-1]):
             if node.trunk is not None:
@@ -104,8 +63,9 @@ class PrefixCache:
         return found
 
     def _add(self, model_key: str, context: Context, cache: KVCache) -> bool:
-        """Keep ``cache``, which is in the state of ``context``'s own. False for one that is too large."""
-        nbytes = _nbytes([cache, *context.marks])
+        """Take ``cache``, which is in the state of ``context.cache``, as a trunk. Return False if it is too large."""
+        # An array is counted once, because marks share arrays with their cache.
+        nbytes = sum({id(a): a.nbytes for held in (cache, *context.marks) for a in held.arrays()}.values())
         if not context.marks or nbytes > self.budget:
             return False
         last = context.marks[-1]
@@ -113,19 +73,21 @@ class PrefixCache:
         trunk = _Trunk(model_key, context.ids[: last.length], cache, {}, nbytes)
         root = self._roots.setdefault(model_key, _Node())
         for mark in context.marks:
-            # A point belongs to the trunk that came through it last; one that has lost all of its points serves nobody.
+            # A node belongs to the latest trunk through it. A trunk that has lost all its nodes can never be found.
             node = _node_at(root, trunk.ids[: mark.length])
             if node.trunk is not None:
                 del node.trunk.marks[mark.length]
                 if not node.trunk.marks:
                     self._trunks.remove(node.trunk)
-            node.trunk, trunk.marks[mark.length] = trunk, mark
+            node.trunk = trunk
+            trunk.marks[mark.length] = mark
         self._trunks.append(trunk)
         while self.nbytes > self.budget:
             self._drop(self._trunks.pop(0))
         return True
 
     def _drop(self, trunk: _Trunk) -> None:
+        """Remove ``trunk`` from the trie, with the nodes that then lead nowhere."""
         path = [(0, self._roots[trunk.model_key]), *_walk(self._roots[trunk.model_key], trunk.ids)]
         for _, node in path:
             if node.trunk is trunk:
@@ -135,19 +97,57 @@ class PrefixCache:
                 del parent.children[node.ids[0]]
 
 
+@dataclass(frozen=True)
+class PrefixView:
+    """What one model has read, as far as ``cache`` keeps it. ``model_key`` names its weights and its cache's dtype."""
+
+    cache: PrefixCache
+    model: Decoder
+    model_key: str
+
+    def reusable(self, context: Context, prompt: list[int]) -> int:
+        """Return how many ids of ``prompt`` need not be read if it resumes from ``context`` or from what is kept."""
+        length, _ = self.cache._find(self.model_key, prompt)
+        return max(context.reusable(prompt), length)
+
+    def resume(self, context: Context, prompt: list[int]) -> Context:
+        """Return the context to continue ``prompt`` from: ``context`` rewound, or a copy of a longer kept prefix. Use
+        the returned context only. Where rewinding ``context`` would lose more than it leaves, as after a change of a
+        setting at the very beginning, the cache takes ``context`` over for a later return to it."""
+        own = context.reusable(prompt)
+        lost = context.marks[-1].length - own if context.marks else 0
+        if lost > own and self.cache._add(self.model_key, context, context.cache):
+            context = Context.empty(self.model)
+            own = 0
+        length, trunk = self.cache._find(self.model_key, prompt)
+        if trunk is not None and length > own:
+            self.cache._trunks.remove(trunk)
+            self.cache._trunks.append(trunk)
+            cache = trunk.cache.shared()
+            cache.rewind(trunk.marks[length])
+            return Context(self.model, cache, prompt[:length], [m for at, m in trunk.marks.items() if at <= length])
+        context.rewind(prompt)
+        return context
+
+    def keep(self, context: Context) -> None:
+        """Keep a copy of what ``context`` has read, up to its last mark. ``context`` stays the caller's."""
+        self.cache._add(self.model_key, context, context.cache.shared())
+
+
 def _walk(node: _Node, ids: list[int]) -> Iterator[tuple[int, _Node]]:
-    """The points on the way along ``ids``, with how many of them lead there."""
+    """Yield each node along ``ids`` below ``node``, with how many ids lead to it."""
     length = 0
     while length < len(ids):
         child = node.children.get(ids[length])
         if child is None or child.ids != ids[length : length + len(child.ids)]:
             return
-        node, length = child, length + len(child.ids)
+        node = child
+        length += len(child.ids)
         yield length, node
 
 
 def _node_at(root: _Node, ids: list[int]) -> _Node:
-    """The point that ``ids`` lead to, made where there is none yet."""
+    """Return the node that ``ids`` lead to. Make it, and a node where it parts from others, if there is none."""
     node = root
     while ids:
         child = node.children.get(ids[0])
@@ -158,10 +158,6 @@ def _node_at(root: _Node, ids: list[int]) -> _Node:
             upper = node.children[ids[0]] = _Node(child.ids[:same], {child.ids[same]: child})
             child.ids = child.ids[same:]
             child = upper
-        node, ids = child, ids[same:]
+        node = child
+        ids = ids[same:]
     return node
-
-
-def _nbytes(caches: list[KVCache]) -> int:
-    """Of the arrays they hold between them; a mark shares what it can with the cache it was taken from."""
-    return sum({id(array): array.nbytes for cache in caches for array in cache.arrays()}.values())

@@ -1,5 +1,5 @@
-"""Choosing the next token from logits: temperature first, then top-k, top-p and min-p, then one draw; and whether they
-were logits to choose from at all."""
+"""Choosing the next token from logits: temperature first, then top-k, top-p and min-p, then one draw. It also checks
+that the logits were finite. Knows no model and no sequence."""
 
 import math
 import secrets
@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from gptoss_mlx.arguments import real, whole
 from gptoss_mlx.errors import EngineError
-from metal_kernels import launch as ops
+from metal_kernels import launch
 
 NOT_FINITE = (
     "the model's logits are not finite; if that happens again, run `gptoss-mac doctor --kernels`, or convert it again"
@@ -20,10 +20,8 @@ NOT_FINITE = (
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Temperature 0 takes the likeliest; 1.0 / 0 / 1.0 / 0.0 draws from the model as it is.
-
-    Raises UsageError when a value is no number of its kind, or out of range.
-    """
+    """How tokens are drawn. Temperature 0 takes the likeliest. The defaults draw from the model's own distribution.
+    ``seed`` None draws differently each time. Raises UsageError when a value has the wrong type or is out of range."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -39,13 +37,11 @@ class Sampling:
             "min_p": real("min_p", self.min_p, 0, 1, "a number from 0 (off) to 1"),
             "seed": None if self.seed is None else whole("seed", self.seed),
         }
-        vars(self).update(checked)  # numpy's as Python's: what is frozen is not set otherwise
+        vars(self).update(checked)  # numpy's numbers as Python's; a frozen dataclass cannot be set otherwise
 
-    def keys(self) -> Iterator[mx.array]:
-        """The random states of one draw after another: the seed's, or others at each call.
-
-        Where nothing is drawn there is but one: nobody would evaluate its successors, and their graph would grow.
-        """
+    def random_keys(self) -> Iterator[mx.array]:
+        """Yield one random key per token, derived from ``seed`` or from system randomness. At temperature 0 yield the
+        same key each time: nothing would evaluate a chain of keys, and its graph would grow."""
         seed = secrets.randbits(64) if self.seed is None else self.seed
         key = draw = mx.random.key(seed & (1 << 64) - 1)
         while True:
@@ -55,31 +51,32 @@ class Sampling:
 
 
 class Drawn(NamedTuple):
-    """The next id [1] uint32, not waited for, and a ``witness`` [1] float32: finite where all of its logits are."""
+    """A drawn id [1] uint32 and a ``witness`` [1] float32, finite only if its logits are. Neither need be evaluated."""
 
     token: mx.array
     witness: mx.array
 
     def id(self) -> int:
-        """The id, waited for. Raises EngineError where it was drawn from logits that are not finite."""
+        """Wait for the id and return it. Raises EngineError if it was drawn from logits that are not finite."""
         if not math.isfinite(self.witness.item()):  # type: ignore[arg-type]
             raise EngineError(NOT_FINITE)
         return int(self.token.item())  # type: ignore[arg-type]
 
 
-def drawn(logits: mx.array, sampling: Sampling, key: mx.array) -> Drawn:
-    """One draw from logits [1, V]."""
-    return Drawn(sample(logits, sampling, key), ops.witness(logits))
+def draw_token(logits: mx.array, sampling: Sampling, key: mx.array) -> Drawn:
+    """Return one draw from logits [1, V], with the witness of those logits."""
+    return Drawn(sample(logits, sampling, key), launch.witness(logits))
 
 
 def sample(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
-    """logits [B, V] to token ids [B] uint32, one draw for each row: of the vocabulary, whatever the logits are."""
+    """Return token ids [B] uint32, one drawn from each row of logits [B, V]. They lie in the vocabulary even where the
+    logits are not finite."""
     if sampling.temperature == 0:
         return mx.argmax(logits, axis=-1)
-    # From the largest down: whatever is divided by, the likeliest stays at 0 and nothing overflows upwards.
+    # The largest logit becomes 0, so that no division can overflow upwards.
     logits = (logits - mx.max(logits, axis=-1, keepdims=True)) / max(sampling.temperature, 1e-30)
     point = mx.random.uniform(shape=logits.shape[:1], key=key)
     if not (sampling.top_k or sampling.top_p < 1 or sampling.min_p):
-        return ops.draw(logits, point)
+        return launch.draw(logits, point)
     ranks = min(sampling.top_k or logits.shape[1], logits.shape[1])
-    return ops.draw_among_likeliest(logits, point, ranks, sampling.top_p, sampling.min_p)
+    return launch.draw_among_likeliest(logits, point, ranks, sampling.top_p, sampling.min_p)

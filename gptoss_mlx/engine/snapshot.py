@@ -1,7 +1,6 @@
-"""A context on disk: what a cache has read, and its ids. Never trusted, only checked.
+"""A context on disk: the ids it has read and its cache, in one safetensors file followed by a digest.
 
-One safetensors file, its own digest in front of everything that matters: it is found stale, torn or damaged rather
-than believed. Knows no text and no names; ``sessions`` does.
+A file that is stale, torn or damaged is refused. Knows no text and no session names; ``sessions`` does.
 """
 
 import hashlib
@@ -22,14 +21,12 @@ _DIGEST_BYTES = 32
 
 
 class Unusable(Exception):
-    """The snapshot is of another model or version, or damaged. ``str()`` says which; the remedy is to read anew."""
+    """The snapshot is of another model or version, or damaged. ``str()`` says which. Read the prompt again instead."""
 
 
 def write_snapshot(path: Path, context: Context, model_hash: str) -> None:
-    """Keep ``context`` as it stands. Whole or not at all, synced.
-
-    A digest (sha256) of all before it goes last. Raises OSError.
-    """
+    """Write ``context`` to ``path``, synced, and followed by a SHA-256 digest of all bytes before it. The file is
+    replaced whole or left as it was. Raises OSError."""
     ids = mx.array(np.array(context.ids, np.uint32))
     metadata = {"version": VERSION, "model": model_hash}
     with replaced_whole(path) as partial:
@@ -42,7 +39,7 @@ def write_snapshot(path: Path, context: Context, model_hash: str) -> None:
 
 
 def read_snapshot(path: Path, model: Decoder, model_hash: str) -> Context:
-    """The context that was kept. Raises Unusable."""
+    """Return the context that ``write_snapshot`` wrote, with a mark at its end. Raises Unusable."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size - _DIGEST_BYTES

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gptoss_mlx.cli.display import ReplyView
-    from gptoss_mlx.conversation import Conversation, Event
+    from gptoss_mlx.conversation import Conversation, ReplyEvent
 
 CALCULATE = {
     "type": "function",
@@ -56,7 +56,7 @@ def play(conversation: "Conversation", console: "Console", said: str) -> str:
         events = conversation.send_tool_result(call, multiply(str(call.arguments.get("expression"))))
 
 
-def _shown(events: "Iterator[Event]", view: "ReplyView") -> "Iterator[Event]":
+def _shown(events: "Iterator[ReplyEvent]", view: "ReplyView") -> "Iterator[ReplyEvent]":
     for event in events:
         view.show(event)
         yield event

@@ -10,7 +10,15 @@ from rich.console import Console
 from gptoss_mlx.cli.display import ReplyView
 from gptoss_mlx.conversation import Done, Text, Thought, ToolError, Usage
 
-USAGE = Usage(50, 0, 24, 10, 2.0, 0.5, 12.0)
+USAGE = Usage(
+    prompt_tokens=50,
+    cached_tokens=0,
+    completion_tokens=24,
+    thought_tokens=10,
+    seconds=2.0,
+    time_to_first_token=0.5,
+    tokens_per_second=12.0,
+)
 ANSWER = """\
 # Sums
 

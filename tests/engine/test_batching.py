@@ -1,4 +1,4 @@
-"""Rows decoded together say what each would have said alone, whoever joins, leaves or fails beside them."""
+"""Each row generates what it would generate alone, whichever other rows join, leave or fail."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def alone(runtime, number, max_tokens=20, sampling=GREEDY, stop=()):
 
 
 def margins_hold(runtime, number, ids):
-    """How many of ``ids`` were drawn with the top two more than 1e-3 apart, all before them too."""
+    """Return how many of ``ids`` precede the first one whose top two logits lie within 1e-3."""
     logits = np.array(runtime.logits([prompt(number) + ids]))[0, LENGTHS[number % len(LENGTHS)] - 1 : -1]
     top = np.sort(logits, axis=-1)[:, -2:]
     close = np.nonzero(top[:, 1] - top[:, 0] <= 1e-3)[0]
@@ -39,7 +39,9 @@ def margins_hold(runtime, number, ids):
 
 
 def run(batch, during=None):
-    said, ends, steps = {}, {}, 0
+    said = {}
+    ends = {}
+    steps = 0
     while batch.busy:
         for one in batch.step():
             assert one.id not in ends
@@ -54,7 +56,7 @@ def run(batch, during=None):
 
 
 def test_rows_that_join_and_leave_say_what_they_say_alone(runtime):
-    """Different lengths and limits over the window's wrap; three rows at a time, so they queue and overlap."""
+    """Rows of different lengths and limits, some longer than the window. Three run at a time, so they queue."""
     batch = Batch(runtime.model, max_rows=3, prefill_chunk=50)
     limits = [20, 3, 11, 20, 1, 17]
     for number, limit in enumerate(limits):
@@ -140,7 +142,7 @@ def test_an_interrupted_step_is_undone_and_can_be_taken_again(runtime, monkeypat
 
 
 def failing(layer, monkeypatch, error):
-    """Whoever reads or extends ``layer``, one row's of one layer, fails."""
+    """Make every read or extension of ``layer``, which is one row's, raise ``error``."""
     for method in ("append", "prepared"):
         real = getattr(type(layer), method)
 
@@ -158,7 +160,8 @@ def test_a_row_that_fails_is_taken_out_and_disturbs_no_other(runtime, monkeypatc
     for number in range(3):
         batch.add(row(runtime, number, 15))
     bad = batch.waiting[1]
-    said, failed = {}, []
+    said = {}
+    failed = []
     steps = 0
     while batch.busy:
         if (phase == "prefill" and bad in batch.reading) or (bad in batch.decoding and bad.produced == 6):
@@ -189,7 +192,7 @@ def tiny(tmp_path_factory):
 
 
 def test_the_bundled_model_answers_alike_alone_and_beside_a_cancelled_and_a_failing_row(tiny, monkeypatch):
-    """Questions of 80 to 300 tokens, so that prompts and replies cross the window's wrap, seven rows at a time."""
+    """Questions of 80 to 300 tokens, so that prompts and replies pass the window's length, seven rows at a time."""
 
     def asked(number):
         filler = "Please be brief. " * (0, 2, 6, 8, 11, 30, 33)[number % 7]
@@ -204,7 +207,8 @@ def test_the_bundled_model_answers_alike_alone_and_beside_a_cancelled_and_a_fail
     rows = [Row(n, prompt, tiny.context(), 60, GREEDY, tiny.stop_ids) for n, prompt in enumerate(prompts)]
     for one in rows:
         batch.add(one)
-    said, failed = {}, []
+    said = {}
+    failed = []
     while batch.busy:
         if rows[3].produced == 9:
             batch.remove(3)
@@ -232,7 +236,7 @@ def test_the_bundled_model_answers_alike_alone_and_beside_a_cancelled_and_a_fail
     assert sure_of >= 10, "of most replies every token is certain"
 
 
-def test_where_no_row_can_be_computed_none_is_to_blame(runtime, monkeypatch):
+def test_where_no_row_can_be_computed_an_error_is_raised_and_all_rows_stay(runtime, monkeypatch):
     batch = Batch(runtime.model)
     for number in range(2):
         batch.add(row(runtime, number, 10))
@@ -272,7 +276,7 @@ def test_a_row_without_a_whole_number_of_tokens_is_refused(runtime, count):
 
 
 def test_the_formula_is_what_a_cache_holds(runtime):
-    """Once decoding, and but for the room a full layer has to grow."""
+    """For a context that decodes, without the room that a full layer keeps to grow."""
     context = runtime.context()
     context.read(prompt(3))
     context.read([*prompt(3), 5])

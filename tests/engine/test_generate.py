@@ -1,4 +1,4 @@
-"""Generation is the same however the prompt was read, and can be stopped anywhere without harm."""
+"""Generation does not depend on how the prompt was read, and can be stopped anywhere without harm."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def greedy(runtime, context, ids, count, **options):
 
 
 def steady_until(runtime, ids, count):
-    """Greedy ids by re-reading everything for every token, up to where the top two lie within 1e-3."""
+    """Return greedy ids, reading everything again for each, up to where the top two logits lie within 1e-3."""
     out = []
     while len(out) < count:
         top = np.sort(np.array(runtime.logits([ids + out])[0, -1]))[-2:]
@@ -35,8 +35,8 @@ def steady_until(runtime, ids, count):
 
 
 @pytest.mark.parametrize("length", [5, 120, 200])
-def test_greedy_ids_are_those_of_reading_everything_anew_for_any_prefill_chunk(runtime, length):
-    """120 and 16 more cross the window's wrap during decoding, 200 during prefill."""
+def test_greedy_ids_are_those_of_reading_everything_again_for_any_prefill_chunk(runtime, length):
+    """120 and 16 more pass the window's length during decoding, 200 during prefill."""
     ids = prompt(length)
     want = steady_until(runtime, ids, 16)
     assert len(want) >= 8
@@ -45,8 +45,9 @@ def test_greedy_ids_are_those_of_reading_everything_anew_for_any_prefill_chunk(r
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 9])
-def test_a_closed_iterator_leaves_a_context_true_to_what_it_has_read(runtime, stop_after):
-    ids, context = prompt(130), runtime.context()
+def test_a_closed_iterator_leaves_a_context_with_exactly_the_ids_it_has_read(runtime, stop_after):
+    ids = prompt(130)
+    context = runtime.context()
     stream = generate(context, ids, max_tokens=20, sampling=GREEDY, stop=())
     got = [next(stream) for _ in range(stop_after)]
     stream.close()
@@ -56,18 +57,20 @@ def test_a_closed_iterator_leaves_a_context_true_to_what_it_has_read(runtime, st
     assert greedy(runtime, context, ids + got + more, 8) == greedy(runtime, runtime.context(), ids + got + more, 8)
 
 
-def test_going_back_to_a_mark_gives_what_a_cold_start_gives(runtime):
-    ids, context = prompt(140), runtime.context()
+def test_rewinding_to_a_mark_gives_what_a_cold_start_gives(runtime):
+    ids = prompt(140)
+    context = runtime.context()
     answer = greedy(runtime, context, ids, 30)
     other = [*ids, *answer[:3], *prompt(25, seed=2)]
-    assert context.reuse(other) == len(ids), "the prompt was marked when it had been read"
+    assert context.rewind(other) == len(ids), "the prompt was marked when it had been read"
     assert greedy(runtime, context, other, 8) == greedy(runtime, runtime.context(), other, 8)
 
 
 @pytest.mark.parametrize(("same", "more"), [(0, 3), (1, 3), (139, 3), (140, 0)])
 def test_a_prompt_that_shares_a_beginning_is_answered_as_from_cold(runtime, same, more):
-    """With 139 of 140 only the last id read differs; 140 and no more is the same again, its logits wanted anew."""
-    ids, context = prompt(140), runtime.context()
+    """With 139 of 140 only the last id differs. With 140 and 0 the prompt is the same, and needs its logits again."""
+    ids = prompt(140)
+    context = runtime.context()
     greedy(runtime, context, ids, 1)
     other = ids[:same] + [(id + 1) % 512 for id in ids[same:]] + prompt(more, seed=4)
     assert greedy(runtime, context, other, 6) == greedy(runtime, runtime.context(), other, 6)
@@ -76,9 +79,11 @@ def test_a_prompt_that_shares_a_beginning_is_answered_as_from_cold(runtime, same
 @pytest.mark.parametrize("layer", [0, 3])
 @pytest.mark.parametrize(("method", "more"), [("append", 30), ("advance", 3)])
 def test_an_error_inside_a_step_is_undone_in_every_layer(runtime, layer, method, more, monkeypatch):
-    ids, context = prompt(150), runtime.context()
+    ids = prompt(150)
+    context = runtime.context()
     greedy(runtime, context, ids, 1)
-    before, broken = list(context.ids), context.cache.layers[layer]
+    before = list(context.ids)
+    broken = context.cache.layers[layer]
     real = getattr(type(broken), method)
 
     def interrupted(self, *arguments):
@@ -97,7 +102,9 @@ def test_an_error_inside_a_step_is_undone_in_every_layer(runtime, layer, method,
 
 
 def test_cancelling_between_prefill_chunks_keeps_what_was_read(runtime):
-    ids, context, asked = prompt(100), runtime.context(), []
+    ids = prompt(100)
+    context = runtime.context()
+    asked = []
 
     def cancelled():
         asked.append(len(context.ids))
@@ -119,7 +126,7 @@ def test_stop_ids_end_generation_and_are_yielded(runtime):
 
 
 def test_the_graph_does_not_grow_with_the_tokens(runtime):
-    """An unevaluated cache keeps every step alive: peers grew without bound."""
+    """An unevaluated cache would keep every step's graph alive."""
     context = runtime.context()
     stream = generate(context, prompt(130), max_tokens=400, sampling=GREEDY, stop=())
     for _ in range(50):
@@ -140,7 +147,8 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_both_counts(runtime, lengt
 
 
 def test_what_mlx_cannot_compute_is_one_line_and_the_context_can_be_used_again(runtime, monkeypatch):
-    ids, context = prompt(40), runtime.context()
+    ids = prompt(40)
+    context = runtime.context()
 
     def fail(*_):
         raise RuntimeError("[malloc] Unable to allocate\n 99999 bytes.")
@@ -153,7 +161,7 @@ def test_what_mlx_cannot_compute_is_one_line_and_the_context_can_be_used_again(r
 
 
 def test_every_token_is_a_draw_of_its_own(runtime):
-    """At the highest temperature all 512 ids are about as likely: one key for all draws would repeat one id."""
+    """At the highest temperature all 512 ids are about as likely, but one key for all draws would repeat one id."""
     drawn = list(runtime.generate(prompt(5), max_tokens=60, temperature=100.0, seed=1, stop=()))
     assert len(set(drawn)) > 45
 
@@ -231,7 +239,8 @@ def test_a_dtype_that_is_not_offered_is_refused(runtime, dtype):
 
 
 def test_cancelling_between_tokens_ends_at_the_next_one(runtime):
-    got, context = [], runtime.context()
+    got = []
+    context = runtime.context()
     options = {"max_tokens": 50, "sampling": GREEDY, "stop": (), "cancelled": lambda: len(got) >= 3}
     for token in generate(context, prompt(20), **options):
         got += [token]
@@ -240,20 +249,21 @@ def test_cancelling_between_tokens_ends_at_the_next_one(runtime):
 
 
 def test_nothing_piles_up_where_nothing_is_drawn():
-    """A state split for each token and never evaluated is a graph as long as the reply: 2 KB a token."""
+    """A key split for each token and never evaluated is a graph as long as the reply: 2 KB a token."""
     for temperature in (0.0, 1.0):
         sampling = Sampling(temperature=temperature)
-        keys = sampling.keys()
-        mx.eval(next(keys))
+        random_keys = sampling.random_keys()
+        mx.eval(next(random_keys))
         start = mx.get_active_memory()
         for _ in range(2000):
-            mx.eval(sample(mx.zeros((1, 8)), sampling, next(keys)))
+            mx.eval(sample(mx.zeros((1, 8)), sampling, next(random_keys)))
         assert mx.get_active_memory() - start < 100_000
 
 
 def test_a_step_in_flight_that_fails_is_forgotten_and_can_be_taken_again(runtime, monkeypatch):
-    """MLX reports what went wrong on a GPU a step late, when what was built on it has been taken into the cache."""
-    ids, context = prompt(150), runtime.context()
+    """MLX reports a GPU's error one step late, when the cache already holds the next step."""
+    ids = prompt(150)
+    context = runtime.context()
     stream = generate(context, ids, max_tokens=30, sampling=GREEDY, stop=())
     for _ in range(5):
         next(stream)
@@ -265,7 +275,7 @@ def test_a_step_in_flight_that_fails_is_forgotten_and_can_be_taken_again(runtime
         patch.setattr(mx, "async_eval", failing)
         with pytest.raises(EngineError):
             next(stream)
-    assert context.ids == ids, "what was read before the reply was waited for"
+    assert context.ids == ids, "the prompt was evaluated before the reply began"
     assert context.cache.length == len(ids)
     longer = ids + prompt(3, seed=3)
     assert greedy(runtime, context, longer, 6) == greedy(runtime, runtime.context(), longer, 6)

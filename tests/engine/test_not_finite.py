@@ -1,4 +1,4 @@
-"""Logits that are not finite end the reply of whoever they belong to; no id is drawn from them, nor read on from."""
+"""Logits that are not finite end the reply they belong to. No id is drawn from them, and nothing resumes from them."""
 
 from dataclasses import replace
 
@@ -40,13 +40,13 @@ def with_norm(runtime, value) -> Runtime:
 
 
 def with_head(runtime, value) -> Runtime:
-    """Of one token the logit is NaN or infinite, upwards or downwards; all others are fine."""
+    """Make the logit of one token ``value``, NaN or an infinity. All others stay finite."""
     head = runtime.model.weights.head
     return with_weights(runtime, head=head._replace(weight=planted(head.weight, value, 511, 5)))
 
 
 def with_poison(runtime, token, value=np.nan) -> Runtime:
-    """Whoever reads ``token`` reads what is not finite."""
+    """Make the embedding of ``token`` hold ``value``."""
     table = runtime.model.weights.embedding
     return with_weights(runtime, embedding=table._replace(weight=planted(table.weight, value, token, 7)))
 
@@ -69,7 +69,8 @@ def test_ids_drawn_before_are_given_and_then_it_ends(runtime, sampling, kernels,
     monkeypatch.setenv(launch.VARIABLE, kernels)
     want = said(runtime, sampling, 4)
     assert want[2] not in PROMPT + want[:2]
-    spoilt, got = with_poison(runtime, want[2]), []
+    spoilt = with_poison(runtime, want[2])
+    got = []
     ids = spoilt.generate(PROMPT, max_tokens=9, temperature=sampling.temperature, seed=1, stop=())
     with pytest.raises(EngineError, match="not finite"):
         got.extend(ids)
@@ -77,9 +78,10 @@ def test_ids_drawn_before_are_given_and_then_it_ends(runtime, sampling, kernels,
 
 
 @pytest.mark.parametrize("length", [1, 30])
-def test_what_was_read_of_such_numbers_is_not_gone_on_from(runtime, length):
-    """A prompt of one chunk and one of three, at the end of which stands the poison; then one that shares the rest."""
-    spoilt, before = with_poison(runtime, 300), PROMPT[:1] * length
+def test_nothing_resumes_from_a_chunk_with_such_numbers(runtime, length):
+    """A prompt of one chunk and one of three end with the poisoned token. The next prompt shares all but that token."""
+    spoilt = with_poison(runtime, 300)
+    before = PROMPT[:1] * length
     context = spoilt.context()
     with pytest.raises(EngineError):
         list(generate(context, [*before, 300], max_tokens=3, sampling=GREEDY, stop=(), prefill_chunk=12))
@@ -101,14 +103,16 @@ def test_a_context_can_be_used_again_after_a_reply_that_ended_so(runtime):
 
 @pytest.mark.parametrize("sampling", WAYS[:3], ids=str)
 @pytest.mark.parametrize("when", ["prompt", "decode"])
-def test_of_rows_decoded_together_only_the_one_at_fault_fails(runtime, when, sampling):
+def test_of_rows_decoded_together_only_the_poisoned_one_fails(runtime, when, sampling):
     prompts = {"a": PROMPT, "bad": list(range(100, 130)), "b": list(range(200, 210))}
     want = {id: said(runtime, sampling, 10, prompt) for id, prompt in prompts.items()}
     poison = 119 if when == "prompt" else want["bad"][4]
     others = {*prompts["a"], *prompts["b"], *want["a"], *want["b"], *want["bad"][:4]}
     assert poison not in others
     spoilt = with_poison(runtime, poison, np.inf)
-    batch, got, failed = Batch(spoilt.model), {}, []
+    batch = Batch(spoilt.model)
+    got = {}
+    failed = []
     for id, prompt in prompts.items():
         batch.add(Row(id, prompt, spoilt.context(), 10, sampling, frozenset()))
     while batch.busy:

@@ -1,11 +1,13 @@
-"""A beginning read once serves everyone after, exactly, and within its budget."""
+"""A prefix read once can be resumed from later, exactly, and within the budget."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gptoss_mlx.engine.batching import Batch, Row
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.prefix_cache import PrefixCache
+from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
 from gptoss_mlx.engine.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
@@ -30,146 +32,155 @@ def read(runtime, *prompts):
 
 
 @pytest.fixture
-def found(runtime):
-    """How long the beginning is that a context starts from."""
-    return lambda prefixes, prompt: len(prefixes.start(runtime.model, KEY, prompt).ids)
+def view(runtime):
+    """Make a model's view of a new cache."""
+    return lambda budget=1 << 30, key=KEY: PrefixView(PrefixCache(budget), runtime.model, key)
 
 
 @pytest.fixture
-def head(runtime):
-    """A cache that holds a beginning of 150 ids, longer than the window, kept by a context that has gone on since."""
-    prefixes = PrefixCache(budget=1 << 30)
+def found(runtime):
+    """Return the length of the prefix that an empty context resumes from."""
+    return lambda prefixes, prompt: len(prefixes.resume(runtime.context(), prompt).ids)
+
+
+@pytest.fixture
+def head(runtime, view):
+    """Keep a prefix of 150 ids, longer than the window. The context it was read with has read more since."""
+    prefixes = view()
     context = read(runtime, ids(1, 150))
-    prefixes.keep(KEY, context)
+    prefixes.keep(context)
     greedy(context, ids(1, 150) + ids(2, 40), 30)
     return prefixes
 
 
-def test_what_goes_on_from_a_kept_beginning_is_what_a_cold_start_says(runtime, head):
+def test_what_resumes_from_a_kept_prefix_is_what_a_cold_start_says(runtime, head):
     for tail in (3, 4, 5):
         prompt = ids(1, 150) + ids(tail, 60)
-        context = head.start(runtime.model, KEY, prompt)
+        context = head.resume(runtime.context(), prompt)
         assert len(context.ids) == 150
         assert greedy(context, prompt) == greedy(runtime.context(), prompt)
 
 
-def test_the_longest_exact_beginning_is_found_and_nothing_else(runtime, head, found):
-    head.keep(KEY, read(runtime, [*ids(1, 150), 7, 8]))
+def test_the_longest_exact_prefix_is_found_and_nothing_else(runtime, head, found):
+    head.keep(read(runtime, [*ids(1, 150), 7, 8]))
     assert found(head, [*ids(1, 150), 7, 8, 9]) == 152
     assert found(head, [*ids(1, 150), 7, 9, 9]) == 150
     assert found(head, ids(1, 150)) == 0, "one id must be left to read"
     assert found(head, [0, *ids(1, 150)]) == 0
     assert found(head, ids(9, 300)) == 0
-    assert head.reusable(KEY, [*ids(1, 150), 7, 8, 9]) == 152
+    assert head.reusable(runtime.context(), [*ids(1, 150), 7, 8, 9]) == 152
 
 
 def test_what_another_model_has_read_is_not_found(runtime, head):
     prompt = [*ids(1, 150), 7]
-    assert head.reusable("another model", prompt) == 0
-    assert head.start(runtime.model, "another model", prompt).ids == []
-    head.keep("another model", read(runtime, ids(1, 100)))
-    assert head.reusable("another model", prompt) == 100
-    assert head.reusable(KEY, prompt) == 150
+    other = replace(head, model_key="another model")
+    assert other.reusable(runtime.context(), prompt) == 0
+    assert other.resume(runtime.context(), prompt).ids == []
+    other.keep(read(runtime, ids(1, 100)))
+    assert other.reusable(runtime.context(), prompt) == 100
+    assert head.reusable(runtime.context(), prompt) == 150
 
 
-def test_every_mark_of_one_context_can_be_gone_back_to_and_they_share_its_memory(runtime, found):
-    """Also where the ways of two contexts part in the middle of what lies between two marks."""
+def test_every_mark_of_one_context_can_be_resumed_from_and_they_share_its_memory(runtime, view, found):
+    """Also where two contexts part between two marks."""
     whole = ids(1, 400)
-    prefixes = PrefixCache(1 << 30)
-    prefixes.keep(KEY, read(runtime, whole[:130], whole[:260], whole))
+    prefixes = view()
+    prefixes.keep(read(runtime, whole[:130], whole[:260], whole))
     apart = 0
     for end in (130, 260, 400):
-        alone = PrefixCache(1 << 30)
-        alone.keep(KEY, read(runtime, whole[:end]))
-        apart += alone.nbytes
+        alone = view()
+        alone.keep(read(runtime, whole[:end]))
+        apart += alone.cache.nbytes
     in_full_layers = (130 + 260) * 2 * 2 * 2 * 64 * 4  # positions, layers, keys and values, heads, dimension, bytes
-    assert prefixes.nbytes <= apart - in_full_layers
+    assert prefixes.cache.nbytes <= apart - in_full_layers
     other = [*whole[:200], *ids(2, 100)]
-    prefixes.keep(KEY, read(runtime, other))
+    prefixes.keep(read(runtime, other))
     for same, mark in ((100, 0), (131, 130), (210, 130), (300, 260), (400, 400)):
         prompt = [*whole[:same], *ids(3, 20)]
-        context = prefixes.start(runtime.model, KEY, prompt)
+        context = prefixes.resume(runtime.context(), prompt)
         assert len(context.ids) == mark
         assert greedy(context, prompt, 4) == greedy(runtime.context(), prompt, 4)
     assert found(prefixes, [*other, 1]) == 300
 
 
-def test_a_longer_one_takes_the_place_of_those_it_contains(runtime, found):
-    whole, prefixes = ids(1, 300), PrefixCache(1 << 30)
-    prefixes.keep(KEY, read(runtime, whole[:150]))
-    prefixes.keep(KEY, read(runtime, whole[:150], whole))
-    assert len(prefixes) == 1
+def test_a_longer_one_takes_the_place_of_those_it_contains(runtime, view, found):
+    whole = ids(1, 300)
+    prefixes = view()
+    prefixes.keep(read(runtime, whole[:150]))
+    prefixes.keep(read(runtime, whole[:150], whole))
+    assert len(prefixes.cache) == 1
     assert found(prefixes, [*whole[:150], 1]) == 150
     assert found(prefixes, [*whole, 1]) == 300
 
 
-def test_the_budget_holds_and_the_least_used_goes_first(runtime, found):
+def test_the_budget_holds_and_the_least_recently_used_is_dropped_first(runtime, view, found):
     contexts = [read(runtime, ids(seed, 130)) for seed in range(3)]
-    size = PrefixCache(1 << 30)
-    size.keep(KEY, contexts[0])
-    prefixes = PrefixCache(budget=2 * size.nbytes)
-    prefixes.keep(KEY, contexts[0])
-    prefixes.keep(KEY, contexts[1])
+    one = view()
+    one.keep(contexts[0])
+    prefixes = view(budget=2 * one.cache.nbytes)
+    prefixes.keep(contexts[0])
+    prefixes.keep(contexts[1])
     found(prefixes, [*ids(0, 130), 1])
-    prefixes.keep(KEY, contexts[2])
-    assert len(prefixes) == 2
-    assert 0 < prefixes.nbytes <= prefixes.budget
+    prefixes.keep(contexts[2])
+    assert len(prefixes.cache) == 2
+    assert 0 < prefixes.cache.nbytes <= prefixes.cache.budget
     assert [found(prefixes, [*ids(seed, 130), 1]) for seed in range(3)] == [130, 0, 130]
-    tiny = PrefixCache(budget=10)
-    tiny.keep(KEY, contexts[0])
-    assert len(tiny) == 0
+    tiny = view(budget=10)
+    tiny.keep(contexts[0])
+    assert len(tiny.cache) == 0
 
 
-def test_what_is_dropped_leaves_nothing_behind(runtime, found):
-    """Many beginnings through a budget for one: neither trunks nor points of the trie pile up."""
-    prefixes = PrefixCache(1 << 30)
-    prefixes.keep(KEY, read(runtime, ids(0, 40)))
-    prefixes.budget = prefixes.nbytes + 1
+def test_what_is_dropped_leaves_nothing_behind(runtime, view):
+    """Many prefixes pass through a budget for one. Neither trunks nor nodes of the trie pile up."""
+    prefixes = view()
+    prefixes.keep(read(runtime, ids(0, 40)))
+    prefixes.cache.budget = prefixes.cache.nbytes + 1
     for seed in range(1, 30):
-        prefixes.keep(KEY, read(runtime, [*ids(0, 10), *ids(seed, 30)]))
-    assert len(prefixes) == 1
+        prefixes.keep(read(runtime, [*ids(0, 10), *ids(seed, 30)]))
+    assert len(prefixes.cache) == 1
 
-    def points(node):
-        return 1 + sum(map(points, node.children.values()))
+    def nodes(node):
+        return 1 + sum(map(nodes, node.children.values()))
 
-    assert points(prefixes._roots[KEY]) <= 3  # the root, perhaps a parting of ways, and the one kept
+    assert nodes(prefixes.cache._roots[KEY]) <= 3  # the root, perhaps a parting, and the one kept
 
 
-def test_coming_back_to_an_earlier_beginning_reads_only_what_is_new(runtime):
-    """As after a change of effort and back: the two have next to nothing in common."""
-    prefixes = PrefixCache(1 << 30)
-    first, second = ids(1, 300), ids(1, 5) + ids(2, 300)
+def test_returning_to_an_earlier_prefix_reads_only_what_is_new(runtime, view):
+    """As after a change of effort and back: the two prompts have almost nothing in common."""
+    prefixes = view()
+    first = ids(1, 300)
+    second = ids(1, 5) + ids(2, 300)
     context = read(runtime, ids(1, 100), first)
-    context = prefixes.go_on(KEY, context, second)
+    context = prefixes.resume(context, second)
     assert context.ids == []
     assert greedy(context, second) == greedy(runtime.context(), second)
     again = first + ids(3, 30)
-    context = prefixes.go_on(KEY, context, again)
+    context = prefixes.resume(context, again)
     assert context.ids == first
     assert greedy(context, again) == greedy(runtime.context(), again)
-    assert prefixes.reusable(KEY, [*second, 1]) == len(second)
+    assert prefixes.reusable(runtime.context(), [*second, 1]) == len(second)
 
 
-def test_a_context_that_is_too_large_to_keep_goes_back_as_far_as_it_can(runtime):
-    prefixes = PrefixCache(budget=1000)
+def test_a_context_that_is_too_large_to_keep_is_rewound_as_little_as_possible(runtime, view):
+    prefixes = view(budget=1000)
     whole = ids(1, 300)
     context = read(runtime, whole[:100], whole)
     prompt = [*whole[:120], 1, 2]
-    assert prefixes.go_on(KEY, context, prompt) is context
+    assert prefixes.resume(context, prompt) is context
     assert context.ids == whole[:100]
     assert greedy(context, prompt) == greedy(runtime.context(), prompt)
 
 
-def test_a_short_way_back_copies_nothing(runtime):
-    """A thought that is dropped between two turns would else cost a copy of the whole conversation each time."""
-    prefixes = PrefixCache(1 << 30)
+def test_a_short_rewind_copies_nothing(runtime, view):
+    """Otherwise a thought dropped between two turns would cost a copy of the whole conversation each time."""
+    prefixes = view()
     whole = ids(1, 300)
     context = read(runtime, whole[:200], whole)
-    assert prefixes.go_on(KEY, context, [*whole[:220], 1]) is context
-    assert len(prefixes) == 0
+    assert prefixes.resume(context, [*whole[:220], 1]) is context
+    assert len(prefixes.cache) == 0
 
 
-def test_rows_of_a_batch_read_what_they_share_once_and_know_it(runtime, monkeypatch):
+def test_rows_of_a_batch_read_what_they_share_once_and_know_it(runtime, view, monkeypatch):
     read = []
     real = type(runtime.model).__call__
 
@@ -178,7 +189,7 @@ def test_rows_of_a_batch_read_what_they_share_once_and_know_it(runtime, monkeypa
         return real(self, tokens, cache)
 
     monkeypatch.setattr(type(runtime.model), "__call__", call)
-    batch = Batch(runtime.model, prefill_chunk=64, prefixes=PrefixCache(1 << 30), model_key=KEY)
+    batch = Batch(runtime.model, prefill_chunk=64, prefix_view=view())
     prompts = [ids(1, 150) + ids(seed, 20 + seed) for seed in range(2, 6)]
     rows = [
         Row(number, prompt, runtime.context(), 6, GREEDY, frozenset(), shared=150)

@@ -1,7 +1,7 @@
-"""``make engine-report``: what is read, what is restored and what a batch yields, measured in one run.
+"""``make engine-report`` measures what a turn reads, how fast a session is restored, and a batch's throughput.
 
-Seconds are of a CPU backend and of whatever else the machine does: only ratios within a run mean anything.
-``--large`` adds two layers of true 20b shape: 7 GB of disk and 8 GB of memory.
+Only ratios within one run mean anything, because the CPU does the work and is shared. ``--large`` adds
+two layers of true 20b shape: 7 GB of disk and 8 GB of memory.
 """
 
 import sys
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import mlx.core as mx
 import numpy as np
@@ -35,7 +36,7 @@ ROWS = (1, 4, 16)
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """How many tokens each call of the decoder reads."""
+    """Yield a list to which each call of the decoder adds how many tokens it reads."""
     counts: list[int] = []
     real = Decoder.__call__
 
@@ -43,11 +44,8 @@ def counted() -> Iterator[list[int]]:
         counts.append(tokens.shape[1])
         return real(self, tokens, cache)
 
-    Decoder.__call__ = call
-    try:
+    with mock.patch.object(Decoder, "__call__", call):
         yield counts
-    finally:
-        Decoder.__call__ = real
 
 
 def seconds(action) -> float:
@@ -61,8 +59,9 @@ def random_ids(seed: int, length: int, vocabulary: int = 512) -> list[int]:
 
 
 def second_turn(runtime: Runtime) -> tuple[list[str], bool]:
-    """A first turn of 4,000 tokens, a reply of 32 that is not kept, then 60 new ones."""
-    first, new = random_ids(1, 4000), random_ids(2, 60)
+    """Measure a second turn of 60 tokens, after a first of 4,000 and a reply of 32 that is not kept."""
+    first = random_ids(1, 4000)
+    new = random_ids(2, 60)
     context = runtime.context()
     list(generate(context, first, max_tokens=32, sampling=GREEDY, stop=()))
     with counted() as read:
@@ -77,8 +76,9 @@ def second_turn(runtime: Runtime) -> tuple[list[str], bool]:
 
 
 def restored_session(runtime: Runtime, folder: Path) -> tuple[list[str], bool]:
-    """8,000 tokens to disk and back."""
-    ids, context = random_ids(3, 8000), runtime.context()
+    """Measure writing 8,000 tokens to disk and reading them back."""
+    ids = random_ids(3, 8000)
+    context = runtime.context()
     cold = seconds(lambda: mx.eval(context.read(ids)))
     write_snapshot(folder / "cache", context, runtime.hash)
     back = []
@@ -94,7 +94,7 @@ def restored_session(runtime: Runtime, folder: Path) -> tuple[list[str], bool]:
 
 
 def ours_batched(runtime: Runtime, rows: int, prompt: int, steps: int) -> float:
-    """Tokens a second of ``steps`` steps, all rows decoding."""
+    """Return the tokens a second of ``steps`` steps in which all rows are decoding."""
     batch = Batch(runtime.model, max_rows=rows)
     for number in range(rows):
         ids = random_ids(number, prompt, runtime.config.vocab_size)
@@ -109,7 +109,7 @@ def ours_batched(runtime: Runtime, rows: int, prompt: int, steps: int) -> float:
 
 
 def theirs_loaded(checkpoint: Path):
-    """mlx-lm's model of the same checkpoint, in float32 too."""
+    """Load the same checkpoint with mlx-lm, in float32 too."""
     from mlx.utils import tree_map
     from mlx_lm.utils import load_model
 
@@ -120,13 +120,14 @@ def theirs_loaded(checkpoint: Path):
 
 
 def theirs_batched(model, rows: int, prompt: int, steps: int) -> float:
-    """mlx-lm's BatchGenerator on the same prompts."""
+    """Return the tokens a second of mlx-lm's BatchGenerator on the same prompts."""
     from mlx_lm.generate import BatchGenerator
 
     generator = BatchGenerator(model, max_tokens=steps + 2, completion_batch_size=rows, prefill_batch_size=rows)
     vocabulary = model.args.vocab_size
     generator.insert([random_ids(number, prompt, vocabulary) for number in range(rows)])
-    produced, start = 0, 0.0
+    produced = 0
+    start = 0.0
     while True:
         _, responses = generator.next()
         if not responses:
@@ -145,10 +146,8 @@ def theirs_batched(model, rows: int, prompt: int, steps: int) -> float:
 def batches(
     name: str, checkpoint: Path, folder: Path, prompt: int, steps: int, times: int
 ) -> tuple[list[list[str]], float]:
-    """The best of ``times`` at 1, 4 and 16 rows; and how many times one row's rate 16 rows reach.
-
-    One after the other: both models at once would take twice the memory.
-    """
+    """Return the table's lines for 1, 4 and 16 rows, the best of ``times`` runs each, and the rate of 16 rows over that
+    of one. The models run one after the other, because both at once would take twice the memory."""
     convert(checkpoint, folder, dense="bf16")
     runtime = gptoss_mlx.load(folder, dtype="float32")
     ours = {rows: max(ours_batched(runtime, rows, prompt, steps) for _ in range(times)) for rows in ROWS}
@@ -168,7 +167,8 @@ def batches(
 
 
 def main() -> int:
-    table, missed = Table("what", "measured", "beside"), []
+    table = Table("what", "measured", "beside")
+    missed = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         small = random_model(folder / "small", SMALL, seed=5)

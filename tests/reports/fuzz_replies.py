@@ -1,7 +1,7 @@
-"""Random and mutated replies as a conversation and as a batch see them: part of ``make fuzz-report``.
+"""Random and mutated replies, read by a conversation and by a batch: part of ``make fuzz-report``.
 
-Both must find the same thought, text and calls and agree on whether there is an answer, with no marker in it and no
-exception.
+Both must find the same thought, text and calls, and agree on whether there is an answer. No text may hold a marker, and
+neither may raise.
 """
 
 import argparse
@@ -24,7 +24,7 @@ BAD_CALL = "Error: the arguments"
 
 
 def mutated(rng: random.Random, tokenizer: Tokenizer, shapes: list) -> list[int]:
-    """One of the shapes with up to four changes, or markers, words and ids at random."""
+    """Return the ids of one of ``shapes`` with up to four changes, or of random markers, words and ids."""
     markers = [tokenizer.special[marker[0]] for marker in MARKER_PIECES]
     if rng.random() < 0.6:
         ids = encode(rng.choice(shapes), tokenizer.special, tokenizer.encode)
@@ -53,9 +53,9 @@ def mutated(rng: random.Random, tokenizer: Tokenizer, shapes: list) -> list[int]
 
 
 def as_conversation(tokenizer: Tokenizer, ids: list[int]) -> dict:
-    """Thought, text, calls and how it ended, as somebody who reads a conversation's events sees them."""
+    """Return the thought, text and calls in a conversation's events, and whether there was no answer."""
     found: dict = {"thought": "", "text": "", "calls": [], "unknown": [], "bad": []}
-    silence = [[]] * TOOL_ROUNDS  # what the model says to an error
+    silence = [[]] * TOOL_ROUNDS  # the model's replies to errors
     with scripted.conversation(tokenizer, ids, *silence, functions=FUNCTIONS) as chat:
         for event in chat.send("?"):
             match event:
@@ -73,7 +73,7 @@ def as_conversation(tokenizer: Tokenizer, ids: list[int]) -> dict:
 
 
 def as_batch(tokenizer: Tokenizer, ids: list[int]) -> tuple[dict | None, str | None]:
-    """The line's answer, or the code of its error."""
+    """Return the answer to a batch line, or the code of its error."""
     body = {"prompt": "?", "tools": FUNCTIONS}
     answers, errors, _ = scripted.batch(tokenizer, ids, body=body, include_thinking=True)
     assert len(answers) + len(errors) == 1
@@ -81,7 +81,7 @@ def as_batch(tokenizer: Tokenizer, ids: list[int]) -> tuple[dict | None, str | N
 
 
 def disagreement(tokenizer: Tokenizer, ids: list[int]) -> str | None:
-    """What a conversation and a batch make differently of a reply, or a marker in what they make of it."""
+    """Return how a conversation and a batch differ on a reply, or that one found a marker in text, or None."""
     talk = as_conversation(tokenizer, ids)
     answer, error = as_batch(tokenizer, ids)
     spelled = MARKER.search(tokenizer.decode(ids))
@@ -105,7 +105,7 @@ def disagreement(tokenizer: Tokenizer, ids: list[int]) -> str | None:
 
 
 def fuzz(count: int, seed: int) -> int:
-    """Compare ``count`` streams; how many disagree."""
+    """Compare ``count`` streams and return how many are read differently."""
     tokenizer = Tokenizer.bundled()
     rng = random.Random(seed)
     shapes = [stream.pieces for kind in KINDS for stream in streams(kind, 60)]

@@ -1,6 +1,6 @@
-"""Every short sequence of token classes beside what openai-harmony makes of it: ``make sequence-report``.
+"""``make sequence-report`` compares our reading of every short sequence of token classes with openai-harmony's.
 
-Where the reference accepts a sequence, ours must read the same, or the difference must be one of those known here.
+Where the reference accepts a sequence, ours must read the same, or ``difference`` must know the reason.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from tests.support import token_classes
 
 
 def accepted(longest: int, oracle: str) -> Iterator[tuple[list, list | None]]:
-    """Every sequence of token classes, with the messages openai-harmony finds in it; None where it raises."""
+    """Yield each sequence of token classes with the messages openai-harmony finds in it, or None where it raises."""
     command = [oracle, "-m", "tests.oracle.parse_sequences", str(longest)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -27,10 +27,11 @@ def accepted(longest: int, oracle: str) -> Iterator[tuple[list, list | None]]:
 
 
 def enumerate_classes(longest: int, oracle: str) -> int:
-    """Compare every sequence with openai-harmony; how many differ for no reason given in ``difference``."""
+    """Compare every sequence with openai-harmony. Return how many differ for no reason that ``difference`` knows."""
     tokenizer = Tokenizer.bundled()
     byte_ids = {tokenizer.token_bytes(id): id for id in range(256)}
-    wrong, compared = 0, Counter[str]()
+    wrong = 0
+    compared = Counter[str]()
     for pieces, theirs in accepted(longest, oracle):
         ids = token_classes.encode(
             pieces, tokenizer.special, tokenizer.encode, lambda raw: [byte_ids[bytes((byte,))] for byte in raw]
@@ -53,7 +54,7 @@ def enumerate_classes(longest: int, oracle: str) -> int:
 
 
 def read(tokenizer: Tokenizer, ids: list[int]) -> list[tuple[str, str]]:
-    """What is found in a reply: its sections, then its calls."""
+    """Return the sections found in a reply, then its calls."""
     reader = ReplyReader(tokenizer, functions=["f"])
     for id in ids:
         reader.feed(id)
@@ -66,10 +67,10 @@ def read(tokenizer: Tokenizer, ids: list[int]) -> list[tuple[str, str]]:
 
 
 def difference(pieces: list, ours: list[tuple[str, str]], theirs: list) -> str:
-    """Why ours and theirs may differ on a sequence; WRONG where they may not.
+    """Return why ours and theirs may differ on a sequence, or WRONG where they may not.
 
-    Theirs has no bounds: it reads on behind the marker that ends a reply, writes markers of a header into the text,
-    takes any word alone in a header for a recipient, and trims text.
+    Theirs reads on behind the marker that ends a reply, writes markers of a header into the text, takes any word alone
+    in a header for a recipient, and trims text.
     """
     want = []
     for role, channel, recipient, text in theirs:
@@ -117,7 +118,7 @@ def difference(pieces: list, ours: list[tuple[str, str]], theirs: list) -> str:
 
 
 def squeezed(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Sections joined and blanks left out: theirs trims, and puts one blank for many."""
+    """Return the sections, joined, and the calls, all without blanks, because theirs trims and merges blanks."""
     joined: dict[str, str] = {}
     for kind, text in found:
         if kind != "call":

@@ -1,10 +1,10 @@
-"""A model that says what it is told to, for a conversation and for a batch: its ids are made up, all else is real."""
+"""A model that says the ids it is given, for a conversation and for a batch. Harmony and all else are the real code."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -12,68 +12,122 @@ from gptoss_mlx import conversation as conversation_module
 from gptoss_mlx.batch import run as batch_run
 from gptoss_mlx.batch.source import Line
 from gptoss_mlx.conversation import Conversation
-from gptoss_mlx.engine.batching import Produced
+from gptoss_mlx.engine.batching import Produced, Row
 from gptoss_mlx.engine.sampling import Sampling
-from gptoss_mlx.harmony import Tokenizer, render
+from gptoss_mlx.harmony import Tokenizer
+from gptoss_mlx.runtime import STOP_MARKERS
 
-STOPS = ("<|return|>", "<|call|>", "<|endoftext|>")
-
-
-def runtime(tokenizer: Tokenizer) -> Any:
-    """What conversations and batches hold, with nothing behind it."""
-    return SimpleNamespace(
-        tokenizer=tokenizer,
-        stop_ids=frozenset(tokenizer.special[marker] for marker in STOPS if marker in tokenizer.special),
-        config=SimpleNamespace(max_position_embeddings=100_000),
-        folder=SimpleNamespace(path=SimpleNamespace(name="scripted")),
-        model=None,
-        model_key="",
-        prefixes=None,
-        sampling=Sampling,
-        context=lambda: SimpleNamespace(ids=[0] * 10**6),
-        go_on=lambda context, prompt: context,
-    )
-
-
-@contextmanager
-def conversation(tokenizer: Tokenizer, *replies: list[int], **options: Any) -> Iterator[Conversation]:
-    """A conversation whose model says these ids, one list after each prompt."""
-    script = iter(replies)
-
-    def generate(context, prompt, *, stop, cancelled, max_tokens, **_):
-        for count, id in enumerate(next(script), 1):
-            yield id
-            if id in stop or count == max_tokens or cancelled():
-                return
-
-    with mock.patch.object(conversation_module, "generate", generate):
-        yield Conversation(runtime(tokenizer), date="", **options)
-
-
-def prompt_of(chat: Conversation) -> list[int]:
-    """What the model would read next."""
-    return render([*chat._head(), *chat.messages], chat.runtime.tokenizer)
+CONTEXT_LENGTH = 100_000
 
 
 @dataclass
-class Batch:
-    """Stands for the engine's: each row says the next list of ids of the ``script``, to its end or an id to stop at."""
+class ScriptedModel:
+    """Says the next of ``replies`` after each prompt.
 
-    script: Iterator[list[int]]
+    ``prompts`` are the ids it was given. ``on_id`` is called with the number of an id, from 1 on, before it is yielded.
+    """
+
+    replies: Iterator[list[int]]
+    prompts: list[list[int]] = field(default_factory=list)
+    on_id: Callable[[int], None] = lambda number: None
+
+    def generate(
+        self, prompt: list[int], *, max_tokens: int, stop: frozenset[int], cancelled: Callable[[], bool]
+    ) -> Iterator[int]:
+        self.prompts.append(prompt)
+        for number, id in enumerate(next(self.replies), 1):
+            self.on_id(number)
+            yield id
+            if id in stop or number == max_tokens or cancelled():
+                return
+
+
+@dataclass
+class ScriptedContext:
+    """A context that has read more than any prompt, so that nothing is left to prefill."""
+
+    model: ScriptedModel
+    ids: list[int] = field(default_factory=lambda: [0] * (CONTEXT_LENGTH + 1))
+
+
+@dataclass
+class ScriptedPrefixes:
+    """Keeps nothing: each prompt resumes from the same context."""
+
+    def resume(self, context: ScriptedContext, prompt: list[int]) -> ScriptedContext:
+        return context
+
+
+@dataclass
+class ScriptedConfig:
+    max_position_embeddings: int = CONTEXT_LENGTH
+
+
+@dataclass
+class ScriptedFolder:
+    path: Path = Path("scripted")
+
+
+@dataclass
+class ScriptedRuntime:
+    """What a conversation or a batch run uses of a Runtime."""
+
+    tokenizer: Tokenizer
+    model: ScriptedModel
+    config: ScriptedConfig = field(default_factory=ScriptedConfig)
+    folder: ScriptedFolder = field(default_factory=ScriptedFolder)
+    prefix_view: ScriptedPrefixes = field(default_factory=ScriptedPrefixes)
+    hash: str = "scripted"
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.special[marker] for marker in STOP_MARKERS if marker in self.tokenizer.special)
+
+    def sampling(self, temperature: float | None = None) -> Sampling:
+        return Sampling(temperature=1.0 if temperature is None else temperature)
+
+    def context(self) -> ScriptedContext:
+        return ScriptedContext(self.model)
+
+    def go_on(self, context: ScriptedContext, prompt: list[int]) -> ScriptedContext:
+        return self.prefix_view.resume(context, prompt)
+
+
+def generate(context: ScriptedContext, prompt: list[int], *, sampling: Sampling, progress: Any, **options: Any):
+    """Stands for the engine's ``generate`` with the model of ``context``."""
+    return context.model.generate(prompt, **options)
+
+
+@contextmanager
+def conversation(tokenizer: Tokenizer, *replies: list[int], date: str = "", **options: Any) -> Iterator[Conversation]:
+    """A conversation whose model says these ids, one list after each prompt."""
+    runtime: Any = ScriptedRuntime(tokenizer, ScriptedModel(iter(replies)))
+    with mock.patch.object(conversation_module, "generate", generate):
+        yield Conversation(runtime, date=date, **options)
+
+
+@dataclass
+class ScriptedBatch:
+    """Stands for the engine's Batch: each row says the next of ``replies``, to its end or to one of the row's stop ids.
+
+    ``asked`` are all rows that were added.
+    """
+
+    replies: Iterator[list[int]]
     waiting: deque = field(default_factory=deque)
-    rows: list[tuple[Any, deque[int]]] = field(default_factory=list)
-    asked: list[Any] = field(default_factory=list)
+    rows: list[tuple[Row, deque[int]]] = field(default_factory=list)
+    asked: list[Row] = field(default_factory=list)
 
     @property
     def busy(self) -> bool:
         return bool(self.rows)
 
-    def add(self, row: Any) -> None:
+    def add(self, row: Row) -> None:
         row.cached = 0
         self.asked.append(row)
-        self.rows.append((row, deque(next(self.script))))
+        self.rows.append((row, deque(next(self.replies))))
 
-    def remove(self, id: Any) -> None:
+    def remove(self, id: Hashable) -> None:
         self.rows = [(row, ids) for row, ids in self.rows if row.id != id]
 
     def step(self) -> list[Produced]:
@@ -87,21 +141,45 @@ class Batch:
         return produced
 
 
+@dataclass
+class OneLine:
+    """Stands for a batch's source."""
+
+    line: Line
+
+    def lines(self) -> Iterator[Line]:
+        return iter([self.line])
+
+
+@dataclass
+class KeptRecords:
+    """Stands for a batch's files of answers and of errors, when nothing was answered before."""
+
+    records: list[dict] = field(default_factory=list)
+    answered: frozenset[str] = frozenset()
+    fixed: dict[str, str] = field(default_factory=lambda: {"date": ""})
+
+    def append(self, record: dict) -> None:
+        self.records.append(record)
+
+
 def batch(
     tokenizer: Tokenizer,
     *replies: list[int],
     body: dict[str, Any],
     kind: str = "plain",
     temperature: float = 0,
-    **options,
-) -> tuple[list[dict], list[dict], Batch]:
-    """Answer one line with these replies, none of them empty: the answers, the errors, and what was asked."""
-    engine, answers, errors = Batch(iter(replies)), [], []
+    **options: Any,
+) -> tuple[list[dict], list[dict], ScriptedBatch]:
+    """Answer one line with these replies, none of them empty. Return the answers, the errors, and the batch."""
+    engine = ScriptedBatch(iter(replies))
+    answers = KeptRecords()
+    errors = KeptRecords()
     run = batch_run.Run(
-        runtime(tokenizer),
-        SimpleNamespace(lines=lambda: iter([Line(1, "a", kind, body)])),
-        SimpleNamespace(answered=set(), fixed={"date": ""}, append=answers.append),
-        SimpleNamespace(append=errors.append),
+        ScriptedRuntime(tokenizer, ScriptedModel(iter(()))),
+        OneLine(Line(1, "a", kind, body)),
+        answers,
+        errors,
         batch_run.BatchOptions(temperature=temperature, **options),
         batch_run.Tally(1, 0),
         max_rows=1,
@@ -109,4 +187,4 @@ def batch(
     )
     with mock.patch.object(batch_run, "Batch", return_value=engine):
         run.go(lambda tally: None, lambda: False)
-    return answers, errors, engine
+    return answers.records, errors.records, engine
