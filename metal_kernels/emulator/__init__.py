@@ -43,7 +43,7 @@ exp and rsqrt, the order of a simd_sum, speed. Say "emulated" wherever a figure 
 from metal_kernels.emulator.arrays import BFloat16
 from metal_kernels.emulator.errors import CallError, EmulatorError, KernelFault, LintError, ToolchainError
 from metal_kernels.emulator.kernel import metal_kernel
-from metal_kernels.emulator.report import BufferUse, Finding, Kind, Place, Report
+from metal_kernels.emulator.report import BufferUse, Finding, FindingKind, Place, Report
 
 __all__ = [
     "BFloat16",
@@ -51,8 +51,8 @@ __all__ = [
     "CallError",
     "EmulatorError",
     "Finding",
+    "FindingKind",
     "KernelFault",
-    "Kind",
     "LintError",
     "Place",
     "Report",

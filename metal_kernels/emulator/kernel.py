@@ -7,9 +7,9 @@ import numpy as np
 
 from metal_kernels.emulator import arrays
 from metal_kernels.emulator.build import Mode, build
-from metal_kernels.emulator.dispatch import Buffer, Order, run
 from metal_kernels.emulator.errors import CallError, KernelFault
 from metal_kernels.emulator.report import Report
+from metal_kernels.emulator.runner import Buffer, Order, run
 from metal_kernels.emulator.signature import Function, Input, generate, shape_parameters, template_values
 from metal_kernels.emulator.toolchain import Toolchain
 from metal_kernels.source import MetalSource, TemplateValue

@@ -5,7 +5,7 @@ import re
 from metal_kernels.emulator import cache
 from metal_kernels.emulator import toolchain as tools
 from metal_kernels.emulator.errors import LintError
-from metal_kernels.emulator.report import Finding, Kind, Place
+from metal_kernels.emulator.report import Finding, FindingKind, Place
 from metal_kernels.emulator.signature import Function
 from metal_kernels.emulator.source_edit import edit, unqualified_parameters
 from metal_kernels.emulator.toolchain import Toolchain
@@ -66,6 +66,8 @@ def diagnostics(stderr: str) -> list[Finding]:
             message = match[4]
             for pattern, words in _TRANSLATIONS:
                 message = pattern.sub(words, message)
-            found.append(Finding(Kind.LINT, Place(match[1], int(match[2]), int(match[3])), message))
+            found.append(Finding(FindingKind.LINT, Place(match[1], int(match[2]), int(match[3])), message))
     unique = list(dict.fromkeys(found))
-    return unique or [Finding(Kind.LINT, Place(), stderr.strip()[-2000:] or "the compiler failed without a word")]
+    return unique or [
+        Finding(FindingKind.LINT, Place(), stderr.strip()[-2000:] or "the compiler failed without a word")
+    ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """The classes of finding."""
 
     LINT = "lint"
@@ -33,7 +33,7 @@ class Place:
 class Finding:
     """One defect: its class, where it is, what happened, how many times, and for a race the other access."""
 
-    kind: Kind
+    kind: FindingKind
     place: Place
     message: str
     other: Place | None = None
@@ -44,7 +44,9 @@ class Finding:
         text = f"{self.place}: {self.kind}: {self.message}"
         if self.other and self.other.line:
             text += (
-                f"; the other access is at {self.other}" if self.kind is Kind.RACE else f"; others are at {self.other}"
+                f"; the other access is at {self.other}"
+                if self.kind is FindingKind.RACE
+                else f"; others are at {self.other}"
             )
         return text + (f" ({self.times} times)" if self.times > 1 else "")
 
@@ -90,17 +92,17 @@ class Report:
     lines: frozenset[Place] = frozenset()  # all that have code; cover mode only
     lines_reached: frozenset[Place] = frozenset()
 
-    def count(self, kind: Kind) -> int:
+    def count(self, kind: FindingKind) -> int:
         """How many times findings of one kind occurred."""
         return sum(finding.times for finding in self.findings if finding.kind is kind)
 
     @property
     def races(self) -> int:
-        return self.count(Kind.RACE)
+        return self.count(FindingKind.RACE)
 
     @property
     def uninitialised(self) -> int:
-        return self.count(Kind.UNINITIALISED)
+        return self.count(FindingKind.UNINITIALISED)
 
     @property
     def lines_missed(self) -> list[Place]:

@@ -7,7 +7,7 @@ automatic variable cannot have an address space): the edit cannot silently miss 
 
 import re
 
-from metal_kernels.emulator.report import Finding, Kind, Place
+from metal_kernels.emulator.report import Finding, FindingKind, Place
 from metal_kernels.source import closing, split_arguments, without_comments
 
 _THREADGROUP_VARIABLE = re.compile(
@@ -60,5 +60,5 @@ def unqualified_parameters(source: str, file: str) -> list[Finding]:
             if re.search(r"[\w>]\s*[*&]", declared) and not _ADDRESS_SPACES & set(re.findall(r"\w+", declared)):
                 place = where[text[: match.start()].count("\n")]
                 message = f"parameter '{' '.join(declared.split())}' of {match[1]} needs an address space"
-                found.append(Finding(Kind.LINT, place, message))
+                found.append(Finding(FindingKind.LINT, place, message))
     return found

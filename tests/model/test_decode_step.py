@@ -1,4 +1,4 @@
-"""What one decode step costs in launches, counted on recordings of the decoder itself at the published shapes."""
+"""The launches of one decode step, counted on recordings of the decoder at the published shapes."""
 
 from unittest.mock import patch
 
@@ -25,14 +25,14 @@ def config(model):
 def test_a_layer_is_six_dispatches_or_seven(model, dense):
     short, long = (per_layer(config(model), dense, length) for length in (100, 1024))
     assert short.total() == 12, "a sliding and a full layer"
-    assert long - short == {"attention_combine": 1}
+    assert long - short == {"decode_attention_combine": 1}
     assert set(short) == {
         "norm_qkv_rope",
-        "attention",
+        "decode_attention",
         "output_residual",
         "norm_router",
         "expert_gate_up",
-        "expert_down",
+        "expert_down_residual",
     }
 
 
@@ -45,8 +45,8 @@ def test_a_token_takes_few_commits(model):
 
 
 def test_with_a_buffer_for_each_tensor_commits_would_be_many():
-    """What the two buffers of a layer are for; the simulation sees the difference."""
-    with patch.object(decode_graph, "VIEWS", decode_graph.VIEWS - {"View"}):  # each view counts as a buffer of its own
+    """This is why a layer has two buffers. The simulation sees the difference."""
+    with patch.object(decode_graph, "VIEWS", decode_graph.VIEWS - {"View"}):  # so that each view counts as a buffer
         assert commits(record(config("20b"), "q8", 1024), (40, 40)) > 40
 
 
@@ -63,7 +63,7 @@ def test_a_layout_that_would_be_copied_is_noticed():
         return normed, logits.T.reshape(logits.shape[::-1]).T
 
     with patch.object(launch, "norm_router", transposed):
-        assert set(strided(record(config("20b"), "q8", 1024))) == {"expert_gate_up", "expert_down"}
+        assert set(strided(record(config("20b"), "q8", 1024))) == {"expert_gate_up", "expert_down_residual"}
 
 
 def test_plain_mlx_in_a_step_is_not_counted_but_refused():

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from metal_kernels.emulator import Kind
-from metal_kernels.emulator.dispatch import Buffer
+from metal_kernels.emulator import FindingKind
 from metal_kernels.emulator.kernel import run_function
+from metal_kernels.emulator.runner import Buffer
 from tests.support import mlx_headers
 
 QUANTIZED = ["steel/gemm/gemm.h", "quantized_utils.h", "fp_quantized.h"]
@@ -98,7 +98,7 @@ def test_mxfp4_matrix_vector_product_with_a_ragged_last_tile():
     expected = values @ x.astype(np.float64)
     assert np.abs(named[4].data - expected).max() <= 2e-6 * np.abs(expected).max()
     # MLX lets the last tile overlap the one before it, and both write the same sums: found, and the only thing found.
-    assert {finding.kind for finding in report.findings} == {Kind.RACE}
+    assert {finding.kind for finding in report.findings} == {FindingKind.RACE}
     assert all("'y'" in finding.message for finding in report.findings)
 
 

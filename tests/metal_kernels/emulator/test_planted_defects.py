@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metal_kernels.emulator import Finding, KernelFault, Kind, LintError, metal_kernel
+from metal_kernels.emulator import Finding, FindingKind, KernelFault, LintError, metal_kernel
 from tests.metal_kernels.emulator.planted import HELPERS, PLANTED, ROW_SUM, TREE_SUM, Planted
 
 ROWS = np.random.default_rng(0).standard_normal((4, 1000)).astype(np.float32)
@@ -30,7 +30,7 @@ def test_the_defect_is_reported_at_its_line(planted):
     found = findings(planted)
     here = [f for f in found if f.kind is planted.kind]
     assert here, f"expected {planted.kind}, got {[str(f) for f in found]}"
-    if planted.kind is Kind.UNWRITTEN:
+    if planted.kind is FindingKind.UNWRITTEN:
         assert "'out'" in here[0].message
         return
     file = f"planted ({'header' if planted.in_header else 'source'})"

@@ -13,7 +13,7 @@ from metal_kernels.emulator.arrays import unset_pattern
 from metal_kernels.emulator.build import Library, Mode
 from metal_kernels.emulator.cover import reached_lines
 from metal_kernels.emulator.errors import CallError
-from metal_kernels.emulator.report import BufferUse, Finding, Kind, Place, Report
+from metal_kernels.emulator.report import BufferUse, Finding, FindingKind, Place, Report
 
 MAX_BUFFERS = 64
 MAX_FINDINGS = 64
@@ -66,13 +66,13 @@ class _Finding(ctypes.Structure):
 
 
 _KINDS = {
-    1: Kind.RACE,
-    2: Kind.UNINITIALISED,
-    3: Kind.OUT_OF_BOUNDS,
-    4: Kind.DIVERGENCE,
-    5: Kind.UNDEFINED,
-    6: Kind.LIMIT,
-    7: Kind.UNWRITTEN,
+    1: FindingKind.RACE,
+    2: FindingKind.UNINITIALISED,
+    3: FindingKind.OUT_OF_BOUNDS,
+    4: FindingKind.DIVERGENCE,
+    5: FindingKind.UNDEFINED,
+    6: FindingKind.LIMIT,
+    7: FindingKind.UNWRITTEN,
 }
 
 

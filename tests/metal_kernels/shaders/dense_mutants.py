@@ -1,8 +1,8 @@
-"""Mutants of the dense shaders and of what they include that compute the same, by file and description: why."""
+"""Mutants of the dense shaders that compute the same: description to reason."""
 
-STEPS_OF_8 = "positions come in steps of 8 and so does the bound: one less cuts off none"
-LIKE_LANE_0 = "lane 4 has what lane 0 has, under a higher token: ties go to the lower"
-NOTHING_LEFT = "where the added turn is taken, no lane's group is within the matrix"
+STEPS_OF_8 = "positions and the bound are multiples of 8, so one less cuts off none"
+LIKE_LANE_0 = "lane 4 has the logits of lane 0 under higher tokens, and ties go to the lower"
+NOTHING_LEFT = "in the extra turn no lane's group is within the matrix"
 DOUBLES = "steps 4, 8 and 16 are below 31 as they are below 32"
 EQUIVALENT = {
     "dense.h: for (uint n = 8 * lane; n < COLUMNS; n += 8 * 32) {  ->  "
@@ -11,5 +11,5 @@ EQUIVALENT = {
     "for (uint round = 0; round < (GROUPS + 1); round += 8) {": NOTHING_LEFT,
     "dense.h: for (ushort step = 4; step < 32; step *= 2) pairs.of[b] += simd_shuffle_xor(pairs.of[b], step);  ->  "
     "for (ushort step = 4; step < (32 - 1); step *= 2) pairs.of[b] += simd_shuffle_xor(pairs.of[b], step);": DOUBLES,
-    "norm_head_best.metal: if (lane < 4) {  ->  if (lane < (4 + 1)) {": LIKE_LANE_0,
+    "norm_head_argmax.metal: if (lane < 4) {  ->  if (lane < (4 + 1)) {": LIKE_LANE_0,
 }

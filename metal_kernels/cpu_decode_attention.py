@@ -1,8 +1,8 @@
-"""Attention of several sequences' new positions on the CPU backend, where MLX spends more on starting its many small
+"""Decode attention of several sequences on the CPU backend, where MLX spends more time on starting many small
 operations than on computing them.
 
-In numpy, over the arrays where they lie: no padding, so nothing of one sequence enters another. Knows the cache's two
-parts; the shaders and their launching know nothing of it.
+It is in numpy and reads arrays where they lie. There is no padding, so no sequence affects another. Knows the two parts
+of a cache; knows no shader.
 """
 
 from collections.abc import Sequence
@@ -10,29 +10,31 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
+from metal_kernels.reference import CacheView
 
-def attention_with_caches(
-    q: mx.array,
-    kv: mx.array,
-    caches: Sequence[tuple[mx.array, mx.array, mx.array, int]],
-    sinks: mx.array,
-    scale: float,
-    window: int | None,
+
+def decode_attention(
+    q: mx.array, kv: mx.array, caches: Sequence[CacheView], sinks: mx.array, scale: float, window: int | None
 ) -> tuple[mx.array, list[mx.array]]:
-    """:func:`reference.attention_with_cache` for each of S sequences: attended [S * L, N * D] float32, and their tails.
+    """Run :func:`reference.decode_attention` for each of S sequences, all in float32.
 
-    q [S * L, N, D] and kv [S * L, 2, M, D] are float32, the first sequence's L rows first. ``caches`` hold what that
-    function takes as body, tail, rows and keys, in float32 too.
+    q [S * L, N, D] and kv [S * L, 2, M, D] hold the L rows of the first sequence first. Returns attended rows
+    [S * L, N * D] and a new tail for each cache.
     """
     mx.eval(q, kv, sinks)
-    queries, new, sink = np.array(q, copy=False), np.array(kv, copy=False), np.array(sinks.astype(mx.float32))
-    (T, N, D), M = queries.shape, new.shape[2]
-    L, G = T // len(caches), N // M
-    attended, tails = np.empty((T, M, G, D), np.float32), []
-    sink = np.tile(sink.reshape(M, G, 1), (1, 1, L)).reshape(M, G * L, 1)
-    for number, (body, tail, rows, keys) in enumerate(caches):
+    queries = np.array(q, copy=False)
+    new = np.array(kv, copy=False)
+    T, N, D = queries.shape
+    M = new.shape[2]
+    L = T // len(caches)
+    G = N // M
+    attended = np.empty((T, M, G, D), np.float32)
+    tails = []
+    sink = np.array(sinks.astype(mx.float32)).reshape(M, G, 1)
+    sink = np.tile(sink, (1, 1, L)).reshape(M, G * L, 1)
+    for number, (body, tail, counts, keys) in enumerate(caches):
         own = slice(number * L, (number + 1) * L)
-        body_rows, tail_rows = np.array(rows, copy=False).tolist()
+        body_rows, tail_rows = np.array(counts, copy=False).tolist()
         fresh = np.array(tail)
         fresh[:, 0, :, tail_rows : tail_rows + L] = new[own].transpose(1, 2, 0, 3)
         tails.append(mx.array(fresh))
