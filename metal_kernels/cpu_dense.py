@@ -1,18 +1,18 @@
 """The product with a bfloat16 matrix on the CPU backend, where MLX adds up in bfloat16.
 
-In numpy: a block of rows at a time is opened to float32, so that it is still in cache when BLAS reads it. Knows the
-matrix alone; the shaders and their launching know nothing of it.
+It is in numpy. It opens a block of rows to float32 at a time, so that the block is in cache when BLAS reads it. Knows
+only the matrix and the rows.
 """
 
 import mlx.core as mx
 import numpy as np
 
 BLOCK_VALUES = 1 << 19
-"""Opened float32 values held at a time: 2 MB."""
+"""Float32 values opened at a time: 2 MB."""
 
 
 def product(x: mx.array, weight: mx.array) -> mx.array:
-    """x [..., C] float32 times weight [R, C] bfloat16: [..., R] float32, added up in float32."""
+    """Multiply x [..., C] float32 by weight [R, C] bfloat16, to [..., R] float32, adding up in float32."""
     R, C = weight.shape
     columns = np.ascontiguousarray(np.array(x, copy=False).reshape(-1, C).T)
     bits = np.array(weight.view(mx.uint16), copy=False)

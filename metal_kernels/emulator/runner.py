@@ -1,4 +1,4 @@
-"""Loads a compiled kernel and runs it over a grid. The ctypes side of native/runtime.cpp."""
+"""Loads a compiled kernel and runs it over a grid: the ctypes side of native/runtime.cpp. Knows no source."""
 
 import ctypes
 import threading
@@ -65,7 +65,7 @@ class _Finding(ctypes.Structure):
     )
 
 
-_KINDS = {
+_FINDING_KINDS = {
     1: FindingKind.RACE,
     2: FindingKind.UNINITIALISED,
     3: FindingKind.OUT_OF_BOUNDS,
@@ -78,9 +78,10 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Buffer:
-    """One buffer of a run. ``role``: 0 input, 1 output that starts initialised, 2 output that starts as garbage.
+    """One buffer of a run. ``role`` is 0 for an input, 1 for an output that starts initialised, 2 for one that does
+    not.
 
-    ``dtype`` of an output, if it is to be searched for values that came from memory nobody set.
+    An output with a ``dtype`` is searched for values that came from unset memory.
     """
 
     name: str
@@ -115,10 +116,10 @@ def run(
     flush_subnormals: bool = False,
     constants: dict[str, bool | int | float] | None = None,
 ) -> tuple[Report, bool]:
-    """Run every thread of the grid, writing outputs into the buffers' arrays.
+    """Run every thread of the grid, and write outputs into the buffers' arrays.
 
-    Returns the report and whether the run finished. ``seconds`` of CPU time end a run that does not end
-    itself. ``constants`` sets the values of function constants by name.
+    Returns the report and whether the run finished. A run is stopped after ``seconds`` of CPU time. ``constants`` sets
+    function constants by name. Raises CallError for a grid, a threadgroup or buffers that exceed a limit.
     """
     if len(grid) != 3 or len(threadgroup) != 3 or min(grid) < 1 or min(threadgroup) < 1:
         raise CallError(f"{kernel}: grid {tuple(grid)} and threadgroup {tuple(threadgroup)} need three positive sizes")
@@ -136,7 +137,10 @@ def run(
             for b in buffers
         )
     )
-    totals, uses, findings, found = _Totals(), (_BufferUse * count)(), (_Finding * MAX_FINDINGS)(), ctypes.c_uint32()
+    totals = _Totals()
+    uses = (_BufferUse * count)()
+    findings = (_Finding * MAX_FINDINGS)()
+    found = ctypes.c_uint32()
     options = _Options(mode == "check", mode == "count", ORDERS[order], seed, seconds, flush_subnormals)
     with lock:
         for name, value in (constants or {}).items():
@@ -177,4 +181,4 @@ def _finding(raw: _Finding, library: Library, buffers: Sequence[Buffer]) -> Find
     for index in range(len(buffers) - 1, -1, -1):  # "buffer 12" before "buffer 1"
         message = message.replace(f"buffer {index}", f"'{buffers[index].name}'")
     other = library.sites[raw.other_site] if raw.other_site else None
-    return Finding(_KINDS[raw.kind], place, message, other, raw.times)
+    return Finding(_FINDING_KINDS[raw.kind], place, message, other, raw.times)

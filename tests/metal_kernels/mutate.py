@@ -116,7 +116,8 @@ def _bounds(code: str) -> Iterator[Edit]:
         at = match.end()
         end = _end(code, at)
         while code[end] == ",":
-            start, end = end + 2, _end(code, end + 2)
+            start = end + 2
+            end = _end(code, end + 2)
             for step in ("+", "-"):
                 yield start, end, f"({code[start:end]} {step} 1)"
     for match in re.finditer(r"\((\w+) \+ (\d+)\) / \d+", code):
@@ -159,14 +160,17 @@ def _offsets(code: str) -> Iterator[Edit]:
         for found in subscripts.values():
             for a, b in combinations(found, 2):
                 if a[2] != b[2]:
-                    body, base = function[1], function.start(1)
+                    body = function[1]
+                    base = function.start(1)
                     new = body[a.start(2) : a.end(2)], body[b.start(2) : b.end(2)]
                     yield base + a.start(2), base + b.end(2), new[1] + body[a.end(2) : b.start(2)] + new[0]
 
 
 def _commute(statement: str, a: re.Match[str], b: re.Match[str]) -> bool:
     """Return whether the two are operands of one sum or one test for equality, where a swap changes nothing."""
-    between, before, after = statement[a.end() : b.start()], statement[: a.start()], statement[b.end() :]
+    between = statement[a.end() : b.start()]
+    before = statement[: a.start()]
+    after = statement[b.end() :]
     free = not before.rstrip().endswith(("*", "/", "%", "-")) and not after.lstrip().startswith(("*", "/", "%"))
     return free and bool(re.fullmatch(r"\s*(\+|==)\s*(\w+( \* \w+)* \+ )*(u?int\()?", between))
 

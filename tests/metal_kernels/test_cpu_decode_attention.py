@@ -7,7 +7,10 @@ import pytest
 from metal_kernels import launch
 from metal_kernels.reference import CacheView
 
-N, M, D, TAIL = 8, 2, 64, 64
+N = 8
+M = 2
+D = 64
+TAIL = 64
 
 
 def sequences(lengths, new, dtype, seed=0):
@@ -49,7 +52,8 @@ def test_each_sequence_is_as_alone(window, new, dtype):
     q, kv, caches, sinks = sequences(lengths, new, dtype)
     attended, tails = launch.decode_attention(q, kv, caches, sinks, scale=0.2, window=window, dtype=mx.float32)
     for number, cache in enumerate(caches):
-        own, filled = slice(number * new, (number + 1) * new), lengths[number][1]
+        own = slice(number * new, (number + 1) * new)
+        filled = lengths[number][1]
         want = by_mlx(q[own], kv[own], cache, sinks, window)
         assert np.abs(np.array(attended[own]) - want).max() <= 2e-6 * np.abs(want).max()
         assert tails[number].dtype == dtype

@@ -13,7 +13,10 @@ from metal_kernels.reference import CacheView, Dense, Experts
 pytestmark = pytest.mark.skipif(not launch.on_cpu(), reason="for the CPU backend")
 
 BF16 = mx.bfloat16
-H, ROWS, EPS, LIMIT = 2880, 192, 1e-5, 7.0
+H = 2880
+ROWS = 192
+EPS = 1e-5
+LIMIT = 7.0
 ROUNDED = {mx.float32: 1e-5, mx.float16: 1e-3, BF16: 2.0**-8}
 """The largest error, as a part of the largest value: one rounding, after adding up in float32."""
 
@@ -56,7 +59,9 @@ def normed(x, norm):
 def test_queries_keys_and_values(rows, kind):
     rng = np.random.default_rng(rows)
     qkv, values = matrix(rng, 4 * 64, H, kind)
-    x, norm, zero = normal(rng, rows, H, scale=3, dtype=mx.float32), 1 + normal(rng, H), mx.zeros((rows, 32))
+    x = normal(rng, rows, H, scale=3, dtype=mx.float32)
+    norm = 1 + normal(rng, H)
+    zero = mx.zeros((rows, 32))
     q, kv = launch.norm_qkv_rope(x, norm, EPS, qkv, zero + 1, zero, heads=2, kv_heads=1)
     want = (normed(x, norm) @ values.T + exact(qkv.bias)).reshape(rows, 4, 64)
     assert (q.dtype, kv.dtype) == (mx.float32, BF16)
@@ -69,7 +74,8 @@ def test_queries_keys_and_values(rows, kind):
 def test_the_output_projection(rows, kind):
     rng = np.random.default_rng(rows)
     o, values = matrix(rng, ROWS, 4096, kind)
-    attended, residual = normal(rng, rows, 4096, dtype=mx.float16), normal(rng, rows, ROWS, dtype=mx.float32)
+    attended = normal(rng, rows, 4096, dtype=mx.float16)
+    residual = normal(rng, rows, ROWS, dtype=mx.float32)
     got = launch.output_residual(attended, o, residual)
     assert got.dtype == mx.float32
     close(got, exact(attended) @ values.T + exact(o.bias) + exact(residual))
@@ -80,7 +86,8 @@ def test_the_output_projection(rows, kind):
 def test_the_head(rows, kind):
     rng = np.random.default_rng(rows)
     head, values = matrix(rng, ROWS, H, kind, biased=False)
-    x, norm = normal(rng, rows, H, scale=3, dtype=mx.float32), 1 + normal(rng, H)
+    x = normal(rng, rows, H, scale=3, dtype=mx.float32)
+    norm = 1 + normal(rng, H)
     close(launch.norm_head(x, norm, EPS, head), normed(x, norm) @ values.T)
 
 
@@ -102,24 +109,30 @@ def experts(rng, rows, columns, count=4):
 def test_the_router():
     rng = np.random.default_rng(1)
     router, values = matrix(rng, 32, H, "bf16")
-    x, norm = normal(rng, 3, H, scale=3, dtype=mx.float32), 1 + normal(rng, H)
+    x = normal(rng, 3, H, scale=3, dtype=mx.float32)
+    norm = 1 + normal(rng, H)
     handed_on, got = launch.norm_router(x, norm, EPS, router, mx.float16)
     close(got, normed(x, norm) @ values.T + exact(router.bias))
     close(reference.natural(handed_on), normed(x, norm))
 
 
 def activated(out):
-    gate, linear = np.minimum(out[..., 0::2], LIMIT), np.clip(out[..., 1::2], -LIMIT, LIMIT)
+    gate = np.minimum(out[..., 0::2], LIMIT)
+    linear = np.clip(out[..., 1::2], -LIMIT, LIMIT)
     return gate / (1 + np.exp(-1.702 * gate)) * (linear + 1)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
 def test_experts_one_by_one_and_grouped(rows):
-    rng, width, k = np.random.default_rng(rows), 96, 2
+    rng = np.random.default_rng(rows)
+    width = 96
+    k = 2
     gate_up, up_values = experts(rng, 2 * width, H)
     down, down_values = experts(rng, ROWS, width)
-    x, residual = normal(rng, rows, H, dtype=mx.float16), normal(rng, rows, ROWS, dtype=mx.float32)
-    logits, slots = normal(rng, rows, 4, dtype=mx.float32), mx.arange(4, dtype=mx.int32)
+    x = normal(rng, rows, H, dtype=mx.float16)
+    residual = normal(rng, rows, ROWS, dtype=mx.float32)
+    logits = normal(rng, rows, 4, dtype=mx.float32)
+    slots = mx.arange(4, dtype=mx.int32)
     chosen = np.argsort(-exact(logits), axis=-1)[:, :k]
     inner = activated(np.einsum("tkrc,tc->tkr", up_values[chosen], exact(x)) + exact(gate_up.bias)[chosen])
     handed = reference.chunk_major(x, mx.float16)
@@ -139,9 +152,14 @@ def test_experts_one_by_one_and_grouped(rows):
 
 @pytest.mark.parametrize(("new", "held", "window"), [(9, 600, None), (9, 600, 128), (200, 0, 128), (1, 600, None)])
 def test_attention(new, held, window):
-    rng, N, M, D = np.random.default_rng(new), 8, 2, 64
-    q, sinks = normal(rng, 1, N, new, D, dtype=mx.float32), normal(rng, N)
-    k, v = normal(rng, 1, M, held + new, D), normal(rng, 1, M, held + new, D) + 1
+    rng = np.random.default_rng(new)
+    N = 8
+    M = 2
+    D = 64
+    q = normal(rng, 1, N, new, D, dtype=mx.float32)
+    sinks = normal(rng, N)
+    k = normal(rng, 1, M, held + new, D)
+    v = normal(rng, 1, M, held + new, D) + 1
     age = np.arange(held, held + new)[:, None] - np.arange(held + new)
     scores = np.einsum("mgld,mpd->mglp", exact(q)[0].reshape(M, N // M, new, D), exact(k)[0]) * 0.125
     scores = np.where((age >= 0) & (age < (window or held + new)), scores, -np.inf)

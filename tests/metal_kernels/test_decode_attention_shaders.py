@@ -107,7 +107,8 @@ def test_the_same_bits_however_many_keys_a_lane_holds_at_a_time(folder):
 
 
 def test_every_line_is_reached_by_these_cases():
-    places, reached = set(), set()
+    places = set()
+    reached = set()
     for case, handed_on in (CASES[0], CASES[2], CASES[-1]):  # half, float32 and bfloat16; the last one is split
         for report in attended(case, handed_on, mode="cover")[2]:
             places |= report.lines
@@ -155,7 +156,8 @@ def test_it_is_what_mlx_s_own_attention_computes_on_one_array(window, monkeypatc
 
 def test_a_context_that_grows_compiles_nothing_new():
     a = (case := Case(0, 0, 1)).arrays
-    templates, grids = set(), []
+    templates = set()
+    grids = []
     for keys in (300, 700, 5000, 100_000):
         cache = CacheView(a.body, a.tail, a.counts, keys)
         made = dispatches.decode_attention(a.q, a.kv, cache, a.sinks, scale=case.scale, window=None, dtype=F16)

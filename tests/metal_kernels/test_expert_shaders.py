@@ -40,7 +40,8 @@ def test_right_clean_and_the_same_in_every_order(operation, case, handed_on, fol
 
 
 def test_every_line_of_every_shader_is_reached_by_these_cases():
-    places, reached = set(), set()
+    places = set()
+    reached = set()
     for operation in OPERATIONS:
         for case, handed_on in CASES:
             _, report = run(dispatch(operation, case, handed_on), mode="cover")

@@ -65,7 +65,8 @@ def layer_of(case: Case) -> tuple[mx.array, LayerWeights, ModelConfig]:
         intermediate_size=case.inter,
         num_experts_per_tok=case.k,
     )
-    none, dense = mx.zeros((1,)), Dense(mx.zeros((1, 1)))
+    none = mx.zeros((1,))
+    dense = Dense(mx.zeros((1, 1)))
     router = Dense(a.router.weight.astype(mx.float32), a.router.bias.astype(mx.float32))
     weights = LayerWeights(none, dense, none, dense, a.norm, router, a.slots, a.gate_up, a.down)
     return a.x, weights, config
@@ -83,7 +84,8 @@ def test_the_model_on_emulated_shaders_agrees_with_transformers(case, length, ch
         want = golden[str(length)]
     got = run_in_chunks(runtime, case.tokens(length), chunk, sampled_rows(length))
     assert relative_l2(got, want) <= 1e-5
-    steps, layers = -(-length // chunk), case.sizes["num_hidden_layers"]
+    steps = -(-length // chunk)
+    layers = case.sizes["num_hidden_layers"]
     assert [name for name in emulated if name != "norm_head"] == list(LAYER) * (steps * layers)
     assert 0 < emulated.count("norm_head") <= steps
 
@@ -93,7 +95,8 @@ def test_the_bundled_model_gives_the_same_greedy_reply_on_emulated_shaders(monke
     asked = ("run", "--model", "tiny", "--temperature", 0, "--show-thinking", "What is 12 + 30?")
     shaders = run_cli(*asked)
     assert shaders[:2] == (0, "12 + 30 = 42.\n")
-    step, ran = [*LAYER * 4, "norm_head_argmax", "norm_head_argmax_combine"], len(emulated)
+    step = [*LAYER * 4, "norm_head_argmax", "norm_head_argmax_combine"]
+    ran = len(emulated)
     prompt = emulated.index(step[0])  # too many rows for more than the head
     assert emulated[:prompt] == ["norm_head"] * prompt
     assert emulated[prompt:] == step * (ran // len(step))

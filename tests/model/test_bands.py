@@ -33,14 +33,16 @@ def test_bands_are_attention_under_one_mask(length, held, window):
 @pytest.mark.parametrize("window", [1, 5, 128])
 def test_no_band_is_of_so_few_queries_that_metal_has_no_fused_kernel_for_them(length, window, monkeypatch):
     """With 8 heads to a key/value head, MLX 0.32 has one for at most 32 / 8 queries and one for more than 8."""
-    attend, lengths = mx.fast.scaled_dot_product_attention, []
+    attend = mx.fast.scaled_dot_product_attention
+    lengths = []
 
     def recorded(q, *arguments, **options):
         lengths.append(q.shape[2])
         return attend(q, *arguments, **options)
 
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", recorded)
-    q, k = mx.zeros((1, 8, length, 64)), mx.zeros((1, 1, length + window - 1, 64))
+    q = mx.zeros((1, 8, length, 64))
+    k = mx.zeros((1, 1, length + window - 1, 64))
     reference.prefill_attention(q, k, k, mx.zeros(8), 0.125, window)
     assert sum(lengths) == length
     assert all(8 < count <= 136 for count in lengths)

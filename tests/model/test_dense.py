@@ -6,7 +6,9 @@ import pytest
 
 from metal_kernels import cpu, reference
 
-ROWS, COLUMNS, GROUP = 96, 128, 64
+ROWS = 96
+COLUMNS = 128
+GROUP = 64
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,11 @@ import pytest
 from metal_kernels import cpu_experts, launch, reference
 from metal_kernels.reference import Experts
 
-E, H, INTER, K, LIMIT = 6, 64, 96, 3, 7.0
+E = 6
+H = 64
+INTER = 96
+K = 3
+LIMIT = 7.0
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,8 @@ def decoded(experts: Experts) -> np.ndarray:
 
 def by_definition(x, logits, slots, gate_up, down):
     """Return the mixture in float64, row by row, from the paper's formulas."""
-    up, low = decoded(gate_up), decoded(down)
+    up = decoded(gate_up)
+    low = decoded(down)
     out = np.zeros_like(x, np.float64)
     for t, row in enumerate(x.astype(np.float64)):
         chosen = sorted(range(E), key=lambda e: (-logits[t, e], e))[:K]
@@ -40,7 +45,8 @@ def by_definition(x, logits, slots, gate_up, down):
         for e, weight in zip(chosen, weights / weights.sum(), strict=True):
             s = slots[e]
             h = up[s] @ row + np.array(gate_up.bias, np.float64)[s]
-            gate, linear = np.minimum(h[0::2], LIMIT), np.clip(h[1::2], -LIMIT, LIMIT)
+            gate = np.minimum(h[0::2], LIMIT)
+            linear = np.clip(h[1::2], -LIMIT, LIMIT)
             h = gate / (1 + np.exp(-1.702 * gate)) * (linear + 1)
             out[t] += weight * (low[s] @ h + np.array(down.bias, np.float64)[s])
     return out
@@ -64,7 +70,8 @@ def test_for_shaders_rows_are_grouped_beyond_what_they_take(monkeypatch):
 def test_both_ways_agree_with_the_definition_and_honour_the_slot_table(layer, rows):
     gate_up, down = layer
     rng = np.random.default_rng(rows)
-    x, logits = rng.standard_normal((rows, H), np.float32), rng.standard_normal((rows, E), np.float32)
+    x = rng.standard_normal((rows, H), np.float32)
+    logits = rng.standard_normal((rows, E), np.float32)
     slots = rng.permutation(E).astype(np.int32)
     want = by_definition(x, logits, slots, gate_up, down)
     args = reference.chunk_major(mx.array(x), mx.float32), mx.array(logits), mx.array(slots)
@@ -95,7 +102,8 @@ def test_grouped_product_decodes_every_code_and_scale_exactly():
 
 def test_on_metal_mlx_s_sorted_product_is_kept_from_rows_it_gets_wrong(layer, monkeypatch):
     """On M5 it reads past rows that end within 64 columns. Those of the second projection do: they have 96."""
-    gather, seen = mx.gather_qmm, []
+    gather = mx.gather_qmm
+    seen = []
 
     def recorded(x, *arguments, sorted_indices, **options):
         seen.append((x.shape[-1], sorted_indices))

@@ -53,7 +53,8 @@ def stretches(config: ModelConfig, dense: str) -> list[Stretch]:
     found = []
     for shard in layout.shards(config, dense):
         for group in (shard.dense, shard.experts):
-            inside, at = {}, 0
+            inside = {}
+            at = 0
             for name, spec in group.items():
                 inside[name] = (at, spec.dtypes[0], spec.shape)
                 at = layout.align(at + nbytes_of(spec.dtypes[0], spec.shape))
@@ -68,11 +69,13 @@ def record(config: ModelConfig, dense: str, length: int) -> list[Node]:
     buffers = [mx.zeros((part.nbytes,), mx.uint8) for part in parts]
     cache = KVCache.empty(config)
     for layer in cache.layers:
-        layer.length, layer.tail_rows = length, min(length, TAIL // 2)
+        layer.length = length
+        layer.tail_rows = min(length, TAIL // 2)
         layer.body_rows = length - layer.tail_rows
         if layer.window:
             layer.body_rows = min(layer.body_rows, layer.window - 1)
-        heads, dim = config.num_key_value_heads, config.head_dim
+        heads = config.num_key_value_heads
+        dim = config.head_dim
         layer.body = mx.zeros((2, 1, heads, layer.body_rows + 100, dim), mx.bfloat16)
         layer.tail = mx.zeros((2, 1, heads, TAIL, dim), mx.bfloat16)
     held = cache.arrays()
@@ -140,7 +143,9 @@ def commits(nodes: Sequence[Node], limits: tuple[int, int]) -> int:
             elements += math.prod(shape) * (buffer not in met)
             met.add(buffer)
         if operations > limits[0] or elements >> 20 > limits[1]:
-            committed, operations, elements = committed + 1, 0, 0
+            committed = committed + 1
+            operations = 0
+            elements = 0
             met.clear()
     return committed + bool(operations)
 
@@ -151,7 +156,8 @@ def strided(nodes: Sequence[Node]) -> list[str]:
     found = []
     for node in nodes:
         if node.name in VIEWS:
-            (name, shape), (made, cut) = node.inputs[0], node.outputs[0]
+            (name, shape) = node.inputs[0]
+            (made, cut) = node.outputs[0]
             whole = node.name not in ("Transpose", "Broadcast") and (node.name != "Slice" or shape[1:] == cut[1:])
             if name in loose or not whole:
                 loose.add(made)

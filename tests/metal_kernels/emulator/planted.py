@@ -1,4 +1,4 @@
-"""Kernels with one defect each: a right kernel, and the wrong text that takes the place of some right text in it."""
+"""Kernels with one defect each. In a right kernel some text is replaced by wrong text."""
 
 from dataclasses import dataclass
 
@@ -7,33 +7,32 @@ from metal_kernels.emulator import FindingKind
 
 @dataclass(frozen=True)
 class Planted:
-    """A defect, the class it must be reported in, and the line: the one that holds ``at`` (default: ``wrong``)."""
+    """A defect, the class of the finding, and its line: the one that holds ``at``, by default ``wrong``."""
 
     name: str
     kind: FindingKind
     right: str
     wrong: str
     at: str = ""
-    other: str = ""  # of a race: text of the line of the other access
+    other: str = ""  # for a race: text in the line of the other access
     body: str = ""
     header: str = ""
     in_header: bool = False
 
     def sources(self, wrong: bool) -> tuple[str, str]:
-        """Body and header."""
+        """Return the wrong kernel's body and header."""
         text = self.header if self.in_header else self.body
         assert text.count(self.right) == 1, self.right
         text = text.replace(self.right, self.wrong) if wrong else text
         return (self.body, text) if self.in_header else (text, self.header)
 
     def line(self, text: str) -> int:
-        """Line of the wrong source that holds a text."""
+        """Return the line of the wrong source that holds a text."""
         source = self.sources(wrong=True)[self.in_header]
         assert source.count(text) == 1, text
         return source[: source.index(text)].count("\n") + 1
 
 
-# Sums rows of inp [4, 1000] float32 into out [4], 256 threads a row.
 ROW_SUM = """\
 threadgroup float part[8];
 uint n = uint(inp_shape[1]), row = threadgroup_position_in_grid.x, lid = thread_position_in_threadgroup.x;
@@ -52,12 +51,13 @@ if (sg == 0) {
     out[row] = acc;
 }
 """
+"""Sums rows of inp [4, 1000] float32 into out [4], 256 threads a row."""
+
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 READ = "part[lane] :"
 WRITE = "part[sg] = acc;"
 INITIAL = "float acc = 0;"
 
-# The same sum with a tree in threadgroup memory: many barriers, written and read by all.
 TREE_SUM = """\
 threadgroup float s[256];
 uint n = uint(inp_shape[1]), row = threadgroup_position_in_grid.x, lid = thread_index_in_threadgroup;
@@ -75,8 +75,9 @@ for (uint d = 128; d > 0; d /= 2) {
 if (lid == 0)
   out[row] = s[0];
 """
+"""The same sum by a tree in threadgroup memory: many barriers, and all threads write and read."""
 
-# One simdgroup of each threadgroup does the work, through helpers and private arrays.
+
 HELPERS = """\
 uint row = threadgroup_position_in_grid.x, lane = thread_index_in_simdgroup;
 const device float4* vectors = (const device float4*)inp;
@@ -93,6 +94,8 @@ total = simd_sum(total);
 if (thread_index_in_threadgroup == 0)
   out[row] = scale(total, 8u);
 """
+"""One simdgroup of each threadgroup does the work, through helpers and private arrays."""
+
 HELPERS_HEADER = """\
 METAL_FUNC float add_up(const thread float* v) {
   float sum = 0;
@@ -125,7 +128,6 @@ def in_header(name: str, kind: FindingKind, right: str, wrong: str, at: str = ""
 
 
 PLANTED = [
-    # ---- races
     in_sum("no barrier", FindingKind.RACE, BARRIER, "", READ, WRITE),
     in_sum(
         "simdgroup barrier too small",
@@ -178,7 +180,6 @@ PLANTED = [
         "acc = simd_sum(acc);\nfor",
         "float other =",
     ),
-    # ---- uninitialised
     in_sum(
         "reads beyond what was written",
         FindingKind.UNINITIALISED,
@@ -228,7 +229,6 @@ PLANTED = [
         "inp[more[1]]",
     ),
     in_sum("output not written", FindingKind.UNWRITTEN, "lane == 0)\n    out", "lane == 0 && row > 0)\n    out"),
-    # ---- bounds
     in_sum("threadgroup array too short", FindingKind.OUT_OF_BOUNDS, "part[8]", "part[7]", WRITE),
     in_sum("reads past the input", FindingKind.OUT_OF_BOUNDS, "i < n; i += 256", "i < 1024; i += 256", "acc += inp"),
     in_sum("reads before the input", FindingKind.OUT_OF_BOUNDS, "inp[row * n + i]", "inp[int(row * n + i) - 1]"),
@@ -244,7 +244,6 @@ PLANTED = [
         "last.of[k] = total",
     ),
     in_helpers("vector component past the end", FindingKind.OUT_OF_BOUNDS, "acc[k] += v[k]", "acc[k] += v[k + 1]"),
-    # ---- divergence
     in_sum(
         "simd operation in a branch",
         FindingKind.DIVERGENCE,
@@ -281,7 +280,6 @@ PLANTED = [
         "if (sg == 0) {\n  if (lane > 30) return;\n  acc += 0 * simd_shuffle(acc, 31);",
         "simd_shuffle",
     ),
-    # ---- undefined arithmetic and alignment
     in_helpers(
         "shift past the width",
         FindingKind.UNDEFINED,
@@ -303,9 +301,7 @@ PLANTED = [
         "out[row] = acc + float(int(acc * 1e30f))",
     ),
     in_sum("signed overflow", FindingKind.UNDEFINED, "out[row] = acc", "out[row] = acc + float(int(n) * 2147484)"),
-    # ---- limits
     in_sum("too much threadgroup memory", FindingKind.LIMIT, "part[8]", "part[9000]"),
-    # ---- rules of the language
     in_sum("bfloat from float", FindingKind.LINT, INITIAL, "float acc = 0; bfloat b; b = acc * 2.0f;", "bfloat b;"),
     in_sum("no double", FindingKind.LINT, INITIAL, "double acc = 0;"),
     in_helpers(

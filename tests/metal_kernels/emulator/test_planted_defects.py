@@ -35,7 +35,7 @@ def test_the_defect_is_reported_at_its_line(planted):
         return
     file = f"planted ({'header' if planted.in_header else 'source'})"
     expected = (file, planted.line(planted.at or planted.wrong))
-    # Which of a race's two accesses came second depends on the order of the threads.
+    # The order of the threads decides which of two racing accesses is the second.
     pairs = [{(p.file, p.line) for p in (f.place, f.other) if p} for f in here]
     assert any(expected in pair for pair in pairs), f"expected {expected}, got {[str(f) for f in found]}"
     if planted.other:

@@ -1,4 +1,4 @@
-"""What kernels compute: Metal's types, simd operations, grids and orders, against numpy."""
+"""Kernels compute what numpy does: Metal's types, simd operations, grids and orders."""
 
 import mlx.core as mx
 import numpy as np
@@ -10,7 +10,7 @@ RNG = np.random.default_rng(0)
 I = "uint i = thread_position_in_grid.x;\n"  # noqa: E741
 
 
-def run(body, inputs, shape, dtype="float32", threads=32, per_group=None, header="", name="k", **options):
+def run(body, inputs, shape, dtype="float32", *, threads=32, per_group=None, header="", name="k", **options):
     kernel = metal_kernel(name, [f"x{n}" for n in range(len(inputs))], ["out"], I + body, header=header)
     (out,), report = kernel(
         inputs=inputs,
@@ -171,8 +171,8 @@ def test_strided_inputs_keep_their_strides_only_if_asked():
 
 @pytest.mark.parametrize("order", ["forward", "reversed", "shuffled"])
 def test_threads_and_threadgroups_run_in_the_order_asked_for(order):
-    # A race on purpose: what the last thread to run leaves behind tells the order of threadgroups, what each leaves
-    # for the next tells that of threads.
+    # A deliberate race. The value of the last thread shows the order of threadgroups, the value each thread leaves for
+    # the next the order of threads.
     body = "uint i = thread_position_in_grid.x;\nuint turn = order[0];\norder[1 + turn] = i;\norder[0] = turn + 1;"
     kernel = metal_kernel("order", [], ["order"], body)
     (out,), _ = kernel(

@@ -13,7 +13,9 @@ from metal_kernels.dispatches import Dispatch
 from metal_kernels.emulator import Report, metal_kernel
 from metal_kernels.source import MetalSource
 
-F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
+F32 = mx.float32
+F16 = mx.float16
+BF16 = mx.bfloat16
 EPS = 1e-5
 FLOAT32_ERROR = 2e-6
 """The largest error of a float32 output, as a part of the largest value."""

@@ -72,7 +72,8 @@ def _row(
 
 def _fewest(case: Case) -> dict[str, int]:
     """Return the bytes of each input that one row has to read."""
-    a, row = case.arrays, 2 * case.kv_heads * case.dim * case.kv.size
+    a = case.arrays
+    row = 2 * case.kv_heads * case.dim * case.kv.size
     seen = min(case.keys + 1, case.window or case.keys + 1)
     fewest = {"q": a.q.nbytes, "kv": row, "body": (seen - 1 - case.tail) * row, "tail": case.tail * row}
     return fewest if case.window is None and seen > dispatches.SPLIT_KEYS else fewest | {"sinks": a.sinks.nbytes}
@@ -87,7 +88,8 @@ def _stock(case: Case, want: np.ndarray) -> tuple[int, Error]:
 
 
 def _sdpa_vector(case: Case, type_: str, mode: str) -> tuple[np.ndarray, Report]:
-    a, dim = case.arrays, case.dim
+    a = case.arrays
+    dim = case.dim
     seen = min(case.keys + 1, case.window or case.keys + 1)
     parts = [a.body[..., : case.body, :], a.tail[..., : case.tail, :], as_cache(a.kv)]
     joined = mx.concatenate(parts, axis=3)[..., -seen:, :]

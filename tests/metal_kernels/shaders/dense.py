@@ -169,7 +169,8 @@ def left_over(case: Case) -> tuple[np.ndarray, np.ndarray]:
     shape = (case.rows, 8 + case.vocabulary)
     logits = np.round(2 * rng.standard_normal(shape)).astype(np.float32)
     if case.rows > 1:
-        logits[0], logits[-1, -1] = -1e38, 100
+        logits[0] = -1e38
+        logits[-1, -1] = 100
     return logits, rng.permuted(np.tile(np.arange(shape[1], dtype=np.uint32), (case.rows, 1)), axis=1)
 
 

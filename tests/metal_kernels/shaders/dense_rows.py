@@ -106,8 +106,11 @@ def _product(layer: Dense, x: mx.array, mode: str) -> tuple[np.ndarray, Report]:
     y = np.zeros(rows, np.float32 if x.dtype == F32 else np.uint16)
     if layer.scales is None or layer.offsets is None:
         height = 8 if rows >= 4096 else 4  # MLX 0.32, mlx/backend/metal/matmul.cpp
-        headers, name, template = ["gemv.h"], "gemv", f"{type_}, {height}, 1, 1, 32, 4, 4, false, false"
-        grid, threadgroup = (32 * -(-rows // (4 * height)), 1, height), (32, 1, height)
+        headers = ["gemv.h"]
+        name = "gemv"
+        template = f"{type_}, {height}, 1, 1, 32, 4, 4, false, false"
+        grid = (32 * -(-rows // (4 * height)), 1, height)
+        threadgroup = (32, 1, height)
         arrays = {"mat": bits(layer.weight), "in_vec": bits(x), "bias": np.zeros(1, y.dtype), "y": y}
         sizes = {"in_vec_size": columns, "out_vec_size": rows, "matrix_ld": columns, "alpha": 1.0, "beta": 0.0}
         sizes |= {"batch_ndim": 1, "batch_shape": 1, "vector_stride": 0, "matrix_stride": 0, "bias_batch_stride": 0}
@@ -115,8 +118,10 @@ def _product(layer: Dense, x: mx.array, mode: str) -> tuple[np.ndarray, Report]:
     else:
         fast = "_fast" if columns % 512 == 0 else ""  # MLX 0.32, mlx/backend/metal/quantized.cpp
         headers = ["steel/gemm/gemm.h", "quantized_utils.h", "quantized.h"]
-        name, template = f"affine_qmv{fast}", f"{type_}, 64, 8, false"
-        grid, threadgroup = (32, rows // 4, 1), (32, 2, 1)
+        name = f"affine_qmv{fast}"
+        template = f"{type_}, 64, 8, false"
+        grid = (32, rows // 4, 1)
+        threadgroup = (32, 2, 1)
         arrays = {"w": np.array(layer.weight), "scales": bits(layer.scales), "biases": bits(layer.offsets)}
         arrays |= {"x": bits(x), "y": y}
         sizes = {"in_vec_size": columns, "out_vec_size": rows}

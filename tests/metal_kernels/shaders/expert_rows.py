@@ -47,7 +47,8 @@ def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER, stock:
     _, counted = run(dispatch(operation, case, mx.float16), folder, mode="count")
     read = {name: use for name, use in counted.buffers.items() if use.loads}
     compared = stock and operation != "norm_router"
-    errors, stock_errors = [], []
+    errors = []
+    stock_errors = []
     for draw in range(draws):
         drawn = _drawn(case, draw)
         out, _ = run(dispatch(operation, drawn), folder, mode="fast")
@@ -117,8 +118,10 @@ def _stock_error(operation: str, case: Case, want: np.ndarray) -> Error:
 def _gather_qmv(experts: Experts, x: np.ndarray, slots: list[int], type_: str, mode: str) -> tuple[np.ndarray, Report]:
     """Multiply x [1 or K, C] by MLX's generic ``fp_gather_qmv``, which 2880 columns take. Return [K, R] and the
     report."""
-    weight, scales = np.array(experts.weight), np.array(experts.scales)
-    rows, columns = weight.shape[1], x.shape[-1]
+    weight = np.array(experts.weight)
+    scales = np.array(experts.scales)
+    rows = weight.shape[1]
+    columns = x.shape[-1]
     integers = {
         "in_vec_size": columns,
         "out_vec_size": rows,
