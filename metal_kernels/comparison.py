@@ -12,7 +12,7 @@ import numpy as np
 
 from metal_kernels import dispatches, reference
 from metal_kernels.dispatches import Dispatch
-from metal_kernels.reference import CacheView, Dense, Experts
+from metal_kernels.reference import Attention, CacheView, Dense, Experts
 
 EPS = 1e-5
 LIMIT = 7.0
@@ -96,20 +96,17 @@ class _Layer:
 def _layer(hidden: int, inter: int, experts: int, dtype: mx.Dtype) -> _Layer:
     rng = np.random.default_rng(0)
 
-    def normal(*shape: int, scale: float = 1.0) -> mx.array:
-        return mx.array((scale * rng.standard_normal(shape)).astype(np.float32))
-
     def projection(rows: int, columns: int) -> Experts:
         return Experts(
             mx.array(rng.integers(0, 1 << 32, (experts, rows, columns // 8), np.uint32)),
             mx.array(rng.integers(112, 122, (experts, rows, columns // 32), np.uint8)),
-            normal(experts, rows, scale=0.5).astype(dtype),
+            _normal(rng, experts, rows, scale=0.5).astype(dtype),
         )
 
-    router = Dense(normal(experts, hidden, scale=0.05), normal(experts))
+    router = Dense(_normal(rng, experts, hidden, scale=0.05), _normal(rng, experts))
     slots = mx.array(rng.permutation(experts).astype(np.int32))
     return _Layer(
-        1 + normal(hidden, scale=0.3), router, slots, projection(2 * inter, hidden), projection(hidden, inter)
+        1 + _normal(rng, hidden, scale=0.3), router, slots, projection(2 * inter, hidden), projection(hidden, inter)
     )
 
 
@@ -139,19 +136,20 @@ def _attention(run: Run, dtype: mx.Dtype, keys: int, window: int | None) -> Comp
     """Compare attention of three rows over ``keys`` keys, 20 of them in the tail. Without a window they are split."""
     rng = np.random.default_rng(keys)
 
-    def normal(*shape: int) -> mx.array:
-        return mx.array(rng.standard_normal(shape).astype(np.float32))
-
-    kv, body, tail = (normal(*shape).astype(dtype) for shape in ((3, 2, 8, 64), (2, 1, 8, keys, 64), (2, 1, 8, 64, 64)))
+    kv, body, tail = (
+        _normal(rng, *shape).astype(dtype) for shape in ((3, 2, 8, 64), (2, 1, 8, keys, 64), (2, 1, 8, 64, 64))
+    )
     cache = CacheView(body, tail, mx.array([keys - 20, 20], mx.int32), keys)
-    sinks = normal(64).astype(dtype)
-    q = 2 * normal(3, 64, 64)
-    made = dispatches.decode_attention(q, kv, cache, sinks, scale=0.125, window=window, dtype=mx.float32)
+    layer = Attention(_normal(rng, 64).astype(dtype), 0.125, window)
+    q = 2 * _normal(rng, 3, 64, 64)
+    made = dispatches.decode_attention(q, kv, cache, layer, mx.float32)
     assert made is not None
     attended, fresh = run(made)
     if dispatches.is_split(attended):
-        attended = run(dispatches.decode_attention_combine(attended, sinks, mx.float32))[0]
-    want, want_fresh = reference.decode_attention(q, kv, cache, sinks, scale=0.125, window=window, dtype=mx.float32)
+        joined = dispatches.decode_attention_combine(attended, layer.sinks, mx.float32)
+        assert joined is not None
+        attended = run(joined)[0]
+    want, want_fresh = reference.decode_attention(q, kv, cache, layer, mx.float32)
     error = max(_error(attended, want), _error(fresh[..., :23, :], want_fresh[..., :23, :]))
     what = f"window of {window}" if window else f"{keys} keys"
     return Comparison(f"decode_attention {what} {dispatches.name(dtype)}", error, ALLOWED[mx.float32])
@@ -161,12 +159,9 @@ def _dense(run: Run, dtype: mx.Dtype, q8: bool, hidden: int) -> Iterator[Compari
     """Compare three rows through a layer's projections and 2,048 rows of a head. Plain MLX computes in float32."""
     rng = np.random.default_rng(hidden)
 
-    def normal(*shape: int, scale: float = 1.0) -> mx.array:
-        return mx.array((scale * rng.standard_normal(shape)).astype(np.float32))
-
     def matrix(rows: int, columns: int, biased: bool = True) -> tuple[Dense, Dense]:
-        weight = normal(rows, columns, scale=columns**-0.5)
-        bias = normal(rows) if biased else None
+        weight = _normal(rng, rows, columns, scale=columns**-0.5)
+        bias = _normal(rng, rows) if biased else None
         if q8:
             codes, *affine = mx.quantize(weight, group_size=64, bits=8)
             scales, offsets = (array.astype(dtype) for array in affine)
@@ -175,9 +170,9 @@ def _dense(run: Run, dtype: mx.Dtype, q8: bool, hidden: int) -> Iterator[Compari
         weight = weight.astype(dtype)
         return Dense(weight, bias), Dense(weight.astype(mx.float32), bias)
 
-    x = normal(3, hidden, scale=3)
-    norm = 1 + normal(hidden, scale=0.3)
-    angles = normal(3, 32)
+    x = _normal(rng, 3, hidden, scale=3)
+    norm = 1 + _normal(rng, hidden, scale=0.3)
+    angles = _normal(rng, 3, 32)
     cos = mx.cos(angles)
     sin = mx.sin(angles)
     where = f"3x{hidden} {'q8 ' * q8}{dispatches.name(dtype)}"
@@ -188,7 +183,7 @@ def _dense(run: Run, dtype: mx.Dtype, q8: bool, hidden: int) -> Iterator[Compari
     yield _compared(f"norm_qkv_rope {where}", run, made, [q, kv.astype(dtype)])
 
     o, o32 = matrix(hidden, 64 * 64)
-    attended = normal(3, 64 * 64)
+    attended = _normal(rng, 3, 64 * 64)
     made = dispatches.output_residual(attended, o, x)
     yield _compared(f"output_residual {where}", run, made, [reference.output_residual(attended, o32, x)])
 
@@ -208,6 +203,10 @@ def _compared(what: str, run: Run, made: Dispatch | None, want: list[mx.array]) 
     assert made is not None, what
     found = [Comparison(what, _error(a, b), ALLOWED[b.dtype]) for a, b in zip(run(made), want, strict=True)]
     return max(found, key=lambda one: (not one.agrees, one.error / one.allowed))
+
+
+def _normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> mx.array:
+    return mx.array((scale * rng.standard_normal(shape)).astype(np.float32))
 
 
 def _error(got: mx.array, want: mx.array) -> float:

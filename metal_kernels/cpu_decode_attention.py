@@ -10,18 +10,18 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from metal_kernels.reference import CacheView
+from metal_kernels.reference import Attention, CacheView
 
 
 def decode_attention(
-    q: mx.array, kv: mx.array, caches: Sequence[CacheView], sinks: mx.array, scale: float, window: int | None
+    q: mx.array, kv: mx.array, caches: Sequence[CacheView], layer: Attention
 ) -> tuple[mx.array, list[mx.array]]:
     """Run :func:`reference.decode_attention` for each of S sequences, all in float32.
 
     q [S * L, N, D] and kv [S * L, 2, M, D] hold the L rows of the first sequence first. Returns attended rows
     [S * L, N * D] and a new tail for each cache.
     """
-    mx.eval(q, kv, sinks)
+    mx.eval(q, kv, layer.sinks)
     queries = np.array(q, copy=False)
     new = np.array(kv, copy=False)
     T, N, D = queries.shape
@@ -30,7 +30,8 @@ def decode_attention(
     G = N // M
     attended = np.empty((T, M, G, D), np.float32)
     tails = []
-    sink = np.array(sinks.astype(mx.float32)).reshape(M, G, 1)
+    window = layer.window
+    sink = np.array(layer.sinks.astype(mx.float32)).reshape(M, G, 1)
     sink = np.tile(sink, (1, 1, L)).reshape(M, G * L, 1)
     for number, (body, tail, counts, keys) in enumerate(caches):
         own = slice(number * L, (number + 1) * L)
@@ -39,7 +40,9 @@ def decode_attention(
         fresh[:, 0, :, tail_rows : tail_rows + L] = new[own].transpose(1, 2, 0, 3)
         tails.append(mx.array(fresh))
         parts = np.array(body, copy=False)[:, 0, :, :body_rows], fresh[:, 0, :, : tail_rows + L]
-        grouped = (queries[own] * np.float32(scale)).reshape(L, M, G, D).transpose(1, 2, 0, 3).reshape(M, G * L, D)
+        grouped = (
+            (queries[own] * np.float32(layer.scale)).reshape(L, M, G, D).transpose(1, 2, 0, 3).reshape(M, G * L, D)
+        )
         scores = np.concatenate([sink, *(grouped @ part[0].swapaxes(1, 2) for part in parts)], axis=-1)
         if L > 1 or (window is not None and keys >= window):
             age = np.arange(keys, keys + L)[:, None] - np.arange(keys + L)

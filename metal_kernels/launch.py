@@ -16,38 +16,14 @@ import mlx.core as mx
 
 from metal_kernels import cpu, cpu_decode_attention, cpu_draw, dispatches, draws, reference
 from metal_kernels.dispatches import FEW_ROWS, FOLDER, Dispatch
-from metal_kernels.draws import draw
-from metal_kernels.reference import CacheView, Dense, embed, input_dtype, witness
+from metal_kernels.draws import draw  # noqa: F401  (called through this module, as operations are)
+from metal_kernels.reference import Attention, CacheView, Dense, embed, input_dtype, witness  # noqa: F401  (as above)
 from metal_kernels.source import MetalSource
-
-__all__ = [
-    "FEW_ROWS",
-    "decode_attention",
-    "draw",
-    "draw_among_likeliest",
-    "each_row_for_itself",
-    "embed",
-    "expert_down_residual",
-    "expert_gate_up",
-    "expert_mlp_grouped",
-    "input_dtype",
-    "norm_head",
-    "norm_head_argmax",
-    "norm_qkv_rope",
-    "norm_router",
-    "on_cpu",
-    "output_residual",
-    "prefill_attention",
-    "where",
-    "witness",
-]
 
 VARIABLE = "GPTOSS_MAC_KERNELS"
 """The environment variable that says where shaders run."""
-
 TEMPLATE_DTYPES: dict[Any, mx.Dtype] = {dispatches.name(dtype): dtype for dtype in (*dispatches.FLOATS, mx.uint32)}
 """The dtypes a template value may name."""
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -80,14 +56,7 @@ norm_head = _operation(reference.norm_head, cpu.norm_head, dispatches.norm_head)
 
 
 def decode_attention(
-    q: mx.array,
-    kv: mx.array,
-    caches: Sequence[CacheView],
-    sinks: mx.array,
-    *,
-    scale: float,
-    window: int | None,
-    dtype: mx.Dtype,
+    q: mx.array, kv: mx.array, caches: Sequence[CacheView], layer: Attention, dtype: mx.Dtype
 ) -> tuple[mx.array, list[mx.array]]:
     """Run :func:`reference.decode_attention` for each of S sequences with the same number of new positions.
 
@@ -95,30 +64,25 @@ def decode_attention(
     new tail for each cache.
     """
     if len(caches) > 1 and where() is None and on_cpu() and kv.dtype == dtype == mx.float32:
-        return cpu_decode_attention.decode_attention(q, kv, caches, sinks, scale, window)
+        return cpu_decode_attention.decode_attention(q, kv, caches, layer)
     each = len(q) // len(caches)
-    attended = []
-    tails = []
-    for number, cache in enumerate(caches):
-        own = slice(number * each, (number + 1) * each)
-        out, tail = _decode_one(q[own], kv[own], cache, sinks, scale=scale, window=window, dtype=dtype)
-        attended.append(out)
-        tails.append(tail)
-    return mx.concatenate(attended) if len(attended) > 1 else attended[0], tails
+    own = [slice(number * each, (number + 1) * each) for number in range(len(caches))]
+    pairs = [_decode_one(q[rows], kv[rows], cache, layer, dtype) for rows, cache in zip(own, caches, strict=True)]
+    attended = mx.concatenate([out for out, _ in pairs]) if len(pairs) > 1 else pairs[0][0]
+    return attended, [tail for _, tail in pairs]
 
 
 def _decode_one(
-    q: mx.array, kv: mx.array, cache: CacheView, sinks: mx.array, *, scale: float, window: int | None, dtype: mx.Dtype
+    q: mx.array, kv: mx.array, cache: CacheView, layer: Attention, dtype: mx.Dtype
 ) -> tuple[mx.array, mx.array]:
     """Run it for one sequence, with two shaders where there are many keys."""
-    arguments = (q, kv, cache, sinks)
-    if (out := _launch(dispatches.decode_attention, *arguments, scale=scale, window=window, dtype=dtype)) is not None:
+    if (out := _launch(dispatches.decode_attention, q, kv, cache, layer, dtype)) is not None:
         attended, tail = out
         if not dispatches.is_split(attended):
             return attended, tail
-        if (joined := _launch(dispatches.decode_attention_combine, attended, sinks, dtype)) is not None:
+        if (joined := _launch(dispatches.decode_attention_combine, attended, layer.sinks, dtype)) is not None:
             return joined[0], tail
-    return reference.decode_attention(*arguments, scale=scale, window=window, dtype=dtype)
+    return reference.decode_attention(q, kv, cache, layer, dtype)
 
 
 def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> tuple[mx.array, mx.array]:

@@ -51,6 +51,14 @@ class Experts(NamedTuple):
         return input_dtype(self.bias.dtype)
 
 
+class Attention(NamedTuple):
+    """One layer's attention: ``sinks`` [N], the scale of its scores, and its window in positions, None for no limit."""
+
+    sinks: mx.array
+    scale: float
+    window: int | None
+
+
 class CacheView(NamedTuple):
     """One layer's cache of one sequence as decode attention reads it.
 
@@ -158,9 +166,7 @@ def norm_qkv_rope(
     return rotated[:, :heads], mx.stack([rotated[:, heads:], values], axis=1).astype(qkv.dtype)
 
 
-def prefill_attention(
-    q: mx.array, k: mx.array, v: mx.array, sinks: mx.array, scale: float, window: int | None = None
-) -> mx.array:
+def prefill_attention(q: mx.array, k: mx.array, v: mx.array, layer: Attention) -> mx.array:
     """Compute softmax attention with one sink logit per query head, [B, L, N * D] in the dtype of k.
 
     k and v [B, M, P, D] hold P positions, and q [B, N, L, D] float32 are queries of the last L of them. Query i sees
@@ -171,7 +177,8 @@ def prefill_attention(
     B, N, L, D = q.shape
     q = q.astype(k.dtype)
     v = v.astype(k.dtype)
-    sinks = sinks.astype(k.dtype)
+    sinks = layer.sinks.astype(k.dtype)
+    window = layer.window
     P = k.shape[2]
     bands = []
     starts = list(range(0, L, max(window, 64) if window else L))
@@ -189,20 +196,15 @@ def prefill_attention(
         keys = k[:, :, first:last]
         values = v[:, :, first:last]
         part = q[:, :, start:stop]
-        bands.append(mx.fast.scaled_dot_product_attention(part, keys, values, scale=scale, mask=mask, sinks=sinks))
+        bands.append(
+            mx.fast.scaled_dot_product_attention(part, keys, values, scale=layer.scale, mask=mask, sinks=sinks)
+        )
     out = mx.concatenate(bands, axis=2) if len(bands) > 1 else bands[0]
     return out.transpose(0, 2, 1, 3).reshape(B, L, N * D)
 
 
 def decode_attention(
-    q: mx.array,
-    kv: mx.array,
-    cache: CacheView,
-    sinks: mx.array,
-    *,
-    scale: float,
-    window: int | None,
-    dtype: mx.Dtype,
+    q: mx.array, kv: mx.array, cache: CacheView, layer: Attention, dtype: mx.Dtype
 ) -> tuple[mx.array, mx.array]:
     """Compute the same for L new positions of one sequence over its cache, and add them to the cache's tail.
 
@@ -213,6 +215,8 @@ def decode_attention(
     L, N, D = q.shape
     M = kv.shape[2]
     keys = cache.keys
+    window = layer.window
+    sinks = layer.sinks.astype(mx.float32)
     body_rows = int(cache.counts.tolist()[0])  # type: ignore[index, arg-type]
     tail_rows = keys - body_rows
     tail = mx.slice_update(cache.tail, kv.transpose(1, 2, 0, 3)[:, None], mx.array([tail_rows]), (3,))
@@ -221,13 +225,13 @@ def decode_attention(
     pieces = [tail[:, 0, :, first - start : tail_rows + L].astype(mx.float32)]
     if start < body_rows:
         pieces.insert(0, cache.body[:, 0, :, start:body_rows].astype(mx.float32))
-    grouped_heads = (q * scale).reshape(L, M, N // M, D).transpose(1, 2, 0, 3).reshape(M, -1, D)
+    grouped_heads = (q * layer.scale).reshape(L, M, N // M, D).transpose(1, 2, 0, 3).reshape(M, -1, D)
     scores = [grouped_heads @ piece[0].swapaxes(1, 2) for piece in pieces]
     if L > 1:
         seen = _seen(keys, L, first, window or keys + L)
         whole = mx.concatenate(scores, axis=-1).reshape(N, L, -1)
         scores = [mx.where(seen, whole, -mx.inf).reshape(M, N // M * L, -1)]
-    sink = mx.repeat(sinks.astype(mx.float32), L) if L > 1 else sinks.astype(mx.float32)
+    sink = mx.repeat(sinks, L) if L > 1 else sinks
     weights = mx.softmax(mx.concatenate([*scores, sink.reshape(M, -1, 1)], axis=-1), axis=-1, precise=True)
     shares = mx.split(weights, list(accumulate(piece.shape[2] for piece in pieces)), axis=-1)  # the last is the sink's
     out = reduce(mx.add, [share @ piece[1] for share, piece in zip(shares, pieces, strict=False)])
@@ -363,15 +367,6 @@ def witness(values: mx.array) -> mx.array:
 
 def _gather(x: mx.array, experts: Experts, slot: mx.array, sorted_indices: bool = False) -> mx.array:
     # Up to MLX 0.32 its sorted product is wrong on M5 where a row ends within 64 columns (mlx issue 3887).
-    whole = x.shape[-1] % 64 == 0
-    return mx.gather_qmm(
-        x,
-        experts.weight,
-        experts.scales,
-        rhs_indices=slot,
-        transpose=True,
-        group_size=32,
-        bits=4,
-        mode="mxfp4",
-        sorted_indices=sorted_indices and whole,
-    )
+    ordered = sorted_indices and x.shape[-1] % 64 == 0
+    weight = (experts.weight, experts.scales)
+    return mx.gather_qmm(x, *weight, rhs_indices=slot, group_size=32, bits=4, mode="mxfp4", sorted_indices=ordered)

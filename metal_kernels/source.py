@@ -25,28 +25,16 @@ line becomes MLX's ``header``, and the function's body its ``source``. Both get 
 shader file.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-METAL_TYPES = {
-    "bool": "bool",
-    "int8": "int8_t",
-    "int16": "int16_t",
-    "int32": "int32_t",
-    "int64": "int64_t",
-    "uint8": "uint8_t",
-    "uint16": "uint16_t",
-    "uint32": "uint32_t",
-    "uint64": "uint64_t",
-    "float16": "float16_t",
-    "bfloat16": "bfloat16_t",
-    "float32": "float",
-}
+_SAME = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16")
+METAL_TYPES = {"bool": "bool", **{name: f"{name}_t" for name in _SAME}, "float32": "float"}
 """Metal's name for each dtype, as MLX writes it into a generated signature."""
-
 _ALIASES = {
     "half": "float16",
     "bfloat": "bfloat16",
@@ -60,10 +48,8 @@ _ALIASES = {
     "ulong": "uint64",
 }
 """Other names of the same types that shaders may use."""
-
 DTYPE_NAMES = {**{metal: dtype for dtype, metal in METAL_TYPES.items()}, **_ALIASES}
 """The dtype of each Metal type."""
-
 ATTRIBUTES = {
     "dispatch_quadgroups_per_threadgroup": "uint",
     "dispatch_simdgroups_per_threadgroup": "uint",
@@ -88,17 +74,14 @@ ATTRIBUTES = {
 }
 """Thread attributes in MLX's order (0.32, mlx/backend/common/metal_kernel.cpp). MLX declares those that the body
 names."""
-
 CONSTANT_BELOW = 8
 """MLX passes inputs of fewer elements in constant memory."""
-
 SHAPE_PARAMETERS = {
     "_shape": "const constant int*",
     "_strides": "const constant int64_t*",
     "_ndim": "const constant int&",
 }
 """Parameters that MLX adds for an input if the body uses its name with the suffix."""
-
 TemplateValue = bool | int | str
 """The value of a template parameter. A str is the name of a dtype."""
 
@@ -188,9 +171,7 @@ class MetalSource:
                     f"{self.path.name}: input '{declared.name}' has shape {shape}, declared as a "
                     f"{'reference (0-d)' if declared.scalar else 'pointer'}"
                 )
-            size = 1
-            for n in shape:
-                size *= n
+            size = math.prod(shape)
             space = "constant" if size < CONSTANT_BELOW else "device"
             if space != declared.space:
                 raise SourceError(

@@ -12,6 +12,7 @@ from gptoss_mlx.model.cache import LayerCache
 from gptoss_mlx.model.rope import attention_scale
 from gptoss_mlx.model.weights import LayerWeights
 from metal_kernels import launch
+from metal_kernels.reference import Attention
 
 Rope = tuple[mx.array, mx.array]
 
@@ -22,7 +23,7 @@ def attend_prompt(x: mx.array, weights: LayerWeights, cache: LayerCache, rope: R
     q, kv = _project(x.reshape(B * L, H), weights, rope, config)
     q = q.reshape(B, L, *q.shape[1:]).transpose(0, 2, 1, 3)
     keys, values = cache.append(kv.reshape(B, L, *kv.shape[1:]).transpose(2, 0, 3, 1, 4))
-    attended = launch.prefill_attention(q, keys, values, weights.sinks, attention_scale(config), cache.window)
+    attended = launch.prefill_attention(q, keys, values, _layer(weights, cache, config))
     return launch.output_residual(attended.reshape(B * L, -1), weights.o, x.reshape(B * L, H)).reshape(x.shape)
 
 
@@ -35,28 +36,21 @@ def attend_decoding(
     together; each sequence attends over its own cache.
     """
     q, kv = _project(x, weights, rope, config)
-    attended, tails = launch.decode_attention(
-        q,
-        kv,
-        [cache.view() for cache in caches],
-        weights.sinks,
-        scale=attention_scale(config),
-        window=caches[0].window,
-        dtype=launch.input_dtype(kv.dtype),
-    )
+    layer = _layer(weights, caches[0], config)
+    views = [cache.view() for cache in caches]
+    attended, tails = launch.decode_attention(q, kv, views, layer, launch.input_dtype(kv.dtype))
     for cache, tail in zip(caches, tails, strict=True):
         cache.advance(tail, len(x) // len(caches))
     return launch.output_residual(attended, weights.o, x)
 
 
+def _layer(weights: LayerWeights, cache: LayerCache, config: ModelConfig) -> Attention:
+    return Attention(weights.sinks, attention_scale(config), cache.window)
+
+
 def _project(x: mx.array, weights: LayerWeights, rope: Rope, config: ModelConfig) -> tuple[mx.array, mx.array]:
     """Project x [T, H] to q [T, N, D] float32 and kv [T, 2, M, D]."""
-    return launch.norm_qkv_rope(
-        x,
-        weights.attn_norm,
-        config.rms_norm_eps,
-        weights.qkv,
-        *rope,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-    )
+    heads = config.num_attention_heads
+    kv_heads = config.num_key_value_heads
+    norm = weights.attn_norm
+    return launch.norm_qkv_rope(x, norm, config.rms_norm_eps, weights.qkv, *rope, heads=heads, kv_heads=kv_heads)

@@ -1,30 +1,17 @@
 """The launches of the dense products: queries, keys and values; the output projection; the head."""
 
-import functools
 import math
 
 import mlx.core as mx
 
-from metal_kernels.dispatches.dispatch import (
-    FEW_ROWS,
-    FLOATS,
-    ArraySpec,
-    Dispatch,
-    all_of,
-    bits,
-    dispatch,
-    name,
-    specs,
-)
+from metal_kernels.dispatches.dispatch import FEW_ROWS, FLOATS, ArraySpec, Dispatch, all_of, bits, dispatch, made_once
 from metal_kernels.reference import Dense
-from metal_kernels.source import CONSTANT_BELOW, TemplateValue
+from metal_kernels.source import CONSTANT_BELOW
 
 PAIRS = 4
 """Pairs of matrix rows to a simdgroup: it reads the vector once for these eight rows."""
-
 SIMDGROUPS = 2
 """Simdgroups to a threadgroup."""
-
 ARGMAX_SIMDGROUPS = 8
 """Simdgroups to a threadgroup where they agree on their largest logit: fewer threadgroups leave fewer logits over."""
 
@@ -35,24 +22,21 @@ def norm_qkv_rope(
     if qkv.bias is None:
         return None
     inputs = (x, norm, *_matrix(qkv, qkv.bias), qkv.bias, cos, sin)
-    made = _norm_qkv_rope(specs(*inputs), eps, heads, kv_heads)
-    return made and made._replace(inputs=inputs)
+    return _norm_qkv_rope(inputs, eps, heads, kv_heads)
 
 
 def output_residual(attended: mx.array, o: Dense, residual: mx.array) -> Dispatch | None:
     if o.bias is None:
         return None
     inputs = (attended, *_matrix(o, o.bias), o.bias, residual)
-    made = _output_residual(specs(*inputs))
-    return made and made._replace(inputs=inputs)
+    return _output_residual(inputs)
 
 
 def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense) -> Dispatch | None:
     if head.bias is not None:
         return None
     inputs = (x, norm, *_matrix(head, norm))
-    made = _norm_head(specs(*inputs), eps)
-    return made and made._replace(inputs=inputs)
+    return _norm_head(inputs, eps)
 
 
 def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> Dispatch | None:
@@ -60,14 +44,12 @@ def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> Di
     if head.bias is not None:
         return None
     inputs = (x, norm, *_matrix(head, norm))
-    made = _norm_head_argmax(specs(*inputs), eps)
-    return made and made._replace(inputs=inputs)
+    return _norm_head_argmax(inputs, eps)
 
 
 def norm_head_argmax_combine(logits: mx.array, tokens: mx.array) -> Dispatch | None:
     """Its outputs are, of what :func:`norm_head_argmax` left, each row's token and its logit, [T] each."""
-    made = _norm_head_argmax_combine(specs(logits, tokens))
-    return made and made._replace(inputs=(logits, tokens))
+    return _norm_head_argmax_combine((logits, tokens))
 
 
 def _matrix(layer: Dense, unread: mx.array) -> tuple[mx.array, mx.array, mx.array]:
@@ -77,7 +59,7 @@ def _matrix(layer: Dense, unread: mx.array) -> tuple[mx.array, mx.array, mx.arra
     return layer.weight, layer.scales, layer.offsets
 
 
-@functools.lru_cache(64)
+@made_once
 def _norm_qkv_rope(inputs: tuple[ArraySpec, ...], eps: float, heads: int, kv_heads: int) -> Dispatch | None:
     x, norm, weight, scales, offsets, bias, cos, sin = inputs
     rows, columns = x.shape
@@ -90,12 +72,8 @@ def _norm_qkv_rope(inputs: tuple[ArraySpec, ...], eps: float, heads: int, kv_hea
     if head_dim % (2 * PAIRS) or rows * head_dim // 2 < CONSTANT_BELOW:
         return None
     dtype = scales.dtype if weight.dtype == mx.uint32 else weight.dtype
-    values: dict[str, TemplateValue] = {
-        "N": name(norm.dtype),
-        "W": name(weight.dtype),
-        "S": name(scales.dtype),
-        "B": name(bias.dtype),
-        "O": name(dtype),
+    types = {"N": norm.dtype, "W": weight.dtype, "S": scales.dtype, "B": bias.dtype, "O": dtype}
+    numbers = {
         "COLUMNS": columns,
         "HEADS": heads,
         "KV_HEADS": kv_heads,
@@ -106,10 +84,10 @@ def _norm_qkv_rope(inputs: tuple[ArraySpec, ...], eps: float, heads: int, kv_hea
     q = ((rows, heads, head_dim), mx.float32)
     kv = ((rows, 2, kv_heads, head_dim), dtype)
     used = (heads + 2 * kv_heads) * head_dim
-    return dispatch("norm_qkv_rope", values, [q, kv], *_tiles(used, rows, SIMDGROUPS))
+    return dispatch("norm_qkv_rope", types, numbers, [q, kv], *_tiles(used, rows, SIMDGROUPS))
 
 
-@functools.lru_cache(64)
+@made_once
 def _output_residual(inputs: tuple[ArraySpec, ...]) -> Dispatch | None:
     attended, weight, scales, offsets, bias, residual = inputs
     rows, columns = attended.shape
@@ -118,34 +96,27 @@ def _output_residual(inputs: tuple[ArraySpec, ...]) -> Dispatch | None:
         return None
     if residual.dtype != mx.float32:
         return None
-    values: dict[str, TemplateValue] = {
-        "T": name(attended.dtype),
-        "W": name(weight.dtype),
-        "S": name(scales.dtype),
-        "B": name(bias.dtype),
-        "COLUMNS": columns,
-        "OUTPUTS": outputs,
-        "PAIRS": PAIRS,
-    }
+    types = {"T": attended.dtype, "W": weight.dtype, "S": scales.dtype, "B": bias.dtype}
+    numbers = {"COLUMNS": columns, "OUTPUTS": outputs, "PAIRS": PAIRS}
     out = ((rows, outputs), mx.float32)
-    return dispatch("output_residual", values, [out], *_tiles(outputs, rows, SIMDGROUPS))
+    return dispatch("output_residual", types, numbers, [out], *_tiles(outputs, rows, SIMDGROUPS))
 
 
-@functools.lru_cache(64)
+@made_once
 def _norm_head(inputs: tuple[ArraySpec, ...], eps: float) -> Dispatch | None:
-    values = _head_template(inputs, eps)
-    if values is None:
+    template = _head_template(inputs, eps)
+    if template is None:
         return None
     rows = inputs[0].shape[0]
     vocabulary = inputs[2].shape[0]
     logits = ((rows, vocabulary), mx.float32)
-    return dispatch("norm_head", values, [logits], *_tiles(vocabulary, rows, SIMDGROUPS))
+    return dispatch("norm_head", *template, [logits], *_tiles(vocabulary, rows, SIMDGROUPS))
 
 
-@functools.lru_cache(64)
+@made_once
 def _norm_head_argmax(inputs: tuple[ArraySpec, ...], eps: float) -> Dispatch | None:
-    values = _head_template(inputs, eps)
-    if values is None:
+    template = _head_template(inputs, eps)
+    if template is None:
         return None
     rows = inputs[0].shape[0]
     vocabulary = inputs[2].shape[0]
@@ -155,38 +126,32 @@ def _norm_head_argmax(inputs: tuple[ArraySpec, ...], eps: float) -> Dispatch | N
     shape = (rows, vocabulary // (2 * PAIRS * simdgroups))
     if math.prod(shape) < CONSTANT_BELOW:  # norm_head_argmax_combine could not take it
         return None
-    values |= {"SIMDGROUPS": simdgroups, "ROWS": rows}
+    types, numbers = template
+    numbers |= {"SIMDGROUPS": simdgroups, "ROWS": rows}
     outputs = [(shape, mx.float32), (shape, mx.uint32)]
-    return dispatch("norm_head_argmax", values, outputs, *_tiles(vocabulary, rows, simdgroups))
+    return dispatch("norm_head_argmax", types, numbers, outputs, *_tiles(vocabulary, rows, simdgroups))
 
 
-@functools.lru_cache(64)
+@made_once
 def _norm_head_argmax_combine(inputs: tuple[ArraySpec, ...]) -> Dispatch | None:
     logits, tokens = inputs
     rows, count = logits.shape
     if rows * count < CONSTANT_BELOW or logits.dtype != mx.float32 or tokens.dtype != mx.uint32:
         return None
-    values: dict[str, TemplateValue] = {"COUNT": count, "SIMDGROUPS": ARGMAX_SIMDGROUPS}
+    numbers = {"COUNT": count, "SIMDGROUPS": ARGMAX_SIMDGROUPS}
     outputs = [((rows,), mx.uint32), ((rows,), mx.float32)]
     width = 32 * ARGMAX_SIMDGROUPS
-    return dispatch("norm_head_argmax_combine", values, outputs, (width, rows, 1), (width, 1))
+    return dispatch("norm_head_argmax_combine", {}, numbers, outputs, (width, rows, 1), (width, 1))
 
 
-def _head_template(inputs: tuple[ArraySpec, ...], eps: float) -> dict[str, TemplateValue] | None:
+def _head_template(inputs: tuple[ArraySpec, ...], eps: float) -> tuple[dict[str, mx.Dtype], dict[str, int]] | None:
     """Return the template values both head shaders have, or None where neither takes the arrays."""
     x, norm, weight, scales, offsets = inputs
     rows, columns = x.shape
     if not _fits(rows, columns, weight, scales, offsets) or norm.dtype not in FLOATS or x.dtype != mx.float32:
         return None
-    return {
-        "N": name(norm.dtype),
-        "W": name(weight.dtype),
-        "S": name(scales.dtype),
-        "COLUMNS": columns,
-        "VOCABULARY": weight.shape[0],
-        "PAIRS": PAIRS,
-        "EPSILON_BITS": bits(eps),
-    }
+    types = {"N": norm.dtype, "W": weight.dtype, "S": scales.dtype}
+    return types, {"COLUMNS": columns, "VOCABULARY": weight.shape[0], "PAIRS": PAIRS, "EPSILON_BITS": bits(eps)}
 
 
 def _tiles(outputs: int, rows: int, simdgroups: int) -> tuple[tuple[int, int, int], tuple[int, int]]:

@@ -4,10 +4,11 @@ A dispatch is made from shapes and dtypes alone. They hardly ever change, so eac
 slow beside a GPU.
 """
 
+import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -15,10 +16,8 @@ from metal_kernels.source import TemplateValue
 
 FOLDER = Path(__file__).resolve().parent.parent
 """Where the shader files are."""
-
 FEW_ROWS = 8
 """The most rows our shaders take. Up to here every row reads weights for itself; beyond, rows share them."""
-
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 
@@ -43,22 +42,31 @@ class Dispatch(NamedTuple):
 
 def dispatch(
     shader: str,
-    template: dict[str, TemplateValue],
+    types: dict[str, mx.Dtype],
+    numbers: dict[str, int],
     outputs: Sequence[tuple[tuple[int, ...], mx.Dtype]],
     grid: tuple[int, int, int],
     threadgroup: tuple[int, int],
 ) -> Dispatch:
     """Return a dispatch without inputs.
 
-    ``outputs`` are shapes and dtypes, ``grid`` counts threads, ``threadgroup`` threads along x and y.
+    ``types`` and ``numbers`` are the values of the template, ``outputs`` shapes and dtypes. ``grid`` counts threads,
+    ``threadgroup`` those along x and y.
     """
     shapes, dtypes = zip(*outputs, strict=True)
+    template: dict[str, TemplateValue] = {**{key: name(dtype) for key, dtype in types.items()}, **numbers}
     return Dispatch(shader, tuple(template.items()), shapes, dtypes, grid, (*threadgroup, 1))
 
 
-def specs(*arrays: mx.array) -> tuple[ArraySpec, ...]:
-    """Return shape and dtype of each array."""
-    return tuple(ArraySpec(array.shape, array.dtype) for array in arrays)
+def made_once(build: Callable[..., Dispatch | None]) -> Callable[..., Dispatch | None]:
+    """Turn a builder that takes the specs of arrays into one that takes the arrays and builds once for equal specs."""
+    cached = functools.lru_cache(64)(build)
+
+    def of_arrays(arrays: tuple[mx.array, ...], *options: Any) -> Dispatch | None:
+        made = cached(tuple(ArraySpec(array.shape, array.dtype) for array in arrays), *options)
+        return made and made._replace(inputs=arrays)
+
+    return of_arrays
 
 
 def all_of(dtypes: Sequence[mx.Dtype], *arrays: ArraySpec) -> bool:

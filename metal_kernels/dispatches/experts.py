@@ -1,33 +1,19 @@
 """The launches of norm + router and of the experts."""
 
-import functools
 import math
 
 import mlx.core as mx
 
-from metal_kernels.dispatches.dispatch import (
-    FEW_ROWS,
-    FLOATS,
-    ArraySpec,
-    Dispatch,
-    all_of,
-    bits,
-    dispatch,
-    name,
-    specs,
-)
+from metal_kernels.dispatches.dispatch import FEW_ROWS, FLOATS, ArraySpec, Dispatch, all_of, bits, dispatch, made_once
 from metal_kernels.reference import Dense, Experts, input_dtype
-from metal_kernels.source import CONSTANT_BELOW, TemplateValue
+from metal_kernels.source import CONSTANT_BELOW
 
 MAX_CHOICES = 8
 """Most experts a row may choose."""
-
 ROUTER_SIMDGROUPS = 4
 """Simdgroups that share one expert's column sum in norm_router."""
-
 GATE_UP_SIMDGROUPS = 2
 """Simdgroups to a threadgroup of expert_gate_up."""
-
 GATE_UP_ROWS = 8
 """Matrix rows to a simdgroup of expert_gate_up."""
 
@@ -36,24 +22,21 @@ def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense, dtype: m
     if router.bias is None or router.scales is not None:
         return None
     inputs = (x, norm, router.weight, router.bias)
-    made = _norm_router(specs(*inputs), eps, dtype)
-    return made and made._replace(inputs=inputs)
+    return _norm_router(inputs, eps, dtype)
 
 
 def expert_gate_up(
     normed: mx.array, logits: mx.array, slots: mx.array, experts: Experts, k: int, limit: float
 ) -> Dispatch | None:
     inputs = (normed, logits, slots, *_bias_first(experts))
-    made = _expert_gate_up(specs(*inputs), k, limit)
-    return made and made._replace(inputs=inputs)
+    return _expert_gate_up(inputs, k, limit)
 
 
 def expert_down_residual(
     activated: mx.array, logits: mx.array, slots: mx.array, experts: Experts, residual: mx.array
 ) -> Dispatch | None:
     inputs = (activated, logits, slots, *_bias_first(experts), residual)
-    made = _expert_down_residual(specs(*inputs))
-    return made and made._replace(inputs=inputs)
+    return _expert_down_residual(inputs)
 
 
 def _bias_first(experts: Experts) -> tuple[mx.array, mx.array, mx.array]:
@@ -65,7 +48,7 @@ def _bias_first(experts: Experts) -> tuple[mx.array, mx.array, mx.array]:
     return experts.bias, experts.weight, experts.scales
 
 
-@functools.lru_cache(64)
+@made_once
 def _norm_router(inputs: tuple[ArraySpec, ...], eps: float, dtype: mx.Dtype) -> Dispatch | None:
     x, norm, router, bias = inputs
     rows, columns = x.shape
@@ -74,22 +57,14 @@ def _norm_router(inputs: tuple[ArraySpec, ...], eps: float, dtype: mx.Dtype) -> 
         return None
     if bias.dtype != router.dtype:
         return None
-    values: dict[str, TemplateValue] = {
-        "X": name(x.dtype),
-        "N": name(norm.dtype),
-        "W": name(router.dtype),
-        "T": name(dtype),
-        "COLUMNS": columns,
-        "EXPERTS": experts,
-        "SIMDGROUPS": ROUTER_SIMDGROUPS,
-        "EPSILON_BITS": bits(eps),
-    }
+    types = {"X": x.dtype, "N": norm.dtype, "W": router.dtype, "T": dtype}
+    numbers = {"COLUMNS": columns, "EXPERTS": experts, "SIMDGROUPS": ROUTER_SIMDGROUPS, "EPSILON_BITS": bits(eps)}
     outputs = [((rows, *_chunk_major(columns, dtype)), dtype), ((rows, experts), mx.float32)]
     width = 32 * ROUTER_SIMDGROUPS
-    return dispatch("norm_router", values, outputs, (width * experts, rows, 1), (width, 1))
+    return dispatch("norm_router", types, numbers, outputs, (width * experts, rows, 1), (width, 1))
 
 
-@functools.lru_cache(64)
+@made_once
 def _expert_gate_up(inputs: tuple[ArraySpec, ...], k: int, limit: float) -> Dispatch | None:
     normed, logits, _, bias, weight, _ = inputs
     if len(normed.shape) != 4:
@@ -100,10 +75,8 @@ def _expert_gate_up(inputs: tuple[ArraySpec, ...], k: int, limit: float) -> Disp
     if not _expert_fits(inputs, rows, columns, outputs, k):
         return None
     dtype = input_dtype(bias.dtype)
-    values: dict[str, TemplateValue] = {
-        "T": name(normed.dtype),
-        "B": name(bias.dtype),
-        "O": name(dtype),
+    types = {"T": normed.dtype, "B": bias.dtype, "O": dtype}
+    numbers = {
         "COLUMNS": columns,
         "OUTPUTS": outputs,
         "EXPERTS": logits.shape[1],
@@ -115,10 +88,10 @@ def _expert_gate_up(inputs: tuple[ArraySpec, ...], k: int, limit: float) -> Disp
     }
     activated = ((rows, k, *_chunk_major(outputs, dtype)), dtype)
     grid = (32 * 2 * outputs // GATE_UP_ROWS, k, rows)
-    return dispatch("expert_gate_up", values, [activated], grid, (32 * GATE_UP_SIMDGROUPS, 1))
+    return dispatch("expert_gate_up", types, numbers, [activated], grid, (32 * GATE_UP_SIMDGROUPS, 1))
 
 
-@functools.lru_cache(64)
+@made_once
 def _expert_down_residual(inputs: tuple[ArraySpec, ...]) -> Dispatch | None:
     activated, logits, _, bias, weight, _, residual = inputs
     if len(activated.shape) != 5 or residual.dtype not in FLOATS:
@@ -130,19 +103,10 @@ def _expert_down_residual(inputs: tuple[ArraySpec, ...]) -> Dispatch | None:
         return None
     # Five divides 2880 rows and saves an eighth of the traffic. A simdgroup could hold no more rows in one batch.
     tile = 5 if outputs % 5 == 0 else 4
-    values: dict[str, TemplateValue] = {
-        "T": name(activated.dtype),
-        "B": name(bias.dtype),
-        "X": name(residual.dtype),
-        "COLUMNS": columns,
-        "OUTPUTS": outputs,
-        "EXPERTS": logits.shape[1],
-        "K": k,
-        "ROWS": tile,
-        "BATCH": tile,
-    }
+    types = {"T": activated.dtype, "B": bias.dtype, "X": residual.dtype}
+    numbers = {"COLUMNS": columns, "OUTPUTS": outputs, "EXPERTS": logits.shape[1], "K": k, "ROWS": tile, "BATCH": tile}
     out = ((rows, outputs), residual.dtype)
-    return dispatch("expert_down_residual", values, [out], (32 * k * outputs // tile, rows, 1), (32 * k, 1))
+    return dispatch("expert_down_residual", types, numbers, [out], (32 * k * outputs // tile, rows, 1), (32 * k, 1))
 
 
 def _chunk_major(columns: int, dtype: mx.Dtype) -> tuple[int, int, int]:

@@ -41,10 +41,6 @@ class BFloat16:
         nan = (u & 0x7FFFFFFF) > 0x7F800000
         return cls(np.where(nan, (u >> 16) | 0x40, rounded).astype(np.uint16).reshape(np.shape(values)))
 
-    def float32(self) -> np.ndarray:
-        """Return the values as float32."""
-        return (self.bits.astype(np.uint32) << 16).view(np.float32)
-
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape, as of a numpy array."""
@@ -84,22 +80,14 @@ def take(array: Any) -> tuple[np.ndarray, str]:
         import mlx.core as mx
 
         name = dtype_name(array.dtype)
-        return np.array(
-            array.view(mx.uint16) if name == "bfloat16" and array.ndim else _scalar_bits(array), copy=None
-        ), name
+        if name == "bfloat16":
+            array = array.reshape(array.shape or (1,)).view(mx.uint16).reshape(array.shape)
+        return np.array(array, copy=None), name
     if isinstance(array, bool | int | float):
         array = np.asarray(array, {bool: np.bool_, int: np.int32, float: np.float32}[type(array)])
     if not isinstance(array, np.ndarray | np.generic):
         raise CallError(f"an input is a {type(array).__name__}, not an array")
     return np.asarray(array), dtype_name(array.dtype)
-
-
-def _scalar_bits(array: Any) -> Any:
-    if array.ndim or dtype_name(array.dtype) != "bfloat16":
-        return array
-    import mlx.core as mx
-
-    return array.reshape(1).view(mx.uint16).reshape(())
 
 
 def give(bits: np.ndarray, name: str, as_mlx: bool) -> Any:

@@ -14,7 +14,6 @@ from pathlib import Path
 EMULATOR = Path(__file__).resolve().parent
 ABANDONED = 3600
 """Seconds after which an unfinished build was killed."""
-
 STALE = 30 * 24 * 3600
 """Seconds without use after which a compiled kernel's source has probably changed."""
 

@@ -11,7 +11,6 @@ from metal_kernels.emulator.sites import DebugInfo
 
 MAX_BLOCKS = 65536
 """The most marks of a kernel, as in runtime.cpp."""
-
 _LABEL = re.compile(r"^[\w.$-]+:")
 _PHI = re.compile(r"^\s+%\S+ = phi ")
 _LOCATION = re.compile(r", !dbg !(\d+)")

@@ -114,22 +114,15 @@ def metal_kernel(
 
 def function_of(source: MetalSource, template: Mapping[str, TemplateValue]) -> Function:
     """Return the function MLX would generate for a shader file and arrays that fit it."""
-    values = source.template_values(template)
+    values = template_values(list(source.template_values(template).items()))
     shapes = {"device": (8,), "constant": (1,)}
     inputs = [
         Input(given.name, source.dtype(given, template), () if given.scalar else shapes[given.space])
         for given in source.inputs
     ]
     outputs = [(output.name, source.dtype(output, template)) for output in source.outputs]
-    return generate(
-        source.name,
-        source.body,
-        source.header,
-        inputs,
-        outputs,
-        template_values(list(values.items())),
-        atomic_outputs=source.atomic_outputs,
-    )
+    atomic = source.atomic_outputs
+    return generate(source.name, source.body, source.header, inputs, outputs, values, atomic_outputs=atomic)
 
 
 def _span(array: np.ndarray) -> np.ndarray:

@@ -38,16 +38,12 @@ class Finding:
     message: str
     other: Place | None = None
     times: int = 1
-    source_line: str = ""
 
     def __str__(self) -> str:
         text = f"{self.place}: {self.kind}: {self.message}"
         if self.other and self.other.line:
-            text += (
-                f"; the other access is at {self.other}"
-                if self.kind is FindingKind.RACE
-                else f"; others are at {self.other}"
-            )
+            what = "the other access is" if self.kind is FindingKind.RACE else "others are"
+            text += f"; {what} at {self.other}"
         return text + (f" ({self.times} times)" if self.times > 1 else "")
 
 
@@ -91,20 +87,6 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     lines: frozenset[Place] = frozenset()  # all lines that have code; in cover mode only
     lines_reached: frozenset[Place] = frozenset()
-
-    def count(self, kind: FindingKind) -> int:
-        """Return how many times findings of one kind occurred."""
-        return sum(finding.times for finding in self.findings if finding.kind is kind)
-
-    @property
-    def races(self) -> int:
-        """How many races occurred."""
-        return self.count(FindingKind.RACE)
-
-    @property
-    def uninitialised(self) -> int:
-        """How many reads of uninitialised memory occurred."""
-        return self.count(FindingKind.UNINITIALISED)
 
     @property
     def lines_missed(self) -> list[Place]:

@@ -65,15 +65,8 @@ class _Finding(ctypes.Structure):
     )
 
 
-_FINDING_KINDS = {
-    1: FindingKind.RACE,
-    2: FindingKind.UNINITIALISED,
-    3: FindingKind.OUT_OF_BOUNDS,
-    4: FindingKind.DIVERGENCE,
-    5: FindingKind.UNDEFINED,
-    6: FindingKind.LIMIT,
-    7: FindingKind.UNWRITTEN,
-}
+_FINDING_KINDS = tuple(FindingKind)
+"""The kinds by their numbers in native/state.h. A run has no finding of number 0, LINT."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +124,8 @@ def run(
     count = len(buffers)
     loaded, lock = _load(library)
     u32x3 = ctypes.c_uint32 * 3
-    arguments = (_Argument * count)(
-        *(
-            _Argument(b.data.ctypes.data, b.data.nbytes, b.role, b.data.itemsize, *unset_pattern(b.dtype))
-            for b in buffers
-        )
-    )
+    given = [(b.data.ctypes.data, b.data.nbytes, b.role, b.data.itemsize, *unset_pattern(b.dtype)) for b in buffers]
+    arguments = (_Argument * count)(*(_Argument(*fields) for fields in given))
     totals = _Totals()
     uses = (_BufferUse * count)()
     findings = (_Finding * MAX_FINDINGS)()
@@ -147,18 +136,10 @@ def run(
             kind = {bool: ctypes.c_bool, int: ctypes.c_int, float: ctypes.c_float}[type(value)]
             kind.in_dll(loaded, name).value = value  # type: ignore[attr-defined]
         start = time.perf_counter()
-        failed = loaded.emu_run(
-            u32x3(*grid),
-            u32x3(*size),
-            arguments,
-            count,
-            mode in ("count", "check"),
-            ctypes.byref(options),
-            ctypes.byref(totals),
-            uses,
-            findings,
-            ctypes.byref(found),
-        )
+        sizes = (u32x3(*grid), u32x3(*size))
+        results = (ctypes.byref(totals), uses, findings, ctypes.byref(found))
+        counted = mode in ("count", "check")
+        failed = loaded.emu_run(*sizes, arguments, count, counted, ctypes.byref(options), *results)
         elapsed = time.perf_counter() - start
         marks = bytes((ctypes.c_uint8 * len(library.blocks)).in_dll(loaded, "emu_reached"))
     report = Report(kernel, mode, elapsed)

@@ -27,7 +27,6 @@ LANGUAGE_FLAGS = (
 """Metal's literals are float and its half arithmetic has no excess precision. Metal's compiler may contract; ours does
 not, so that results do not depend on the compiler. Kernels may read one buffer through pointers of different types. An
 endless loop must not be removed."""
-
 CODE_FLAGS: tuple[str, ...] = ("-fPIC", "-ftrivial-auto-var-init=pattern")
 """Unset private variables hold a pattern, so that using one shows (runtime.cpp)."""
 
@@ -36,16 +35,13 @@ if sys.platform == "linux":
 
 MACHINE_FLAGS = ("-mavx2", "-mfma", "-mf16c") if platform.machine() in ("x86_64", "AMD64") else ()
 """With these, half conversions and fma are instructions, not calls into a library that may be missing."""
-
 HOOK_FLAGS = (
     *("-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0"),
     *("-mllvm", "-tsan-compound-read-before-write", "-fno-vectorize", "-fno-slp-vectorize"),
 )
 """Instrumentation of the checked modes."""
-
 PLACE_FLAGS = ("-gline-tables-only", "-mllvm", "-hoist-common-insts=false", "-mllvm", "-sink-common-insts=false")
 """Keep two equal statements in two branches two places."""
-
 UNDEFINED_FLAGS = (
     "-fsanitize=bounds,alignment,null,shift,integer-divide-by-zero,float-cast-overflow,signed-integer-overflow,return,unreachable",
     "-fstrict-flex-arrays=3",  # an array of one at a struct's end has one element, which C compilers ignore by default
@@ -55,21 +51,17 @@ NO_PASSES = ("-Xclang", "-disable-llvm-passes")
 
 NATIVE = Path(__file__).resolve().parent / "native"
 """The runtime and the shims."""
-
 PRELUDE = '#include "metal/prelude.h"\n'
 """Comes before every kernel."""
-
 INLINE_ALL = "#pragma clang attribute push(__attribute__((always_inline, nomerge)), apply_to = function)\n"
 INLINE_END = "#pragma clang attribute pop\n"
 """Between these two, every function is inlined, as on GPUs, and no two calls are merged: a helper called in two
 branches is two places."""
-
 METAL_HEADERS = (
     *("metal_stdlib", "metal_atomic", "metal_common", "metal_compute", "metal_integer", "metal_limits"),
     *("metal_logging", "metal_math", "metal_simdgroup", "metal_simdgroup_matrix", "metal_type_traits", "metal_types"),
 )
 """The names under which kernels may include metal_stdlib or parts of it."""
-
 SYSTEM_NAMES = ("clang++", *(f"clang++-{version}" for version in range(26, 16, -1)))
 
 _TRIAL = f"{INLINE_ALL}_Float16 square(_Float16 x) {{ return x * x; }}\n{INLINE_END}"

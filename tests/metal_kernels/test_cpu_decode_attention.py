@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from metal_kernels import launch
-from metal_kernels.reference import CacheView
+from metal_kernels.reference import Attention, CacheView
 
 N = 8
 M = 2
@@ -50,7 +50,7 @@ def by_mlx(q, kv, cache, sinks, window):
 def test_each_sequence_is_as_alone(window, new, dtype):
     lengths = [(0, 0), (0, 7), (100, 27), (100, 28), (127, 60), (40, 0)]
     q, kv, caches, sinks = sequences(lengths, new, dtype)
-    attended, tails = launch.decode_attention(q, kv, caches, sinks, scale=0.2, window=window, dtype=mx.float32)
+    attended, tails = launch.decode_attention(q, kv, caches, Attention(sinks, 0.2, window), mx.float32)
     for number, cache in enumerate(caches):
         own = slice(number * new, (number + 1) * new)
         filled = lengths[number][1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metal_kernels import launch, reference
-from metal_kernels.reference import CacheView, Dense, Experts
+from metal_kernels.reference import Attention, CacheView, Dense, Experts
 
 pytestmark = pytest.mark.skipif(not launch.on_cpu(), reason="for the CPU backend")
 
@@ -167,12 +167,13 @@ def test_attention(new, held, window):
     weights = np.exp(np.concatenate([scores, sink], axis=-1))
     weights = (weights / weights.sum(-1, keepdims=True))[..., :-1]
     want = np.einsum("mglp,mpd->lmgd", weights, exact(v)[0]).reshape(new, N * D)
-    close(launch.prefill_attention(q, k, v, sinks, 0.125, window)[0], want)
+    layer = Attention(sinks, 0.125, window)
+    close(launch.prefill_attention(q, k, v, layer)[0], want)
     if new <= 8:
         tail = mx.zeros((2, 1, M, 64, D), BF16)
         kv = mx.stack([k[0, :, held:], v[0, :, held:]]).transpose(2, 0, 1, 3)
         body = mx.stack([k[:, :, :held], v[:, :, :held]])
         cache = CacheView(body, tail, mx.array([held, 0], mx.int32), held)
         queries = q[0].transpose(1, 0, 2)
-        got, _ = launch.decode_attention(queries, kv, [cache], sinks, scale=0.125, window=window, dtype=mx.float16)
+        got, _ = launch.decode_attention(queries, kv, [cache], layer, mx.float16)
         close(got, want)

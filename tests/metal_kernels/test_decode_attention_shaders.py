@@ -35,6 +35,8 @@ from tests.metal_kernels.shaders.decode_attention import (
     defined,
     defined_combine,
     dispatch,
+    layer,
+    view,
 )
 
 CASE_NAMES = [str(case) for case, _ in CASES]
@@ -124,10 +126,7 @@ def test_every_line_is_reached_by_these_cases():
 @pytest.mark.parametrize(("case", "handed_on"), CASES, ids=CASE_NAMES)
 def test_plain_mlx_computes_the_same(case, handed_on):
     a = case.arrays
-    cache = CacheView(a.body, a.tail, a.counts, case.keys)
-    out, fresh = reference.decode_attention(
-        a.q, a.kv, cache, a.sinks, scale=case.scale, window=case.window, dtype=handed_on
-    )
+    out, fresh = reference.decode_attention(a.q, a.kv, view(case, a), layer(case, a), handed_on)
     assert out.dtype == handed_on
     assert error(exact(out), defined(case)) <= ROUNDING[handed_on]
     assert mx.array_equal(fresh[..., : case.tail, :], a.tail[..., : case.tail, :])
@@ -149,8 +148,7 @@ def test_it_is_what_mlx_s_own_attention_computes_on_one_array(window, monkeypatc
     want = exact(mlx[0].transpose(1, 0, 2).reshape(case.new, -1))
     for setting in ("off", "emulated"):
         monkeypatch.setenv(launch.VARIABLE, setting)
-        cache = CacheView(a.body, a.tail, a.counts, case.keys)
-        got, _ = launch.decode_attention(a.q, a.kv, [cache], a.sinks, scale=case.scale, window=window, dtype=F32)
+        got, _ = launch.decode_attention(a.q, a.kv, [view(case, a)], layer(case, a), F32)
         assert error(exact(got), want) <= 2e-6, setting
 
 
@@ -160,7 +158,7 @@ def test_a_context_that_grows_compiles_nothing_new():
     grids = []
     for keys in (300, 700, 5000, 100_000):
         cache = CacheView(a.body, a.tail, a.counts, keys)
-        made = dispatches.decode_attention(a.q, a.kv, cache, a.sinks, scale=case.scale, window=None, dtype=F16)
+        made = dispatches.decode_attention(a.q, a.kv, cache, layer(case, a), F16)
         templates.add(made.template)
         grids.append(made.grid[0] // made.threadgroup[0])
     assert len(templates) == 1

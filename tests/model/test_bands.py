@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from metal_kernels import reference
+from metal_kernels.reference import Attention
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def test_bands_are_attention_under_one_mask(length, held, window):
     age = mx.arange(held, held + length)[:, None] - mx.arange(held + length)
     mask = (age >= 0) & (age < window)
     want = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.125, mask=mask, sinks=sinks)
-    got = reference.prefill_attention(q, k, v, sinks, 0.125, window)
+    got = reference.prefill_attention(q, k, v, Attention(sinks, 0.125, window))
     want = want.transpose(0, 2, 1, 3).reshape(1, length, -1)
     assert mx.abs(got - want).max().item() <= 2e-6 * mx.abs(want).max().item()
 
@@ -43,6 +44,6 @@ def test_no_band_is_of_so_few_queries_that_metal_has_no_fused_kernel_for_them(le
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", recorded)
     q = mx.zeros((1, 8, length, 64))
     k = mx.zeros((1, 1, length + window - 1, 64))
-    reference.prefill_attention(q, k, k, mx.zeros(8), 0.125, window)
+    reference.prefill_attention(q, k, k, Attention(mx.zeros(8), 0.125, window))
     assert sum(lengths) == length
     assert all(8 < count <= 136 for count in lengths)

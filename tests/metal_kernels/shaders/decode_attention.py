@@ -10,7 +10,7 @@ import numpy as np
 from metal_kernels import dispatches
 from metal_kernels.dispatches import Dispatch
 from metal_kernels.emulator import Report
-from metal_kernels.reference import CacheView
+from metal_kernels.reference import Attention, CacheView
 from tests.metal_kernels.shaders.common import BF16, F16, F32, exact, run
 
 OPERATIONS = ("decode_attention", "decode_attention_combine")
@@ -164,11 +164,20 @@ def defined_combine(parts: mx.array, sinks: mx.array) -> np.ndarray:
     return ((weights[..., None] * p[..., :-4]).sum(-2) / total).reshape(L, N * (width - 4))
 
 
+def view(case: Case, arrays: Arrays) -> CacheView:
+    """Return the cache of the case."""
+    return CacheView(arrays.body, arrays.tail, arrays.counts, case.keys)
+
+
+def layer(case: Case, arrays: Arrays) -> Attention:
+    """Return the attention of the case."""
+    return Attention(arrays.sinks, case.scale, case.window)
+
+
 def dispatch(case: Case, handed_on: mx.Dtype = F32, **others: mx.array) -> Dispatch | None:
     """Return the project's dispatch of the operation, with ``others`` in place of arrays of the case."""
     a = replace(case.arrays, **others)
-    cache = CacheView(a.body, a.tail, a.counts, case.keys)
-    return dispatches.decode_attention(a.q, a.kv, cache, a.sinks, scale=case.scale, window=case.window, dtype=handed_on)
+    return dispatches.decode_attention(a.q, a.kv, view(case, a), layer(case, a), handed_on)
 
 
 def attended(
