@@ -4,7 +4,10 @@ STEPS_OF_8 = "positions and the bound are multiples of 8, so one less cuts off n
 LIKE_LANE_0 = "lane 4 has the logits of lane 0 under higher tokens, and ties go to the lower"
 NOTHING_LEFT = "in the extra turn no lane's group is within the matrix"
 DOUBLES = "steps 4, 8 and 16 are below 31 as they are below 32"
+THE_SAME_PLACE = "two places are equal only if they are one logit, and no logit that is compared is as low as the start"
 EQUIVALENT = {
+    "best.h: bool second = b.value > a.value || (b.value == a.value && b.at < a.at);  ->  "
+    "bool second = b.value > a.value || (b.value == a.value && b.at < (a.at + 1));": THE_SAME_PLACE,
     "dense.h: for (uint n = 8 * lane; n < COLUMNS; n += 8 * 32) {  ->  "
     "for (uint n = 8 * lane; n < (COLUMNS - 1); n += 8 * 32) {": STEPS_OF_8,
     "dense.h: for (uint round = 0; round < GROUPS; round += 8) {  ->  "
