@@ -1,17 +1,19 @@
-// Rows of activations, and how kernels hand them to each other.
+// Rows of activations, and the order in which one shader writes them for the next.
 //
-// Handed on, a row of N values of type T lies chunk-major: [32 / W][N / 32][W], with W = 16 / sizeof(T) values to a chunk
-// of 16 bytes. A lane multiplies one group of 32 values, so neighbouring lanes then read neighbouring chunks; in natural
-// order they would read 64 bytes apart, and ask the cache for 3.3 times the lines.
+// That order is chunk-major. A row of N values of type T is [32 / W][N / 32][W], with W = 16 / sizeof(T) values to a
+// chunk of 16 bytes. A lane multiplies one group of 32 values, so neighbouring lanes read neighbouring chunks. In
+// natural order they would read 64 bytes apart and ask the cache for 3.3 times the lines.
 #pragma once
 
+// Returns the place of value n in a row of so many groups.
 template <typename T>
 METAL_FUNC uint chunk_major(uint n, uint groups) {
   constexpr uint W = 16 / sizeof(T);
   return ((n % 32u / W) * groups + n / 32u) * W + n % W;
 }
 
-// A float as the type handed on. half ends at 65504: a normed value can pass that, where a norm weight exceeds 1200.
+// Converts a float to the type of a row. half ends at 65504, and a normed value can exceed that if a norm weight
+// exceeds 1200.
 template <typename T>
 METAL_FUNC T narrowed(float v) {
   return T(v);
@@ -29,7 +31,7 @@ METAL_FUNC Eight from_halves(uint4 u) {
   half2 a = as_type<half2>(u.x), b = as_type<half2>(u.y), c = as_type<half2>(u.z), d = as_type<half2>(u.w);
   return {{float(a.x), float(a.y), float(b.x), float(b.y), float(c.x), float(c.y), float(d.x), float(d.y)}};
 }
-// A bfloat is the upper half of a float: the lower of a pair moves up, the upper stays where it is.
+// A bfloat is the upper half of a float. The lower of a pair moves up; the upper stays in place.
 METAL_FUNC Eight from_bfloats(uint4 u) {
   uint4 low = u << 16, high = u & 0xFFFF0000u;
   return {{as_type<float>(low.x), as_type<float>(high.x), as_type<float>(low.y), as_type<float>(high.y),
@@ -40,7 +42,7 @@ METAL_FUNC Eight from_floats(uint4 u, uint4 w) {
   return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 
-// Eight values in natural order, from an address that is a multiple of 16 bytes.
+// Loads eight values in natural order, from an address that is a multiple of 16 bytes.
 METAL_FUNC Eight load_eight(const device half* p) {
   uint4 u = *(const device uint4*)p;
   return from_halves(u);
@@ -55,7 +57,8 @@ METAL_FUNC Eight load_eight(const device float* p) {
   return from_floats(u, w);
 }
 
-// One group of 32 activations as they lie in memory, opened eight at a time: 16-bit types take 16 registers, not 32.
+// One group of 32 activations as they lie in memory. It is opened eight at a time, so 16-bit types take 16 registers,
+// not 32.
 template <typename T>
 struct Group {
   uint4 chunk[2 * sizeof(T)];

@@ -1,4 +1,4 @@
-// The largest of many values, none of them NaN, and its position: ties go to the lower position.
+// The largest of many values and its position. No value is NaN; ties go to the lower position.
 #pragma once
 
 struct Best {
@@ -11,11 +11,12 @@ METAL_FUNC Best better(Best a, Best b) {
   return {second ? b.value : a.value, second ? b.at : a.at};
 }
 
-// A value to compare by. What is not finite counts as the largest: so the largest tells whether all are finite, and the
-// position is one of those given. By its bits, since a compiler may take for granted that there is no NaN.
+// Returns the value to compare by. A value that is not finite counts as infinity. So the largest tells whether all are
+// finite, and its position is one of those given. The test is on bits, because a compiler may assume that there is no
+// NaN.
 METAL_FUNC float comparable(float x) { return (as_type<uint>(x) & 0x7F800000u) == 0x7F800000u ? INFINITY : x; }
 
-// Of a simdgroup's lanes.
+// Returns the best of a simdgroup's lanes to all of them.
 METAL_FUNC Best simd_best(Best mine) {
   float value = simd_max(mine.value);
   return {value, simd_min(mine.value == value ? mine.at : 0xFFFFFFFFu)};

@@ -1,4 +1,4 @@
-"""Finding a BLAS worth having. Knows nothing of mlx but that it must not have been loaded yet."""
+"""Finds a fast BLAS. Knows only that mlx must not be loaded yet."""
 
 import ctypes
 import sys
@@ -7,7 +7,7 @@ import sys
 def preload_openblas() -> bool:
     """Load OpenBLAS into the global symbol table, so that libmlx binds its ``cblas_*`` to it.
 
-    Returns whether one was found. Only Linux needs it: macOS wheels use Accelerate.
+    Returns whether one was found. Only Linux needs it, because macOS wheels use Accelerate.
     """
     if sys.platform != "linux":
         return False

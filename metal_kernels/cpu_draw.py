@@ -1,44 +1,47 @@
-"""A draw among the likeliest on the CPU backend, where to sort a whole vocabulary takes longer than all else in a draw.
+"""A draw among the likeliest on the CPU backend, where sorting the whole vocabulary takes longer than the rest of a
+draw.
 
-In numpy and float64: of all ids only those are sorted that may pass the filters. Knows logits and points; nothing of
-options, seeds or what an id means.
+It is in numpy and float64, and sorts only the ids that may pass the filters. Knows logits and points; knows no options,
+no seeds and not what an id means.
 """
 
 import mlx.core as mx
 import numpy as np
 
 BELOW = 0.999
-"""Of the bound under which an id is too unlikely to come before the share is full: a margin for rounding, 1e-16."""
+"""Scales the bound under which an id is too unlikely to pass ``share``. The margin is for rounding errors of 1e-16."""
 
 
 def draw_among_likeliest(logits: mx.array, point: mx.array, ranks: int, share: float, least: float) -> mx.array:
-    """As :func:`draws.draw_among_likeliest`, in float64."""
+    """Run :func:`draws.draw_among_likeliest` in float64."""
     rows = zip(np.array(logits, copy=False), np.array(point).tolist(), strict=True)
     return mx.array([_draw(row, at, ranks, share, least) for row, at in rows], mx.uint32)
 
 
 def likeliest(logits: np.ndarray, ranks: int, share: float, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """The ids that pass the filters, in the order of their ranks, and how likely they are, the first 1, float64.
-
-    logits [V] float32, the largest 0.
-    """
+    """Return the ids that pass the filters, in the order of their ranks, and their likelihoods, float64, of which the
+    first is 1. logits are [V] float32, and the largest is 0."""
     ids = _first(logits, ranks)
     likely = np.exp(logits[ids].astype(np.float64))
     total = likely.sum()
-    # Those below this have less than 1 - share between them: the others fill the share without them.
+    # The ids below this bound add up to less than 1 - share, so the others fill the share.
     bound = least if share == 1 else max(least, BELOW * (1 - share) * total / len(ids))
     passing = likely >= min(bound, 1.0)
-    ids, likely = ids[passing], likely[passing]
+    ids = ids[passing]
+    likely = likely[passing]
     order = _order(logits[ids], ids)
-    ids, likely = ids[order], likely[order]
+    ids = ids[order]
+    likely = likely[order]
     if share < 1:
         before = np.concatenate([[0.0], np.cumsum(likely)[:-1]])
-        ids, likely = ids[before < share * total], likely[before < share * total]
+        passing = before < share * total
+        ids = ids[passing]
+        likely = likely[passing]
     return ids, likely
 
 
 def _draw(logits: np.ndarray, point: float, ranks: int, share: float, least: float) -> int:
-    if logits.max() != 0:  # as only NaN are here: any id will do, none is used
+    if logits.max() != 0:  # only a row of NaN has no 0; its draw is not used, so any id will do
         return 0
     ids, likely = likeliest(logits, ranks, share, least)
     upto = np.cumsum(likely)
@@ -46,7 +49,7 @@ def _draw(logits: np.ndarray, point: float, ranks: int, share: float, least: flo
 
 
 def _first(logits: np.ndarray, ranks: int) -> np.ndarray:
-    """The ids of the first ``ranks``, in no order; of equal logits the lower ids are among them."""
+    """Return the ids of the first ``ranks``, in no order. Of equal logits the lower ids are taken."""
     if ranks == len(logits):
         return np.arange(ranks)
     last = np.partition(logits, -ranks)[-ranks]
@@ -55,6 +58,9 @@ def _first(logits: np.ndarray, ranks: int) -> np.ndarray:
 
 
 def _order(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Indices in falling order of ``logits``, none above 0, equal ones by id: as one integer each, which sorts fast."""
-    rising = (0.0 - logits).view(np.uint32).astype(np.uint64)  # bits of floats from 0 up order as they do
+    """Return indices in falling order of ``logits``, none above 0; equal ones are in the order of ids. Logit and id
+    make one integer, because that sorts fast."""
+    rising = (
+        (0.0 - logits).view(np.uint32).astype(np.uint64)
+    )  # the bits of floats from 0 up have the order of the floats
     return np.argsort(rising << np.uint64(32) | ids.astype(np.uint64))

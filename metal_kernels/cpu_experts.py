@@ -1,21 +1,22 @@
-"""The grouped expert product on the CPU backend, where MLX decodes a weight anew for every row.
+"""The grouped expert product on the CPU backend, where MLX decodes a weight once for every row.
 
-Here each expert is decoded once, a block of rows at a time so that a block is still in cache when BLAS reads it. Knows
-MXFP4 and numpy; the shaders and their launching know nothing of it.
+It is in numpy. It decodes each expert once, a block of rows at a time, so that the block is in cache when BLAS reads
+it. Knows MXFP4; knows nothing of routing.
 """
 
 import mlx.core as mx
 import numpy as np
 
 BLOCK_VALUES = 1 << 20
-"""Decoded float32 values held at a time: 4 MB, which stays in the caches between decoding and use."""
+"""Float32 values decoded at a time: 4 MB, which stays in the caches between decoding and use."""
 
 CODES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 """FP4 E2M1, by code (OCP Microscaling Formats 1.0)."""
 
 
 def _four_codes() -> np.ndarray:
-    """Two bytes to four float32 values, lowest nibble first, in one 16-byte element: ``take`` moves it whole."""
+    """Return four float32 values for each two bytes, lowest nibble first, as one 16-byte element, which ``take`` moves
+    whole."""
     words = np.arange(1 << 16, dtype=np.uint32)
     values = np.stack([CODES[(words >> shift) & 15] for shift in (0, 4, 8, 12)], axis=-1)
     return values.view(np.complex128)[:, 0]
@@ -26,7 +27,7 @@ SCALES = np.exp2(np.arange(256) - 127.0).astype(np.float64)
 
 
 def product(x: mx.array, slot: mx.array, weight: mx.array, scales: mx.array) -> mx.array:
-    """x [T, C], row t through the expert in slot[t], to [T, R] in x's dtype, computed in float32.
+    """Multiply x [T, C], row t by the expert in slot[t], to [T, R] in the dtype of x, in float32.
 
     ``slot`` is sorted. weight [S, R, C / 8] uint32 and scales [S, R, C / 32] uint8 are MXFP4.
     """

@@ -1,13 +1,14 @@
-// Rows of a dense matrix times a vector. The matrix is of a float type, or q8: MLX's affine codes of 8 bits, four to a word
-// with the lowest byte first, 64 to a group under one scale and one bias; a value is code * scale + bias.
+// Rows of a dense matrix times a vector. The matrix is of a float type or q8. q8 is MLX's affine format: codes of 8
+// bits, four to a word with the lowest byte first, 64 to a group with one scale and one offset. A value is code * scale
+// + offset.
 //
-// A simdgroup takes P pairs of rows, first + p and first + APART + p, P a multiple of 4. Lane l ends with the
-// products of pairs l % 4, l % 4 + 4 and so on. Weights, scales and biases are each loaded by one lane, once.
+// A simdgroup takes P pairs of rows, first + p and first + APART + p; P is a multiple of 4. Lane l ends with the
+// products of pairs l % 4, l % 4 + 4 and so on. One lane loads each weight, scale and offset, once.
 #pragma once
 #include "activations.h"
 
-// The vector, eight values at a time: as it lies, or times a norm's weight on the way. The norm's scale comes after the
-// product; it takes the sum of squares of all that a lane was given.
+// The vector, eight values at a time: as it lies, or times a norm's weight. The norm's scale is applied after the
+// product. It needs `squares`, the sum of squares of all values a lane has read.
 template <typename X>
 struct PlainRow {
   const device X* x;
@@ -31,7 +32,7 @@ struct NormedRow {
   }
 };
 
-// Eight weights as they lie in memory: loaded for all rows before any is opened.
+// Eight weights as they lie in memory. The weights of all rows are loaded before any is opened.
 template <typename W>
 struct Packed {
   uint4 chunk[sizeof(W) / 2];
@@ -47,7 +48,7 @@ METAL_FUNC Eight unpacked(const thread Packed<half>& w) { return from_halves(w.c
 METAL_FUNC Eight unpacked(const thread Packed<bfloat>& w) { return from_bfloats(w.chunk[0]); }
 METAL_FUNC Eight unpacked(const thread Packed<float>& w) { return from_floats(w.chunk[0], w.chunk[1]); }
 
-// What a lane has of the products: of each of its pairs the row first + p, and the other.
+// The products a lane holds: for each of its pairs that of row first + p, then that of the other row.
 template <int P>
 struct Pairs {
   float2 of[P / 4];
@@ -58,7 +59,7 @@ METAL_FUNC uint row_of(uint first, uint r) {
   return first + r % P + r / P * APART;
 }
 
-// Lane l takes columns 8l to 8l + 7, and again 256 further on.
+// Multiplies rows of floats. Lane l takes columns 8l to 8l + 7, then those 256 further on, and so on.
 template <int COLUMNS, int P, int APART, typename W, typename S, typename Row>
 METAL_FUNC Pairs<P> dense_pairs(const device W* weight, const device S*, const device S*, uint first, thread Row& row,
                                 uint lane) {
@@ -93,8 +94,8 @@ METAL_FUNC Pairs<P> dense_pairs(const device W* weight, const device S*, const d
   return pairs;
 }
 
-// Four codes less 128 each, which makes them signed: their products then nearly cancel out of themselves, not only after a
-// bias 128 scales in size is added.
+// Subtracts 128 from four codes, which makes them signed. Their products then nearly cancel in the sum itself; unsigned
+// ones would cancel only after the offset, 128 scales in size, is added.
 METAL_FUNC char4 centred(uint word) { return as_type<char4>(word ^ 0x80808080u); }
 
 METAL_FUNC float dot_codes(uint low, uint high, const thread Eight& x, float sum) {
@@ -109,7 +110,7 @@ METAL_FUNC float dot_codes(uint low, uint high, const thread Eight& x, float sum
   return fma(float(b.w), x.v[7], sum);
 }
 
-// Lane l of four gets v[l] summed over the four: three exchanges for four sums.
+// Returns to lane l of four the sum of v[l] over the four. It takes three exchanges for four sums.
 METAL_FUNC float sum_of_four(const thread float* v, uint lane) {
   bool upper = lane & 2, odd = lane & 1;
   float a = (upper ? v[2] : v[0]) + simd_shuffle_xor(upper ? v[0] : v[2], 2);
@@ -117,9 +118,10 @@ METAL_FUNC float sum_of_four(const thread float* v, uint lane) {
   return (odd ? b : a) + simd_shuffle_xor(odd ? a : b, 1);
 }
 
-// Four lanes share a group, 16 codes each. They add up before the scale, which only the lane that keeps the row loads.
+// Multiplies rows of q8. Four lanes share a group, 16 codes each. They add up before scaling, because only the lane
+// that keeps the row loads the scale.
 template <int COLUMNS, int P, int APART, typename S, typename Row>
-METAL_FUNC Pairs<P> dense_pairs(const device uint* weight, const device S* scales, const device S* biases, uint first,
+METAL_FUNC Pairs<P> dense_pairs(const device uint* weight, const device S* scales, const device S* offsets, uint first,
                                 thread Row& row, uint lane) {
   constexpr uint GROUPS = COLUMNS / 64;
   uint quarter = lane % 4;
@@ -155,8 +157,8 @@ METAL_FUNC Pairs<P> dense_pairs(const device uint* weight, const device S* scale
       if (g < GROUPS) {
         uint low = (first + 4 * b + quarter) * GROUPS + g, high = low + APART * GROUPS;
         float2 scale = float2(float(scales[low]), float(scales[high]));
-        float2 bias = float2(float(biases[low]), float(biases[high]));
-        pairs.of[b] = fma(scale, part, fma(fma(float2(128), scale, bias), float2(total), pairs.of[b]));
+        float2 offset = float2(float(offsets[low]), float(offsets[high]));
+        pairs.of[b] = fma(scale, part, fma(fma(float2(128), scale, offset), float2(total), pairs.of[b]));
       }
     }
   }

@@ -1,20 +1,20 @@
-// The first projection of the experts each row chooses, its bias, and the clamped SwiGLU.
+// The first projection of the experts that each row chooses, its bias, and the clamped SwiGLU.
 //
-// Grid: x over rows of the matrix, y over the K choices, z over rows of the input. A simdgroup takes ROWS consecutive rows
-// of the matrix, which interleave gate and linear as published, and so makes ROWS / 2 outputs.
+// Grid: x over rows of the matrix, y over the K choices, z over rows of the input. A simdgroup takes ROWS consecutive
+// rows of the matrix. Published rows alternate between gate and linear, so these make ROWS / 2 outputs.
 #include "mxfp4.h"
 #include "routing.h"
 
 METAL_FUNC float swiglu(float gate, float linear, float limit) {
   gate = min(gate, limit);
   linear = clamp(linear, -limit, limit);
-  float away = min(-1.702f * gate, 80.0f);  // exp stays finite
+  float away = min(-1.702f * gate, 80.0f);  // so that exp is finite
   return gate / (1.0f + exp(away)) * (linear + 1.0f);
 }
 
 template <typename T = half, typename B = bfloat, typename O = half, int COLUMNS = 2880, int OUTPUTS = 2880,
           int EXPERTS = 32, int K = 4, int ROWS = 8, int BATCH = 4, int SIMDGROUPS = 2,
-          int LIMIT_BITS = 1088421888>  // of a float: 7.0
+          int LIMIT_BITS = 1088421888>  // the bits of 7.0
 [[kernel]] void expert_gate_up(
     const device T* normed,          // [rows, COLUMNS], chunk-major
     const device float* logits,      // [rows, EXPERTS]

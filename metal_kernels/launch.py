@@ -1,8 +1,8 @@
-"""The decoder's operations, each through the body that fits: its shader, or plain MLX.
+"""The decoder's operations, each run by the body that fits: its shader, plain MLX, or MLX's CPU backend.
 
 The only place that decides, by shape, dtype and device. ``GPTOSS_MAC_KERNELS=off`` keeps to plain MLX; ``=emulated``
-runs the shaders in the emulator, on any machine and slowly. By default a shader runs on Metal where there is Metal. A
-shader that does not compile is warned of once, and plain MLX does its work from then on.
+runs the shaders in the emulator, on any machine and slowly. By default a shader runs on Metal where there is Metal. If
+a shader does not compile, this warns once, and plain MLX does its work from then on.
 """
 
 import functools
@@ -10,188 +10,124 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import mlx.core as mx
 
-from metal_kernels import cpu_attention, cpu_draw, dispatches, draws, reference
+from metal_kernels import cpu, cpu_decode_attention, cpu_draw, dispatches, draws, reference
 from metal_kernels.dispatches import FEW_ROWS, FOLDER, Dispatch
-from metal_kernels.draws import draw
-from metal_kernels.reference import (
-    Dense,
-    Experts,
-    attention,
-    embed,
-    expert_mlp_grouped,
-    input_dtype,
-    witness,
-)
+from metal_kernels.draws import draw  # noqa: F401  (called through this module, as operations are)
+from metal_kernels.reference import Attention, CacheView, Dense, embed, input_dtype, witness  # noqa: F401  (as above)
 from metal_kernels.source import MetalSource
 
-__all__ = [
-    "FEW_ROWS",
-    "attention",
-    "attention_with_cache",
-    "attention_with_caches",
-    "draw",
-    "draw_among_likeliest",
-    "each_row_for_itself",
-    "embed",
-    "expert_down_residual",
-    "expert_gate_up",
-    "expert_mlp_grouped",
-    "input_dtype",
-    "norm_head",
-    "norm_head_argmax",
-    "norm_qkv_rope",
-    "norm_router",
-    "output_residual",
-    "where",
-    "witness",
-]
-
 VARIABLE = "GPTOSS_MAC_KERNELS"
-DTYPES: dict[Any, mx.Dtype] = {dispatches.name(dtype): dtype for dtype in (*dispatches.FLOATS, mx.uint32)}
+"""The environment variable that says where shaders run."""
+TEMPLATE_DTYPES: dict[Any, mx.Dtype] = {dispatches.name(dtype): dtype for dtype in (*dispatches.FLOATS, mx.uint32)}
+"""The dtypes a template value may name."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def norm_qkv_rope(
-    x: mx.array, norm: mx.array, eps: float, qkv: Dense, cos: mx.array, sin: mx.array, heads: int, kv_heads: int
-) -> tuple[mx.array, mx.array]:
-    """As :func:`reference.norm_qkv_rope`."""
-    arguments = (x, norm, eps, qkv, cos, sin, heads, kv_heads)
-    if (out := _launch(dispatches.norm_qkv_rope, arguments)) is not None:
-        return out[0], out[1]
-    return reference.norm_qkv_rope(*arguments)
+def _operation(
+    plain: Callable[P, R], on_the_cpu: Callable[P, R], shader: Callable[..., Dispatch | None] | None = None
+) -> Callable[P, R]:
+    """Return ``plain`` as a function that runs the shader where there is one for its arguments."""
+
+    @functools.wraps(plain)
+    def operation(*arguments: P.args, **options: P.kwargs) -> R:
+        out = _launch(shader, *arguments, **options) if shader is not None else None
+        if out is not None:
+            return cast(R, tuple(out) if len(out) > 1 else out[0])
+        return (on_the_cpu if on_cpu() else plain)(*arguments, **options)
+
+    return operation
 
 
-def output_residual(attended: mx.array, o: Dense, residual: mx.array) -> mx.array:
-    """As :func:`reference.output_residual`."""
-    arguments = (attended, o, residual)
-    if (out := _launch(dispatches.output_residual, arguments)) is not None:
-        return out[0]
-    return reference.output_residual(*arguments)
+norm_qkv_rope = _operation(reference.norm_qkv_rope, cpu.norm_qkv_rope, dispatches.norm_qkv_rope)
+prefill_attention = _operation(reference.prefill_attention, cpu.prefill_attention)
+output_residual = _operation(reference.output_residual, cpu.output_residual, dispatches.output_residual)
+norm_router = _operation(reference.norm_router, reference.norm_router, dispatches.norm_router)
+expert_gate_up = _operation(reference.expert_gate_up, cpu.expert_gate_up, dispatches.expert_gate_up)
+expert_down_residual = _operation(
+    reference.expert_down_residual, cpu.expert_down_residual, dispatches.expert_down_residual
+)
+expert_mlp_grouped = _operation(reference.expert_mlp_grouped, cpu.expert_mlp_grouped)
+norm_head = _operation(reference.norm_head, cpu.norm_head, dispatches.norm_head)
 
 
-def norm_router(x: mx.array, norm: mx.array, eps: float, router: Dense, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
-    """As :func:`reference.norm_router`."""
-    arguments = (x, norm, eps, router, dtype)
-    if (out := _launch(dispatches.norm_router, arguments)) is not None:
-        return out[0], out[1]
-    return reference.norm_router(*arguments)
-
-
-def expert_gate_up(
-    normed: mx.array, logits: mx.array, slots: mx.array, experts: Experts, k: int, limit: float
-) -> mx.array:
-    """As :func:`reference.expert_gate_up`."""
-    arguments = (normed, logits, slots, experts, k, limit)
-    if (out := _launch(dispatches.expert_gate_up, arguments)) is not None:
-        return out[0]
-    return reference.expert_gate_up(*arguments)
-
-
-def expert_down_residual(
-    activated: mx.array, logits: mx.array, slots: mx.array, experts: Experts, residual: mx.array
-) -> mx.array:
-    """As :func:`reference.expert_down_residual`."""
-    arguments = (activated, logits, slots, experts, residual)
-    if (out := _launch(dispatches.expert_down_residual, arguments)) is not None:
-        return out[0]
-    return reference.expert_down_residual(*arguments)
-
-
-def attention_with_cache(
-    q: mx.array,
-    kv: mx.array,
-    body: mx.array,
-    tail: mx.array,
-    rows: mx.array,
-    keys: int,
-    sinks: mx.array,
-    scale: float,
-    window: int | None,
-    dtype: mx.Dtype,
-) -> tuple[mx.array, mx.array]:
-    """As :func:`reference.attention_with_cache`. Two shaders where there are many keys."""
-    arguments = (q, kv, body, tail, rows, keys, sinks, scale, window, dtype)
-    if (out := _launch(dispatches.attention_with_cache, arguments)) is not None:
-        attended, fresh = out
-        if not dispatches.is_split(attended):
-            return attended, fresh
-        if (joined := _launch(dispatches.attention_combine, (attended, sinks, dtype))) is not None:
-            return joined[0], fresh
-    return reference.attention_with_cache(*arguments)
-
-
-def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense) -> mx.array:
-    """As :func:`reference.norm_head`."""
-    arguments = (x, norm, eps, head)
-    if (out := _launch(dispatches.norm_head, arguments)) is not None:
-        return out[0]
-    return reference.norm_head(*arguments)
-
-
-def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> tuple[mx.array, mx.array]:
-    """As :func:`reference.norm_head_argmax`. Two shaders: no logit but the largest of each threadgroup is written, and
-    the largest of all is the witness."""
-    arguments = (x, norm, eps, head)
-    best = _launch(dispatches.norm_head_best, arguments)
-    if best is not None and (out := _launch(dispatches.best_token, tuple(best))) is not None:
-        return out[0], out[1]
-    return reference.norm_head_argmax(*arguments)
-
-
-def draw_among_likeliest(logits: mx.array, point: mx.array, ranks: int, share: float, least: float) -> mx.array:
-    """As :func:`draws.draw_among_likeliest`. On the CPU backend nothing but the likeliest is sorted."""
-    body = cpu_draw if reference.on_cpu() else draws
-    return body.draw_among_likeliest(logits, point, ranks, share, least)
-
-
-def attention_with_caches(
-    q: mx.array,
-    kv: mx.array,
-    caches: Sequence[tuple[mx.array, mx.array, mx.array, int]],
-    sinks: mx.array,
-    scale: float,
-    window: int | None,
-    dtype: mx.Dtype,
+def decode_attention(
+    q: mx.array, kv: mx.array, caches: Sequence[CacheView], layer: Attention, dtype: mx.Dtype
 ) -> tuple[mx.array, list[mx.array]]:
-    """:func:`attention_with_cache` for each of S sequences, the same number of new positions each: attended [T, N * D],
-    and the tails. ``caches`` hold what that function takes as body, tail, rows and keys."""
-    if len(caches) > 1 and where() is None and reference.on_cpu() and kv.dtype == dtype == mx.float32:
-        return cpu_attention.attention_with_caches(q, kv, caches, sinks, scale, window)
+    """Run :func:`reference.decode_attention` for each of S sequences with the same number of new positions.
+
+    q [T, N, D] and kv [T, 2, M, D] hold the rows of the first sequence first. Returns attended rows [T, N * D] and a
+    new tail for each cache.
+    """
+    if len(caches) > 1 and where() is None and on_cpu() and kv.dtype == dtype == mx.float32:
+        return cpu_decode_attention.decode_attention(q, kv, caches, layer)
     each = len(q) // len(caches)
-    pairs = [
-        attention_with_cache(q[start : start + each], kv[start : start + each], *cache, sinks, scale, window, dtype)
-        for start, cache in zip(range(0, len(q), each), caches, strict=True)
-    ]
+    own = [slice(number * each, (number + 1) * each) for number in range(len(caches))]
+    pairs = [_decode_one(q[rows], kv[rows], cache, layer, dtype) for rows, cache in zip(own, caches, strict=True)]
     attended = mx.concatenate([out for out, _ in pairs]) if len(pairs) > 1 else pairs[0][0]
     return attended, [tail for _, tail in pairs]
 
 
-def each_row_for_itself(rows: int, k: int, experts: int) -> bool:
-    """Whether rows read the experts they want one by one, rather than sorted and grouped by expert.
+def _decode_one(
+    q: mx.array, kv: mx.array, cache: CacheView, layer: Attention, dtype: mx.Dtype
+) -> tuple[mx.array, mx.array]:
+    """Run it for one sequence, with two shaders where there are many keys."""
+    if (out := _launch(dispatches.decode_attention, q, kv, cache, layer, dtype)) is not None:
+        attended, tail = out
+        if not dispatches.is_split(attended):
+            return attended, tail
+        if (joined := _launch(dispatches.decode_attention_combine, attended, layer.sinks, dtype)) is not None:
+            return joined[0], tail
+    return reference.decode_attention(q, kv, cache, layer, dtype)
 
-    On the CPU backend grouping decodes an expert once, at the price of one and a half to two rows of a product that
-    decodes as it goes (float32, 20b's shape and the bundled model's): it pays once as many rows want each expert.
+
+def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> tuple[mx.array, mx.array]:
+    """Run :func:`reference.norm_head_argmax`, with two shaders: the first writes only the largest logit of each
+    threadgroup, and the largest of all is the witness."""
+    best = _launch(dispatches.norm_head_argmax, x, norm, eps, head)
+    if best is not None and (out := _launch(dispatches.norm_head_argmax_combine, *best)) is not None:
+        return out[0], out[1]
+    return (cpu if on_cpu() else reference).norm_head_argmax(x, norm, eps, head)
+
+
+def draw_among_likeliest(logits: mx.array, point: mx.array, ranks: int, share: float, least: float) -> mx.array:
+    """Run :func:`draws.draw_among_likeliest`. On the CPU backend only the likeliest ids are sorted."""
+    return (cpu_draw if on_cpu() else draws).draw_among_likeliest(logits, point, ranks, share, least)
+
+
+def each_row_for_itself(rows: int, k: int, experts: int) -> bool:
+    """Return whether each row reads its experts for itself; if not, rows are sorted and grouped by expert.
+
+    On the CPU backend a group decodes an expert once. This costs as much as one and a half to two rows of a product
+    that decodes as it goes (float32, 20b's shape and the bundled model's), so it pays once as many rows want each
+    expert.
     """
     if rows <= FEW_ROWS:
         return True
-    return where() is None and reference.on_cpu() and 2 * rows * k < 3 * experts
+    return where() is None and on_cpu() and 2 * rows * k < 3 * experts
+
+
+def on_cpu() -> bool:
+    """Return whether MLX computes on its CPU backend."""
+    return mx.default_device().type == mx.DeviceType.cpu
 
 
 def where() -> str | None:
-    """Where shaders run: "metal", "emulated", or None for plain MLX. Raises ValueError for a setting there is not."""
+    """Return where shaders run: "metal", "emulated", or None for nowhere. Raise ValueError for an unknown setting."""
     setting = os.environ.get(VARIABLE, "")
     if setting not in ("", "off", "emulated"):
         raise ValueError(f"{VARIABLE} is {setting!r}; use off or emulated, or leave it unset")
     if setting:
         return setting if setting == "emulated" else None
-    return "metal" if mx.metal.is_available() and not reference.on_cpu() else None
+    return "metal" if mx.metal.is_available() and not on_cpu() else None
 
 
 def check() -> None:
-    """Raises ValueError, in one line with the remedy, if the setting cannot be followed on this machine."""
+    """Raise ValueError, in one line with the remedy, if this machine cannot follow the setting."""
     if where() == "emulated":
         from metal_kernels.emulator import ToolchainError, toolchain
 
@@ -202,13 +138,13 @@ def check() -> None:
 
 
 def nearest() -> str:
-    """Where shaders can run on this machine: "metal" if it has that and is not told to emulate, else "emulated"."""
+    """Return where shaders can run here: "metal" if there is Metal and the setting is not to emulate, or "emulated"."""
     return "metal" if where() != "emulated" and mx.metal.is_available() else "emulated"
 
 
 def run(dispatch: Dispatch, place: str) -> list[mx.array]:
-    """The outputs of one dispatch at "metal" or "emulated". Raises CompileError."""
-    return _kernel(dispatch.shader, place)(dispatch)
+    """Return the outputs of one dispatch at "metal" or "emulated". Raise CompileError."""
+    return kernel_at(dispatch.shader, place)(dispatch)
 
 
 class CompileError(Exception):
@@ -217,7 +153,7 @@ class CompileError(Exception):
 
 @dataclass
 class Kernel:
-    """One shader at one place: the templates it has compiled for, and whether there was one it did not."""
+    """One shader at one place. Knows the templates that have compiled, and whether one has failed to."""
 
     source: MetalSource
     place: str
@@ -234,6 +170,7 @@ class Kernel:
             self._call = metal_kernel(**self.source.arguments(), mode="fast")
 
     def __call__(self, dispatch: Dispatch) -> list[mx.array]:
+        """Check and compile the dispatch if its template is new. Return its outputs. Raise CompileError."""
         key = (dispatch.template, dispatch.output_dtypes)
         first = key not in self.compiled
         if first:
@@ -251,29 +188,31 @@ class Kernel:
         return out
 
     def launch(self, dispatch: Dispatch) -> list[mx.array]:
-        """The outputs: on Metal not yet computed, nor the shader compiled."""
+        """Return the outputs. On Metal neither they are computed yet nor is the shader compiled."""
         out = self._call(
             inputs=list(dispatch.inputs),
             output_shapes=list(dispatch.output_shapes),
             output_dtypes=list(dispatch.output_dtypes),
             grid=dispatch.grid,
             threadgroup=dispatch.threadgroup,
-            template=[(name, DTYPES.get(value, value)) for name, value in dispatch.template],
+            template=[(name, TEMPLATE_DTYPES.get(value, value)) for name, value in dispatch.template],
         )
         return out if self.place == "metal" else out[0]
 
 
 @functools.cache
-def _kernel(shader: str, place: str) -> Kernel:
+def kernel_at(shader: str, place: str) -> Kernel:
+    """Return the kernel of a shader at "metal" or "emulated", the same one at every call."""
     return Kernel(MetalSource.read(FOLDER / f"{shader}.metal"), place)
 
 
-def _launch(build: Callable[..., Dispatch | None], arguments: tuple) -> list[mx.array] | None:
+def _launch(build: Callable[..., Dispatch | None], *arguments: Any, **options: Any) -> list[mx.array] | None:
+    """Return the outputs of the shader, or None where shaders do not run, none takes the arguments, or it is broken."""
     place = where()
-    dispatch = build(*arguments) if place else None
+    dispatch = build(*arguments, **options) if place else None
     if place is None or dispatch is None:
         return None
-    kernel = _kernel(dispatch.shader, place)
+    kernel = kernel_at(dispatch.shader, place)
     if kernel.broken:
         return None
     try:

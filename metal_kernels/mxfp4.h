@@ -1,10 +1,10 @@
-// Rows of an MXFP4 matrix times a vector. A group is 32 FP4 codes (E2M1, 16 bytes, lowest nibble first) under one E8M0
+// Rows of an MXFP4 matrix times a vector. A group is 32 FP4 codes (E2M1, 16 bytes, lowest nibble first) and one E8M0
 // scale byte (OCP Microscaling Formats 1.0).
 #pragma once
 #include "activations.h"
 
-// Codes I and I + 4 of a word as halves, times 2^-14: exponent and mantissa go to bits 9..11, the sign to bit 15. Codes
-// 1 and 9 come out subnormal, so a GPU that flushed half subnormals would lose them.
+// Returns codes I and I + 4 of a word as halves, times 2^-14: exponent and mantissa go to bits 9..11, the sign to bit
+// 15. Codes 1 and 9 become subnormal, so a GPU that flushed half subnormals would lose them.
 template <int I>
 METAL_FUNC half2 fp4_pair(uint word) {
   uint size = word & (0x00070007u << (4 * I)), sign = word & (0x00080008u << (4 * I));
@@ -14,7 +14,8 @@ METAL_FUNC half2 fp4_pair(uint word) {
   return as_type<half2>((size >> 3) | sign);
 }
 
-// 2^(s - 127), times the 2^14 that fp4_pair leaves out. Exact up to s = 240, which is as far as a model folder goes.
+// Returns 2^(s - 127), times the 2^14 that fp4_pair leaves out. It is exact up to s = 240, the most a model folder may
+// have.
 METAL_FUNC float mxfp4_scale(uint8_t s) { return as_type<float>((uint(s) + 14u) << 23); }
 
 METAL_FUNC float dot_eight(uint word, const thread Eight& x) {
@@ -29,9 +30,9 @@ METAL_FUNC float dot_eight(uint word, const thread Eight& x) {
   return fma(float(d.y), x.v[7], sum);
 }
 
-// sums[r] = row (first + r) of the matrix times x, for ROWS rows; all lanes get the sums. Lane l takes groups l, l + 32,
-// and so on: one 16-byte load and one scale byte for each row. Rows go BATCH at a time against the same 32 activations:
-// activation loads shrink with ROWS, registers grow with BATCH.
+// Sets sums[r] to row (first + r) of the matrix times x, for ROWS rows, in all lanes. Lane l takes groups l, l + 32,
+// and so on, with one 16-byte load and one scale byte for each row. It multiplies BATCH rows at a time by the same 32
+// activations: more ROWS need fewer activation loads, a larger BATCH more registers.
 template <int COLUMNS, int ROWS, int BATCH, typename T>
 METAL_FUNC void mxfp4_rows(const device uint* weight, const device uint8_t* scales, uint first, const device T* x,
                            uint lane, thread float (&sums)[ROWS]) {
@@ -54,7 +55,7 @@ METAL_FUNC void mxfp4_rows(const device uint* weight, const device uint8_t* scal
       }
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        Eight eight = open_eight(group, i);  // whose product is summed apart: one chain of 32 would round more
+        Eight eight = open_eight(group, i);  // its product is summed apart, because one chain of 32 would round more
 #pragma unroll
         for (int r = 0; r < BATCH; r++) part[r] += dot_eight(codes[r][i], eight);
       }

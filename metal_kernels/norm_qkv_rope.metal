@@ -1,24 +1,25 @@
 // RMSNorm, the projection to queries, keys and values with its bias, and RoPE on queries and keys.
 //
-// Grid: x over PAIRS pairs of matrix rows to a simdgroup, y over rows of the input, which share a threadgroup: what one has
-// loaded of the matrix, the others find in the cache. The rows of a pair are dimensions i and i + HEAD_DIM / 2 of one head,
-// which RoPE rotates into each other. There is no pass for the norm: its sum goes along with the products.
+// Grid: x over simdgroups with PAIRS pairs of matrix rows each, y over rows of the input. Input rows share a
+// threadgroup, so that the matrix rows one of them loads are in the cache for the others. The rows of a pair are
+// dimensions i and i + HEAD_DIM / 2 of one head, which RoPE rotates into each other. The norm has no pass of its own:
+// its sum of squares is taken beside the products.
 #include "dense.h"
 
 template <typename N = bfloat, typename W = bfloat, typename S = bfloat, typename B = bfloat, typename O = bfloat,
           int COLUMNS = 2880, int HEADS = 64, int KV_HEADS = 8, int HEAD_DIM = 64, int PAIRS = 4,
-          int EPSILON_BITS = 925353388>  // of a float: 1e-5
+          int EPSILON_BITS = 925353388>  // the bits of 1e-5
 [[kernel]] void norm_qkv_rope(
     const device float* x,           // [rows, COLUMNS]
     const device N* norm,            // [COLUMNS]
     const device W* weight,          // [(HEADS + 2 * KV_HEADS) * HEAD_DIM, COLUMNS], q8 with W = uint: [.., COLUMNS / 4]
     const device S* scales,          // [.., COLUMNS / 64], of q8 only
-    const device S* biases,          // [.., COLUMNS / 64], of q8 only
+    const device S* offsets,         // [.., COLUMNS / 64], of q8 only
     const device B* bias,            // [(HEADS + 2 * KV_HEADS) * HEAD_DIM]
     const device float* cosines,     // [rows, HEAD_DIM / 2]
     const device float* sines,       // [rows, HEAD_DIM / 2]
     device float* q,                 // [rows, HEADS, HEAD_DIM]
-    device O* kv,                    // [rows, 2, KV_HEADS, HEAD_DIM], keys and then values
+    device O* kv,                    // [rows, 2, KV_HEADS, HEAD_DIM], keys, then values
     uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
     uint3 thread_position_in_grid [[thread_position_in_grid]]) {
   constexpr uint HALF = HEAD_DIM / 2;
@@ -26,7 +27,7 @@ template <typename N = bfloat, typename W = bfloat, typename S = bfloat, typenam
   uint pair = thread_position_in_grid.x / 32 * PAIRS, head = pair / HALF, i = pair % HALF;
   uint first = head * HEAD_DIM + i;
   NormedRow<N> input = {x + row * COLUMNS, norm, 0};
-  Pairs<PAIRS> pairs = dense_pairs<COLUMNS, PAIRS, HALF>(weight, scales, biases, first, input, lane);
+  Pairs<PAIRS> pairs = dense_pairs<COLUMNS, PAIRS, HALF>(weight, scales, offsets, first, input, lane);
   float scale = rsqrt(simd_sum(input.squares) / float(COLUMNS) + as_type<float>(EPSILON_BITS));
 #pragma unroll
   for (int b = 0; b < PAIRS / 4; b++) {

@@ -1,12 +1,12 @@
-// RMSNorm and the router: x to its normed row, handed on chunk-major in T, and to one logit per expert.
+// RMSNorm and the router: writes the normed row of x, chunk-major in T, and one logit per expert.
 //
-// One threadgroup per expert and row; its SIMDGROUPS simdgroups share the columns. There is no pass for the norm: the sums of
-// x^2 and of router * x * norm go together, and the root of the first scales the second. Every threadgroup also writes
-// some groups of the normed row.
+// One threadgroup per expert and row; its SIMDGROUPS simdgroups share the columns. The norm has no pass of its own: the
+// sums of x^2 and of router * x * norm are taken together, and the root of the first scales the second. Every
+// threadgroup also writes some groups of the normed row.
 #include "activations.h"
 
 template <typename X = float, typename N = float, typename W = float, typename T = half, int COLUMNS = 2880,
-          int EXPERTS = 32, int SIMDGROUPS = 4, int EPSILON_BITS = 925353388>  // of a float: 1e-5
+          int EXPERTS = 32, int SIMDGROUPS = 4, int EPSILON_BITS = 925353388>  // the bits of 1e-5
 [[kernel]] void norm_router(
     const device X* x,               // [rows, COLUMNS]
     const device N* norm,            // [COLUMNS]

@@ -1,6 +1,6 @@
 // Attention's output projection, its bias, and the residual.
 //
-// Grid: x over 2 * PAIRS rows of the matrix to a simdgroup, y over rows of the input, which share a threadgroup.
+// Grid: x over simdgroups with 2 * PAIRS rows of the matrix each, y over rows of the input, which share a threadgroup.
 #include "dense.h"
 
 template <typename T = half, typename W = bfloat, typename S = bfloat, typename B = bfloat, int COLUMNS = 4096,
@@ -9,7 +9,7 @@ template <typename T = half, typename W = bfloat, typename S = bfloat, typename 
     const device T* attended,        // [rows, COLUMNS]
     const device W* weight,          // [OUTPUTS, COLUMNS], q8 with W = uint: [OUTPUTS, COLUMNS / 4]
     const device S* scales,          // [OUTPUTS, COLUMNS / 64], of q8 only
-    const device S* biases,          // [OUTPUTS, COLUMNS / 64], of q8 only
+    const device S* offsets,         // [OUTPUTS, COLUMNS / 64], of q8 only
     const device B* bias,            // [OUTPUTS]
     const device float* residual,    // [rows, OUTPUTS]
     device float* out,               // [rows, OUTPUTS]
@@ -18,7 +18,7 @@ template <typename T = half, typename W = bfloat, typename S = bfloat, typename 
   uint lane = thread_index_in_simdgroup, row = thread_position_in_grid.y;
   uint first = thread_position_in_grid.x / 32 * (2 * PAIRS);
   PlainRow<T> input = {attended + row * COLUMNS};
-  Pairs<PAIRS> pairs = dense_pairs<COLUMNS, PAIRS, PAIRS>(weight, scales, biases, first, input, lane);
+  Pairs<PAIRS> pairs = dense_pairs<COLUMNS, PAIRS, PAIRS>(weight, scales, offsets, first, input, lane);
 #pragma unroll
   for (int b = 0; b < PAIRS / 4; b++) {
     if (lane < 4) {

@@ -1,7 +1,7 @@
-// Which experts a row goes to. Every simdgroup works it out for itself from the logits: a few simd operations, no barrier.
+// Which experts a row chooses. Every simdgroup finds them from the logits by itself: a few simd operations, no barrier.
 #pragma once
 
-// The K largest of E logits in falling order, ties to the lower id. All lanes get the same answer.
+// Finds the K largest of E logits in falling order, ties to the lower id. All lanes get the same ids and values.
 template <int E, int K>
 METAL_FUNC void top_experts(const device float* logits, uint lane, thread uint (&ids)[K], thread float (&values)[K]) {
   constexpr int PER_LANE = (E + 31) / 32;
@@ -25,7 +25,7 @@ METAL_FUNC void top_experts(const device float* logits, uint lane, thread uint (
     }
     values[k] = simd_max(best);
     uint id = simd_min(best == values[k] ? at : uint(E));
-    id = min(id, uint(E - 1));  // where all is NaN nothing equals the maximum; that must not become an address
+    id = min(id, uint(E - 1));  // if all are NaN, none equals the maximum, and E must not become an address
     ids[k] = id;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
@@ -34,7 +34,7 @@ METAL_FUNC void top_experts(const device float* logits, uint lane, thread uint (
   }
 }
 
-// v[k], with constant indices only: a private array indexed by a variable would leave the registers.
+// Returns v[k] by constant indices only, because a private array indexed by a variable would leave the registers.
 template <int K, typename T>
 METAL_FUNC T pick(const thread T (&v)[K], uint k) {
   T picked = v[0];
@@ -45,7 +45,7 @@ METAL_FUNC T pick(const thread T (&v)[K], uint k) {
   return picked;
 }
 
-// Where an expert lies. One lane reads it for its simdgroup.
+// Returns the slot of an expert. One lane reads it for its simdgroup.
 METAL_FUNC uint slot_of(const device int* slots, uint expert, uint lane) {
   int slot = 0;
   if (lane == 0) slot = slots[expert];

@@ -1,6 +1,6 @@
-"""Shader files: one operation each, in plain Metal, read into what ``mx.fast.metal_kernel`` takes.
+"""Reads shader files, one operation each in plain Metal, into the arguments of ``mx.fast.metal_kernel``.
 
-A file is what a Metal programmer would write: helpers, then one kernel function, last in the file::
+A file has helpers and then, last, one kernel function, as a Metal programmer would write them::
 
     // What it computes, in a line or more.
     #include "mxfp4.h"                      // helpers shared by shaders; pasted, as MLX has no include path
@@ -18,35 +18,23 @@ A file is what a Metal programmer would write: helpers, then one kernel function
       ...
     }
 
-MLX writes the signature itself: inputs and outputs in this order, attributes under their own names. So a parameter's
-name is its attribute's, and the declared types are checked against the arrays (:meth:`MetalSource.check`) instead of
-converting them. Template parameters are typename, int or bool; their defaults are what the lint compiles. The text
-before the template line becomes MLX's ``header``, the function's body its ``source``, both with ``#line`` so that
-messages name the shader file.
+MLX writes the signature itself: inputs and outputs in this order, attributes under their own names. So a parameter has
+the name of its attribute. Declared types are compared with the arrays (:meth:`MetalSource.check`), and no array is
+converted. Template parameters are typename, int or bool; the lint compiles their defaults. The text before the template
+line becomes MLX's ``header``, and the function's body its ``source``. Both get ``#line``, so that messages name the
+shader file.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-# Metal's name for each dtype, as MLX writes it into a generated signature.
-METAL_TYPES = {
-    "bool": "bool",
-    "int8": "int8_t",
-    "int16": "int16_t",
-    "int32": "int32_t",
-    "int64": "int64_t",
-    "uint8": "uint8_t",
-    "uint16": "uint16_t",
-    "uint32": "uint32_t",
-    "uint64": "uint64_t",
-    "float16": "float16_t",
-    "bfloat16": "bfloat16_t",
-    "float32": "float",
-}
-# Other names of the same types, as shaders may write them.
+_SAME = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16")
+METAL_TYPES = {"bool": "bool", **{name: f"{name}_t" for name in _SAME}, "float32": "float"}
+"""Metal's name for each dtype, as MLX writes it into a generated signature."""
 _ALIASES = {
     "half": "float16",
     "bfloat": "bfloat16",
@@ -59,8 +47,9 @@ _ALIASES = {
     "long": "int64",
     "ulong": "uint64",
 }
-DTYPES = {**{metal: dtype for dtype, metal in METAL_TYPES.items()}, **_ALIASES}
-# Thread attributes, in MLX's order (0.32, mlx/backend/common/metal_kernel.cpp). It declares those the body mentions.
+"""Other names of the same types that shaders may use."""
+DTYPE_NAMES = {**{metal: dtype for dtype, metal in METAL_TYPES.items()}, **_ALIASES}
+"""The dtype of each Metal type."""
 ATTRIBUTES = {
     "dispatch_quadgroups_per_threadgroup": "uint",
     "dispatch_simdgroups_per_threadgroup": "uint",
@@ -83,20 +72,22 @@ ATTRIBUTES = {
     "threads_per_simdgroup": "uint",
     "threads_per_threadgroup": "uint3",
 }
-# MLX passes inputs below this many elements in constant memory.
+"""Thread attributes in MLX's order (0.32, mlx/backend/common/metal_kernel.cpp). MLX declares those that the body
+names."""
 CONSTANT_BELOW = 8
-# Parameters MLX adds for an input whose NAME + suffix the body mentions.
+"""MLX passes inputs of fewer elements in constant memory."""
 SHAPE_PARAMETERS = {
     "_shape": "const constant int*",
     "_strides": "const constant int64_t*",
     "_ndim": "const constant int&",
 }
-
-TemplateValue = bool | int | str  # a str is the name of a dtype
+"""Parameters that MLX adds for an input if the body uses its name with the suffix."""
+TemplateValue = bool | int | str
+"""The value of a template parameter. A str is the name of a dtype."""
 
 
 class SourceError(Exception):
-    """A shader file that breaks the convention, or a call that does not fit it. One line, with file and line."""
+    """A shader file breaks the convention, or a call does not fit a file. ``str()`` is one line with file and line."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +101,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Array:
-    """An input or output: its element type as written (a dtype or a template parameter), and how it is passed."""
+    """An input or output: its element type as written (a type or a template parameter), and how it is passed."""
 
     name: str
     type: str
@@ -121,7 +112,7 @@ class Array:
 
 @dataclass(frozen=True)
 class MetalSource:
-    """A shader file, taken apart."""
+    """The parts of a shader file."""
 
     path: Path
     name: str
@@ -133,15 +124,16 @@ class MetalSource:
 
     @classmethod
     def read(cls, path: Path | str) -> "MetalSource":
-        """Raises SourceError, or OSError if the file cannot be read."""
+        """Read a file. Raise SourceError, or OSError if it cannot be read."""
         return parse(Path(path), Path(path).read_text())
 
     @property
     def atomic_outputs(self) -> bool:
+        """Whether an output is atomic, which makes MLX declare all so."""
         return any(output.atomic for output in self.outputs)
 
     def arguments(self) -> dict:
-        """Keyword arguments of ``mx.fast.metal_kernel``, and of the emulator's."""
+        """Return the keyword arguments for ``mx.fast.metal_kernel`` or the emulator's ``metal_kernel``."""
         return {
             "name": self.name,
             "input_names": [given.name for given in self.inputs],
@@ -152,7 +144,7 @@ class MetalSource:
         }
 
     def template_values(self, given: Mapping[str, TemplateValue]) -> dict[str, TemplateValue]:
-        """Values for all template parameters, in order: those given, and defaults.
+        """Return values for all template parameters, in order: those given, and defaults.
 
         Raises SourceError for an unknown name.
         """
@@ -161,13 +153,13 @@ class MetalSource:
         return {parameter.name: given.get(parameter.name, parameter.default) for parameter in self.template}
 
     def dtype(self, array: Array, template: Mapping[str, TemplateValue]) -> str:
-        """The dtype an input or output must have under these template values."""
-        if array.type in DTYPES:
-            return DTYPES[array.type]
+        """Return the dtype an input or output must have with these template values."""
+        if array.type in DTYPE_NAMES:
+            return DTYPE_NAMES[array.type]
         return str(self.template_values(template)[array.type])
 
     def check(self, inputs: Sequence[tuple[str, tuple[int, ...]]], template: Mapping[str, TemplateValue]) -> None:
-        """Check (dtype, shape) of each input against the declaration. MLX would compile any. Raises SourceError."""
+        """Raise SourceError if (dtype, shape) of an input does not fit its declaration. MLX would compile any."""
         if len(inputs) != len(self.inputs):
             raise SourceError(f"{self.path.name}: {len(inputs)} inputs for {len(self.inputs)} parameters")
         for declared, (dtype, shape) in zip(self.inputs, inputs, strict=True):
@@ -179,9 +171,7 @@ class MetalSource:
                     f"{self.path.name}: input '{declared.name}' has shape {shape}, declared as a "
                     f"{'reference (0-d)' if declared.scalar else 'pointer'}"
                 )
-            size = 1
-            for n in shape:
-                size *= n
+            size = math.prod(shape)
             space = "constant" if size < CONSTANT_BELOW else "device"
             if space != declared.space:
                 raise SourceError(
@@ -191,14 +181,16 @@ class MetalSource:
 
 
 def without_comments(source: str) -> str:
-    """The source with comments blanked, every character in place."""
+    """Return the source with comments blanked. Every other character keeps its place."""
     blank = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
     return blank.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), source)
 
 
 def split_arguments(text: str) -> list[str]:
-    """``"a, b<c, d>"`` -> ``["a", " b<c, d>"]``."""
-    parts, depth, current = [], 0, ""
+    """Split at the commas outside brackets: ``"a, b<c, d>"`` to ``["a", " b<c, d>"]``."""
+    parts = []
+    depth = 0
+    current = ""
     for char in text:
         depth += {"(": 1, "<": 1, "[": 1, "{": 1, ")": -1, ">": -1, "]": -1, "}": -1}.get(char, 0)
         if char == "," and depth == 0:
@@ -210,10 +202,11 @@ def split_arguments(text: str) -> list[str]:
 
 
 def closing(source: str, opened: int) -> int:
-    """Index just past the bracket that closes the one before ``opened``."""
+    """Return the index after the bracket that closes the one before ``opened``."""
     pairs = {"(": ")", "{": "}", "[": "]"}
     opener = source[opened - 1]
-    depth, at = 1, opened
+    depth = 1
+    at = opened
     while at < len(source) and depth:
         depth += {opener: 1, pairs[opener]: -1}.get(source[at], 0)
         at += 1
@@ -226,7 +219,7 @@ _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)".*$', re.M)
 
 
 def parse(path: Path, text: str) -> MetalSource:
-    """Take a shader's text apart; ``path`` locates its includes and names it. Raises SourceError."""
+    """Parse a shader's text. ``path`` locates its includes and names it in messages. Raises SourceError."""
     code = without_comments(text)
 
     def fail(at: int, message: str) -> SourceError:
@@ -286,6 +279,7 @@ def parse(path: Path, text: str) -> MetalSource:
 
 
 def _template(text: str) -> Template:
+    """Parse one template parameter. Raise ValueError."""
     match = re.fullmatch(r"\s*(typename|class|int|bool)\s+(\w+)\s*=\s*(-?\w+)\s*", text)
     if not match:
         raise ValueError(
@@ -296,15 +290,15 @@ def _template(text: str) -> Template:
         return Template("bool", name, default in ("true", "1"))
     if kind == "int":
         return Template("int", name, int(default))
-    if default not in DTYPES:
+    if default not in DTYPE_NAMES:
         raise ValueError(f"template parameter {name}: '{default}' is no type an array can have")
-    return Template("typename", name, DTYPES[default])
+    return Template("typename", name, DTYPE_NAMES[default])
 
 
 def _parameter(
     text: str, typenames: set[str], inputs: list[Array], outputs: list[Array], attributes: list[str]
 ) -> None:
-    """Sort one parameter into one of the lists. Raises ValueError."""
+    """Parse one parameter and append it to one of the lists. Raise ValueError."""
     declared, *brackets = re.split(r"\s*\[\[", text)
     written = brackets[0].rstrip("] ") if brackets else ""
     if written in ATTRIBUTES or declared.split()[-1] in ATTRIBUTES:
@@ -326,7 +320,7 @@ def _parameter(
             return
     atomic = re.fullmatch(r"atomic ?< ?(\w+) ?>|atomic_(\w+)", type_)
     element = (atomic[1] or atomic[2]) if atomic else type_
-    if element not in DTYPES and element not in typenames:
+    if element not in DTYPE_NAMES and element not in typenames:
         raise ValueError(f"parameter '{text}': {element} is neither an array's type nor a template parameter")
     if const or const_too:
         if outputs:
@@ -339,7 +333,7 @@ def _parameter(
 
 
 def _paste(path: Path, text: str, pasted: set[Path]) -> str:
-    """The text with its quoted includes in place, each once, and line numbers that name their files."""
+    """Return the text with its quoted includes pasted, each once, and ``#line`` with their file names."""
     parts = [f'#line 1 "{path.name}"\n']
     at = 0
     for match in _INCLUDE.finditer(text):

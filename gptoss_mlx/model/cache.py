@@ -1,11 +1,11 @@
-"""The KV cache: what attention has seen, layer by layer, in a form that decoding never copies.
+"""The KV cache: keys and values of the positions seen, layer by layer, in a form that decoding never copies.
 
-A layer holds a ``body``, never written while a step may still read it, and a ``tail`` of the latest positions, made
-anew at each decode step. A full tail moves into the body. In full layers that writes in place, into room kept for it;
-sliding layers keep only their window. So a step copies one tail a layer, however long the context: MLX writes an array
-in place only while nothing else holds it, and a step in flight holds all it reads.
+A layer holds a ``body`` and a ``tail`` of the latest positions. A decode step makes a new tail and never writes to the
+body, because a step in flight may still read it. A full tail moves into the body. In full layers that writes in place,
+into room kept for it; sliding layers keep only their window. So a step copies one tail a layer, however long the
+context. MLX writes an array in place only if nothing else holds it, and a step in flight holds all it reads.
 
-``length`` is always a count of positions seen; ``rows`` count what is kept. Knows nothing of token ids or text.
+``length`` is always a count of positions seen; ``rows`` count what is kept. Knows no token ids and no text.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,24 +13,24 @@ from dataclasses import dataclass, field, replace
 import mlx.core as mx
 
 from gptoss_mlx.config import SLIDING, ModelConfig
+from metal_kernels.reference import CacheView
 
 TAIL = 64
 """Rows of a tail."""
 
 GROWTH = 256
-"""Rows a full layer's body grows by at least: one allocation every so many tokens."""
+"""The fewest rows a full layer's body grows by: one allocation every so many tokens."""
 
 SHARE = 24
-"""It grows by a 24th: 4% lie unused at most, and a token's part in the copying is 24 rows, less than a tail."""
+"""A body grows by a 24th. So at most 4% is unused, and growing copies 24 rows a token on average, less than a tail."""
 
 
 @dataclass
 class LayerCache:
-    """One layer: all positions, or with ``window`` at least the last ``window - 1``, which is what a query sees beside
-    its own.
+    """One layer: all positions, or with ``window`` at least the last ``window - 1``, which a query sees beside its own.
 
     ``body`` [2, B, M, capacity, D] holds keys and values of ``body_rows`` positions, ``tail`` [2, B, M, TAIL, D] those
-    of the ``tail_rows`` after them. What lies beyond those rows has no meaning. ``counts`` are the two, for shaders.
+    of the next ``tail_rows``. Rows past these may hold anything. ``counts`` [2] int32 holds both numbers.
     """
 
     window: int | None = None
@@ -42,34 +42,36 @@ class LayerCache:
     counts: mx.array | None = None
 
     def append(self, kv: mx.array) -> tuple[mx.array, mx.array]:
-        """Add L positions, kv [2, B, M, L, D], to the body, whatever the tail holds.
+        """Move the tail into the body, and add L positions to it, kv [2, B, M, L, D].
 
-        Returns keys and values of those any of the new ones may see, [B, M, P, D] each, the new ones last.
+        Returns keys and values [B, M, P, D] of the positions that any of the new ones may see, the new ones last.
         """
         self.flush()
         self.length += kv.shape[3]
         seen = self._add(kv)
         return seen[0], seen[1]
 
-    def prepared(self) -> tuple[mx.array, mx.array, mx.array, int]:
-        """What an attention step reads: body, tail, the rows of each as an array, and their sum."""
+    def view(self) -> CacheView:
+        """Return what a decode step reads. :meth:`KVCache.prepare` comes first."""
         assert self.body is not None, "not prepared"
         assert self.tail is not None
         assert self.counts is not None
-        return self.body, self.tail, self.counts, self.body_rows + self.tail_rows
+        return CacheView(self.body, self.tail, self.counts, self.body_rows + self.tail_rows)
 
     def advance(self, tail: mx.array, count: int) -> None:
-        """Take the tail that an attention step made by adding ``count`` positions to the last one."""
-        self.tail, self.tail_rows, self.length = tail, self.tail_rows + count, self.length + count
+        """Replace the tail by one to which a decode step has added ``count`` positions."""
+        self.tail = tail
+        self.tail_rows += count
+        self.length += count
 
     def flush(self) -> None:
         """Move the tail into the body."""
         if self.tail is not None and self.tail_rows:
-            count, self.tail_rows = self.tail_rows, 0
-            self._add(self.tail[:, :, :, :count])
+            self._add(self.tail[:, :, :, : self.tail_rows])
+            self.tail_rows = 0
 
     def _add(self, kv: mx.array) -> mx.array:
-        """Add rows to the body; those it held and the new ones, [2, B, M, P, D]."""
+        """Add rows to the body. Return those it held and the new ones, [2, B, M, P, D]."""
         if self.window is None:
             self.body = _written(self.body, kv, self.body_rows)
             self.body_rows += kv.shape[3]
@@ -81,17 +83,21 @@ class LayerCache:
         return kv
 
     def mark(self) -> "LayerCache":
-        """A state to go back to, sharing arrays. A full layer's body is left out: of the mark's rows none is written
-        again, only those after them, and to hold it would be to copy it."""
+        """Return a state to rewind to. It shares arrays with this one.
+
+        A full layer's body is left out: rows before the mark are never overwritten, and a second reference would make
+        MLX copy the body on the next write.
+        """
         return replace(self, body=None) if self.window is None else replace(self)
 
     def rewind(self, mark: "LayerCache") -> None:
-        """Be as at ``mark``, whatever has been tried since: a step that failed may have left a tail of anything."""
+        """Return to the state of ``mark``. The tail is replaced too, because a failed step may have left anything in
+        it."""
         body = self.body if self.window is None else mark.body
         vars(self).update(vars(mark), body=body)
 
     def held(self) -> mx.array | None:
-        """Keys and values of all that a later query may see, [2, B, M, rows, D]; None where that is nothing."""
+        """Return keys and values that a later query may see, [2, B, M, rows, D], or None if there are none."""
         parts = [
             array[:, :, :, :rows]
             for array, rows in ((self.body, self.body_rows), (self.tail, self.tail_rows))
@@ -105,27 +111,30 @@ class LayerCache:
 
 @dataclass
 class KVCache:
-    """One sequence's (or one batch's) cache, a layer object for each layer of the model."""
+    """The cache of one sequence or of one batch: a layer object for each layer of the model."""
 
     layers: list[LayerCache] = field(default_factory=list)
 
     @classmethod
     def empty(cls, config: ModelConfig) -> "KVCache":
+        """Return a cache that has seen nothing."""
         return cls([LayerCache(config.sliding_window if kind == SLIDING else None) for kind in config.layer_types])
 
     @property
     def length(self) -> int:
-        """Positions seen."""
+        """The number of positions seen."""
         return self.layers[0].length
 
     def prepare(self, count: int, config: ModelConfig, dtype: mx.Dtype) -> None:
-        """Have room in every tail for ``count`` more positions of one sequence."""
+        """Make room in every tail for ``count`` more positions of one sequence, and fill in what ``view`` needs."""
         if any(layer.tail_rows + count > TAIL for layer in self.layers):
-            mx.synchronize()  # else a step in flight would hold the bodies, and each would be copied whole
+            mx.synchronize()  # a step in flight would hold the bodies, and MLX would copy each of them
             for layer in self.layers:
                 layer.flush()
             mx.eval(self.arrays())
-        heads, dim, counts = config.num_key_value_heads, config.head_dim, dict[tuple[int, int], mx.array]()
+        heads = config.num_key_value_heads
+        dim = config.head_dim
+        counts: dict[tuple[int, int], mx.array] = {}
         for layer in self.layers:
             if layer.body is None:
                 layer.body = mx.zeros((2, 1, heads, GROWTH if layer.window is None else 1, dim), dtype)
@@ -137,7 +146,8 @@ class KVCache:
                 layer.counts = counts[rows] = mx.array(rows, mx.int32)
 
     def mark(self) -> "KVCache":
-        """A state ``rewind`` can return to, as long as nothing before it is rewound and extended otherwise."""
+        """Return a state for ``rewind``. It is void once the cache is rewound to an earlier mark and extended from
+        there."""
         return KVCache([layer.mark() for layer in self.layers])
 
     def rewind(self, mark: "KVCache") -> None:
@@ -146,21 +156,21 @@ class KVCache:
             layer.rewind(old)
 
     def shared(self) -> "KVCache":
-        """A cache in the same state, to be extended apart from this one: each copies what it shares when it writes."""
+        """Return a second cache in the same state. Each of the two copies what they share when it writes."""
         other = KVCache([replace(layer) for layer in self.layers])
         mx.eval(other.arrays())
         return other
 
     def held(self) -> dict[str, mx.array]:
-        """What is held, by layer, without the room to grow: enough for ``restored``."""
+        """Return the rows kept, by layer and without room to grow: what ``restored`` takes."""
         held = {f"{number}.kv": layer.held() for number, layer in enumerate(self.layers)}
         return {name: array for name, array in held.items() if array is not None}
 
     @classmethod
     def restored(cls, config: ModelConfig, length: int, held: dict[str, mx.array], dtype: mx.Dtype) -> "KVCache":
-        """The cache of ``dtype`` that ``held`` was taken from, ``length`` positions seen.
+        """Return a cache of ``dtype`` that has seen ``length`` positions and holds ``held``.
 
-        Raises ValueError when ``held`` is not what such a cache holds.
+        Raises ValueError if ``held`` is not what such a cache holds.
         """
         cache = cls.empty(config)
         for number, layer in enumerate(cache.layers):
@@ -169,22 +179,24 @@ class KVCache:
             array = held.get(f"{number}.kv", None if rows else mx.zeros(shape, dtype))
             if array is None or array.shape != shape or array.dtype != dtype:
                 raise ValueError(f"layer {number} does not hold {rows} positions in {dtype}")
-            layer.body, layer.body_rows, layer.length = mx.contiguous(array), rows, length
+            layer.body = mx.contiguous(array)
+            layer.body_rows = rows
+            layer.length = length
         return cache
 
     def arrays(self) -> list[mx.array]:
-        """Everything held, for evaluation: an unevaluated cache keeps a graph that grows with every step."""
+        """Return all arrays, for evaluation: an unevaluated cache keeps a graph that grows with every step."""
         return [array for layer in self.layers for array in (layer.body, layer.tail) if array is not None]
 
 
 def _last(kv: mx.array, count: int) -> mx.array:
-    """The last ``count`` rows of kv [2, B, M, L, D], or as many as there are."""
+    """Return the last ``count`` rows of kv [2, B, M, L, D], or all if there are fewer."""
     return kv[:, :, :, max(0, kv.shape[3] - count) :]
 
 
 def _written(buffer: mx.array | None, rows: mx.array, start: int) -> mx.array:
-    """``buffer`` with ``rows`` [2, B, M, L, D] from row ``start`` on: in place, where there is room and nothing else
-    holds it."""
+    """Write ``rows`` [2, B, M, L, D] into ``buffer`` from row ``start`` on, and return it. MLX writes in place if there
+    is room and nothing else holds the buffer."""
     *outer, L, D = rows.shape
     capacity = 0 if buffer is None else buffer.shape[3]
     if start + L > capacity:

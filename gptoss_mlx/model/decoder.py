@@ -1,6 +1,6 @@
 """The gpt-oss decoder, top-down: embed, then in every layer attend and mix, then norm and head.
 
-Knows shapes and order only. The maths is in ``metal_kernels``, sizes in ``config``, memory in ``cache``.
+Knows only shapes and order. The maths is in ``metal_kernels``, sizes are in ``config``, memory is in ``cache``.
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.model.attention import attend, attend_rows
+from gptoss_mlx.model.attention import attend_decoding, attend_prompt
 from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.moe import mix
 from gptoss_mlx.model.rope import inverse_frequencies, tables
 from gptoss_mlx.model.weights import Weights
-from metal_kernels import launch as ops
+from metal_kernels import launch
 
 
 @dataclass
 class Decoder:
-    """A model: sizes and weights. Calling it reads tokens."""
+    """A model: its sizes and weights."""
 
     config: ModelConfig
     weights: Weights
@@ -28,43 +28,46 @@ class Decoder:
         self._inverse_frequencies = mx.array(inverse_frequencies(self.config))
 
     def __call__(self, tokens: mx.array, cache: KVCache) -> mx.array:
-        """Read tokens [B, L] after those in ``cache``, extending it; the residual stream [B, L, H] float32."""
+        """Read tokens [B, L] after those in ``cache`` and add them to it. Return the residual stream [B, L, H]
+        float32."""
         B, L = tokens.shape
-        if B == 1 and L <= ops.FEW_ROWS:
+        if B == 1 and L <= launch.FEW_ROWS:
             return self.decode(tokens, [cache])
-        mx.synchronize()  # bodies are written in place once no step in flight reads them
+        mx.synchronize()  # bodies are written in place only if no step in flight reads them
         positions = mx.arange(cache.length, cache.length + L)
         rope = tables(self._inverse_frequencies, mx.tile(positions, B))
-        x = ops.embed(tokens, self.weights.embedding)
+        x = launch.embed(tokens, self.weights.embedding)
         for weights, layer_cache in zip(self.weights.layers, cache.layers, strict=True):
-            x = attend(x, weights, layer_cache, rope, self.config)
+            x = attend_prompt(x, weights, layer_cache, rope, self.config)
             x = mix(x.reshape(B * L, -1), weights, self.config).reshape(x.shape)
         return x
 
     def decode(self, tokens: mx.array, caches: Sequence[KVCache]) -> mx.array:
-        """Read the next L of each of S sequences, tokens [S, L], extending each one's own cache; [S, L, H] float32.
+        """Read the next L tokens of each of S sequences, tokens [S, L], and add them to each one's cache.
 
-        For few tokens: weights are read once for all rows, caches once for each. Attention is per sequence: no padding,
-        so no row's result depends on another's.
+        Returns the residual stream [S, L, H] float32. This is for few tokens: weights are read once for all rows, and
+        each cache once for each of its rows. Attention has no padding, so no row depends on another.
         """
         S, L = tokens.shape
         for cache in caches:
             cache.prepare(L, self.config, self.weights.layers[0].qkv.dtype)
         positions = [cache.length + i for cache in caches for i in range(L)]
         rope = tables(self._inverse_frequencies, mx.array(positions))
-        x = ops.embed(tokens.reshape(-1), self.weights.embedding)
+        x = launch.embed(tokens.reshape(-1), self.weights.embedding)
         for number, weights in enumerate(self.weights.layers):
-            x = attend_rows(x, weights, [cache.layers[number] for cache in caches], rope, self.config)
+            x = attend_decoding(x, weights, [cache.layers[number] for cache in caches], rope, self.config)
             x = mix(x, weights, self.config)
         return x.reshape(S, L, -1)
 
     def logits(self, x: mx.array) -> mx.array:
-        """The residual stream [..., H] to vocabulary logits [..., V] float32."""
+        """Project the residual stream [..., H] to vocabulary logits [..., V] float32."""
         rows = x.reshape(-1, x.shape[-1])
-        out = ops.norm_head(rows, self.weights.norm, self.config.rms_norm_eps, self.weights.head)
+        out = launch.norm_head(rows, self.weights.norm, self.config.rms_norm_eps, self.weights.head)
         return out.reshape(*x.shape[:-1], -1)
 
     def greedy(self, x: mx.array) -> tuple[mx.array, mx.array]:
-        """The residual stream [T, H] to the likeliest ids [T] uint32, the lower of equals, and as witness [T] float32,
-        finite where all of a row's logits are."""
-        return ops.norm_head_argmax(x, self.weights.norm, self.config.rms_norm_eps, self.weights.head)
+        """Return the likeliest id of each row of the residual stream [T, H], and a witness: [T] uint32 and [T] float32.
+
+        Of equally likely ids it is the lower one. A witness is finite where all logits of the row are.
+        """
+        return launch.norm_head_argmax(x, self.weights.norm, self.config.rms_norm_eps, self.weights.head)

@@ -1,7 +1,7 @@
-"""Rotary positions with YaRN, as gpt-oss uses it: low and high are never rounded to whole dimensions.
+"""Rotary positions with YaRN as gpt-oss uses it: the bounds low and high are never rounded to whole dimensions.
 
-Pure functions of the config and of positions. The concentration factor that YaRN multiplies into cos and sin is left to
-the attention scale: q.k carries its square, and sinks are added after scaling.
+Pure functions of the config and of positions. YaRN multiplies a concentration factor into cos and sin. Here the
+attention scale has it instead, squared: both q and k would have it, and sinks are added after scaling.
 """
 
 import math
@@ -13,12 +13,17 @@ from gptoss_mlx.config import ModelConfig
 
 
 def inverse_frequencies(config: ModelConfig) -> np.ndarray:
-    """[D / 2] float32, in the reference's float32 steps: at position 5,000 a unit in the last place is 3e-4 rad."""
-    dim, base, yarn = config.head_dim, config.rope_theta, config.rope_scaling
+    """Return the radians a position turns each pair of dimensions by, [D / 2] float32.
+
+    The float32 steps are the reference's, because at position 5,000 a unit in the last place is 3e-4 rad.
+    """
+    dim = config.head_dim
+    base = config.rope_theta
+    yarn = config.rope_scaling
     frequency = (base ** (np.arange(0, dim, 2) / dim)).astype(np.float32)
 
     def dimension_of(rotations: float) -> float:
-        """Where a dimension turns ``rotations`` times over the original context."""
+        """Return the dimension that turns ``rotations`` times over the original context."""
         return dim * math.log(yarn.original_max_position_embeddings / (rotations * 2 * math.pi)) / (2 * math.log(base))
 
     low = max(dimension_of(yarn.beta_fast), 0.0)
@@ -32,16 +37,14 @@ def inverse_frequencies(config: ModelConfig) -> np.ndarray:
 
 
 def attention_scale(config: ModelConfig) -> float:
-    """1 / sqrt(D) times the square of YaRN's concentration, 0.1 ln(factor) + 1."""
+    """Return 1 / sqrt(D) times the square of YaRN's concentration, 0.1 ln(factor) + 1."""
     factor = config.rope_scaling.factor
     concentration = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
     return config.head_dim**-0.5 * concentration**2
 
 
 def tables(inverse: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
-    """cos and sin, each [L, D / 2] float32, for ``positions`` [L].
-
-    Made once per forward pass and read by every layer.
-    """
+    """Return cos and sin, each [L, D / 2] float32, for ``positions`` [L]. Every layer reads them, so they are made once
+    per forward pass."""
     angles = positions.astype(mx.float32)[:, None] * inverse[None]
     return mx.cos(angles), mx.sin(angles)

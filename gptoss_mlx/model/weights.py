@@ -1,4 +1,4 @@
-"""A model folder's arrays as the decoder wants them. Knows tensor names and dtypes; the maths is elsewhere."""
+"""A model folder's arrays as the decoder takes them. Knows tensor names and dtypes; knows no maths."""
 
 import math
 import warnings
@@ -15,7 +15,7 @@ from metal_kernels.reference import Dense, Experts
 
 @dataclass
 class LayerWeights:
-    """One decoder layer. All that is of a float type has the model's dtype; a norm stored in float32 keeps it."""
+    """One decoder layer. Float arrays have the model's dtype, except that a norm stored in float32 stays so."""
 
     attn_norm: mx.array  # [H]
     qkv: Dense  # [(N + 2M) * D, H]
@@ -23,33 +23,35 @@ class LayerWeights:
     o: Dense  # [H, N * D]
     mlp_norm: mx.array  # [H]
     router: Dense  # [E, H]
-    slots: mx.array  # [E] int32: where each expert lies in the two below
+    slots: mx.array  # [E] int32: the slot of each expert in the two below
     gate_up: Experts  # [E, 2I, H]
     down: Experts  # [E, H, I]
 
 
 @dataclass
 class Weights:
-    embedding: Dense  # [V, H], kept as stored: rows are cast after they are picked
+    """All weights of a model."""
+
+    embedding: Dense  # [V, H], as stored: rows are cast after they are picked
     layers: list[LayerWeights]
     norm: mx.array  # [H]
     head: Dense  # [V, H]
 
 
 def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int], None] | None = None) -> Weights:
-    """Read every tensor. ``progress`` is told the bytes of each stretch as it is read.
+    """Read every tensor. Call ``progress`` with the bytes of each stretch after it is read.
 
-    A layer has two buffers, one for its dense tensors and one for its experts, which on Metal are the mapped file
-    itself: MLX decides when to commit work by the buffers it has met, and one tensor each would be fifty commits a
-    token. What the model's dtype has to be cast to gets a buffer of its own.
+    A layer has two buffers, one for its dense tensors and one for its experts. On Metal they are the mapped file
+    itself. MLX decides by the buffers it has met when to commit work, and a buffer for each tensor would be fifty
+    commits a token. A tensor that has to be cast gets a buffer of its own.
     """
     arrays: dict[str, mx.array] = {}
     for stretch in folder.stretches():
-        # Adopted buffers stay in memory while the GPU works, used or not. Of the embedding a token uses one row.
+        # Adopted buffers stay in memory while the GPU works, but a token reads only one row of the embedding.
         adopt = mx.metal.is_available() and "embedding.weight" not in stretch.tensors
         buffer = _adopted(folder.stretch_bytes(stretch)) if adopt else mx.array(folder.read(stretch))
         found = tensors(buffer, stretch, dtype)
-        mx.eval(found)  # a cast's source is let go before the next is read
+        mx.eval(found)  # so that a cast's source is freed before the next stretch is read
         arrays |= found
         if progress is not None:
             progress(stretch.nbytes)
@@ -57,7 +59,7 @@ def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int],
 
 
 def _adopted(data: np.ndarray) -> mx.array:
-    """The mapped file as a buffer of Metal's; a copy where that cannot be."""
+    """Return the mapped file as a Metal buffer. If Metal does not take it, warn and return a copy."""
     try:
         return mx.asarray(data, copy=False)
     except ValueError as error:
@@ -66,7 +68,7 @@ def _adopted(data: np.ndarray) -> mx.array:
 
 
 def tensors(buffer: mx.array, stretch: Stretch, dtype: mx.Dtype) -> dict[str, mx.array]:
-    """The tensors of a stretch as slices of ``buffer`` [nbytes] uint8, cast to ``dtype`` where they are bfloat16."""
+    """Return the tensors of a stretch by name: slices of ``buffer`` [nbytes] uint8, cast to ``dtype`` if bfloat16."""
     found = {}
     for name, (offset, stored, shape) in stretch.tensors.items():
         as_stored = {"BF16": mx.bfloat16, "F32": mx.float32, "U32": mx.uint32, "U8": mx.uint8}[stored]
@@ -76,7 +78,7 @@ def tensors(buffer: mx.array, stretch: Stretch, dtype: mx.Dtype) -> dict[str, mx
 
 
 def assembled(config: ModelConfig, arrays: dict[str, mx.array]) -> Weights:
-    """A model's tensors by name, in their places."""
+    """Return a model's tensors, given by name, in their places."""
 
     def dense(name: str) -> Dense:
         return Dense(arrays[f"{name}.weight"], *(arrays.get(f"{name}.{part}") for part in ("bias", "scales", "biases")))

@@ -1,14 +1,20 @@
-"""How each shader is called: template values, grid, and the arrays in its parameters' order.
+"""How each shader is called: template values, grid, and the arrays in the order of its parameters.
 
-Knows shapes and the shaders; not where they run (``launch``). Each function takes what its twin in ``reference`` takes
-and returns None for arrays no shader is made for. Rows per simdgroup are what counting in the emulator favours; no Mac
-has tuned them yet.
+Knows shapes and the shaders; ``launch`` knows where they run. Each function takes what its namesake in ``reference``
+takes and returns None for arrays that no shader is made for. A name that ends in ``_combine`` is the second shader of
+an operation. Rows per simdgroup are what counting in the emulator favours; they have not been tuned on a Mac yet.
 """
 
-from metal_kernels.dispatches.attention import SPLIT_KEYS, attention_combine, attention_with_cache, is_split
-from metal_kernels.dispatches.dense import best_token, norm_head, norm_head_best, norm_qkv_rope, output_residual
+from metal_kernels.dispatches.decode_attention import SPLIT_KEYS, decode_attention, decode_attention_combine, is_split
+from metal_kernels.dispatches.dense import (
+    norm_head,
+    norm_head_argmax,
+    norm_head_argmax_combine,
+    norm_qkv_rope,
+    output_residual,
+)
+from metal_kernels.dispatches.dispatch import FEW_ROWS, FLOATS, FOLDER, Dispatch, name
 from metal_kernels.dispatches.experts import expert_down_residual, expert_gate_up, norm_router
-from metal_kernels.dispatches.plan import FEW_ROWS, FLOATS, FOLDER, Dispatch, name
 
 __all__ = [
     "FEW_ROWS",
@@ -16,15 +22,15 @@ __all__ = [
     "FOLDER",
     "SPLIT_KEYS",
     "Dispatch",
-    "attention_combine",
-    "attention_with_cache",
-    "best_token",
+    "decode_attention",
+    "decode_attention_combine",
     "expert_down_residual",
     "expert_gate_up",
     "is_split",
     "name",
     "norm_head",
-    "norm_head_best",
+    "norm_head_argmax",
+    "norm_head_argmax_combine",
     "norm_qkv_rope",
     "norm_router",
     "output_residual",

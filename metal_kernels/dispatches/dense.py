@@ -1,101 +1,79 @@
 """The launches of the dense products: queries, keys and values; the output projection; the head."""
 
-import functools
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import mlx.core as mx
 
-from metal_kernels.dispatches.plan import FEW_ROWS, FLOATS, Dispatch, Kind, are, bits, kind, name, planned
+from metal_kernels.dispatches.dispatch import FEW_ROWS, FLOATS, ArraySpec, Dispatch, all_of, bits, dispatch, made_once
 from metal_kernels.reference import Dense
-from metal_kernels.source import CONSTANT_BELOW, TemplateValue
+from metal_kernels.source import CONSTANT_BELOW
 
 PAIRS = 4
-"""Pairs of matrix rows to a simdgroup: it reads the vector once for eight of them."""
+"""Pairs of matrix rows to a simdgroup: it reads the vector once for these eight rows."""
 SIMDGROUPS = 2
-BEST_SIMDGROUPS = 8
-"""Where a threadgroup's simdgroups agree on their largest logit: the fewer threadgroups, the fewer are left over."""
+"""Simdgroups to a threadgroup."""
+ARGMAX_SIMDGROUPS = 8
+"""Simdgroups to a threadgroup where they agree on their largest logit: fewer threadgroups leave fewer logits over."""
 
 
 def norm_qkv_rope(
-    x: mx.array, norm: mx.array, eps: float, qkv: Dense, cos: mx.array, sin: mx.array, heads: int, kv_heads: int
+    x: mx.array, norm: mx.array, eps: float, qkv: Dense, cos: mx.array, sin: mx.array, *, heads: int, kv_heads: int
 ) -> Dispatch | None:
     if qkv.bias is None:
         return None
     inputs = (x, norm, *_matrix(qkv, qkv.bias), qkv.bias, cos, sin)
-    plan = _norm_qkv_rope(*map(kind, inputs), eps, heads, kv_heads)
-    return plan and plan._replace(inputs=inputs)
+    return _norm_qkv_rope(inputs, eps, heads, kv_heads)
 
 
 def output_residual(attended: mx.array, o: Dense, residual: mx.array) -> Dispatch | None:
     if o.bias is None:
         return None
     inputs = (attended, *_matrix(o, o.bias), o.bias, residual)
-    plan = _output_residual(*map(kind, inputs))
-    return plan and plan._replace(inputs=inputs)
+    return _output_residual(inputs)
 
 
 def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense) -> Dispatch | None:
-    return _norm_head(x, norm, eps, head, best=False)
-
-
-def norm_head_best(x: mx.array, norm: mx.array, eps: float, head: Dense) -> Dispatch | None:
-    """The first half of ``norm_head_argmax``: the largest logit of each threadgroup and its token."""
-    return _norm_head(x, norm, eps, head, best=True)
-
-
-def best_token(logits: mx.array, tokens: mx.array) -> Dispatch | None:
-    """The second half."""
-    inputs = (logits, tokens)
-    plan = _best_token(*map(kind, inputs))
-    return plan and plan._replace(inputs=inputs)
-
-
-def _norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense, best: bool) -> Dispatch | None:
     if head.bias is not None:
         return None
     inputs = (x, norm, *_matrix(head, norm))
-    plan = _head(*map(kind, inputs), eps, best)
-    return plan and plan._replace(inputs=inputs)
+    return _norm_head(inputs, eps)
+
+
+def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> Dispatch | None:
+    """Its outputs are the largest logit of each threadgroup and its token, [T, threadgroups] each."""
+    if head.bias is not None:
+        return None
+    inputs = (x, norm, *_matrix(head, norm))
+    return _norm_head_argmax(inputs, eps)
+
+
+def norm_head_argmax_combine(logits: mx.array, tokens: mx.array) -> Dispatch | None:
+    """Its outputs are, of what :func:`norm_head_argmax` left, each row's token and its logit, [T] each."""
+    return _norm_head_argmax_combine((logits, tokens))
 
 
 def _matrix(layer: Dense, unread: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Weight, scales and biases. A matrix of floats has no scales: in their place goes an array that is never read."""
-    if layer.scales is None or layer.biases is None:
+    """Return weight, scales and offsets. A float matrix has no scales: ``unread`` takes the place of both."""
+    if layer.scales is None or layer.offsets is None:
         return layer.weight, unread, unread
-    return layer.weight, layer.scales, layer.biases
+    return layer.weight, layer.scales, layer.offsets
 
 
-@functools.lru_cache(64)
-def _norm_qkv_rope(
-    x: Kind,
-    norm: Kind,
-    weight: Kind,
-    scales: Kind,
-    biases: Kind,
-    bias: Kind,
-    cos: Kind,
-    sin: Kind,
-    eps: float,
-    heads: int,
-    kv_heads: int,
-) -> Dispatch | None:
+@made_once
+def _norm_qkv_rope(inputs: tuple[ArraySpec, ...], eps: float, heads: int, kv_heads: int) -> Dispatch | None:
+    x, norm, weight, scales, offsets, bias, cos, sin = inputs
     rows, columns = x.shape
-    head_dim = weight.shape[0] // (heads + 2 * kv_heads)
-    if not _fits(rows, columns, weight, scales, biases) or not are(FLOATS, norm, bias):
+    outputs = weight.shape[0]
+    head_dim = outputs // (heads + 2 * kv_heads)
+    if not _fits(rows, columns, weight, scales, offsets) or not all_of(FLOATS, norm, bias):
         return None
-    if x.dtype != mx.float32 or not are((mx.float32,), cos, sin):
+    if not all_of((mx.float32,), x, cos, sin):
         return None
     if head_dim % (2 * PAIRS) or rows * head_dim // 2 < CONSTANT_BELOW:
         return None
     dtype = scales.dtype if weight.dtype == mx.uint32 else weight.dtype
-    values: dict[str, TemplateValue] = {
-        "N": name(norm.dtype),
-        "W": name(weight.dtype),
-        "S": name(scales.dtype),
-        "B": name(bias.dtype),
-        "O": name(dtype),
+    types = {"N": norm.dtype, "W": weight.dtype, "S": scales.dtype, "B": bias.dtype, "O": dtype}
+    numbers = {
         "COLUMNS": columns,
         "HEADS": heads,
         "KV_HEADS": kv_heads,
@@ -103,99 +81,92 @@ def _norm_qkv_rope(
         "PAIRS": PAIRS,
         "EPSILON_BITS": bits(eps),
     }
-    shapes = ((rows, heads, head_dim), (rows, 2, kv_heads, head_dim))
-    threads = functools.partial(_qkv_threads, _simdgroups(SIMDGROUPS, rows))
-    return planned("norm_qkv_rope", values, shapes, (mx.float32, dtype), threads, (rows, 1), together=rows)
+    q = ((rows, heads, head_dim), mx.float32)
+    kv = ((rows, 2, kv_heads, head_dim), dtype)
+    used = (heads + 2 * kv_heads) * head_dim
+    return dispatch("norm_qkv_rope", types, numbers, [q, kv], *_tiles(used, rows, SIMDGROUPS))
 
 
-@functools.lru_cache(64)
-def _output_residual(
-    attended: Kind, weight: Kind, scales: Kind, biases: Kind, bias: Kind, residual: Kind
-) -> Dispatch | None:
+@made_once
+def _output_residual(inputs: tuple[ArraySpec, ...]) -> Dispatch | None:
+    attended, weight, scales, offsets, bias, residual = inputs
     rows, columns = attended.shape
     outputs = weight.shape[0]
-    if not _fits(rows, columns, weight, scales, biases) or not are(FLOATS, attended, bias):
+    if not _fits(rows, columns, weight, scales, offsets) or not all_of(FLOATS, attended, bias):
         return None
     if residual.dtype != mx.float32:
         return None
-    values: dict[str, TemplateValue] = {
-        "T": name(attended.dtype),
-        "W": name(weight.dtype),
-        "S": name(scales.dtype),
-        "B": name(bias.dtype),
-        "COLUMNS": columns,
-        "OUTPUTS": outputs,
-        "PAIRS": PAIRS,
-    }
-    shape = (rows, outputs)
-    threads = functools.partial(_matrix_threads, "OUTPUTS", _simdgroups(SIMDGROUPS, rows))
-    return planned("output_residual", values, (shape,), (mx.float32,), threads, (rows, 1), together=rows)
+    types = {"T": attended.dtype, "W": weight.dtype, "S": scales.dtype, "B": bias.dtype}
+    numbers = {"COLUMNS": columns, "OUTPUTS": outputs, "PAIRS": PAIRS}
+    out = ((rows, outputs), mx.float32)
+    return dispatch("output_residual", types, numbers, [out], *_tiles(outputs, rows, SIMDGROUPS))
 
 
-@functools.lru_cache(64)
-def _head(x: Kind, norm: Kind, weight: Kind, scales: Kind, biases: Kind, eps: float, best: bool) -> Dispatch | None:
-    rows, columns = x.shape
-    vocabulary = weight.shape[0]
-    if not _fits(rows, columns, weight, scales, biases) or norm.dtype not in FLOATS or x.dtype != mx.float32:
+@made_once
+def _norm_head(inputs: tuple[ArraySpec, ...], eps: float) -> Dispatch | None:
+    template = _head_template(inputs, eps)
+    if template is None:
         return None
-    values: dict[str, TemplateValue] = {
-        "N": name(norm.dtype),
-        "W": name(weight.dtype),
-        "S": name(scales.dtype),
-        "COLUMNS": columns,
-        "VOCABULARY": vocabulary,
-        "PAIRS": PAIRS,
-        "EPSILON_BITS": bits(eps),
-    }
-    if not best:
-        threads = functools.partial(_matrix_threads, "VOCABULARY", _simdgroups(SIMDGROUPS, rows))
-        shape = (rows, vocabulary)
-        return planned("norm_head", values, (shape,), (mx.float32,), threads, (rows, 1), together=rows)
-    simdgroups = _simdgroups(BEST_SIMDGROUPS, rows)
-    while vocabulary % (2 * PAIRS * simdgroups):  # a threadgroup has all its simdgroups
+    rows = inputs[0].shape[0]
+    vocabulary = inputs[2].shape[0]
+    logits = ((rows, vocabulary), mx.float32)
+    return dispatch("norm_head", *template, [logits], *_tiles(vocabulary, rows, SIMDGROUPS))
+
+
+@made_once
+def _norm_head_argmax(inputs: tuple[ArraySpec, ...], eps: float) -> Dispatch | None:
+    template = _head_template(inputs, eps)
+    if template is None:
+        return None
+    rows = inputs[0].shape[0]
+    vocabulary = inputs[2].shape[0]
+    simdgroups = _beside(ARGMAX_SIMDGROUPS, rows)
+    while vocabulary % (2 * PAIRS * simdgroups):  # the shader needs all simdgroups of a threadgroup
         simdgroups //= 2
     shape = (rows, vocabulary // (2 * PAIRS * simdgroups))
-    if math.prod(shape) < CONSTANT_BELOW:  # best_token could not take it
+    if math.prod(shape) < CONSTANT_BELOW:  # norm_head_argmax_combine could not take it
         return None
-    values |= {"SIMDGROUPS": simdgroups, "ROWS": rows}
-    dtypes = (mx.float32, mx.uint32)
-    return planned("norm_head_best", values, (shape, shape), dtypes, _best_threads, (rows, 1), together=rows)
+    types, numbers = template
+    numbers |= {"SIMDGROUPS": simdgroups, "ROWS": rows}
+    outputs = [(shape, mx.float32), (shape, mx.uint32)]
+    return dispatch("norm_head_argmax", types, numbers, outputs, *_tiles(vocabulary, rows, simdgroups))
 
 
-@functools.lru_cache(64)
-def _best_token(logits: Kind, tokens: Kind) -> Dispatch | None:
+@made_once
+def _norm_head_argmax_combine(inputs: tuple[ArraySpec, ...]) -> Dispatch | None:
+    logits, tokens = inputs
     rows, count = logits.shape
     if rows * count < CONSTANT_BELOW or logits.dtype != mx.float32 or tokens.dtype != mx.uint32:
         return None
-    values: dict[str, TemplateValue] = {"COUNT": count, "SIMDGROUPS": BEST_SIMDGROUPS}
-    dtypes = (mx.uint32, mx.float32)
-    return planned("best_token", values, ((rows,), (rows,)), dtypes, _one_threadgroup, (rows, 1))
+    numbers = {"COUNT": count, "SIMDGROUPS": ARGMAX_SIMDGROUPS}
+    outputs = [((rows,), mx.uint32), ((rows,), mx.float32)]
+    width = 32 * ARGMAX_SIMDGROUPS
+    return dispatch("norm_head_argmax_combine", {}, numbers, outputs, (width, rows, 1), (width, 1))
 
 
-def _qkv_threads(simdgroups: int, v: Mapping[str, Any]) -> tuple[int, int]:
-    return 32 * (v["HEADS"] + 2 * v["KV_HEADS"]) * v["HEAD_DIM"] // 2 // v["PAIRS"], 32 * simdgroups
+def _head_template(inputs: tuple[ArraySpec, ...], eps: float) -> tuple[dict[str, mx.Dtype], dict[str, int]] | None:
+    """Return the template values both head shaders have, or None where neither takes the arrays."""
+    x, norm, weight, scales, offsets = inputs
+    rows, columns = x.shape
+    if not _fits(rows, columns, weight, scales, offsets) or norm.dtype not in FLOATS or x.dtype != mx.float32:
+        return None
+    types = {"N": norm.dtype, "W": weight.dtype, "S": scales.dtype}
+    return types, {"COLUMNS": columns, "VOCABULARY": weight.shape[0], "PAIRS": PAIRS, "EPSILON_BITS": bits(eps)}
 
 
-def _matrix_threads(rows: str, simdgroups: int, v: Mapping[str, Any]) -> tuple[int, int]:
-    return 32 * v[rows] // 2 // v["PAIRS"], 32 * simdgroups
+def _tiles(outputs: int, rows: int, simdgroups: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Return grid and threadgroup for a matrix of ``outputs`` rows. All input rows share a threadgroup."""
+    return (32 * outputs // (2 * PAIRS), rows, 1), (32 * _beside(simdgroups, rows), rows)
 
 
-def _best_threads(v: Mapping[str, Any]) -> tuple[int, int]:
-    return _matrix_threads("VOCABULARY", v["SIMDGROUPS"], v)
-
-
-def _one_threadgroup(v: Mapping[str, Any]) -> tuple[int, int]:
-    return 32 * v["SIMDGROUPS"], 32 * v["SIMDGROUPS"]
-
-
-def _simdgroups(most: int, rows: int) -> int:
-    """Simdgroups side by side for each of the rows that share a threadgroup: more than 8 might not fit."""
+def _beside(most: int, rows: int) -> int:
+    """Return how many simdgroups a threadgroup of ``rows`` input rows has for each: together at most 8 may fit."""
     return max(1, min(most, 8 // rows))
 
 
-def _fits(rows: int, columns: int, weight: Kind, scales: Kind, biases: Kind) -> bool:
+def _fits(rows: int, columns: int, weight: ArraySpec, scales: ArraySpec, offsets: ArraySpec) -> bool:
     if not 0 < rows <= FEW_ROWS or weight.shape[0] % (2 * PAIRS):
         return False
     if weight.dtype == mx.uint32:
-        return columns % 64 == 0 and scales.dtype == biases.dtype and scales.dtype in FLOATS
+        return columns % 64 == 0 and scales.dtype == offsets.dtype and scales.dtype in FLOATS
     return columns % 32 == 0 and weight.dtype in FLOATS

@@ -1,7 +1,7 @@
-"""``python -m metal_kernels.emulator FILE.metal [NAME=VALUE ...]``: lint a shader as ``mx.fast.metal_kernel`` would
-compile it.
+"""Lints a shader as ``mx.fast.metal_kernel`` would compile it.
 
-Template parameters have their defaults unless given: ROWS=8, TAIL=true, T=bfloat16.
+Run as ``python -m metal_kernels.emulator FILE.metal [NAME=VALUE ...]``. Template parameters have their defaults unless
+given: ROWS=8, TAIL=true, T=bfloat16.
 """
 
 import sys
@@ -17,7 +17,7 @@ USAGE = "usage: python -m metal_kernels.emulator FILE.metal [NAME=VALUE ...]"
 
 
 def explain(error: LintError, folder: Path) -> str:
-    """The findings, each with its source line and a mark under the column."""
+    """Return the findings, each with its source line and a mark under the column."""
     parts = []
     for finding in error.findings:
         parts.append(f"{finding.place}: {finding.message}")
@@ -32,12 +32,14 @@ def explain(error: LintError, folder: Path) -> str:
 
 
 def value(text: str) -> TemplateValue:
+    """Return a template argument from the command line as bool, int or the name of a dtype."""
     if text in ("true", "false"):
         return text == "true"
     return int(text) if text.lstrip("-").isdigit() else text
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Lint one file and print the result. Return the exit code: 0, 1 for a defect, 2 for a wrong call."""
     if not arguments or arguments[0].startswith("-"):
         print(USAGE, file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
-"""Arrays in and out: numpy arrays, mlx arrays, and bfloat16, which numpy lacks.
+"""Arrays as inputs and outputs: numpy arrays, mlx arrays, and bfloat16, which numpy lacks.
 
-A dtype is known by its numpy name, or "bfloat16". mlx is imported only if the caller passed its arrays.
+A dtype is given by its numpy name or "bfloat16". mlx is imported only if the caller passes its arrays.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,6 @@ import numpy as np
 from metal_kernels.emulator.errors import CallError
 from metal_kernels.source import METAL_TYPES
 
-# Of the pattern in memory nobody set (runtime.cpp), the bits that show it in an element: (mask, value). A NaN keeps the
-# leading bits of its payload, as many as the narrowest type it passed through has; small integers cannot tell.
 _UNSET = {
     "float32": (0xFFFF0000, 0xFFFF0000),
     "float16": (0xFFF8, 0xFFF8),
@@ -20,39 +18,39 @@ _UNSET = {
     **dict.fromkeys(("int32", "uint32"), (2**32 - 1, 0xAAAAAAAA)),
     **dict.fromkeys(("int64", "uint64"), (2**64 - 1, 0xAAAAAAAAAAAAAAAA)),
 }
+"""Mask and value of the bits by which an element shows the pattern of unset memory (runtime.cpp). A NaN keeps as many
+leading bits of its payload as the narrowest type it passed through has. Small integers cannot show it."""
 
 
 def unset_pattern(dtype: str | None) -> tuple[int, int]:
-    """Mask and value of the bits by which an element shows that it was never set; (0, 0) if it cannot show it."""
+    """Return mask and value of the bits by which an element shows that it was never set, or (0, 0) if it cannot."""
     return _UNSET.get(dtype or "", (0, 0))
 
 
 @dataclass(frozen=True)
 class BFloat16:
-    """A bfloat16 array: its bits, as uint16 of the same shape."""
+    """A bfloat16 array as its bits: uint16 of the same shape."""
 
     bits: np.ndarray
 
     @classmethod
     def of(cls, values: np.ndarray) -> "BFloat16":
-        """Round float values to nearest, ties to even."""
+        """Return float values rounded to nearest, ties to even."""
         u = np.ascontiguousarray(values, np.float32).view(np.uint32)
         rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16
         nan = (u & 0x7FFFFFFF) > 0x7F800000
         return cls(np.where(nan, (u >> 16) | 0x40, rounded).astype(np.uint16).reshape(np.shape(values)))
 
-    def float32(self) -> np.ndarray:
-        return (self.bits.astype(np.uint32) << 16).view(np.float32)
-
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape, as of a numpy array."""
         return self.bits.shape
 
 
 def dtype_name(dtype: Any) -> str:
-    """Name of a dtype given as a string, a numpy dtype or an mlx dtype.
+    """Return the name of a dtype, given as a string, a numpy dtype or an mlx dtype.
 
-    Raises CallError for one Metal does not have.
+    Raises CallError if Metal has no such type.
     """
     name = str(dtype).removeprefix("mlx.core.") if not isinstance(dtype, type) else np.dtype(dtype).name
     name = {"bool_": "bool"}.get(name, name)
@@ -62,18 +60,19 @@ def dtype_name(dtype: Any) -> str:
 
 
 def is_mlx(array: Any) -> bool:
+    """Return whether an array is of mlx, without importing mlx."""
     return type(array).__module__.split(".")[0] == "mlx"
 
 
 def storage(name: str) -> np.dtype:
-    """The numpy dtype that holds a dtype's bits."""
+    """Return the numpy dtype that holds a dtype's bits."""
     return np.dtype(np.uint16 if name == "bfloat16" else name)
 
 
 def take(array: Any) -> tuple[np.ndarray, str]:
-    """The array's bits as a numpy array, and its dtype's name.
+    """Return an array's bits as a numpy array, and the name of its dtype.
 
-    Numbers become 0-d arrays of int32 or float32, as in MLX.
+    A number becomes a 0-d array of int32 or float32, as in MLX. Raises CallError for anything else.
     """
     if isinstance(array, BFloat16):
         return array.bits, "bfloat16"
@@ -81,9 +80,9 @@ def take(array: Any) -> tuple[np.ndarray, str]:
         import mlx.core as mx
 
         name = dtype_name(array.dtype)
-        return np.array(
-            array.view(mx.uint16) if name == "bfloat16" and array.ndim else _scalar_bits(array), copy=None
-        ), name
+        if name == "bfloat16":
+            array = array.reshape(array.shape or (1,)).view(mx.uint16).reshape(array.shape)
+        return np.array(array, copy=None), name
     if isinstance(array, bool | int | float):
         array = np.asarray(array, {bool: np.bool_, int: np.int32, float: np.float32}[type(array)])
     if not isinstance(array, np.ndarray | np.generic):
@@ -91,16 +90,8 @@ def take(array: Any) -> tuple[np.ndarray, str]:
     return np.asarray(array), dtype_name(array.dtype)
 
 
-def _scalar_bits(array: Any) -> Any:
-    if array.ndim or dtype_name(array.dtype) != "bfloat16":
-        return array
-    import mlx.core as mx
-
-    return array.reshape(1).view(mx.uint16).reshape(())
-
-
 def give(bits: np.ndarray, name: str, as_mlx: bool) -> Any:
-    """The counterpart of :func:`take` for an output."""
+    """Return an output from its bits: an mlx array, a numpy array or a BFloat16."""
     if not as_mlx:
         return BFloat16(bits) if name == "bfloat16" else bits
     import mlx.core as mx

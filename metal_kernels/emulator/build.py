@@ -1,7 +1,7 @@
-"""The second pass: from a kernel's source to a library that can be loaded, through the cache.
+"""The second pass: compiles a kernel's source to a library that can be loaded, through the cache.
 
-Address spaces are erased and the code instrumented as the mode asks. On the way the compiler's intermediate text is
-edited, to say where in the source each call into the runtime comes from, and in two modes for more.
+Erases address spaces and instruments the code for the mode. Edits the compiler's intermediate text, so that each call
+into the runtime knows its place in the source; cover mode and flushing need further edits. Knows nothing of a run.
 """
 
 import functools
@@ -29,7 +29,7 @@ Mode = Literal["fast", "count", "check", "cover"]
 
 @dataclass(frozen=True)
 class Library:
-    """A compiled kernel: the file to load, places by site number, in cover mode the lines each mark vouches for."""
+    """A compiled kernel: the file to load, places by site number, and in cover mode the lines each mark stands for."""
 
     path: Path
     sites: tuple[Place, ...]
@@ -46,12 +46,12 @@ def build(
     flush_subnormals: bool = False,
     toolchain: Toolchain | None = None,
 ) -> Library:
-    """Lint, compile and link, or find it done. Raises LintError if the source does not compile.
+    """Lint, compile and link a kernel, or find it in the cache. Raise LintError if the source does not compile.
 
-    ``linted=False`` is for source that Apple's compiler is known to take, and the stricter lint does not: MLX's own.
-    ``as_written``: in the checked modes make every load and store of device and threadgroup memory happen as the source
-    says, so that counts do not depend on the optimiser. Source that copies whole structs out of such memory needs
-    False. ``flush_subnormals``: of half; the dispatch has to be told too, for float.
+    ``linted=False`` is for MLX's own source, which Apple's compiler takes and the stricter lint does not.
+    ``as_written`` makes every load and store of device and threadgroup memory happen as the source says in the checked
+    modes, so that counts do not depend on the optimiser. Source that copies whole structs from such memory needs False.
+    ``flush_subnormals`` flushes those of half; for float, :func:`runner.run` has to be told too.
     """
     toolchain = toolchain or tools.find()
     if linted:
@@ -60,7 +60,8 @@ def build(
     table = final.with_suffix(".json")
     if not (cache.use(table) and cache.use(final)):
         with cache.workshop() as work:
-            source, library = work / "kernel.cpp", work / "kernel.so"
+            source = work / "kernel.cpp"
+            library = work / "kernel.so"
             source.write_text(tools.PRELUDE + tools.INLINE_ALL + edit(function.source) + _entry(function))
             code, places, blocks = _compile(toolchain, source, mode, as_written, flush_subnormals)
             _link(toolchain, [code, _runtime(toolchain)], library)
@@ -69,7 +70,7 @@ def build(
                 "blocks": [sorted(block) for block in blocks],
             }
             (work / "tables.json").write_text(json.dumps(tables))
-            (work / "tables.json").replace(table)  # first, so that a library in the cache has its tables
+            (work / "tables.json").replace(table)  # before the library, so that a library in the cache has its tables
             library.replace(final)
     tables = json.loads(table.read_text())
     return Library(
@@ -80,7 +81,7 @@ def build(
 
 
 def _entry(function: Function) -> str:
-    """The function the runtime calls in every thread."""
+    """Return the source of the function that the runtime calls in every thread."""
     arguments = []
     index = 0
     for parameter in function.parameters:
@@ -101,7 +102,7 @@ def _entry(function: Function) -> str:
 def _compile(
     toolchain: Toolchain, source: Path, mode: Mode, as_written: bool, flush_subnormals: bool
 ) -> tuple[Path, list[Place], list[frozenset[tuple[str, int]]]]:
-    """The object file beside a source, the places by site number and the lines by mark."""
+    """Compile a source. Return the object file beside it, the places by site number and the lines by mark."""
     own = (str(NATIVE), "<emulator", str(source.parent))
     optimise = [*tools.PLACE_FLAGS, *(["-O1", *tools.HOOK_FLAGS] if mode in ("count", "check") else ["-O2"])]
     front = [*tools.LANGUAGE_FLAGS, *tools.CODE_FLAGS, *tools.MACHINE_FLAGS, *tools.include_flags(source.parent)]
@@ -110,7 +111,7 @@ def _compile(
     if mode == "check":
         front += ["-DEMU_CHECK", *tools.UNDEFINED_FLAGS]
     blocks: list[frozenset[tuple[str, int]]] = []
-    if mode == "cover" or flush_subnormals:  # edits that have to come before the optimiser
+    if mode == "cover" or flush_subnormals:  # these edits come before the optimiser
         raw = source.with_suffix(".raw.ll")
         _run(toolchain, *front, *optimise, *tools.NO_PASSES, "-S", "-emit-llvm", "-o", raw, source)
         text = raw.read_text()
@@ -119,8 +120,10 @@ def _compile(
         if flush_subnormals:
             text = flush_halves(text)
         raw.write_text(text)
-        front, source = ["-fPIC", *tools.MACHINE_FLAGS], raw
-    ir, code = source.with_suffix(".ll"), source.with_suffix(".o")
+        front = ["-fPIC", *tools.MACHINE_FLAGS]
+        source = raw
+    ir = source.with_suffix(".ll")
+    code = source.with_suffix(".o")
     if ir == source:
         ir = source.with_suffix(".optimised.ll")
     _run(toolchain, *front, *optimise, "-S", "-emit-llvm", "-o", ir, source)
@@ -137,7 +140,8 @@ def _run(toolchain: Toolchain, *arguments: str | Path) -> None:
 
 
 def _link(toolchain: Toolchain, objects: Sequence[Path], library: Path) -> None:
-    """No library is linked: any Python process has the few C functions used, and ziglang has nothing to build first."""
+    """Link object files to a library. No other library is linked, because any Python process has the few C functions
+    used, and ziglang would have to build others first."""
     flags = ["-dynamiclib", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared", "-nostdlib"]
     done = toolchain.drive(*flags, "-o", library, *objects)
     if done.returncode:
@@ -145,7 +149,7 @@ def _link(toolchain: Toolchain, objects: Sequence[Path], library: Path) -> None:
 
 
 def _runtime(toolchain: Toolchain) -> Path:
-    """The runtime's object file, compiled once per toolchain."""
+    """Return the runtime's object file, compiled once per toolchain."""
     final = cache.place(".o", toolchain)
     if not cache.use(final):
         with cache.workshop() as work:

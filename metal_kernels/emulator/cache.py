@@ -1,4 +1,4 @@
-"""Compiled files, kept: named by a hash of what they came from, and made whole before they appear."""
+"""The cache of compiled files. A file is named by a hash of its sources and is complete when it appears."""
 
 import functools
 import hashlib
@@ -12,13 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 EMULATOR = Path(__file__).resolve().parent
-# Seconds after which an unfinished build is nobody's, and a compiled kernel is likely of a source that has changed
-# since.
-ABANDONED, STALE = 3600, 30 * 24 * 3600
+ABANDONED = 3600
+"""Seconds after which an unfinished build was killed."""
+STALE = 30 * 24 * 3600
+"""Seconds without use after which a compiled kernel's source has probably changed."""
 
 
 def folder() -> Path:
-    """Where compiled kernels are kept, per user."""
+    """Return the folder of compiled kernels, one per user."""
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
@@ -36,14 +37,14 @@ def _emulator_digest() -> str:
 
 
 def place(suffix: str, *parts: object) -> Path:
-    """The file for what these parts, and the emulator itself, determine."""
+    """Return the path of the file that these parts and the emulator's own source determine."""
     digest = hashlib.sha256("\0".join([_emulator_digest(), *map(str, parts)]).encode())
     return folder() / f"{digest.hexdigest()[:24]}{suffix}"
 
 
 @contextmanager
 def workshop() -> Iterator[Path]:
-    """A scratch folder on the cache's file system: what is made there can be moved into the cache in one step."""
+    """Yield a scratch folder on the cache's file system, from which files can be moved into the cache in one step."""
     folder().mkdir(parents=True, exist_ok=True)
     _prune()
     scratch = Path(tempfile.mkdtemp(prefix="building-", dir=folder()))
@@ -55,7 +56,7 @@ def workshop() -> Iterator[Path]:
 
 @functools.cache
 def _prune() -> None:
-    """Once per process, remove what a killed build left and what nobody has used for long."""
+    """Remove the folders of killed builds and stale files, once per process."""
     now = time.time()
     for path in folder().iterdir():
         with suppress(OSError):  # another process prunes too
@@ -67,7 +68,7 @@ def _prune() -> None:
 
 
 def use(path: Path) -> bool:
-    """Whether the file exists; marks it as used if so."""
+    """Return whether the file exists. If so, mark it as used."""
     with suppress(OSError):
         os.utime(path)
         return True

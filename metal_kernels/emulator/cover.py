@@ -1,7 +1,6 @@
-"""Which lines of a kernel were reached, by editing the compiler's intermediate text before it optimises.
+"""Finds the lines of a kernel that were reached, by editing the compiler's intermediate text before it optimises.
 
-Every basic block gets a mark of its own, set when the block is entered; the lines of its instructions are reached when
-it is.
+Every basic block gets a mark, which is set when the block is entered. Then the lines of its instructions are reached.
 """
 
 import re
@@ -10,14 +9,15 @@ from collections.abc import Sequence
 from metal_kernels.emulator.report import Place
 from metal_kernels.emulator.sites import DebugInfo
 
-MAX_BLOCKS = 65536  # as in runtime.cpp
+MAX_BLOCKS = 65536
+"""The most marks of a kernel, as in runtime.cpp."""
 _LABEL = re.compile(r"^[\w.$-]+:")
 _PHI = re.compile(r"^\s+%\S+ = phi ")
 _LOCATION = re.compile(r", !dbg !(\d+)")
 
 
 def insert_marks(ir: str, own: tuple[str, ...]) -> tuple[str, list[frozenset[tuple[str, int]]]]:
-    """LLVM text whose blocks mark their entry, and for each mark the (file, line) pairs that it vouches for."""
+    """Return LLVM text whose blocks set marks, and the (file, line) pairs each mark stands for."""
     debug = DebugInfo(ir, own)
     result: list[str] = []
     blocks: list[set[tuple[str, int]]] = []
@@ -46,7 +46,7 @@ def insert_marks(ir: str, own: tuple[str, ...]) -> tuple[str, list[frozenset[tup
 def reached_lines(
     blocks: Sequence[frozenset[tuple[str, int]]], marks: bytes
 ) -> tuple[frozenset[Place], frozenset[Place]]:
-    """All lines that have code, and those among them that were reached."""
+    """Return all lines that have code, and those of them that were reached."""
     every = {Place(*pair) for block in blocks for pair in block}
     reached = {Place(*pair) for block, mark in zip(blocks, marks, strict=False) if mark for pair in block}
     return frozenset(every), frozenset(reached)

@@ -1,4 +1,4 @@
-"""What can go wrong between a kernel's source and its report."""
+"""The errors between a kernel's source and its report."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ from metal_kernels.emulator.report import Finding, Report
 
 
 class EmulatorError(Exception):
-    """Base of the errors below. ``str()`` is one line or one line per finding."""
+    """The base of the errors below. ``str()`` is one line, or one line per finding."""
 
 
 class ToolchainError(EmulatorError):
-    """No compiler that understands the emulator's flags was found."""
+    """There is no compiler that takes the emulator's flags."""
 
 
 class CallError(EmulatorError):
-    """A kernel was called with arrays, dtypes or a grid that do not fit it."""
+    """Arrays, dtypes or grid of a call do not fit the kernel."""
 
 
 class LintError(EmulatorError):
-    """The source would not compile for a GPU, or breaks a rule the lint enforces. ``findings`` says where."""
+    """The source would not compile for a GPU, or breaks a rule of the lint. ``findings`` tell where."""
 
     def __init__(self, findings: Sequence[Finding]):
         self.findings = list(findings)
@@ -26,9 +26,9 @@ class LintError(EmulatorError):
 
 
 class KernelFault(EmulatorError):
-    """A run could not be finished: out of bounds, divergence, undefined behaviour.
+    """A run could not finish: an access out of bounds, divergence, undefined behaviour.
 
-    ``report`` says where and how far it got.
+    ``report`` tells where, and what was counted until then.
     """
 
     def __init__(self, report: Report):

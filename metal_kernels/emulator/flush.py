@@ -1,8 +1,8 @@
-"""Half subnormals flushed to zero, by editing the compiler's intermediate text before it optimises.
+"""Flushes half subnormals to zero, by editing the compiler's intermediate text before it optimises.
 
-Whether a GPU keeps them is for a Mac to say; a kernel whose results change here depends on it. x86 cannot be told to
-flush halves, so every half that arithmetic or a conversion takes or gives is passed through a flush. Float arithmetic
-is flushed by the processor (runtime.cpp).
+Only a Mac can tell whether a GPU keeps them. If results change here, the kernel depends on it. x86 has no mode that
+flushes halves, so every half operand and result of arithmetic and conversions is passed through a function. The
+processor flushes float arithmetic (runtime.cpp).
 """
 
 import re
@@ -30,7 +30,7 @@ define internal half @emu_flush_half(half %x) alwaysinline {
 
 
 def flush_halves(ir: str) -> str:
-    """LLVM text as the front end left it, with every half operand and result flushed."""
+    """Return LLVM text, as the front end left it, with every half operand and result flushed."""
     result = []
     count = 0
 

@@ -1,4 +1,4 @@
-"""``metal_kernel``: the emulator under the call shape of ``mx.fast.metal_kernel``."""
+"""``metal_kernel``: calls the emulator as ``mx.fast.metal_kernel`` is called. Knows how MLX passes arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 
 from metal_kernels.emulator import arrays
 from metal_kernels.emulator.build import Mode, build
-from metal_kernels.emulator.dispatch import Buffer, Order, run
 from metal_kernels.emulator.errors import CallError, KernelFault
 from metal_kernels.emulator.report import Report
+from metal_kernels.emulator.runner import Buffer, Order, run
 from metal_kernels.emulator.signature import Function, Input, generate, shape_parameters, template_values
 from metal_kernels.emulator.toolchain import Toolchain
 from metal_kernels.source import MetalSource, TemplateValue
@@ -22,22 +22,21 @@ def metal_kernel(
     source: str,
     header: str = "",
     ensure_row_contiguous: bool = True,
-    atomic_outputs: bool = False,
     *,
+    atomic_outputs: bool = False,
     mode: Mode = "check",
     toolchain: Toolchain | None = None,
 ) -> Callable[..., tuple[list[Any], Report]]:
-    """A kernel that runs in the emulator. Arguments as of ``mx.fast.metal_kernel``; the rest are the emulator's.
+    """Return a kernel that runs in the emulator. The arguments up to ``atomic_outputs`` are MLX's.
 
     ``mode``: "fast" runs and guards the ends of buffers; "count" counts accesses as written; "check" looks for races,
-    uninitialised memory, bounds, alignment and undefined arithmetic; "cover" notes which lines are reached.
+    uninitialised memory, bounds, alignment and undefined arithmetic; "cover" records the lines that are reached.
 
     The result is called with keywords: ``inputs`` (numpy arrays, :class:`BFloat16` or mlx arrays), ``output_shapes``,
     ``output_dtypes``, ``grid`` (threads), ``threadgroup``, ``template`` ((name, dtype, int or bool) pairs),
-    ``init_value``; and the emulator's ``order`` ("forward", "reversed", "shuffled": of threads and of threadgroups),
-    ``seed``, ``seconds`` (of CPU time, after which a loop is taken to be endless), ``flush_subnormals``, ``mode``. It
-    returns the outputs (mlx arrays if any input is one) and the
-    :class:`Report`.
+    ``init_value``; and the emulator's ``order`` of threads and threadgroups ("forward", "reversed", "shuffled"),
+    ``seed``, ``seconds`` of CPU time after which the run is stopped, ``flush_subnormals`` and ``mode``. It returns the
+    outputs (mlx arrays if any input is one) and the :class:`Report`.
 
     Raises LintError if the source breaks a rule, CallError if the arrays do not fit, KernelFault if the run cannot
     finish.
@@ -75,7 +74,7 @@ def metal_kernel(
         dtypes = [arrays.dtype_name(dtype) for dtype in output_dtypes]
         outputs = list(zip(output_names, dtypes, strict=True))
         values = template_values(template)
-        function = generate(name, source, header, described, outputs, values, atomic_outputs)
+        function = generate(name, source, header, described, outputs, values, atomic_outputs=atomic_outputs)
 
         buffers = []
         for given, (array, _) in zip(described, taken, strict=True):
@@ -114,27 +113,21 @@ def metal_kernel(
 
 
 def function_of(source: MetalSource, template: Mapping[str, TemplateValue]) -> Function:
-    """The function MLX would generate for a shader file, given arrays as it declares them."""
-    values = source.template_values(template)
+    """Return the function MLX would generate for a shader file and arrays that fit it."""
+    values = template_values(list(source.template_values(template).items()))
     shapes = {"device": (8,), "constant": (1,)}
     inputs = [
         Input(given.name, source.dtype(given, template), () if given.scalar else shapes[given.space])
         for given in source.inputs
     ]
     outputs = [(output.name, source.dtype(output, template)) for output in source.outputs]
-    return generate(
-        source.name,
-        source.body,
-        source.header,
-        inputs,
-        outputs,
-        template_values(list(values.items())),
-        source.atomic_outputs,
-    )
+    atomic = source.atomic_outputs
+    return generate(source.name, source.body, source.header, inputs, outputs, values, atomic_outputs=atomic)
 
 
 def _span(array: np.ndarray) -> np.ndarray:
-    """The memory an array covers, from its first element on, as one row: what MLX passes for a strided input."""
+    """Return the memory an array covers as one row, as MLX passes a strided input. Raise CallError for a negative
+    stride."""
     if array.flags.c_contiguous:
         return array
     if min(array.strides) < 0:
@@ -166,11 +159,11 @@ def run_function(
     constants: dict[str, bool | int | float] | None = None,
     toolchain: Toolchain | None = None,
 ) -> Report:
-    """Run a kernel that brings its own signature (MLX's own, for one). Outputs are written into the buffers' arrays.
+    """Run a kernel that has its own signature, as MLX's kernels do. Write outputs into the buffers' arrays.
 
-    ``buffers`` by the numbers in the signature; an unused number gets an empty one. To count what a kernel of MLX's
-    loads, pass ``as_written=False``: its source reads the same word again and again and leaves it to the compiler to
-    load it once. Raises LintError and KernelFault.
+    ``buffers`` are in the order of the numbers in the signature; an unused number gets an empty one. Count the loads of
+    MLX's kernels with ``as_written=False``, because their source reads one word repeatedly and relies on the compiler
+    to load it once. Raises LintError and KernelFault.
     """
     library = build(function, mode, linted=linted, as_written=as_written, toolchain=toolchain)
     report, finished = run(library, name, mode, grid, threadgroup, buffers, order=order, constants=constants)

@@ -1,25 +1,24 @@
-"""The first pass: is this Metal? Clang checks the source against real address spaces and generates nothing."""
+"""The first pass: checks that a source is Metal. Clang checks it with real address spaces and generates no code."""
 
 import re
 
 from metal_kernels.emulator import cache
 from metal_kernels.emulator import toolchain as tools
 from metal_kernels.emulator.errors import LintError
-from metal_kernels.emulator.report import Finding, Kind, Place
+from metal_kernels.emulator.report import Finding, FindingKind, Place
 from metal_kernels.emulator.signature import Function
 from metal_kernels.emulator.source_edit import edit, unqualified_parameters
 from metal_kernels.emulator.toolchain import Toolchain
 
-# A variable used before it is set is an error; so is a function that may end without its result.
 _FLAGS = (
     *("-fsyntax-only", "-DEMU_LINT", "-ferror-limit=0", "-fno-caret-diagnostics"),
     *("-Wno-undefined-inline", "-Wno-undefined-internal", "-Wno-c++11-narrowing"),
     *("-Werror=uninitialized", "-Werror=sometimes-uninitialized", "-Werror=conditional-uninitialized"),
     "-Werror=return-type",
 )
+"""A variable that is used before it is set is an error; so is a function that may end without its result."""
 
 _DIAGNOSTIC = re.compile(r"^(.+?):(\d+):(\d+): (?:fatal )?error: (.*)$")
-# Clang's words for the rules of Metal that the shim expresses by other means.
 _TRANSLATIONS = (
     (
         re.compile(r"automatic variable qualified with an address space"),
@@ -34,10 +33,11 @@ _TRANSLATIONS = (
     ),
     (re.compile(r"unknown type name 'emu_error_Metal_has_no_double'"), "Metal has no double"),
 )
+"""Clang's messages, where the shim expresses a rule of Metal by other means, to our words."""
 
 
 def lint(function: Function, toolchain: Toolchain | None = None) -> None:
-    """Check a kernel against Metal's rules. Raises LintError with every finding; returns nothing if there is none."""
+    """Check a kernel against Metal's rules. Raise LintError with all findings if there are any."""
     toolchain = toolchain or tools.find()
     passed = cache.place(".linted", toolchain, function.source, function.expression)
     if cache.use(passed):
@@ -59,13 +59,15 @@ def lint(function: Function, toolchain: Toolchain | None = None) -> None:
 
 
 def diagnostics(stderr: str) -> list[Finding]:
-    """The errors a compiler wrote, as findings. At least one: what it wrote, if none can be read."""
+    """Return the errors in a compiler's output as findings. If none can be read, the output itself is one."""
     found = []
     for line in stderr.splitlines():
         if match := _DIAGNOSTIC.match(line):
             message = match[4]
             for pattern, words in _TRANSLATIONS:
                 message = pattern.sub(words, message)
-            found.append(Finding(Kind.LINT, Place(match[1], int(match[2]), int(match[3])), message))
+            found.append(Finding(FindingKind.LINT, Place(match[1], int(match[2]), int(match[3])), message))
     unique = list(dict.fromkeys(found))
-    return unique or [Finding(Kind.LINT, Place(), stderr.strip()[-2000:] or "the compiler failed without a word")]
+    return unique or [
+        Finding(FindingKind.LINT, Place(), stderr.strip()[-2000:] or "the compiler failed without a word")
+    ]

@@ -1,10 +1,10 @@
-"""What a run says about a kernel. Plain data; knows nothing of compilers."""
+"""What a run shows of a kernel, as plain data. Knows nothing of compilers."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """The classes of finding."""
 
     LINT = "lint"
@@ -19,7 +19,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Place:
-    """A place in a kernel's source. ``line`` 0: not known."""
+    """A place in a kernel's source. ``line`` is 0 if it is not known."""
 
     file: str = ""
     line: int = 0
@@ -31,27 +31,25 @@ class Place:
 
 @dataclass(frozen=True)
 class Finding:
-    """One defect: its class, where it is, what happened, how many times, and for a race the other access."""
+    """One defect: its class, its place, what happened, how many times, and for a race the place of the other access."""
 
-    kind: Kind
+    kind: FindingKind
     place: Place
     message: str
     other: Place | None = None
     times: int = 1
-    source_line: str = ""
 
     def __str__(self) -> str:
         text = f"{self.place}: {self.kind}: {self.message}"
         if self.other and self.other.line:
-            text += (
-                f"; the other access is at {self.other}" if self.kind is Kind.RACE else f"; others are at {self.other}"
-            )
+            what = "the other access is" if self.kind is FindingKind.RACE else "others are"
+            text += f"; {what} at {self.other}"
         return text + (f" ({self.times} times)" if self.times > 1 else "")
 
 
 @dataclass(frozen=True)
 class BufferUse:
-    """Traffic of one buffer. Zero in fast mode, which does not look.
+    """The traffic of one buffer. It is zero in fast mode, which does not count.
 
     ``bytes_issued`` counts every load as written; ``unique_bytes`` each byte once. ``lines`` counts distinct 128-byte
     lines per simdgroup and load, count mode only.
@@ -70,7 +68,7 @@ class BufferUse:
 
 @dataclass
 class Report:
-    """Everything one run showed. All of it is emulated: none of it was measured on a GPU."""
+    """The result of one run. All of it is emulated; nothing was measured on a GPU."""
 
     kernel: str
     mode: str
@@ -87,34 +85,22 @@ class Report:
     threadgroup_bytes_written: int = 0
     buffers: dict[str, BufferUse] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    lines: frozenset[Place] = frozenset()  # all that have code; cover mode only
+    lines: frozenset[Place] = frozenset()  # all lines that have code; in cover mode only
     lines_reached: frozenset[Place] = frozenset()
-
-    def count(self, kind: Kind) -> int:
-        """How many times findings of one kind occurred."""
-        return sum(finding.times for finding in self.findings if finding.kind is kind)
-
-    @property
-    def races(self) -> int:
-        return self.count(Kind.RACE)
-
-    @property
-    def uninitialised(self) -> int:
-        return self.count(Kind.UNINITIALISED)
 
     @property
     def lines_missed(self) -> list[Place]:
-        """Lines with code that no thread reached, in order. Cover mode only."""
+        """The lines with code that no thread reached, in order. In cover mode only."""
         return sorted(self.lines - self.lines_reached, key=lambda place: (place.file, place.line))
 
     @property
     def bytes_issued(self) -> int:
-        """Bytes of all device loads as written, over all buffers."""
+        """The bytes of all device loads as written, over all buffers."""
         return sum(use.bytes_issued for use in self.buffers.values())
 
     @property
     def unique_bytes(self) -> int:
-        """Bytes of all buffers that were read at least once."""
+        """The bytes of all buffers that were read at least once."""
         return sum(use.unique_bytes for use in self.buffers.values())
 
     def __str__(self) -> str:

@@ -1,8 +1,9 @@
-"""The kernel function around a body, as ``mx.fast.metal_kernel`` generates it; and reading one that is there already.
+"""Generates the kernel function around a body as ``mx.fast.metal_kernel`` does, and reads the signature of a whole one.
 
-MLX (0.32, mlx/backend/common/metal_kernel.cpp): an input is a pointer to ``constant`` memory below 8 elements and to
-``device`` memory otherwise, a reference if it is 0-d; ``NAME_shape``, ``NAME_strides``, ``NAME_ndim`` and the thread
-attributes become parameters if their names occur in the body, as substrings, comments included.
+The rules are those of MLX 0.32 (mlx/backend/common/metal_kernel.cpp). An input of fewer than 8 elements is a pointer to
+``constant`` memory, a larger one to ``device`` memory, and a 0-d one is a reference. ``NAME_shape``, ``NAME_strides``,
+``NAME_ndim`` and the thread attributes become parameters if their names occur in the body, also as substrings and in
+comments.
 """
 
 import re
@@ -28,7 +29,7 @@ from metal_kernels.source import (
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel function: a buffer by its name, or a thread attribute."""
+    """One parameter of a kernel function: a buffer or a thread attribute, with its name."""
 
     kind: Literal["buffer", "attribute"]
     name: str
@@ -36,7 +37,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Function:
-    """A kernel ready to compile: its whole source, the expression naming the instantiation, its parameters in order."""
+    """A kernel ready to compile: its source, the expression that names the instantiation, its parameters in order."""
 
     source: str
     expression: str
@@ -45,7 +46,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Input:
-    """What of an input decides the signature."""
+    """The part of an input that decides the signature."""
 
     name: str
     dtype: str
@@ -53,16 +54,17 @@ class Input:
 
     @property
     def space(self) -> str:
+        """The address space MLX passes it in."""
         return "constant" if int(np.prod(self.shape)) < CONSTANT_BELOW else "device"
 
 
 def template_values(template: Sequence[tuple[str, Any]]) -> list[tuple[str, TemplateValue]]:
-    """Template arguments as bool, int or the name of a dtype."""
+    """Return template arguments as bool, int or the name of a dtype."""
     return [(name, value if isinstance(value, bool | int) else dtype_name(value)) for name, value in template]
 
 
 def shape_parameters(name: str, body: str) -> list[tuple[str, str]]:
-    """Which of an input's shape, strides and ndim the body asks for: (suffix, Metal type)."""
+    """Return which of an input's shape, strides and ndim the body uses, as (suffix, Metal type)."""
     return [(suffix, type_) for suffix, type_ in SHAPE_PARAMETERS.items() if name + suffix in body]
 
 
@@ -73,9 +75,11 @@ def generate(
     inputs: Sequence[Input],
     outputs: Sequence[tuple[str, str]],
     template: Sequence[tuple[str, TemplateValue]],
+    *,
     atomic_outputs: bool,
 ) -> Function:
-    """The function MLX would generate. ``outputs``: (name, dtype)."""
+    """Return the function MLX would generate. ``outputs`` are (name, dtype). Raise CallError if no attribute is
+    used."""
     kinds = {bool: "bool", int: "int", str: "typename"}
     lines: list[tuple[str, Parameter]] = []
 
@@ -115,12 +119,12 @@ def generate(
 
 
 def _numbered(text: str, file: str) -> str:
-    """The text under its own line numbers, unless it brings them."""
+    """Return the text with a ``#line`` directive before it, unless it has its own."""
     return text if text.lstrip().startswith("#line") else f'#line 1 "{file}"\n{text}'
 
 
 def read_signature(source: str, name: str) -> tuple[Parameter, ...]:
-    """The parameters of a kernel function that stands in a source with its own signature, buffers by number."""
+    """Return the parameters of a kernel function in a source, buffers by number. Raise CallError if it is not there."""
     text = without_comments(source)
     match = re.search(rf"\bvoid\s+{name}\s*\(", text)
     if not match:

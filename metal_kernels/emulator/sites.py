@@ -1,8 +1,8 @@
-"""Places in the source, given to the runtime by editing the compiler's intermediate text.
+"""Gives places in the source to the runtime, by editing the compiler's intermediate text.
 
-Clang's instrumentation passes addresses only, and a tool that turns program counters into lines may not be installed.
-So the build asks clang for LLVM's text form, in which every call carries its place (with the chain of inlined calls
-that led there), puts the number of that place before each call into the runtime, and compiles the result.
+Clang's instrumentation passes only addresses, and a tool that turns program counters into lines may not be installed.
+In LLVM's text form every call has its place, with the chain of inlined calls that led there. So the build takes that
+form, puts the number of the place before each call into the runtime, and compiles the result.
 """
 
 import posixpath
@@ -18,10 +18,10 @@ _NODE = re.compile(r"^!(\d+) = (?:distinct )?!\w+\((.*)\)$")
 
 
 class DebugInfo:
-    """Where each instruction of a text comes from, by the number after its ``!dbg``."""
+    """The places of the instructions of a text, by the number after ``!dbg``."""
 
     def __init__(self, ir: str, own: tuple[str, ...]):
-        """``own``: how the emulator's own files begin."""
+        """``own`` are the beginnings of the names of the emulator's own files."""
         self.nodes: dict[int, str] = {}
         for line in ir.split("\n"):
             if line.startswith("!") and (match := _NODE.match(line)):
@@ -33,9 +33,9 @@ class DebugInfo:
         return next((group for group in match.groups() if group is not None), None) if match else None
 
     def _file(self, scope: int | None) -> tuple[str, bool]:
-        """The file a scope lies in, and whether it is the emulator's own.
+        """Return the file of a scope, and whether it is the emulator's own.
 
-        Clang cuts the folder it works in off names.
+        Clang removes the folder it works in from names.
         """
         while scope is not None:
             file = self._field(scope, "file")
@@ -48,7 +48,8 @@ class DebugInfo:
         return "", True
 
     def chain(self, location: int) -> tuple[Place, ...]:
-        """The place in the kernel's source and its callers, innermost first; the emulator's own files are left out."""
+        """Return the place in the kernel's source and its callers, innermost first, without the emulator's own
+        files."""
         chain = []
         at: int | None = location
         while at is not None:
@@ -63,7 +64,7 @@ class DebugInfo:
 
 
 class SiteTable:
-    """Numbers for places, from 1. Two places with the same line but different call chains have different numbers."""
+    """Numbers of places, from 1. Places with the same line but different call chains have different numbers."""
 
     def __init__(self, debug: DebugInfo):
         self.debug = debug
@@ -72,6 +73,7 @@ class SiteTable:
         self._known: dict[int, int] = {}
 
     def number(self, location: int) -> int:
+        """Return the number of the place of an instruction, given by the number after its ``!dbg``."""
         if location not in self._known:
             chain = self.debug.chain(location)
             if chain not in self._numbers:
@@ -82,7 +84,7 @@ class SiteTable:
 
 
 def insert_sites(ir: str, own: tuple[str, ...]) -> tuple[str, list[Place]]:
-    """LLVM text in which every call into the runtime knows its place, and the table from number to place."""
+    """Return LLVM text in which every call into the runtime has its place, and the table from number to place."""
     table = SiteTable(DebugInfo(ir, own))
     result = []
     declared = set()

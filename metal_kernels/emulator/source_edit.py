@@ -1,13 +1,13 @@
-"""The text edits between Metal source and the C++ both passes compile, and the rules checked on the text itself.
+"""Edits Metal source into the C++ that both passes compile, and checks the rules that need only the text.
 
-The one edit of substance turns a function's ``threadgroup T x[N];`` into a macro, which allocates in the run and
-declares in the lint. A declaration the edit does not recognise stays as it is, and the lint then rejects it (an
-automatic variable cannot have an address space): the edit cannot silently miss one.
+The main edit turns a function's ``threadgroup T x[N];`` into a macro, which allocates in the run and declares in the
+lint. If the edit does not recognise a declaration, the lint rejects it, because an automatic variable cannot have an
+address space. So the edit cannot miss one silently.
 """
 
 import re
 
-from metal_kernels.emulator.report import Finding, Kind, Place
+from metal_kernels.emulator.report import Finding, FindingKind, Place
 from metal_kernels.source import closing, split_arguments, without_comments
 
 _THREADGROUP_VARIABLE = re.compile(
@@ -19,7 +19,7 @@ _NOT_FUNCTIONS = {"if", "for", "while", "switch", "return", "sizeof", "decltype"
 
 
 def edit(source: str) -> str:
-    """Metal source with threadgroup variables as macros; every line keeps its number."""
+    """Return Metal source with threadgroup variables as macros. Every line keeps its number."""
     count = 0
 
     def variable(match: re.Match[str]) -> str:
@@ -33,18 +33,20 @@ def edit(source: str) -> str:
 
 
 def places(source: str, file: str) -> list[Place]:
-    """The place of every line of a text, as its ``#line`` directives say."""
-    result, line = [], 0
+    """Return the place of every line of a text, by its ``#line`` directives."""
+    result = []
+    line = 0
     for text in source.split("\n"):
         line += 1
         if directive := re.match(r'\s*#\s*(?:line\s+)?(\d+)(?:\s+"([^"]*)")?', text):
-            line, file = int(directive[1]) - 1, directive[2] or file
+            line = int(directive[1]) - 1
+            file = directive[2] or file
         result.append(Place(file, line))
     return result
 
 
 def unqualified_parameters(source: str, file: str) -> list[Finding]:
-    """Pointer and reference parameters without an address space: Apple's compiler rejects them, clang cannot."""
+    """Return a finding for each pointer or reference parameter without an address space, which clang cannot reject."""
     text = without_comments(source)
     where = places(source, file)
     found = []
@@ -52,7 +54,7 @@ def unqualified_parameters(source: str, file: str) -> list[Finding]:
         if match[1] in _NOT_FUNCTIONS:
             continue
         end = closing(text, match.end())
-        # A function's definition: its parameters are followed by a body (or a constructor's initialisers).
+        # In a definition, a body or a constructor's initialisers follow the parameters.
         if not re.match(r"\s*(const\s*)?((thread|device|threadgroup|constant)\s*)?[{:]", text[end : end + 60]):
             continue
         for parameter in split_arguments(text[match.end() : end - 1]):
@@ -60,5 +62,5 @@ def unqualified_parameters(source: str, file: str) -> list[Finding]:
             if re.search(r"[\w>]\s*[*&]", declared) and not _ADDRESS_SPACES & set(re.findall(r"\w+", declared)):
                 place = where[text[: match.start()].count("\n")]
                 message = f"parameter '{' '.join(declared.split())}' of {match[1]} needs an address space"
-                found.append(Finding(Kind.LINT, place, message))
+                found.append(Finding(FindingKind.LINT, place, message))
     return found

@@ -1,7 +1,6 @@
-"""Finding a clang that can compile kernels: the system's if it is new enough, else the one in PyPI's ziglang.
+"""Finds a clang that can compile kernels: the system's if it is new enough, or the one in PyPI's ziglang.
 
-New enough is not a version number but a trial: a compiler qualifies if it compiles a line with every flag the builds
-use.
+A trial decides, not a version number: a compiler qualifies if it compiles a line with every flag the builds use.
 """
 
 import functools
@@ -17,9 +16,6 @@ from pathlib import Path
 
 from metal_kernels.emulator.errors import ToolchainError
 
-# Metal's literals are float and its half arithmetic has no excess precision; its compiler may contract, ours must not,
-# so that results do not depend on the compiler. Kernels may read one buffer through pointers of different types. A loop
-# that never ends must not vanish.
 LANGUAGE_FLAGS = (
     *("-std=c++17", "-nostdinc", "-nostdinc++", "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing"),
     *("-Xclang", "-cl-single-precision-constant", "-Xclang", "-ffloat16-excess-precision=none"),
@@ -28,54 +24,60 @@ LANGUAGE_FLAGS = (
     *("-Wno-user-defined-literals", "-Wno-reserved-user-defined-literal"),
     "-Wno-unknown-warning-option",
 )
-# Private variables nobody set hold a pattern, so that using one shows (runtime.cpp).
+"""Metal's literals are float and its half arithmetic has no excess precision. Metal's compiler may contract; ours does
+not, so that results do not depend on the compiler. Kernels may read one buffer through pointers of different types. An
+endless loop must not be removed."""
 CODE_FLAGS: tuple[str, ...] = ("-fPIC", "-ftrivial-auto-var-init=pattern")
+"""Unset private variables hold a pattern, so that using one shows (runtime.cpp)."""
+
 if sys.platform == "linux":
-    CODE_FLAGS += ("-fstack-clash-protection",)  # a stack that grows by leaps still meets the guard below it
-# With these, half conversions and fma are instructions, not calls into a library that may be missing.
+    CODE_FLAGS += ("-fstack-clash-protection",)  # so that a stack that grows in leaps meets the guard below it
+
 MACHINE_FLAGS = ("-mavx2", "-mfma", "-mf16c") if platform.machine() in ("x86_64", "AMD64") else ()
-# Instrumentation of the checked modes. Two equal statements in two branches must stay two places.
+"""With these, half conversions and fma are instructions, not calls into a library that may be missing."""
 HOOK_FLAGS = (
     *("-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0"),
     *("-mllvm", "-tsan-compound-read-before-write", "-fno-vectorize", "-fno-slp-vectorize"),
 )
+"""Instrumentation of the checked modes."""
 PLACE_FLAGS = ("-gline-tables-only", "-mllvm", "-hoist-common-insts=false", "-mllvm", "-sink-common-insts=false")
+"""Keep two equal statements in two branches two places."""
 UNDEFINED_FLAGS = (
     "-fsanitize=bounds,alignment,null,shift,integer-divide-by-zero,float-cast-overflow,signed-integer-overflow,return,unreachable",
-    "-fstrict-flex-arrays=3",  # an array of one at a struct's end has one element, where C compilers look away
+    "-fstrict-flex-arrays=3",  # an array of one at a struct's end has one element, which C compilers ignore by default
 )
 
 NO_PASSES = ("-Xclang", "-disable-llvm-passes")
 
 NATIVE = Path(__file__).resolve().parent / "native"
-# What stands before every kernel, and the names under which kernels may include metal_stdlib or parts of it.
+"""The runtime and the shims."""
 PRELUDE = '#include "metal/prelude.h"\n'
-# Every function of a kernel is inlined, as GPUs do, and no two calls are merged: a helper called in two branches is two
-# places.
+"""Comes before every kernel."""
 INLINE_ALL = "#pragma clang attribute push(__attribute__((always_inline, nomerge)), apply_to = function)\n"
 INLINE_END = "#pragma clang attribute pop\n"
+"""Between these two, every function is inlined, as on GPUs, and no two calls are merged: a helper called in two
+branches is two places."""
 METAL_HEADERS = (
     *("metal_stdlib", "metal_atomic", "metal_common", "metal_compute", "metal_integer", "metal_limits"),
     *("metal_logging", "metal_math", "metal_simdgroup", "metal_simdgroup_matrix", "metal_type_traits", "metal_types"),
 )
-
+"""The names under which kernels may include metal_stdlib or parts of it."""
 SYSTEM_NAMES = ("clang++", *(f"clang++-{version}" for version in range(26, 16, -1)))
 
-
-# A line of each kind the builds rely on.
 _TRIAL = f"{INLINE_ALL}_Float16 square(_Float16 x) {{ return x * x; }}\n{INLINE_END}"
+"""A source with a line of each kind the builds rely on."""
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A clang: the words that start the bare compiler, those that start one with headers and linker, its version."""
+    """A clang: the command of the bare compiler, the command of one with headers and linker, and its version."""
 
     compiler: tuple[str, ...]
     driver: tuple[str, ...]
     version: str = "unknown"
 
     def compile(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run the bare compiler, for kernels and intermediate text."""
+        """Run the bare compiler, which takes kernels and intermediate text."""
         return _run([*self.compiler, *map(str, arguments)])
 
     def drive(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -88,25 +90,26 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def include_flags(work: Path) -> list[str]:
-    """Flags with which a source finds the shims, after headers under Metal's names are written into the folder."""
+    """Write headers with Metal's names into the folder. Return the flags with which a source finds them and the
+    shims."""
     for name in METAL_HEADERS:
         (work / name).write_text('#include "metal/metal.h"\n')
     return [f"-I{work}", f"-I{NATIVE}"]
 
 
 def candidates() -> Iterator[Toolchain]:
-    """What is worth trying, best first."""
+    """Yield the toolchains to try, the best first."""
     for name in SYSTEM_NAMES:
         if path := shutil.which(name):
             yield Toolchain((path,), (path,))
     if importlib.util.find_spec("ziglang"):
         zig = (sys.executable, "-m", "ziglang")
-        # `zig c++` knows headers and linking, but not -fsyntax-only; `zig clang` is clang itself.
+        # `zig c++` has headers and a linker, but no -fsyntax-only; `zig clang` is clang itself.
         yield Toolchain((*zig, "clang", "--driver-mode=g++"), (*zig, "c++"))
 
 
 def qualify(toolchain: Toolchain) -> Toolchain | None:
-    """The toolchain with its version, if it takes all our flags."""
+    """Return the toolchain with its version, or None if it does not take all our flags."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "trial.cpp"
         source.write_text(_TRIAL)
@@ -120,7 +123,7 @@ def qualify(toolchain: Toolchain) -> Toolchain | None:
 
 @functools.cache
 def find() -> Toolchain:
-    """The first candidate that qualifies. Raises ToolchainError, with what to install."""
+    """Return the first candidate that qualifies. Raise ToolchainError, which names what to install."""
     for candidate in candidates():
         if toolchain := qualify(candidate):
             return toolchain

@@ -1,5 +1,5 @@
-"""Writes kernel-report.md: what the shaders read at the published size, counted in the emulator, and how exact they
-are, with MLX's stock kernel beside them on the same weights in the same run.
+"""Writes kernel-report.md: what the shaders read at the published size, counted in the emulator, and their errors, with
+MLX's kernels on the same weights beside them.
 
 Run as ``python -m tests.metal_kernels.kernel_report [FILE]``. Nothing in it was measured on a GPU.
 """
@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 from gptoss_mlx.config import ModelConfig
+from tests.metal_kernels.shaders.row import WEIGHTS, Row
+from tests.metal_kernels.shaders.suites import SUITES
 from tests.support import decode_graph
-from tests.support.kernel_checks.row import WEIGHTS, Row
-from tests.support.kernel_checks.suites import SUITES
 
 FILE = Path(__file__).parent.parent.parent / "kernel-report.md"
 
 
 def table(rows: list[Row]) -> str:
-    """The report's text."""
+    """Return the report's text on the shaders."""
     lines = [
         "# The shaders, counted",
         "",
@@ -46,7 +46,8 @@ def table(rows: list[Row]) -> str:
 
 
 def decode_step() -> str:
-    """What a token costs in launches, from recordings of the decoder at the published shapes."""
+    """Return the report's text on launches and commits a token, from recordings of the decoder at the published
+    shapes."""
     lines = [
         "",
         "# A decode step, recorded",

@@ -1,8 +1,9 @@
-"""Changes the shaders one place at a time and puts each mutant to the tests' checks: all of them have to notice.
+"""Changes the shaders in one place at a time and runs the tests on each mutant. Some test has to fail.
 
-Run as ``python -m tests.metal_kernels.mutate [WORD]``, with a word only those whose description contains it. Three
-kinds: a barrier removed; a bound moved by one, up and down; two row offsets swapped, be they positions in one array or
-variables in one statement. A mutant that computes the same is listed by its suite as equivalent, with the reason.
+Run as ``python -m tests.metal_kernels.mutate [WORD]``. With a word, only mutants whose description contains it run.
+There are three kinds: a barrier is removed; a bound is moved by one, up or down; two row offsets are swapped, which are
+positions in one array or variables in one statement. A suite lists mutants that compute the same as equivalent, with
+the reason.
 """
 
 import os
@@ -23,13 +24,14 @@ from queue import Queue
 from metal_kernels import dispatches
 from metal_kernels.emulator import EmulatorError, LintError
 from metal_kernels.source import SourceError, without_comments
-from tests.support.kernel_checks.common import shader_files
-from tests.support.kernel_checks.suites import SUITES
+from tests.metal_kernels.shaders.common import shader_files
+from tests.metal_kernels.shaders.suites import SUITES
 
 FILES = {shader: shader_files(shader) for suite in SUITES for shader in suite.operations}
 SPAWN = get_context("spawn")
-SECONDS = 600  # a mutant may never end
-# What positions are computed from.
+SECONDS = 600
+"""Time for the tests of one mutant, which may never end."""
+
 OFFSETS = (
     "row",
     "choice",
@@ -56,6 +58,8 @@ OFFSETS = (
     "dim",
     "plane",
 )
+"""Variables that positions are computed from."""
+
 EQUIVALENT = {description: reason for suite in SUITES for description, reason in suite.equivalent.items()}
 
 
@@ -73,6 +77,7 @@ class Mutant:
 
 
 def mutants(path: Path) -> Iterator[Mutant]:
+    """Yield every mutant of a shader file."""
     text = path.read_text()
     code = without_comments(text)
     seen: set[str] = set()
@@ -100,7 +105,8 @@ def _barriers(code: str) -> Iterator[Edit]:
 
 
 def _bounds(code: str) -> Iterator[Edit]:
-    """Right sides of comparisons, what min and clamp hold to, rounding constants of divisions, sizes of arrays."""
+    """Yield moved bounds: right sides of comparisons, limits of min and clamp, rounding constants of divisions, array
+    sizes."""
     for match in re.finditer(r" (<|>) (?!<|>)", code):
         start = match.end()
         stop = _end(code, start)
@@ -110,13 +116,14 @@ def _bounds(code: str) -> Iterator[Edit]:
         at = match.end()
         end = _end(code, at)
         while code[end] == ",":
-            start, end = end + 2, _end(code, end + 2)
+            start = end + 2
+            end = _end(code, end + 2)
             for step in ("+", "-"):
                 yield start, end, f"({code[start:end]} {step} 1)"
     for match in re.finditer(r"\((\w+) \+ (\d+)\) / \d+", code):
         for change in (1, -1):
             yield match.start(2), match.end(2), str(int(match[2]) + change)
-    # A longer array only leaves its end unused.
+    # Arrays are only made shorter, because a longer one just leaves its end unused.
     for match in re.finditer(r"^\s*(?:threadgroup )?(?:float[24]?|uint4?|Eight) [^=;()]*\[[^;()]*;", code, re.M):
         for size in re.finditer(r"\[([^\]]+)\]", match[0]):
             start = match.start() + size.start(1)
@@ -124,7 +131,7 @@ def _bounds(code: str) -> Iterator[Edit]:
 
 
 def _end(code: str, at: int) -> int:
-    """Where the expression that begins at ``at`` ends."""
+    """Return where the expression that begins at ``at`` ends."""
     depth = 0
     while True:
         char = code[at]
@@ -135,7 +142,7 @@ def _end(code: str, at: int) -> int:
 
 
 def _offsets(code: str) -> Iterator[Edit]:
-    """Swaps: of two offset variables within a statement, and of two positions in one array within a function."""
+    """Yield swaps of two offset variables in a statement, and of two positions in one array in a function."""
     for match in re.finditer(r"[^;{}]+", code):
         found = [
             m
@@ -153,20 +160,23 @@ def _offsets(code: str) -> Iterator[Edit]:
         for found in subscripts.values():
             for a, b in combinations(found, 2):
                 if a[2] != b[2]:
-                    body, base = function[1], function.start(1)
+                    body = function[1]
+                    base = function.start(1)
                     new = body[a.start(2) : a.end(2)], body[b.start(2) : b.end(2)]
                     yield base + a.start(2), base + b.end(2), new[1] + body[a.end(2) : b.start(2)] + new[0]
 
 
 def _commute(statement: str, a: re.Match[str], b: re.Match[str]) -> bool:
-    """Whether the two are the operands of one sum or of one test for equality, which is the same either way round."""
-    between, before, after = statement[a.end() : b.start()], statement[: a.start()], statement[b.end() :]
+    """Return whether the two are operands of one sum or one test for equality, where a swap changes nothing."""
+    between = statement[a.end() : b.start()]
+    before = statement[: a.start()]
+    after = statement[b.end() :]
     free = not before.rstrip().endswith(("*", "/", "%", "-")) and not after.lstrip().startswith(("*", "/", "%"))
     return free and bool(re.fullmatch(r"\s*(\+|==)\s*(\w+( \* \w+)* \+ )*(u?int\()?", between))
 
 
 def notice(mutant: Mutant, folder: Path) -> str | None:
-    """What the first check that notices says; None if none does."""
+    """Return the message of the first test that fails, or None if all pass."""
     (folder / mutant.file).write_text(mutant.text)
     try:
         for suite in SUITES:
@@ -179,12 +189,13 @@ def notice(mutant: Mutant, folder: Path) -> str | None:
 
 
 def all_mutants() -> list[Mutant]:
+    """Return the mutants of every file of every shader."""
     files = dict.fromkeys(name for made_of in FILES.values() for name in made_of)
     return [mutant for name in files for mutant in mutants(dispatches.FOLDER / name)]
 
 
 class Worker:
-    """A process that puts mutants to the checks, and a new one where a mutant has crashed it or does not end."""
+    """A process that runs the tests on mutants. It is replaced if a mutant crashes it or does not end."""
 
     def __init__(self) -> None:
         self._start()
@@ -196,7 +207,7 @@ class Worker:
         there.close()
 
     def judge(self, mutant: Mutant) -> tuple[str, str]:
-        """What became of a mutant, and what was said."""
+        """Return the verdict on a mutant and the message that led to it."""
         if str(mutant) in EQUIVALENT:
             return "equivalent", EQUIVALENT[str(mutant)]
         self._here.send(mutant)
@@ -209,7 +220,7 @@ class Worker:
         except EOFError:
             self._process.join()
             said = f"crashed, signal {-self._process.exitcode}"
-            assert self._process.exitcode < 0, "the checks themselves failed: see above"
+            assert self._process.exitcode < 0, "the tests themselves failed: see above"
             self._restart()
         if said is None:
             return "MISSED", ""
@@ -225,7 +236,7 @@ def _serve(there: Connection) -> None:
     while True:
         try:
             mutant = there.recv()
-        except EOFError:  # no more
+        except EOFError:  # there are no more
             return
         with tempfile.TemporaryDirectory() as scratch:
             for path in (*dispatches.FOLDER.glob("*.metal"), *dispatches.FOLDER.glob("*.h")):
@@ -248,7 +259,7 @@ def main() -> None:
             workers.put(worker)
 
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["XDG_CACHE_HOME"] = scratch  # what mutants compile to is of no use later
+        os.environ["XDG_CACHE_HOME"] = scratch  # the cache would keep compiled mutants
         count = os.cpu_count() or 1
         for _ in range(count):
             workers.put(Worker())

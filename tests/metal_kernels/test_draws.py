@@ -1,4 +1,5 @@
-"""Draws among the likeliest are those of the sorted float64 definition, in plain MLX and on the CPU backend."""
+"""Draws among the likeliest agree with a definition in float64 that sorts all ids, in plain MLX and on the CPU
+backend."""
 
 import mlx.core as mx
 import numpy as np
@@ -34,7 +35,7 @@ def logits(kind):
 
 
 def defined(z, ranks, share, least):
-    """All ids sorted; ids and probabilities of those that pass."""
+    """Sort all ids. Return ids and probabilities of those that pass."""
     order = np.argsort(-z, kind="stable")[:ranks]
     p = np.exp(z[order].astype(np.float64))
     before = np.concatenate([[0.0], np.cumsum(p)[:-1]])
@@ -50,7 +51,7 @@ def test_both_draw_from_the_sorted_definition(kind, filters):
     got, likely = cpu_draw.likeliest(z, **filters)
     assert got.tolist() == ids.tolist()
     assert np.allclose(likely / likely.sum(), p, rtol=1e-12)
-    # Points in the middle of what is each id's: rounding moves none of them to another.
+    # Points are in the middle of each id's part, so that rounding moves none of them to another id.
     chosen = np.flatnonzero(p > 1e-5)[:: max(1, len(ids) // 50)]
     points = mx.array((np.cumsum(p) - p / 2)[chosen].astype(np.float32))
     rows = mx.broadcast_to(mx.array(z), (len(chosen), V))
@@ -61,7 +62,7 @@ def test_both_draw_from_the_sorted_definition(kind, filters):
 @pytest.mark.parametrize("body", [draws, cpu_draw])
 @pytest.mark.parametrize(("share", "last"), [(0.95, 191033), (0.5, 100543), (0.999999, 201087)])
 def test_of_a_whole_vocabulary_as_many_pass_as_exact_sums_say(body, share, last):
-    """Of equal ones 201,088 x ``share``, rounded up: the point just below 1 draws the last of them."""
+    """Of equal ids 201,088 x ``share``, rounded up, pass. The point just below 1 draws the last of them."""
     z = mx.zeros((1, 201088))
     assert body.draw_among_likeliest(z, mx.array([1 - 2.0**-24]), 201088, share, 0.0).item() == last
 
@@ -81,7 +82,8 @@ def test_an_unfiltered_draw_reaches_every_id_by_exact_sums():
 @pytest.mark.parametrize("point", [0.0, 1 - 2.0**-24])
 def test_an_id_that_is_impossible_is_never_drawn(point):
     z = mx.array([[-np.inf, 0.0, -np.inf, -1.0, -np.inf]])
-    points, want = mx.array([point]), 1 if point == 0 else 3
+    points = mx.array([point])
+    want = 1 if point == 0 else 3
     assert draws.draw(z, points).item() == want
     for body in (draws, cpu_draw):
         assert body.draw_among_likeliest(z, points, 5, 1.0, 0.0).item() == want

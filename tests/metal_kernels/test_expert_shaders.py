@@ -1,22 +1,21 @@
 """The expert shaders, emulated: right to rounding, clean, and the same however the work is divided and ordered."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from metal_kernels import dispatches
-from tests.support.kernel_checks.common import error, run, shader_files
-from tests.support.kernel_checks.experts import (
+from metal_kernels.reference import Experts
+from tests.metal_kernels.shaders.common import FLOAT32_ERROR, ROUNDING, error, exact, retiled, run, same, shader_files
+from tests.metal_kernels.shaders.experts import (
     CASES,
     OPERATIONS,
     TILINGS,
     Arrays,
     Case,
-    check,
-    check_codes,
-    check_logits,
-    check_tilings,
     defined,
     dispatch,
     handed,
@@ -27,20 +26,29 @@ from tests.support.kernel_checks.experts import (
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize(("case", "handed_on"), CASES, ids=[str(case) for case, _ in CASES])
-def test_right_clean_and_the_same_in_every_order(operation, case, handed_on):
-    report = check(operation, case, handed_on=handed_on)
-    assert report.races == report.uninitialised == 0
+def test_right_clean_and_the_same_in_every_order(operation, case, handed_on, folder):
+    made = dispatch(operation, case, handed_on)
+    outputs, report = run(made, folder, mode="check")
+    assert not report.findings, str(report)
+    for got, want, dtype in zip(results(operation, outputs), defined(operation, case), made.output_dtypes, strict=True):
+        assert np.isfinite(got).all()
+        assert error(got, want) <= ROUNDING[dtype]
+    for order in ("reversed", "shuffled"):
+        again, report = run(made, folder, mode="check", order=order)
+        assert not report.findings, str(report)
+        assert same(outputs, again), order
 
 
 def test_every_line_of_every_shader_is_reached_by_these_cases():
-    places, reached = set(), set()
+    places = set()
+    reached = set()
     for operation in OPERATIONS:
         for case, handed_on in CASES:
             _, report = run(dispatch(operation, case, handed_on), mode="cover")
             places |= report.lines
             reached |= report.lines_reached
     assert {str(place) for place in places - reached} == set()
-    # A function no case calls has no code at all, so its lines are not among those.
+    # A function that no case calls has no code at all, so its lines are not among those.
     lines = {(place.file, place.line) for place in reached}
     for file in {file for operation in OPERATIONS for file in shader_files(operation)}:
         for number, text in enumerate((dispatches.FOLDER / file).read_text().split("\n"), 1):
@@ -48,31 +56,59 @@ def test_every_line_of_every_shader_is_reached_by_these_cases():
 
 
 @pytest.mark.parametrize("operation", TILINGS)
-def test_the_same_bits_in_every_tiling(operation):
-    check_tilings(operation)
+def test_the_same_bits_in_every_tiling(operation, folder):
+    made = dispatch(operation, CASES[1][0])
+    outputs, _ = run(made, folder, mode="fast")
+    for tiling in TILINGS[operation]:
+        again, _ = run(retiled(made, **tiling), folder, mode="fast")
+        assert same(outputs, again), tiling
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_row_does_not_depend_on_the_rows_beside_it(operation):
     case, _ = CASES[2]
     together, _ = run(dispatch(operation, case), mode="fast")
-    a = case.arrays
-    row = {"x": a.x[5:6], "normed": a.normed[5:6], "logits": a.logits[5:6], "activated": a.activated[5:6]}
-    single = replace(case, rows=1)
-    single.__dict__["arrays"] = replace(a, **row)
-    alone, _ = run(dispatch(operation, single), mode="fast")
-    for all_rows, one in zip(together, alone, strict=True):
-        assert mx.array_equal(all_rows[5:6], one)
+    alone = case.having(**{name: getattr(case.arrays, name)[5:6] for name in ("x", "normed", "logits", "activated")})
+    single, _ = run(dispatch(operation, alone), mode="fast")
+    assert same([output[5:6] for output in together], single)
 
 
-@pytest.mark.parametrize("operation", ["expert_gate_up", "expert_down"])
+@pytest.mark.parametrize("operation", ["expert_gate_up", "expert_down_residual"])
 @pytest.mark.parametrize("experts", [32, 33])
-def test_no_logits_lead_outside_the_weights(operation, experts):
-    check_logits(operation, experts)
+def test_no_logits_lead_outside_the_weights(operation, experts, folder):
+    """NaN, infinite and equal logits; those that mean something still choose what they mean."""
+    case = Case(6, 32, 32, experts)
+    logits = np.random.default_rng(1).standard_normal((6, experts)).astype(np.float32)
+    logits[0] = np.nan
+    logits[1] = -np.inf
+    logits[2] = np.inf
+    logits[3, 5:] = np.nan
+    logits[4, 1:] = -np.inf
+    logits[5] = 0.25
+    last_slots = mx.arange(len(case.arrays.gate_up.weight))[-experts:].astype(mx.int32)
+    case = case.having(logits=mx.array(logits), slots=last_slots)
+    out, report = run(dispatch(operation, case), folder, mode="check")
+    assert not report.findings, str(report)
+    # Row 4 chooses three experts of weight 0, which may be any.
+    sane = [4, 5] if operation == "expert_down_residual" else [5]
+    for got, want in zip(results(operation, out), defined(operation, case), strict=True):
+        assert error(got[sane], want[sane]) < FLOAT32_ERROR
 
 
-def test_every_code_under_every_extreme_of_scale_is_exact():
-    check_codes()
+def test_every_code_under_every_extreme_of_scale_is_exact(folder):
+    """Activations that pick one column of one choice, without bias and residual: the output is the weight itself."""
+    codes = np.arange(32, dtype=np.uint32) % 16
+    words = [sum(int(c) << (4 * i) for i, c in enumerate(codes[at : at + 8])) for at in range(0, 32, 8)]
+    weight = mx.array(np.tile(np.array(words, np.uint32), (8, 32, 1)))
+    scales = mx.array(np.resize(np.array([0, 1, 13, 112, 127, 239, 240], np.uint8), (8, 32, 1)))
+    down = Experts(weight, scales, mx.zeros((8, 32)))
+    want = mx.dequantize(weight[0], scales[0], group_size=32, bits=4, mode="mxfp4", dtype=mx.float32)
+    for start in range(0, 32, 8):
+        picked = handed(mx.eye(8, 32, k=start)[:, None])
+        slots = mx.arange(8, dtype=mx.int32)
+        made = dispatches.expert_down_residual(picked, mx.zeros((8, 8)), slots, down, mx.zeros((8, 32)))
+        (out,), _ = run(made, folder, mode="fast")
+        assert np.array_equal(exact(out), exact(want).T[start : start + 8])
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +127,23 @@ def test_arrays_no_shader_is_made_for_are_declined():
     a: Arrays = (case := Case(1, 64, 64, 8)).arrays
     x = mx.concatenate([a.x] * 9)
     assert dispatches.norm_router(x, a.norm, 1e-5, a.router, mx.float32) is None
-    quantized = a.router._replace(scales=a.router.weight, biases=a.router.weight)
+    quantized = a.router._replace(scales=a.router.weight, offsets=a.router.weight)
     assert dispatches.norm_router(a.x, a.norm, 1e-5, quantized, mx.float32) is None
     few = a.router._replace(weight=a.router.weight[:7], bias=a.router.bias[:7])  # 7 logits come in constant memory
     assert dispatches.norm_router(a.x, a.norm, 1e-5, few, mx.float32) is None
-    assert dispatches.expert_gate_up(a.normed, a.logits, a.slots, a.gate_up, case.k, 7.0) is None  # natural order
+    assert dispatches.expert_gate_up(a.normed, a.logits, a.slots, a.gate_up, case.k, 7.0) is None  # in natural order
     assert dispatches.expert_gate_up(handed(a.normed), a.logits, a.slots, a.gate_up, 9, 7.0) is None
+
+
+def check_all(operations: Sequence[str], folder: Path) -> None:
+    """Run the tests of some operations that a mutant in ``folder`` has to fail, quick ones first."""
+    for operation in operations:
+        for case, handed_on in CASES:
+            test_right_clean_and_the_same_in_every_order(operation, case, handed_on, folder)
+    for operation in operations:
+        if operation in TILINGS:
+            test_the_same_bits_in_every_tiling(operation, folder)
+            for experts in (32, 33):
+                test_no_logits_lead_outside_the_weights(operation, experts, folder)
+    if "expert_down_residual" in operations:
+        test_every_code_under_every_extreme_of_scale_is_exact(folder)

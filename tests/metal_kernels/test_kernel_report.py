@@ -1,4 +1,4 @@
-"""The figures the shaders have to keep, and that the report would show their loss."""
+"""The figures the shaders have to keep, and that the report shows when they are lost."""
 
 import shutil
 
@@ -6,12 +6,12 @@ import pytest
 
 from metal_kernels import dispatches
 from tests.metal_kernels.kernel_report import table
-from tests.support.kernel_checks import attention_rows, dense, dense_rows
-from tests.support.kernel_checks.expert_rows import measure
-from tests.support.kernel_checks.experts import Case, published_size
+from tests.metal_kernels.shaders import decode_attention_rows, dense, dense_rows
+from tests.metal_kernels.shaders.expert_rows import measure
+from tests.metal_kernels.shaders.experts import Case, published_size
 
-# MB of loads as written, at the published size: what more rows per simdgroup bought over MLX's 88 and 44.
-MOST_ISSUED = {"expert_gate_up": 52.3, "expert_down": 34.6}
+MOST_ISSUED = {"expert_gate_up": 52.3, "expert_down_residual": 34.6}
+"""The most MB a shader may load at the published size. MLX's kernels load 88 and 44, with fewer rows per simdgroup."""
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +31,24 @@ def test_figures_at_the_published_size(operation, published):
 
 
 def test_attention_reads_each_key_and_value_once_and_little_else():
-    rows = list(attention_rows.rows())
-    assert [row.operation.partition(",")[0] for row in rows] == ["attention"] + 2 * ["attention", "attention_combine"]
+    rows = list(decode_attention_rows.rows())
+    assert [row.operation.partition(",")[0] for row in rows] == ["decode_attention"] + 2 * [
+        "decode_attention",
+        "decode_attention_combine",
+    ]
     for row in rows:
         assert row.unique == row.fewest
         assert row.weights_once
         assert row.total <= 1.2 * sum(row.fewest.values())
         assert row.error.largest <= 2e-6
         if row.stock_issued is not None:
-            assert 7 * row.total < row.stock_issued  # eight query heads read for themselves there
+            assert 7 * row.total < row.stock_issued  # there each of eight query heads reads its own copy
             assert row.error.root_mean_square <= 1.5 * row.stock_error.root_mean_square
 
 
-# The same for float32 rows of x; MLX's 38.0 and 37.2 are of bf16 rows, normed by another kernel.
 MOST_DENSE = {("norm_qkv_rope", False): 40.6, ("norm_qkv_rope", True): 26.8, ("output_residual", True): 15.6}
+"""The same for dense products, from float32 rows of x. MLX's 38.0 and 37.2 are from bf16 rows, normed by another
+kernel."""
 
 
 @pytest.mark.parametrize(("operation", "q8"), MOST_DENSE)

@@ -1,4 +1,4 @@
-"""Which body runs where; that the model cannot tell them apart; that MLX gets from us what the emulator ran."""
+"""Which body runs where; that all give the model the same; that MLX gets the source that the emulator ran."""
 
 import re
 import shutil
@@ -20,30 +20,30 @@ from metal_kernels.emulator.kernel import function_of
 from metal_kernels.launch import Kernel
 from metal_kernels.reference import Dense
 from metal_kernels.source import MetalSource
+from tests.metal_kernels.shaders import decode_attention
+from tests.metal_kernels.shaders.common import run
+from tests.metal_kernels.shaders.experts import Case, dispatch
 from tests.model.test_logits import GOLDENS
 from tests.oracle.cases import GOLDEN_CASES, sampled_rows
 from tests.support.checkpoints import TWO_LAYERS_OF_20B, write_checkpoint
 from tests.support.cli import run_cli
-from tests.support.kernel_checks import attention
-from tests.support.kernel_checks.common import run
-from tests.support.kernel_checks.experts import Case, dispatch
 from tests.support.measure import relative_l2, run_in_chunks
 from tests.support.models import random_model
 
-OPERATIONS = ("norm_router", "expert_gate_up", "expert_down")
-LAYER = ("norm_qkv_rope", "attention", "output_residual", *OPERATIONS)
+OPERATIONS = ("norm_router", "expert_gate_up", "expert_down_residual")
+LAYER = ("norm_qkv_rope", "decode_attention", "output_residual", *OPERATIONS)
 
 
 @pytest.fixture(autouse=True)
 def fresh_kernels():
-    launch._kernel.cache_clear()
+    launch.kernel_at.cache_clear()
     yield
-    launch._kernel.cache_clear()
+    launch.kernel_at.cache_clear()
 
 
 @pytest.fixture
 def emulated(monkeypatch):
-    """Shaders run in the emulator; the list grows by the name of each one that has."""
+    """Run shaders in the emulator, and list the name of each one that has run."""
     monkeypatch.setenv(launch.VARIABLE, "emulated")
     ran = []
     plain = Kernel.launch
@@ -65,7 +65,8 @@ def layer_of(case: Case) -> tuple[mx.array, LayerWeights, ModelConfig]:
         intermediate_size=case.inter,
         num_experts_per_tok=case.k,
     )
-    none, dense = mx.zeros((1,)), Dense(mx.zeros((1, 1)))
+    none = mx.zeros((1,))
+    dense = Dense(mx.zeros((1, 1)))
     router = Dense(a.router.weight.astype(mx.float32), a.router.bias.astype(mx.float32))
     weights = LayerWeights(none, dense, none, dense, a.norm, router, a.slots, a.gate_up, a.down)
     return a.x, weights, config
@@ -83,7 +84,8 @@ def test_the_model_on_emulated_shaders_agrees_with_transformers(case, length, ch
         want = golden[str(length)]
     got = run_in_chunks(runtime, case.tokens(length), chunk, sampled_rows(length))
     assert relative_l2(got, want) <= 1e-5
-    steps, layers = -(-length // chunk), case.sizes["num_hidden_layers"]
+    steps = -(-length // chunk)
+    layers = case.sizes["num_hidden_layers"]
     assert [name for name in emulated if name != "norm_head"] == list(LAYER) * (steps * layers)
     assert 0 < emulated.count("norm_head") <= steps
 
@@ -93,7 +95,8 @@ def test_the_bundled_model_gives_the_same_greedy_reply_on_emulated_shaders(monke
     asked = ("run", "--model", "tiny", "--temperature", 0, "--show-thinking", "What is 12 + 30?")
     shaders = run_cli(*asked)
     assert shaders[:2] == (0, "12 + 30 = 42.\n")
-    step, ran = [*LAYER * 4, "norm_head_best", "best_token"], len(emulated)
+    step = [*LAYER * 4, "norm_head_argmax", "norm_head_argmax_combine"]
+    ran = len(emulated)
     prompt = emulated.index(step[0])  # too many rows for more than the head
     assert emulated[:prompt] == ["norm_head"] * prompt
     assert emulated[prompt:] == step * (ran // len(step))
@@ -132,7 +135,7 @@ def test_a_sliding_and_a_full_layer_of_20b_agree(monkeypatch, tmp_path, emulated
     monkeypatch.setenv(launch.VARIABLE, "emulated")
     error = relative_l2(last_three(), plain)
     print(f"two layers of 20b, q8 beside float32: logits by shaders (emulated) and by plain MLX {error:.1e} apart")
-    full = [*LAYER[:2], "attention_combine", *LAYER[2:]]
+    full = [*LAYER[:2], "decode_attention_combine", *LAYER[2:]]
     assert [name for name in emulated if name != "norm_head"] == [*LAYER, *full] * 3
     assert error <= 1e-5
 
@@ -173,15 +176,16 @@ def test_a_shader_that_does_not_compile_falls_back_with_one_warning(monkeypatch,
     case = Case(2, 64, 64, 8, biases=mx.float32)
     for path in [*dispatches.FOLDER.glob("*.metal"), *dispatches.FOLDER.glob("*.h")]:
         shutil.copy(path, tmp_path)
-    broken = tmp_path / "expert_down.metal"
-    broken.write_text(broken.read_text().replace("float sum = 0;", "float sum = 0 oops;"))
+    broken = tmp_path / "expert_down_residual.metal"
+    before, found, after = broken.read_text().partition("float sum = 0;")
+    broken.write_text(f"{before}{found[:-1]} oops;{after}")
     monkeypatch.setattr(launch, "FOLDER", tmp_path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         got = [mixed(case), mixed(case)]
     assert [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)] == [
-        "the shader expert_down does not compile here, plain MLX does its work: "
-        "expert_down.metal:44: lint: expected ';' at end of declaration"
+        "the shader expert_down_residual does not compile here, plain MLX does its work: "
+        f"expert_down_residual.metal:{before.count(chr(10)) + 1}: lint: expected ';' at end of declaration"
     ]
     assert emulated == [*OPERATIONS, "norm_router", "expert_gate_up"]
     monkeypatch.setenv(launch.VARIABLE, "off")
@@ -200,8 +204,8 @@ def test_other_failures_are_not_taken_for_a_compiler_s(monkeypatch, emulated):
 
 LAUNCHES = [
     *(dispatch(operation, Case(3, 64, 64, 8), mx.float16) for operation in OPERATIONS),
-    attention.dispatch(attention.Case(5, 0, 1)),
-    dispatches.attention_combine(mx.zeros((1, 8, 2, 68)), mx.zeros((8,)), mx.float16),
+    decode_attention.dispatch(decode_attention.Case(5, 0, 1)),
+    dispatches.decode_attention_combine(mx.zeros((1, 8, 2, 68)), mx.zeros((8,)), mx.float16),
 ]
 
 
@@ -222,6 +226,13 @@ def test_mlx_generates_from_our_call_the_function_that_is_emulated(made, tmp_pat
     assert plain[0] == plain[1]
 
 
+BY_DTYPE_AND_ROWS = 2 * 2
+"""An operation of the experts is compared in two dtypes, each with one row and three."""
+
+COMPARED = BY_DTYPE_AND_ROWS * len(OPERATIONS) + 2 * (2 + 2 * 4) + 1
+"""In each dtype also two attentions and, of floats and q8, four dense products; then the codes."""
+
+
 def test_doctor_compares_the_bodies_and_says_where(monkeypatch):
     compare = comparison.compare
     monkeypatch.setattr(comparison, "compare", lambda run: compare(run, hidden=64, inter=64))
@@ -230,7 +241,7 @@ def test_doctor_compares_the_bodies_and_says_where(monkeypatch):
     assert (code, err) == (0, "")
     where = "metal" if mx.metal.is_available() else "emulated"
     assert f"shaders ({where}) beside plain MLX" in out
-    assert out.count(": agrees") == 33
+    assert out.count(": agrees") == COMPARED
     assert "fp4 codes" in out
 
 
@@ -241,13 +252,13 @@ def test_doctor_finds_a_wrong_shader(monkeypatch):
 
     def wrong(made, place):
         out = right(made, place)
-        return [out[0] * 1.01] if made.shader == "expert_down" else out
+        return [out[0] * 1.01] if made.shader == "expert_down_residual" else out
 
     monkeypatch.setattr(launch, "run", wrong)
     code, out, err = run_cli("doctor", "--kernels")
     assert code == 9
-    assert out.count("DISAGREES") == 5
-    assert "expert_down 1x64 float32" in err
+    assert out.count("DISAGREES") == BY_DTYPE_AND_ROWS + 1  # the codes pass through the shader, too
+    assert "expert_down_residual 1x64 float32" in err
     assert "GPTOSS_MAC_KERNELS=off" in err
 
 

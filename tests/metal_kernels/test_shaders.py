@@ -1,4 +1,4 @@
-"""What holds for every shader file, before any is run."""
+"""Checks of every shader file that run none."""
 
 from pathlib import Path
 

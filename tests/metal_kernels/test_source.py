@@ -1,4 +1,4 @@
-"""Shader files: what is read out of one, and what is refused, with the line."""
+"""Shader files: the parts that are read from one, and refusals with the line."""
 
 import mlx.core as mx
 import numpy as np

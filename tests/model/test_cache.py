@@ -1,4 +1,4 @@
-"""A cache can go back, what is read afterwards is as if the detour had never been, and decoding never copies it."""
+"""A cache can rewind and then reads as if it had never gone on, and decoding never copies it."""
 
 from dataclasses import replace
 
@@ -21,17 +21,18 @@ CONFIG = ModelConfig(
     num_key_value_heads=2,
     head_dim=4,
 )
-SLIDING, FULL = 0, 1
+SLIDING = 0
+FULL = 1
 
 
 def rows(start, count):
-    """Keys and values that tell their position."""
+    """Return keys and values that are their positions."""
     positions = mx.arange(start, start + count, dtype=mx.float32)
     return mx.broadcast_to(positions[None, None, None, :, None], (2, 1, 2, count, 4))
 
 
 def decode(cache, start, count):
-    """As attention does it, one position at a time."""
+    """Add positions one at a time, as attention does."""
     for position in range(start, start + count):
         cache.prepare(1, CONFIG, mx.float32)
         for layer in cache.layers:
@@ -56,7 +57,7 @@ def test_a_sliding_layer_offers_each_query_its_window(chunk):
 
 @pytest.mark.parametrize("window", [1, 2, 40])
 def test_a_sliding_layer_keeps_one_position_less_than_its_window(window):
-    """A query sees its own beside them: of a window of one nothing is kept."""
+    """A query also sees its own position, so with a window of one nothing is kept."""
     config = replace(CONFIG, sliding_window=window)
     cache = KVCache.empty(config)
     for start in range(0, 200, 50):
@@ -115,7 +116,7 @@ def test_rewinding_forgets_the_detour(before, detour, length):
 
 @pytest.mark.parametrize("before", [70, 128])
 def test_what_a_failed_step_left_is_forgotten(before):
-    """On Metal a step can fail after its arrays have taken their places, and leave anything in them."""
+    """On Metal a step can fail after the cache holds its arrays, and leave anything in them."""
     cache = KVCache.empty(CONFIG)
     decode(cache, 0, before)
     mark = cache.mark()
@@ -144,13 +145,14 @@ def address(array):
 
 
 def test_a_step_copies_no_more_than_a_tail_but_where_a_body_grows(tmp_path, monkeypatch):
-    """MLX writes in place what nothing else holds. So a body that moved was copied, and one that stayed was not: here
-    through ``generate``, which has a step in flight at all times."""
+    """MLX writes in place if nothing else holds an array. So a body that has moved was copied. ``generate`` always has
+    a step in flight."""
     runtime = random_model(tmp_path, SMALL, seed=5)
     context = runtime.context()
     layers = [layer for layer in context.cache.layers if layer.window is None]
     prompt = np.random.default_rng(0).integers(0, 512, 1200).tolist()
-    moved, at = [], None
+    moved = []
+    at = None
     for _ in generate(context, prompt, max_tokens=600, sampling=Sampling(temperature=0), stop=()):
         mx.eval([layer.body for layer in layers])
         now = [(address(layer.body), layer.body.shape[3]) for layer in layers]
@@ -159,6 +161,6 @@ def test_a_step_copies_no_more_than_a_tail_but_where_a_body_grows(tmp_path, monk
             assert all(a[0] != b[0] and a[1] < b[1] for a, b in zip(at, now, strict=True)), "moved without growing"
         at = now
     assert len(moved) == 2, "two of 256 rows on the way from 1,200 to 1,800"
-    # The average over these tokens: tails, the rows that moved into bodies, and bodies that grew.
+    # The average over these tokens: tails, the rows moved into bodies, and bodies that grew.
     for copied in zip(*moved, strict=True):
         assert TAIL / 2 + 1 + sum(copied) / 600 <= TAIL

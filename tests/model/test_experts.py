@@ -1,13 +1,17 @@
-"""Two ways through the experts, one answer; and routing as the reference breaks ties."""
+"""Few rows and many take two ways through the experts to one answer; routing breaks ties as the reference does."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import cpu_experts, launch
-from metal_kernels import reference as ops
+from metal_kernels import cpu_experts, launch, reference
+from metal_kernels.reference import Experts
 
-E, H, INTER, K, LIMIT = 6, 64, 96, 3, 7.0
+E = 6
+H = 64
+INTER = 96
+K = 3
+LIMIT = 7.0
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +19,7 @@ def layer():
     rng = np.random.default_rng(5)
 
     def experts(rows, columns):
-        return ops.Experts(
+        return Experts(
             mx.array(rng.integers(0, 1 << 32, (E, rows, columns // 8), np.uint32)),
             mx.array(rng.integers(122, 127, (E, rows, columns // 32), np.uint8)),
             mx.array(rng.standard_normal((E, rows), np.float32)),
@@ -24,15 +28,16 @@ def layer():
     return experts(2 * INTER, H), experts(H, INTER)
 
 
-def decoded(experts: ops.Experts) -> np.ndarray:
+def decoded(experts: Experts) -> np.ndarray:
     return np.array(
         mx.dequantize(experts.weight, experts.scales, group_size=32, bits=4, mode="mxfp4", dtype=mx.float32), np.float64
     )
 
 
 def by_definition(x, logits, slots, gate_up, down):
-    """The mixture in float64, written from the paper's formulas, row by row."""
-    up, low = decoded(gate_up), decoded(down)
+    """Return the mixture in float64, row by row, from the paper's formulas."""
+    up = decoded(gate_up)
+    low = decoded(down)
     out = np.zeros_like(x, np.float64)
     for t, row in enumerate(x.astype(np.float64)):
         chosen = sorted(range(E), key=lambda e: (-logits[t, e], e))[:K]
@@ -40,7 +45,8 @@ def by_definition(x, logits, slots, gate_up, down):
         for e, weight in zip(chosen, weights / weights.sum(), strict=True):
             s = slots[e]
             h = up[s] @ row + np.array(gate_up.bias, np.float64)[s]
-            gate, linear = np.minimum(h[0::2], LIMIT), np.clip(h[1::2], -LIMIT, LIMIT)
+            gate = np.minimum(h[0::2], LIMIT)
+            linear = np.clip(h[1::2], -LIMIT, LIMIT)
             h = gate / (1 + np.exp(-1.702 * gate)) * (linear + 1)
             out[t] += weight * (low[s] @ h + np.array(down.bias, np.float64)[s])
     return out
@@ -64,26 +70,27 @@ def test_for_shaders_rows_are_grouped_beyond_what_they_take(monkeypatch):
 def test_both_ways_agree_with_the_definition_and_honour_the_slot_table(layer, rows):
     gate_up, down = layer
     rng = np.random.default_rng(rows)
-    x, logits = rng.standard_normal((rows, H), np.float32), rng.standard_normal((rows, E), np.float32)
+    x = rng.standard_normal((rows, H), np.float32)
+    logits = rng.standard_normal((rows, E), np.float32)
     slots = rng.permutation(E).astype(np.int32)
     want = by_definition(x, logits, slots, gate_up, down)
-    args = ops.chunk_major(mx.array(x), mx.float32), mx.array(logits), mx.array(slots)
+    args = reference.chunk_major(mx.array(x), mx.float32), mx.array(logits), mx.array(slots)
     residual = mx.zeros((rows, H))
-    activated = ops.expert_gate_up(*args, gate_up, K, LIMIT)
-    few = ops.expert_down_residual(activated, args[1], args[2], down, residual)
-    many = ops.expert_mlp_grouped(*args, gate_up, down, residual, K, LIMIT)
+    activated = launch.expert_gate_up(*args, gate_up, K, LIMIT)
+    few = launch.expert_down_residual(activated, args[1], args[2], down, residual)
+    many = launch.expert_mlp_grouped(*args, gate_up, down, residual, k=K, limit=LIMIT)
     for got in (few, many):
         np.testing.assert_allclose(np.array(got), want, rtol=0, atol=3e-6 * np.abs(want).max())
 
 
 def test_equal_router_logits_go_to_the_lower_expert():
-    chosen, weights = ops.top_experts(mx.array([[1.0, 2.0, 2.0, 2.0, 0.0], [3.0, 3.0, 3.0, 3.0, 3.0]]), 2)
+    chosen, weights = reference.top_experts(mx.array([[1.0, 2.0, 2.0, 2.0, 0.0], [3.0, 3.0, 3.0, 3.0, 3.0]]), 2)
     assert chosen.tolist() == [[1, 2], [0, 1]]
     np.testing.assert_allclose(np.array(weights), 0.5, rtol=1e-6)
 
 
 def test_grouped_product_decodes_every_code_and_scale_exactly():
-    """Every 4-bit code under the smallest, a middling and the largest scale in use, times one: no rounding at all."""
+    """Every 4-bit code with the smallest, a middling and the largest scale in use, times one: nothing is rounded."""
     codes = np.arange(32, dtype=np.uint32) % 16
     words = np.array([sum(int(c) << 4 * i for i, c in enumerate(codes[j : j + 8])) for j in range(0, 32, 8)], np.uint32)
     weight = mx.array(np.tile(words, (1, 3, 1)))
@@ -94,16 +101,17 @@ def test_grouped_product_decodes_every_code_and_scale_exactly():
 
 
 def test_on_metal_mlx_s_sorted_product_is_kept_from_rows_it_gets_wrong(layer, monkeypatch):
-    """On M5 it reads past rows that end within 64 columns, as the second projection's 96 here do."""
-    gather, seen = mx.gather_qmm, []
+    """On M5 it reads past rows that end within 64 columns. Those of the second projection do: they have 96."""
+    gather = mx.gather_qmm
+    seen = []
 
     def recorded(x, *arguments, sorted_indices, **options):
         seen.append((x.shape[-1], sorted_indices))
         return gather(x, *arguments, sorted_indices=sorted_indices, **options)
 
     monkeypatch.setattr(mx, "gather_qmm", recorded)
-    monkeypatch.setattr(ops, "on_cpu", lambda: False)
     x = mx.random.normal((20, H))
     slots = mx.arange(E, dtype=mx.int32)
-    ops.expert_mlp_grouped(ops.chunk_major(x, mx.float32), mx.random.normal((20, E)), slots, *layer, x, K, LIMIT)
+    rows = reference.chunk_major(x, mx.float32)
+    reference.expert_mlp_grouped(rows, mx.random.normal((20, E)), slots, *layer, x, k=K, limit=LIMIT)
     assert seen == [(H, True), (INTER, False)]

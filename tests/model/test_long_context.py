@@ -22,7 +22,10 @@ SIZES = {
     "num_local_experts": 4,
     "vocab_size": 512,
 }
-HEADS, KV_HEADS, D, WINDOW = 64, 8, 64, 128
+HEADS = 64
+KV_HEADS = 8
+D = 64
+WINDOW = 128
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 pytestmark = pytest.mark.slow
 
@@ -45,8 +48,10 @@ class Reference:
         """x [L, n, D]. The angle is a float32 product, as in the reference implementation."""
         angle = (positions.astype(np.float32)[:, None] * yarn()[None]).astype(np.float64)
         scale = 0.1 * np.log(32) + 1
-        cos, sin = scale * np.cos(angle)[:, None], scale * np.sin(angle)[:, None]
-        a, b = x[..., : D // 2], x[..., D // 2 :]
+        cos = scale * np.cos(angle)[:, None]
+        sin = scale * np.sin(angle)[:, None]
+        a = x[..., : D // 2]
+        b = x[..., D // 2 :]
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
     def project(self, x, layer, which, positions):
@@ -88,14 +93,16 @@ class Reference:
                 normed @ self.decoded(f"{mlp}.experts.gate_up_proj", e).T
                 + self.t[f"{mlp}.experts.gate_up_proj_bias"][e]
             )
-            gate, linear = np.minimum(h[:, 0::2], 7), np.clip(h[:, 1::2], -7, 7)
+            gate = np.minimum(h[:, 0::2], 7)
+            linear = np.clip(h[:, 1::2], -7, 7)
             h = gate / (1 + np.exp(-1.702 * gate)) * (linear + 1)
             h = h @ self.decoded(f"{mlp}.experts.down_proj", e).T + self.t[f"{mlp}.experts.down_proj_bias"][e]
             out += weights[:, e : e + 1] * h
         return x + out
 
     def decoded(self, name, e):
-        blocks, scales = self.t[f"{name}_blocks"][e], self.t[f"{name}_scales"][e]
+        blocks = self.t[f"{name}_blocks"][e]
+        scales = self.t[f"{name}_scales"][e]
         values = np.stack([FP4[blocks & 15], FP4[blocks >> 4]], -1).reshape(*scales.shape, 32)
         return (values * np.exp2(scales.astype(np.float64) - 127)[..., None]).reshape(len(blocks), -1)
 
@@ -125,7 +132,9 @@ def test_a_prefill_of_16000_tokens_agrees_at_64_positions_and_holds_what_the_for
     tokens = np.random.default_rng(0).integers(0, 512, 16000)
     rows = np.unique(np.concatenate([np.linspace(0, 15999, 60).astype(int), [127, 128, 4095, 4096]]))
     want = Reference(51).logits(tokens, rows)
-    context, got, before = runtime.context(), [], mx.get_active_memory()
+    context = runtime.context()
+    got = []
+    before = mx.get_active_memory()
     for start in range(0, 16000, 512):
         x = runtime.model(mx.array(tokens[None, start : start + 512]), context.cache)
         inside = [int(row) - start for row in rows if start <= row < start + 512]
@@ -150,13 +159,15 @@ def test_a_cache_filled_to_the_last_position_decodes_as_a_direct_computation(run
     cache = KVCache.restored(config, length, {name: mx.array(a) for name, a in held.items()}, mx.float32)
     got = np.array(runtime.model.logits(runtime.model(mx.array([[7]]), cache))[0])
 
-    reference, position = Reference(51), np.array([length])
+    reference = Reference(51)
+    position = np.array([length])
     factor = 0.1 * np.log(32) + 1  # ours keeps it in the scale: keys in the cache are without it
     x = reference.t["model.embed_tokens.weight"][[7]]
     for layer, rows in ((0, WINDOW - 1), (1, length)):
         q, k, v = (reference.project(reference.normed(x, layer), layer, which, position) for which in "qkv")
         past_k, past_v = held[f"{layer}.kv"][:, 0].transpose(0, 2, 1, 3).astype(np.float64)
-        keys, values = np.concatenate([past_k * factor, k]), np.concatenate([past_v, v])
+        keys = np.concatenate([past_k * factor, k])
+        values = np.concatenate([past_v, v])
         x = reference.experts(x + reference.attend(q, keys, values, np.array([rows]), layer), layer)
     want = reference.norm(x, "model.norm.weight") @ reference.t["lm_head.weight"].T
     assert relative_l2(got, want) <= 1e-5

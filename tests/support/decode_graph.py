@@ -1,7 +1,7 @@
-"""One decode step as MLX records it: what it dispatches on Metal, and when MLX would commit.
+"""One decode step as MLX records it: its dispatches on Metal, and when MLX would commit.
 
-Tracing for export runs the decoder's own Python with the shaders chosen as on Metal, on any machine and without a
-weight in memory. Every primitive in the recording is a known number of dispatches, or the count fails.
+Tracing for export runs the decoder's own Python with the shaders that Metal would run, on any machine and without
+weights in memory. Each primitive in a recording is a known number of dispatches; an unknown one fails the count.
 """
 
 import math
@@ -20,18 +20,23 @@ from gptoss_mlx.model_folder import Stretch, layout
 from gptoss_mlx.model_folder.safetensors import nbytes_of
 from metal_kernels import launch
 
-# Primitives that only look at their input otherwise (mlx 0.32, mlx/backend/gpu/primitives.cpp), as long as it is
-# contiguous, as all here are; and those that are one dispatch each.
 VIEWS = {"View", "Slice", "Reshape", "Squeeze", "ExpandDims", "Broadcast", "Flatten", "Unflatten", "Transpose"}
+"""Primitives that only view a contiguous input (mlx 0.32, mlx/backend/gpu/primitives.cpp). All inputs here are
+contiguous."""
+
 ONE = {"CustomKernel", "Gather", "AsType", "Add", "Multiply", "Subtract", "Cos", "Sin", "ArgReduce", "Dequantize"}
+"""Primitives that are one dispatch each."""
+
 SHADER = "custom_kernel_"
+"""MLX puts this before a shader's name."""
+
 LIMITS = {"base, pro": (40, 40), "max, ultra": (50, 50)}
 """Operations and 2^20 elements after which MLX 0.32 commits, by chip (mlx/backend/metal/device.cpp)."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A primitive: its name, for a shader that of its function, and the names and shapes of what it reads and makes."""
+    """A primitive: its name (of a shader, its function's), and the names and shapes of its inputs and outputs."""
 
     name: str
     inputs: tuple[tuple[str, tuple[int, ...]], ...]
@@ -39,16 +44,17 @@ class Node:
 
     @property
     def shader(self) -> str | None:
-        """The file it is of, without the types MLX appends."""
+        """The shader's name, without the types MLX appends, or None for another primitive."""
         return self.name.removeprefix(SHADER).partition("__")[0] if self.name.startswith(SHADER) else None
 
 
 def stretches(config: ModelConfig, dense: str) -> list[Stretch]:
-    """What a model folder of this shape would have, by its layout."""
+    """Return the stretches that a model folder of this shape would have."""
     found = []
     for shard in layout.shards(config, dense):
         for group in (shard.dense_tensors, shard.expert_tensors):
-            inside, at = {}, 0
+            inside = {}
+            at = 0
             for name, spec in group.items():
                 inside[name] = (at, spec.dtypes[0], spec.shape)
                 at = layout.align(at + nbytes_of(spec.dtypes[0], spec.shape))
@@ -58,16 +64,18 @@ def stretches(config: ModelConfig, dense: str) -> list[Stretch]:
 
 
 def record(config: ModelConfig, dense: str, length: int) -> list[Node]:
-    """One greedy step after ``length`` positions, in bfloat16, from token id to token id."""
+    """Record one greedy step after ``length`` positions, in bfloat16, from token id to token id."""
     parts = stretches(config, dense)
     buffers = [mx.zeros((part.nbytes,), mx.uint8) for part in parts]
     cache = KVCache.empty(config)
     for layer in cache.layers:
-        layer.length, layer.tail_rows = length, min(length, TAIL // 2)
+        layer.length = length
+        layer.tail_rows = min(length, TAIL // 2)
         layer.body_rows = length - layer.tail_rows
         if layer.window:
             layer.body_rows = min(layer.body_rows, layer.window - 1)
-        heads, dim = config.num_key_value_heads, config.head_dim
+        heads = config.num_key_value_heads
+        dim = config.head_dim
         layer.body = mx.zeros((2, 1, heads, layer.body_rows + 100, dim), mx.bfloat16)
         layer.tail = mx.zeros((2, 1, heads, TAIL, dim), mx.bfloat16)
     held = cache.arrays()
@@ -98,12 +106,12 @@ def record(config: ModelConfig, dense: str, length: int) -> list[Node]:
 
 
 def dispatches(nodes: Sequence[Node]) -> Counter[str]:
-    """How many of each primitive, shaders by their names. Raises KeyError for one whose dispatches are not known."""
+    """Count the dispatches of each primitive, of shaders by name. Raise KeyError for an unknown primitive."""
     counts: Counter[str] = Counter()
     for node in nodes:
         if node.shader or node.name in ONE:
             counts[node.shader or node.name] += 1
-        elif node.name == "Concatenate":  # a copy for each input
+        elif node.name == "Concatenate":  # one copy for each input
             counts[node.name] += len(node.inputs)
         elif node.name not in VIEWS:
             raise KeyError(node.name)
@@ -111,14 +119,17 @@ def dispatches(nodes: Sequence[Node]) -> Counter[str]:
 
 
 def per_layer(config: ModelConfig, dense: str, length: int) -> Counter[str]:
-    """Dispatches of two layers more, one sliding and one full."""
+    """Return the dispatches of a sliding and a full layer: those of four layers less those of two."""
     more, fewer = (dispatches(record(with_layers(config, alternating(n)), dense, length)) for n in (4, 2))
     return more - fewer
 
 
 def commits(nodes: Sequence[Node], limits: tuple[int, int]) -> int:
-    """How often MLX commits in one step: after so many operations, or so many elements of buffers it had not met since
-    the last time, each counted once and by its first view."""
+    """Return how often MLX commits in one step.
+
+    It commits after so many operations, or so many elements of buffers it has met since the last commit. A buffer
+    counts once, by its first view.
+    """
     base: dict[str, str] = {}
     met: set[str] = set()
     operations = elements = committed = 0
@@ -132,18 +143,21 @@ def commits(nodes: Sequence[Node], limits: tuple[int, int]) -> int:
             elements += math.prod(shape) * (buffer not in met)
             met.add(buffer)
         if operations > limits[0] or elements >> 20 > limits[1]:
-            committed, operations, elements = committed + 1, 0, 0
+            committed = committed + 1
+            operations = 0
+            elements = 0
             met.clear()
     return committed + bool(operations)
 
 
 def strided(nodes: Sequence[Node]) -> list[str]:
-    """Shaders that are given a view which MLX would have to copy first, at every call."""
+    """Return the shaders that get a view which MLX would have to copy at every call."""
     loose: set[str] = set()
     found = []
     for node in nodes:
         if node.name in VIEWS:
-            (name, shape), (made, cut) = node.inputs[0], node.outputs[0]
+            (name, shape) = node.inputs[0]
+            (made, cut) = node.outputs[0]
             whole = node.name not in ("Transpose", "Broadcast") and (node.name != "Slice" or shape[1:] == cut[1:])
             if name in loose or not whole:
                 loose.add(made)
@@ -153,11 +167,12 @@ def strided(nodes: Sequence[Node]) -> list[str]:
 
 
 def alternating(layers: int) -> tuple[str, ...]:
-    """The published models' layer types."""
+    """Return the layer types of a published model."""
     return (SLIDING, FULL) * (layers // 2)
 
 
 def with_layers(config: ModelConfig, kinds: tuple[str, ...]) -> ModelConfig:
+    """Return the config with other layers."""
     return ModelConfig(**vars(config) | {"num_hidden_layers": len(kinds), "layer_types": kinds})
 
 
@@ -172,7 +187,7 @@ def _refused(*_: object, **__: object) -> mx.array:
 
 
 def _dequantize(w: mx.array, scales: mx.array, biases: mx.array, **_: object) -> mx.array:
-    """One dispatch on Metal, where the CPU backend would be recorded as many."""
+    """Stand in for dequantize as one dispatch, as on Metal. The CPU backend's would be recorded as many."""
     kernel = mx.fast.metal_kernel(
         name="dequantize", input_names=["w", "s", "b"], output_names=["out"], source="out[0] = w[0] * s[0] + b[0];"
     )

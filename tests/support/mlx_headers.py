@@ -1,4 +1,4 @@
-"""MLX's own Metal kernels, from the headers in the macOS wheel of mlx-metal, fetched once into the user's cache."""
+"""MLX's own Metal kernels, from the macOS wheel of mlx-metal, which is fetched once into the user's cache."""
 
 import functools
 import importlib.metadata
@@ -15,23 +15,26 @@ from metal_kernels.emulator import cache
 from metal_kernels.emulator.signature import Function, read_signature
 
 KERNELS = "mlx/backend/metal/kernels"
-# What takes the place of headers only Apple's compiler takes: one uses its private builtins, for functions the
-# emulator's bfloat has; the other overloads constructors by address space, for a type no kernel here touches.
+"""Where the kernels are in the include folder."""
+
 REPLACED = {
     f"{KERNELS}/bf16_math.h": "",
     f"{KERNELS}/complex.h": """
         template <class T> struct complex_t { T real, imag; constexpr complex_t(T r, T i = 0) : real(r), imag(i) {} };
         typedef complex_t<float> complex64_t;""",
 }
-# Specialisations that are one and the same where address spaces are erased; the one for `thread` stays.
+"""Replacements of headers that only Apple's compiler takes. One uses private builtins for functions that the emulator's
+bfloat has. The other overloads constructors by address space, for a type that no kernel here uses."""
+
 ONCE_PER_SPACE = re.compile(
     r"template <typename T>\nstruct pointer_element<(?:device|constant|threadgroup) T\*> \{[^}]*\};"
 )
+"""Specialisations that are the same where address spaces are erased. The one for `thread` stays."""
 
 
 @functools.cache
 def include_folder() -> Path:
-    """The wheel's include folder. Skips the test only where no package index can be reached."""
+    """Return the wheel's include folder. Skip the test if no package index can be reached."""
     version = importlib.metadata.version("mlx")
     folder = cache.folder().parent / f"mlx-metal-{version}"
     if not folder.is_dir():
@@ -69,7 +72,7 @@ def _pip(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def kernel(headers: list[str], name: str, template: str) -> Function:
-    """A kernel function out of MLX's headers, as MLX assembles them: utilities first, includes pasted."""
+    """Return a kernel function from MLX's headers as MLX assembles them: utilities first, includes pasted."""
     seen: set[str] = set()
     source = "\n".join(_paste(f"{KERNELS}/{header}", seen) for header in ["utils.h", *headers])
     return Function(source, f"{name}<{template}>", read_signature(source, name))
@@ -92,7 +95,7 @@ def _paste(path: str, seen: set[str]) -> str:
 
 
 def after_utilities(function: Function) -> Function:
-    """The function as MLX compiles it: its utilities first, so that a name it defines already is a redefinition."""
+    """Return the function as MLX compiles it, after its utilities: defining a name of theirs is then an error."""
     return Function(
         f"{_paste(f'{KERNELS}/utils.h', set())}\n{function.source}", function.expression, function.parameters
     )

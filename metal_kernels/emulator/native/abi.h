@@ -1,5 +1,5 @@
-// What the compiled kernel (run shim) and the runtime know of each other. Both sides include this file and nothing else
-// of each other. The kernel side has no C++ standard library, so only built-in types appear here.
+// The interface between a compiled kernel (run shim) and the runtime. Neither side includes anything else of the other.
+// The kernel side has no C++ standard library, so only built-in types appear here.
 #pragma once
 
 // The position of one emulated thread, one field per Metal thread attribute, under Metal's own name.
@@ -26,21 +26,22 @@ struct emu_ids {
   unsigned threads_per_threadgroup[3];
 };
 
-// What one simd operation sees once all its lanes have arrived.
+// The values of one simd operation after all its lanes have arrived.
 struct emu_lanes {
   unsigned active;    // bit per lane that takes part
-  unsigned combined;  // whether `result` already holds the reduction (the first lane to resume computes it for all)
+  unsigned combined;  // whether `result` holds the reduction, which the first lane to resume computes for all
   alignas(16) unsigned char slot[32][16];
   alignas(16) unsigned char result[16];
 };
 
 extern "C" {
-// Where the running thread is in the source. The build edits a store to it in front of every call below (see sites.py).
+// The place of the running thread in the source. The build inserts a store to it before every call below (see
+// sites.py).
 extern unsigned emu_site;
 
 const emu_ids* emu_self() noexcept;
-// Leave `size` bytes for the other lanes and wait for them. `convergent` and `nomerge` keep clang from moving the call
-// across branches: where a lane stands decides whether it may meet the others.
+// Leaves `size` bytes for the other lanes and waits for them. `convergent` and `nomerge` keep clang from moving the
+// call across branches, because lanes may meet only at one place in the source.
 __attribute__((convergent, nomerge)) emu_lanes* emu_simd(const void* value, unsigned size,
                                                          const char* operation) noexcept;
 __attribute__((convergent, nomerge)) void emu_barrier(unsigned whole_threadgroup, unsigned mem_flags) noexcept;

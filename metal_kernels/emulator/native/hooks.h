@@ -1,10 +1,10 @@
-// The functions that compiled kernels call at each memory access and at each failed check of the compiler's. Clang's
-// thread sanitizer places the calls; the build turns its reads and writes into emu_read and emu_write with the place in
-// the source (sites.py). Everything else of the sanitizer's interface is taken under its own name.
+// The functions that compiled kernels call at each memory access and when a check of the compiler's fails. Clang's
+// thread sanitizer places the calls. The build replaces its reads and writes by emu_read and emu_write with the place
+// in the source (sites.py). The rest of the sanitizer's interface is defined here under its own names.
 #pragma once
 #include "memory.h"
 
-// Clang's own alignment check exempts volatile memory, which is what kernels see of buffers in the checked modes.
+// Clang's own alignment check exempts volatile memory, and in the checked modes buffers are volatile to a kernel.
 static void check_alignment(const void* address, u32 n) {
   if (!options.check || reinterpret_cast<u64>(address) % n == 0) return;
   report(UNDEFINED, emu_site, 0, "misaligned access: %u bytes at an address that is no multiple of it, in %s", n,
@@ -23,7 +23,7 @@ void emu_write(void* address, u32 n, u32 site) {
   check_alignment(address, n);
   access_memory(address, n, WRITE, false);
 }
-// Accesses that clang knows to need less alignment than their size.
+// Accesses that need less alignment than their size.
 void emu_unaligned_read(const void* address, u32 n, u32 site) {
   emu_site = site;
   access_memory(address, n, READ, false);
@@ -54,7 +54,7 @@ void __tsan_atomic_thread_fence(int) {}
 void __tsan_atomic_signal_fence(int) {}
 }
 
-// The shim's atomics are made of atomic loads and stores only: one thread runs at a time and none is interrupted.
+// The shim's atomics use only atomic loads and stores, because one thread runs at a time and none is interrupted.
 #define EMU_ATOMIC_HOOKS(BITS, T)                                        \
   extern "C" T __tsan_atomic##BITS##_load(const volatile T* a, int) {    \
     access_memory(a, BITS / 8, READ, true);                              \
@@ -69,7 +69,7 @@ EMU_ATOMIC_HOOKS(16, u16)
 EMU_ATOMIC_HOOKS(32, u32)
 EMU_ATOMIC_HOOKS(64, u64)
 
-// The undefined-behaviour sanitizer's handlers: each gets a record that begins with the place.
+// The handlers of the undefined-behaviour sanitizer. Each gets a record that begins with the place in the source.
 struct Place {
   const char* file;
   u32 line, column;

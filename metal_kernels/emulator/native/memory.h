@@ -1,5 +1,5 @@
-// The memory a kernel can reach: buffers between unmapped gaps, and threadgroup memory in one arena; with shadow cells
-// that remember who touched each byte, and counters per buffer.
+// The memory a kernel can reach: buffers between unmapped gaps, and threadgroup memory in one arena. Shadow cells
+// record the accesses to each byte, and each buffer has counters. Knows no scheduling.
 #pragma once
 #include <dlfcn.h>
 
@@ -8,14 +8,14 @@
 enum Access : u8 { READ, WRITE };
 enum Writable : u32 { INPUT = 0, INITIALISED_OUTPUT = 1, FRESH_OUTPUT = 2 };
 
-// ---- shadow: the last write to and the last reads of one byte -------------------------------------------------------
+// Shadow cells: the last write to and the last reads of one byte.
 
 enum Who : u8 { NOBODY, ONE_THREAD, ONE_SIMDGROUP, MANY };
 struct Trace {
   u32 threadgroup = 0;  // serial
   u32 epoch = 0, simdgroup_epoch = 0;
   u32 site = 0;
-  u16 thread = 0;  // one of those it was
+  u16 thread = 0;  // one of those that made the access
   Who who = NOBODY;
   bool atomic = false;
 };
@@ -28,7 +28,7 @@ struct Now {
   bool atomic;
 };
 
-// Whether an earlier access and one made now may happen at the same time on a GPU.
+// Returns whether an earlier access and the present one may happen at the same time on a GPU.
 static bool concurrent(const Trace& then, const Now& now, bool across_threadgroups) {
   if (then.who == NOBODY || (then.atomic && now.atomic)) return false;
   if (then.threadgroup != threadgroup_serial) return across_threadgroups;
@@ -42,7 +42,7 @@ static void remember(Trace& trace, Access access, const Now& now) {
   Who who = ONE_THREAD;
   if (access == READ && trace.who != NOBODY && trace.threadgroup == threadgroup_serial && trace.epoch == now.epoch &&
       !(trace.who == ONE_THREAD && trace.thread == now.thread)) {
-    // Readers accumulate, except over those of one simdgroup that a simdgroup barrier has put in order.
+    // Readers accumulate, except those of one simdgroup that a simdgroup barrier has ordered.
     if (trace.who == MANY || trace.thread / LANES != now.thread / LANES) {
       who = MANY;
     } else if (trace.simdgroup_epoch == now.simdgroup_epoch) {
@@ -60,7 +60,6 @@ static T* map_zeroed(size_t count) {  // pages cost nothing until touched
   return static_cast<T*>(got);
 }
 
-// ---- buffers --------------------------------------------------------------------------------------------------------
 
 struct Buffer {
   u8 *begin, *end;
@@ -115,7 +114,6 @@ static void report_wild_access(const char* verb, const u8* address, size_t n) {
          static_cast<long long>(nearest->end - nearest->begin), who(*running));
 }
 
-// ---- threadgroup memory ---------------------------------------------------------------------------------------------
 
 struct Variable {
   const void* key;
@@ -155,9 +153,10 @@ extern "C" void* emu_threadgroup_alloc(const void* key, unsigned long size, unsi
   return arena + offset;
 }
 
-// ---- 128-byte lines -------------------------------------------------------------------------------------------------
-// A request is one distinct 128-byte line touched by one simdgroup in one execution of one load. The n-th execution of
-// a load by each lane is taken to be the same execution.
+// 128-byte lines.
+//
+// A request is one 128-byte line that one simdgroup touches in one execution of one load. The n-th executions of a load
+// by the lanes of a simdgroup count as one execution.
 
 struct LineGroup {
   u32 used;
@@ -201,7 +200,6 @@ static void count_lines(BufferUse& use, const u8* address, size_t n) {
   }
 }
 
-// ---- every access the kernel makes ----------------------------------------------------------------------------------
 
 static void check_cells(Cell* cells, size_t n, Access access, const Now& now, bool across_threadgroups,
                         const char* what, size_t offset) {
@@ -216,7 +214,7 @@ static void check_cells(Cell* cells, size_t n, Access access, const Now& now, bo
              then.threadgroup == threadgroup_serial ? "" : " of another threadgroup");
     }
     remember(access == WRITE ? cell.write : cell.read, access, now);
-    if (after_write || after_read) {  // one report per access; its other bytes are remembered
+    if (after_write || after_read) {  // one report per access; its other bytes are recorded
       for (size_t k = i + 1; k < n; k++) remember(access == WRITE ? cells[k].write : cells[k].read, access, now);
       return;
     }
@@ -294,8 +292,8 @@ static void access_device(Buffer& buffer, u8* address, size_t n, Access access, 
   check_cells(cells, n, access, now, true, what, offset);
 }
 
-// Whether an address lies in this library: a constant table of the kernel, or its arguments. Asking is slow, so the
-// stretch known so far is remembered.
+// Returns whether an address is in this library: in a constant table of the kernel, or in its arguments. The question
+// is slow, so the known range is kept.
 static bool in_own_image(u8* address) {
   static u8 *begin, *end;
   if (address >= begin && address < end) return true;

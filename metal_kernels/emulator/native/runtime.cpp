@@ -1,5 +1,5 @@
-// The dispatch: lays out the buffers, runs threadgroup after threadgroup, hands back outputs, findings and totals.
-// Compiled without instrumentation and linked into every kernel's library.
+// Runs a dispatch: lays out the buffers, runs one threadgroup after another, returns outputs, findings and totals. It
+// is compiled without instrumentation and linked into every kernel's library.
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -11,7 +11,7 @@
 
 #include "hooks.h"
 
-// Marks of the basic blocks entered, in cover mode; cover.py inserts the stores.
+// Marks of the basic blocks that were entered, in cover mode. cover.py inserts the stores.
 constexpr u32 MAX_BLOCKS = 65536;
 extern "C" {
 extern u8 emu_reached[MAX_BLOCKS];
@@ -20,7 +20,8 @@ u8 emu_reached[MAX_BLOCKS];
 
 static sigjmp_buf after_fault;
 
-// Without hooks (fast mode) an access past a buffer lands in an unmapped gap. Name the buffer; the place is not known.
+// Handles an access to an unmapped gap, which is how fast mode finds one past a buffer. Names the buffer, not the
+// place.
 static void on_fault(int, siginfo_t* info, void*) {
   if (!running) _exit(139);
   emu_site = 0;
@@ -28,7 +29,7 @@ static void on_fault(int, siginfo_t* info, void*) {
   const u8* stack = reinterpret_cast<const u8*>(stack_bottom(static_cast<u32>(running - fibers)));
   if (address < stack && address >= stack - STACK_GUARD) {
     report(LIMIT, 0, 0, "the private memory of a thread exceeds %zu bytes, in %s", STACK, who(*running));
-  } else if (!address) {  // what x86 says of a misaligned vector
+  } else if (!address) {  // as x86 reports a misaligned vector
     report(UNDEFINED, 0, 0, "misaligned vector access, or a null or wild pointer, in %s", who(*running));
   } else {
     report_wild_access("touches", address, 1);
@@ -39,7 +40,8 @@ static void on_fault(int, siginfo_t* info, void*) {
 
 static pthread_t runner;
 
-// A loop that never ends. The signal may reach any thread of the process; only the runner can leave the run.
+// Handles a run that does not end. The signal may reach any thread of the process, but only the runner can leave the
+// run.
 static void on_timeout(int signal) {
   if (!pthread_equal(pthread_self(), runner)) {
     pthread_kill(runner, signal);
@@ -50,10 +52,11 @@ static void on_timeout(int signal) {
   siglongjmp(after_fault, 1);
 }
 
-// Every buffer stands between gaps, its end close to one.
+// Puts every buffer between two gaps, its end close to one.
 static void lay_out(Buffer& buffer, const void* data, size_t n, u32 writable, bool hooked) {
-  constexpr size_t PAGE = 16384;  // of Apple silicon, a multiple of the others'
-  // Aligned to a line where lines are counted; otherwise as close to the gap as a vector's alignment lets it.
+  constexpr size_t PAGE = 16384;  // of Apple silicon, a multiple of other machines'
+  // It is aligned to a line where lines are counted. Otherwise it is as close to the gap as a vector's alignment
+  // allows.
   size_t align = hooked ? 128 : 16;
   size_t body = (n + align + PAGE - 1) / PAGE * PAGE;
   buffer.mapped = body + 2 * GAP;
@@ -90,7 +93,7 @@ static void put_away(Buffer& buffer, BufferUse& use, void* data) {
 
 static void set3(unsigned* to, const u32* from) { memcpy(to, from, 3 * sizeof *to); }
 
-// Set up the threads of the threadgroup at `at`; at the grid's edge it may be smaller than asked for.
+// Sets up the threads of the threadgroup at `at`. At the edge of the grid it may be smaller than others.
 static void place_threads(const u32* at, const u32* groups, const u32* grid, const u32* threadgroup) {
   u32 size[3];
   for (u32 k = 0; k < 3; k++) size[k] = smaller(threadgroup[k], grid[k] - at[k] * threadgroup[k]);
@@ -139,9 +142,9 @@ static void run_grid(const u32* grid, const u32* threadgroup) {
   }
 }
 
-// What a finished run left in a fresh output: bytes no thread wrote, which in MLX are whatever the allocator held; and
-// values that came out of a variable nobody set. The build fills those with a pattern, and so does the arena: a NaN of
-// all ones in floating point, of which arithmetic and conversions keep the upper bits; 0xAA in integers.
+// Reports bytes of a fresh output that no thread wrote, and values that came from a variable that was never set. In MLX
+// the former hold what the allocator left. The build and the arena fill unset variables with a pattern: in floating
+// point a NaN of all ones, whose upper bits arithmetic and conversions keep; 0xAA in integers.
 static void judge_output(const Buffer& buffer, u32 index, const Argument& argument) {
   size_t unwritten = 0, first_unwritten = 0;
   for (size_t i = argument.size; i-- > 0;) {

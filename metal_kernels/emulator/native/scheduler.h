@@ -1,15 +1,15 @@
-// Runs the threads of one threadgroup as fibers, and makes them meet: at simd operations, simdgroup barriers and
-// threadgroup barriers. A lane may only meet the others where they all stand at the same place in the source, which is
-// stricter than Metal's hardware and what makes divergence visible.
+// Runs the threads of one threadgroup as fibers and lets them meet at simd operations, simdgroup barriers and
+// threadgroup barriers. Lanes meet only if all are at the same place in the source. This is stricter than Metal's
+// hardware, and it makes divergence visible.
 #pragma once
 #include <sys/mman.h>
 
 #include "fiber.h"
 #include "state.h"
 
-// Epochs order accesses: a barrier that fences an address space ends its epoch. [0] threadgroup memory, [1] device.
+// Epochs order accesses: a barrier that fences an address space ends its epoch. [0] is threadgroup memory, [1] device.
 struct Simdgroup {
-  emu_lanes lanes[2];  // the meeting being filled and the one being read, in turn
+  emu_lanes lanes[2];  // the meeting that is filled and the one that is read, in turn
   u32 filling = 0;
   u32 epoch[2] = {1, 1};
 };
@@ -24,7 +24,7 @@ static void** entry_buffers;
 
 static char* stack_bottom(u32 thread) { return stacks + thread * (STACK + STACK_GUARD) + STACK_GUARD; }
 
-// For one run: a process has only so many mappings (65,530 on Linux), and each guard makes two.
+// They are made for one run, because a process may have 65,530 mappings on Linux and each guard makes two.
 static void map_stacks(u32 count) {
   size_t size = count * (STACK + STACK_GUARD);
   void* got = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
@@ -94,7 +94,8 @@ void emu_bad_index(long index, int size) noexcept {
 }
 }
 
-// All lanes of a simdgroup are blocked. If they stand at one simd operation or simdgroup barrier, let them pass.
+// Called when all lanes of a simdgroup are blocked. Lets them pass if all are at one simd operation or simdgroup
+// barrier.
 static bool release_simdgroup(u32 group, u32 first, u32 end) {
   u32 live = 0, here = 0;
   const Fiber *leader = nullptr, *stray = nullptr;
@@ -138,8 +139,8 @@ static bool release_simdgroup(u32 group, u32 first, u32 end) {
   return true;
 }
 
-// Every simdgroup is blocked or has returned. If all threads stand at one threadgroup barrier, let them pass.
-// Returns false when the threadgroup is done or cannot go on.
+// Called when every simdgroup is blocked or has returned. Lets all threads pass if they are at one threadgroup barrier.
+// Returns false if the threadgroup has finished or cannot continue.
 static bool release_threadgroup(u32 simdgroup_count) {
   u32 returned = 0;
   const Fiber *leader = nullptr, *stray = nullptr;
@@ -184,7 +185,7 @@ static u32 next_random() {  // xorshift
   return random_state;
 }
 
-// 0..n-1 in the order asked for.
+// Fills in 0..n-1 in the order of the run's options.
 static void fill_order(Array<u32>& order, u32 n) {
   order.resize(n);
   for (u32 i = 0; i < n; i++) order[i] = options.order == 1 ? n - 1 - i : i;
@@ -197,7 +198,7 @@ static void fill_order(Array<u32>& order, u32 n) {
   }
 }
 
-// Run the threads in `fibers` until all have returned.
+// Runs the threads in `fibers` until all have returned.
 static bool run_threads() {
   static Array<u32> group_order, lane_order;
   u32 simdgroup_count = (thread_count + LANES - 1) / LANES;

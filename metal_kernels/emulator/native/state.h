@@ -1,5 +1,5 @@
-// What one run knows: its options, its findings, its threads, its totals. One dispatch runs at a time in a library, on
-// one OS thread, so plain statics hold it; the Python driver takes a lock.
+// The state of one run: options, findings, threads and totals. A library runs one dispatch at a time on one OS thread,
+// so plain statics hold it; the Python driver takes a lock.
 #pragma once
 #include <cstdarg>
 #include <cstdint>
@@ -22,7 +22,7 @@ constexpr u32 MAX_FINDINGS = 64;
 constexpr u32 MEM_DEVICE = 1, MEM_THREADGROUP = 2;  // bits of mem_flags, as in metal_stdlib
 constexpr u64 THREADGROUP_MEMORY_LIMIT = 32768;     // bytes; every Apple GPU family since 4
 
-// Not std::vector: with no C++ library to link, ziglang has nothing to build on its first use.
+// Used instead of std::vector, because ziglang would have to build the C++ library on its first use.
 template <class T>
 struct Array {
   T* items = nullptr;
@@ -48,13 +48,14 @@ static T larger(T a, T b) {
   return a > b ? a : b;
 }
 
-// The structs below are mirrored, field by field, in dispatch.py.
+// The structs below are mirrored, field by field, in runner.py.
 struct Argument {  // one buffer of the call
   void* data;
   u64 size;
   u32 writable;  // see memory.h
   u32 element_size;
-  // An element whose bits under the mask equal `unset` came from memory nobody set. No mask: its type cannot tell.
+  // If the bits of an element under the mask equal `unset`, it came from memory that was never set. 0: its type cannot
+  // tell.
   u64 unset_mask, unset;
 };
 struct Options {
@@ -62,8 +63,8 @@ struct Options {
   u32 count_lines;       // group loads into 128-byte lines
   u32 order;             // 0 forward, 1 reversed, 2 shuffled
   u32 seed;              // of the shuffle
-  u32 seconds;           // of CPU time after which a run is given up
-  u32 flush_subnormals;  // of float arithmetic (half is the build's business)
+  u32 seconds;           // of CPU time, after which the run is stopped
+  u32 flush_subnormals;  // of float arithmetic (the build does it for half)
 };
 struct Totals {
   u64 threads, threadgroups, switches;
@@ -75,13 +76,13 @@ struct BufferUse {
   u64 loads, bytes_issued, unique_bytes, lines;
   u64 stores, bytes_stored, unique_bytes_stored;
 };
-enum Kind : u32 { RACE = 1, UNINITIALISED, OUT_OF_BOUNDS, DIVERGENCE, UNDEFINED, LIMIT, UNWRITTEN };
+enum FindingKind : u32 { RACE = 1, UNINITIALISED, OUT_OF_BOUNDS, DIVERGENCE, UNDEFINED, LIMIT, UNWRITTEN };
 struct Finding {
   u32 kind;
   u32 site;        // index into the build's table of source places; 0: not known
-  u32 other_site;  // the second access of a race, or where other lanes stand
+  u32 other_site;  // the second access of a race, or the place of other lanes
   u32 times;
-  u32 line, column;  // set where the compiler's own check named the place
+  u32 line, column;  // set if a check of the compiler's named the place
   char file[128];
   char text[256];
 };
@@ -115,7 +116,7 @@ static Finding* find_finding(u32 kind, u32 site, u32 other_site) {
   return nullptr;
 }
 
-// One finding per kind and place; the first text is kept and repeats are counted.
+// Adds a finding. There is one per kind and place; it keeps the first text and counts repeats.
 static Finding* report(u32 kind, u32 site, u32 other_site, const char* format, ...) {
   if (Finding* known = find_finding(kind, site, other_site)) {
     known->times++;
@@ -135,7 +136,7 @@ static Finding* report(u32 kind, u32 site, u32 other_site, const char* format, .
   return f;
 }
 
-// "thread 5 of threadgroup (1, 0, 0)"
+// Returns "thread 5 of threadgroup (1, 0, 0)". The text is valid until the call after the next.
 static const char* who(const Fiber& fiber) {
   static char text[2][80];
   static u32 turn;
@@ -146,4 +147,4 @@ static const char* who(const Fiber& fiber) {
   return text[turn];
 }
 
-[[noreturn]] void stop_run();  // leave the running fiber for good and end the dispatch
+[[noreturn]] void stop_run();  // leaves the running fiber and ends the dispatch

@@ -1,11 +1,11 @@
-"""The emulator runs MLX's own kernels, which it was not written for, to rounding error, and finds them clean."""
+"""The emulator was not written for MLX's own kernels, but runs them to rounding error and finds them clean."""
 
 import numpy as np
 import pytest
 
-from metal_kernels.emulator import Kind
-from metal_kernels.emulator.dispatch import Buffer
+from metal_kernels.emulator import FindingKind
 from metal_kernels.emulator.kernel import run_function
+from metal_kernels.emulator.runner import Buffer
 from tests.support import mlx_headers
 
 QUANTIZED = ["steel/gemm/gemm.h", "quantized_utils.h", "fp_quantized.h"]
@@ -19,7 +19,7 @@ def scalar(value, dtype=INT) -> np.ndarray:
 
 
 def mxfp4(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Packed codes [rows, columns / 8], scales [rows, columns / 32], and their values in float64."""
+    """Return packed codes [rows, columns / 8], scales [rows, columns / 32], and their values in float64."""
     codes = RNG.integers(0, 16, (rows, columns), dtype=np.uint8)
     scales = RNG.integers(118, 124, (rows, columns // 32)).astype(np.uint8)
     nibbles = codes.reshape(rows, columns // 8, 8).astype(np.uint32)
@@ -28,7 +28,7 @@ def mxfp4(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def run(function, name, grid, threadgroup, buffers, outputs, **options):
-    """Run with buffers by name in the order of the signature; the named outputs start as garbage."""
+    """Run with buffers by name, in the order of the signature. Outputs start uninitialised."""
     named = [Buffer(key, np.ascontiguousarray(v), 2 if key in outputs else 0, "float32") for key, v in buffers.items()]
     report = run_function(function, name, grid, threadgroup, named, linted=False, **options)
     assert not report.findings, report
@@ -36,7 +36,7 @@ def run(function, name, grid, threadgroup, buffers, outputs, **options):
 
 
 def gathered(columns: int, rows: int, experts: int, chosen: list[int]):
-    """Arguments of fp_gather_qmv for one input row against some of many matrices, and the product in float64."""
+    """Return the arguments of fp_gather_qmv for one row and some of many matrices, and the product in float64."""
     parts = [mxfp4(rows, columns) for _ in range(experts)]
     w, s, values = (np.stack(arrays) for arrays in zip(*parts, strict=True))
     x = RNG.standard_normal((1, 1, columns)).astype(np.float32)
@@ -77,7 +77,8 @@ def test_gathered_mxfp4_matrix_vector_product(name, columns, rows):
 
 
 def test_mxfp4_matrix_vector_product_with_a_ragged_last_tile():
-    columns, rows = 288, 37
+    columns = 288
+    rows = 37
     w, s, values = mxfp4(rows, columns)
     x = RNG.standard_normal(columns).astype(np.float32)
     empty = np.zeros(1, np.int64)
@@ -97,13 +98,16 @@ def test_mxfp4_matrix_vector_product_with_a_ragged_last_tile():
     report = run_function(function, "fp_qmv", (32, 10, 1), (32, 2, 1), named, linted=False)
     expected = values @ x.astype(np.float64)
     assert np.abs(named[4].data - expected).max() <= 2e-6 * np.abs(expected).max()
-    # MLX lets the last tile overlap the one before it, and both write the same sums: found, and the only thing found.
-    assert {finding.kind for finding in report.findings} == {Kind.RACE}
+    # MLX lets the last tile overlap the one before it, and both write the same sums. This is the only finding.
+    assert {finding.kind for finding in report.findings} == {FindingKind.RACE}
     assert all("'y'" in finding.message for finding in report.findings)
 
 
 def test_attention_with_sinks():
-    heads, kv_heads, keys, dim = 8, 2, 77, 64
+    heads = 8
+    kv_heads = 2
+    keys = 77
+    dim = 64
     q = RNG.standard_normal((heads, dim)).astype(np.float32)
     k, v = RNG.standard_normal((2, kv_heads, keys, dim)).astype(np.float32)
     sinks = RNG.standard_normal(heads).astype(np.float32)
@@ -164,11 +168,14 @@ GEMM_PARAMS = np.dtype(
 
 @pytest.mark.parametrize("rows", [64, 45], ids=["whole tiles", "ragged"])
 def test_simdgroup_matrix_product(rows):
-    columns, depth, tile = 48, 40, 32
+    columns = 48
+    depth = 40
+    tile = 32
     a = RNG.standard_normal((rows, depth)).astype(np.float32)
     b = RNG.standard_normal((depth, columns)).astype(np.float32)
     params = np.zeros(1, GEMM_PARAMS)
-    tiles_m, tiles_n = -(-rows // tile), -(-columns // tile)
+    tiles_m = -(-rows // tile)
+    tiles_n = -(-columns // tile)
     for name, value in (
         *(("M", rows), ("N", columns), ("K", depth), ("lda", depth), ("ldb", columns), ("ldd", columns)),
         *(("tiles_m", tiles_m), ("tiles_n", tiles_n), ("k_iterations", depth // 16)),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metal_kernels.emulator import Finding, KernelFault, Kind, LintError, metal_kernel
+from metal_kernels.emulator import Finding, FindingKind, KernelFault, LintError, metal_kernel
 from tests.metal_kernels.emulator.planted import HELPERS, PLANTED, ROW_SUM, TREE_SUM, Planted
 
 ROWS = np.random.default_rng(0).standard_normal((4, 1000)).astype(np.float32)
@@ -30,12 +30,12 @@ def test_the_defect_is_reported_at_its_line(planted):
     found = findings(planted)
     here = [f for f in found if f.kind is planted.kind]
     assert here, f"expected {planted.kind}, got {[str(f) for f in found]}"
-    if planted.kind is Kind.UNWRITTEN:
+    if planted.kind is FindingKind.UNWRITTEN:
         assert "'out'" in here[0].message
         return
     file = f"planted ({'header' if planted.in_header else 'source'})"
     expected = (file, planted.line(planted.at or planted.wrong))
-    # Which of a race's two accesses came second depends on the order of the threads.
+    # The order of the threads decides which of two racing accesses is the second.
     pairs = [{(p.file, p.line) for p in (f.place, f.other) if p} for f in here]
     assert any(expected in pair for pair in pairs), f"expected {expected}, got {[str(f) for f in found]}"
     if planted.other:

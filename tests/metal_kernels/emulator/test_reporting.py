@@ -1,4 +1,4 @@
-"""What a report counts, and what the modes that look for one thing show."""
+"""The counts of a report, and what the modes for one purpose show."""
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_cover_mode_names_the_lines_no_thread_reached():
     header = "METAL_FUNC float twice(float v) {\n  return 2 * v;\n}"
     report = report_of(body, "cover", header=header)
     missed = [(place.file, place.line) for place in report.lines_missed]
-    assert ("counted (source)", 4) in missed  # the body's lines come after the line that defines i
+    assert ("counted (source)", 4) in missed  # the line that defines i comes before the body's lines
     assert ("counted (header)", 2) in missed
     assert ("counted (source)", 6) not in missed
     assert {place.line for place in report.lines_reached if "source" in place.file} >= {2, 3, 5, 6, 7}
@@ -107,7 +107,7 @@ def test_flush_mode_flushes_float_arithmetic():
     call |= {"grid": (8, 1, 1), "threadgroup": (8, 1, 1)}
     assert kernel(**call)[0][0][0] > 0
     assert kernel(**call, flush_subnormals=True)[0][0][0] == 0
-    assert (x * np.float32(1e-10))[0] > 0  # the mode ends with the run
+    assert (x * np.float32(1e-10))[0] > 0  # flushing ends with the run
 
 
 def test_readers_of_one_simdgroup_are_ordered_by_its_barrier():

@@ -1,4 +1,4 @@
-"""Every compiler that can be found gives the same results and the same findings, and none needs help."""
+"""Every compiler found gives the same results and findings, without help from the system."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metal_kernels.emulator import KernelFault, Kind, ToolchainError, cache, metal_kernel, toolchain
+from metal_kernels.emulator import FindingKind, KernelFault, ToolchainError, cache, metal_kernel, toolchain
 from tests.metal_kernels.emulator.planted import ROW_SUM
 
 ROWS = np.random.default_rng(0).standard_normal((4, 1000)).astype(np.float32)
@@ -40,9 +40,9 @@ def test_results_and_counts_agree(found, mode):
 def test_races_and_divergence_are_found_at_their_lines(found):
     racy = ROW_SUM.replace("threadgroup_barrier(mem_flags::mem_threadgroup);", "")
     _, report = metal_kernel("racy", ["inp"], ["out"], racy, toolchain=found)(**CALL, **GRID)
-    race = next(f for f in report.findings if f.kind is Kind.RACE)
+    race = next(f for f in report.findings if f.kind is FindingKind.RACE)
     assert {race.place.line, race.other.line} == {9, 12}
-    # The same call on both sides of a branch stays two places, whatever the optimiser thinks of it.
+    # The same call on both sides of a branch stays two places, although an optimiser could merge it.
     both = "if (lane < 16)\n  acc = total(acc);\nelse\n  acc = total(acc);\nif"
     split = ROW_SUM.replace("acc = simd_sum(acc);\nif", both)
     header = "METAL_FUNC float total(float v) {\n  return simd_sum(v);\n}"

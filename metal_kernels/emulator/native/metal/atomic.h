@@ -1,5 +1,5 @@
-// Atomics. One emulated thread runs at a time and is never interrupted, so plain read-modify-write is atomic; they are
-// spelled as clang atomics only so that the checker can tell them from ordinary accesses.
+// Atomics. One emulated thread runs at a time and is never interrupted, so plain read-modify-write is atomic. They are
+// written as clang atomics because the checker has to tell them from ordinary accesses.
 #pragma once
 #include "simd.h"
 

@@ -1,6 +1,6 @@
-// metal_stdlib for linting (-fsyntax-only): address spaces are clang's own, so a missing or wrong qualifier is an error
-// as it is in Apple's compiler. Nothing here is defined, only declared. Vectors are builtin, because a class cannot be
-// copied out of another address space in plain C++.
+// metal_stdlib for the lint (-fsyntax-only). Address spaces are clang's own, so a missing or wrong qualifier is an
+// error, as in Apple's compiler. Everything here is declared and nothing defined. Vectors are builtin, because plain
+// C++ cannot copy a class from another address space.
 #pragma once
 #include "traits.h"
 
@@ -301,8 +301,8 @@ struct os_log {
 template <class T, class U>
 T as_type(U);
 
-// Builtin vectors have no constructor of several arguments; function-like macros supply it. Plain `float4` stays the
-// type.
+// Builtin vectors have no constructor with several arguments. Function-like macros replace it; plain `float4` is still
+// the type.
 template <class T>
 struct emu_shape {
   static constexpr int n = 1;
@@ -345,7 +345,7 @@ V emu_make(A...) {
 #define ulong2(...) emu_make<metal::ulong2>(__VA_ARGS__)
 
 #define EMU_UNWRAP(...) __VA_ARGS__
-// A reference, because a variable of class type would need a constructor in its address space.
+// It is a reference, because a variable of class type would need a constructor in its address space.
 #define EMU_THREADGROUP(TYPE, NAME, DIMENSIONS, KEY)        \
   typedef EMU_UNWRAP TYPE KEY##_type EMU_UNWRAP DIMENSIONS; \
   threadgroup KEY##_type& NAME = *(threadgroup KEY##_type*)0

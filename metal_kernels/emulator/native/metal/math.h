@@ -1,5 +1,5 @@
-// The scalar and vector functions of metal_stdlib. half and bfloat are computed in float and rounded once. Accuracy is
-// the C library's, better than a GPU's: tolerances, not equality, where exp or rsqrt are involved.
+// The scalar and vector functions of metal_stdlib. half and bfloat are computed in float and rounded once. The C
+// library is more accurate than a GPU, so results of exp and rsqrt are compared with a tolerance.
 #pragma once
 #include "vec.h"
 
@@ -21,7 +21,7 @@ float frexpf(float, int*) noexcept;
 #define INFINITY __builtin_inff()
 #define NAN __builtin_nanf("")
 #define M_PI_F 3.14159265358979323846f
-typedef double emu_double;  // before run.h takes the word away: Metal has no double
+typedef double emu_double;  // before run.h removes the word, because Metal has no double
 
 namespace metal {
 #define EMU_UNARY(NAME, EXPRESSION)                          \
@@ -72,7 +72,7 @@ EMU_INLINE T abs(T x) {
   }
 }
 
-// The type two different operands meet in.
+// The type that two different operands are converted to.
 template <class A, class B>
 struct common {
   static constexpr bool a = is_floating_point_v<A>, b = is_floating_point_v<B>;
@@ -147,8 +147,8 @@ EMU_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, vec<bool, N> c) {
 }
 
 EMU_INLINE float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
-// From double to half in one rounding, by way of a float that is rounded to odd: x86 has no instruction for it, and the
-// library function that compilers call instead is not linked.
+// Converts double to half with one rounding, through a float that is rounded to odd. x86 has no instruction for it, and
+// the library function that compilers call instead is not linked.
 EMU_INLINE half emu_half(emu_double exact) {
   const float near = static_cast<float>(exact);
   const emu_double back = near;

@@ -1,10 +1,10 @@
-// simdgroup_matrix 8 x 8: each lane holds two neighbours of one row. Which two is not in Metal's specification; MLX's
+// simdgroup_matrix 8 x 8: each lane holds two neighbours of one row. Metal's specification does not say which; MLX's
 // steel kernels rely on the layout below through thread_elements(). Products accumulate in float.
 #pragma once
 #include "atomic.h"
 
 namespace metal {
-// Lane 0..31 -> the row and the first column of its two elements, and back.
+// From lane 0..31 to the row and the first column of its two elements, and back.
 EMU_INLINE unsigned emu_matrix_row(unsigned lane) { return ((lane / 4) & 4) + ((lane / 2) & 3); }
 EMU_INLINE unsigned emu_matrix_column(unsigned lane) { return ((lane / 4) & 2) * 2 + (lane & 1) * 2; }
 EMU_INLINE unsigned emu_matrix_lane(unsigned row, unsigned column) {

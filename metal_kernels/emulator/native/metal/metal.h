@@ -1,4 +1,4 @@
-// What every <metal_...> header becomes.
+// Included by every <metal_...> header.
 #pragma once
 #ifdef EMU_LINT
 #include "lint.h"

@@ -1,5 +1,5 @@
-// What a kernel given to mx.fast.metal_kernel may rely on: MLX puts its own utilities before it, of which the emulator
-// promises only these names.
+// The names a kernel for mx.fast.metal_kernel may use without an include. MLX puts its own utilities before a kernel;
+// the emulator offers only these of their names.
 #pragma once
 #include "metal.h"
 using namespace metal;

@@ -1,5 +1,5 @@
-// metal_stdlib for running: address spaces are erased, every simd operation and barrier calls the runtime. Whether a
-// pointer's address space was right is the lint's business (lint.h); the build always runs it first.
+// metal_stdlib for running. Address spaces are erased, and every simd operation and barrier calls the runtime. The lint
+// (lint.h) checks address spaces; the build always runs it first.
 #pragma once
 #include "../abi.h"
 #include "matrix.h"
@@ -18,8 +18,7 @@ struct os_log {
 };
 }  // namespace metal
 
-// ---- from the runtime's buffers and ids to the kernel's parameters
-// ----------------------------------------------------
+// From the runtime's buffers and ids to the kernel's parameters.
 
 struct emu_argument {
   void* buffer;         // of a pointer or reference parameter
@@ -49,10 +48,10 @@ EMU_INLINE void emu_call(void (*kernel)(P...), const emu_argument* arguments) {
   emu_call(kernel, arguments, metal::make_index_sequence<sizeof...(P)>());
 }
 
-// ---- the words of the language
-// ----------------------------------------------------------------------------------------
+// The words of the language.
 
-// `threadgroup T x[4][8];` in a function, rewritten by source_edit.py. One variable per declaration and threadgroup.
+// Stands for `threadgroup T x[4][8];` in a function (source_edit.py). There is one variable per declaration and
+// threadgroup.
 #define EMU_UNWRAP(...) __VA_ARGS__
 #define EMU_THREADGROUP(TYPE, NAME, DIMENSIONS, KEY)                              \
   static const char KEY = 0;                                                      \

@@ -1,4 +1,4 @@
-// half and bfloat, and which types count as scalars. half is clang's _Float16, computed without excess precision.
+// half and bfloat, and which types are scalars. half is clang's _Float16, computed without excess precision.
 // bfloat is a class, because clang's __bf16 converts from float silently, which Metal refuses.
 #pragma once
 #include "traits.h"
@@ -7,7 +7,7 @@ typedef _Float16 half;
 
 struct bfloat {
   union {
-    __bf16 unset;  // first, so that clang fills a bfloat nobody set with its pattern for floating point
+    __bf16 unset;  // first, so that clang fills an unset bfloat with its pattern for floating point
     uint16_t bits;
   };
 

@@ -1,9 +1,9 @@
-// Simd and quad operations, votes and barriers. Each lane leaves its value with emu_simd, waits for the others there,
-// and then reads what it needs from theirs.
+// Simd and quad operations, votes and barriers. Each lane leaves its value with emu_simd, waits for the others, and
+// then reads the values it needs.
 #pragma once
 #include "math.h"
 
-// Helpers that compute on the lanes' values are the emulator's, not the kernel's: their accesses are not instrumented.
+// Helpers that compute on the lanes' values belong to the emulator, so their accesses are not instrumented.
 #define EMU_HELPER __attribute__((no_sanitize("thread"), noinline))
 
 namespace metal {
@@ -19,8 +19,7 @@ EMU_HELPER T emu_lane_value(const emu_lanes* lanes, unsigned lane) {
   return r;
 }
 
-// ---- reductions: a tree over the active lanes, in an order that does not depend on scheduling. Metal promises no
-// order.
+// Reductions: a tree over the active lanes, in an order that does not depend on scheduling. Metal promises no order.
 
 template <class T, class Combine>
 EMU_HELPER T emu_reduce(emu_lanes* lanes, unsigned width) {
@@ -95,7 +94,7 @@ EMU_HELPER T emu_prefix(const emu_lanes* lanes, T identity, bool inclusive) {
 EMU_PREFIX(sum, 0)
 EMU_PREFIX(product, 1)
 
-// ---- shuffles: reading a lane that takes no part is undefined in Metal; here it is reported, and gives all ones
+// Shuffles. Reading a lane that takes no part is undefined in Metal. Here it is reported and gives all ones.
 
 template <class T>
 EMU_INLINE T emu_take(T value, unsigned lane, const char* operation) {
@@ -118,7 +117,7 @@ EMU_INLINE unsigned emu_lane() { return emu_self()->thread_index_in_simdgroup[0]
 EMU_SHUFFLE(simd_shuffle, (void(lane), by))
 EMU_SHUFFLE(simd_broadcast, (void(lane), by))
 EMU_SHUFFLE(simd_shuffle_xor, lane ^ by)
-// These do not wrap: past the edge the value stays what it is.
+// These do not wrap: a lane that would read past the edge keeps its own value.
 EMU_SHUFFLE(simd_shuffle_up, lane < by ? lane : lane - by)
 EMU_SHUFFLE(simd_shuffle_down, lane + by > 31 ? lane : lane + by)
 EMU_SHUFFLE(simd_shuffle_rotate_up, (lane - by) & 31)
@@ -146,7 +145,6 @@ EMU_INLINE T simd_broadcast_first(T value) {
   return emu_lane_value<T>(lanes, static_cast<unsigned>(__builtin_ctz(lanes->active)));
 }
 
-// ---- votes ----------------------------------------------------------------------------------------------------------
 
 struct simd_vote {
   using vote_t = uint64_t;
@@ -176,7 +174,6 @@ EMU_INLINE bool simd_is_first() {
   return static_cast<unsigned>(__builtin_ctz(emu_meet(true, "simd_is_first")->active)) == emu_lane();
 }
 
-// ---- barriers -------------------------------------------------------------------------------------------------------
 
 enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4 };
 EMU_INLINE mem_flags operator|(mem_flags a, mem_flags b) {

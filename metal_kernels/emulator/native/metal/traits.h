@@ -1,5 +1,5 @@
-// The few type traits and integer types that metal_stdlib offers or the shim needs. No C++ standard header is included
-// anywhere, so that nothing leaks into a kernel that Apple's compiler would not know.
+// The type traits and integer types that metal_stdlib has or the shim needs. The shim includes no C++ standard header,
+// so that a kernel cannot use names that Apple's compiler does not know.
 #pragma once
 
 typedef signed char int8_t;

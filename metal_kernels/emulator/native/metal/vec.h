@@ -1,5 +1,5 @@
-// vec<T, 2..4> with swizzles, and the operators on them. A vector in device or threadgroup memory is volatile in the
-// checked modes (see run.h); reading one whole is then exactly one access, which is what counting relies on.
+// vec<T, 2..4> with swizzles, and the operators on them. In the checked modes a vector in device or threadgroup memory
+// is volatile (see run.h), so that reading a whole vector is exactly one access. Counting relies on that.
 #pragma once
 #include "scalar.h"
 
@@ -13,7 +13,7 @@ namespace metal {
 template <class T, int N>
 struct vec;
 
-// What one access moves: an integer or a register of the vector's size.
+// The type of one access: an integer or a register of the vector's size.
 template <size_t BYTES>
 struct raw_bytes;
 template <>
@@ -37,7 +37,7 @@ struct raw_bytes<32> {
   typedef uint32_t type __attribute__((ext_vector_type(8), may_alias));
 };
 
-// .xy and the like: shares the vector's storage, converts to a vector, can be assigned.
+// A swizzle such as .xy. It shares the vector's storage, converts to a vector, and can be assigned.
 template <class T, int STORED, int... I>
 struct swizzle {
   T all[STORED];
@@ -236,8 +236,7 @@ struct packed_vec : subscript<T, N> {
   }
 };
 
-// ---- operators: vector with vector or scalar, component by component, in the vector's element type
-// -------------------
+// Operators: vector with vector or scalar, component by component, in the vector's element type.
 
 template <class A, class B>
 using if_vectors = enable_if_t<(is_vector_v<A> || is_vector_v<B>) &&
@@ -246,7 +245,7 @@ using if_vectors = enable_if_t<(is_vector_v<A> || is_vector_v<B>) &&
                                int>;
 template <class A, class B>
 using vector_among = typename conditional_t<is_vector_v<A>, vector_of<A>, vector_of<B>>::type;
-// A copy, so that each operand in memory is read once and whole.
+// Takes a copy, so that each operand in memory is read once and whole.
 template <class A>
 EMU_INLINE auto value_of(const A& a) {
   if constexpr (is_vector_v<A>) {

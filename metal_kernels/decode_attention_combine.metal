@@ -1,11 +1,11 @@
-// Ends an attention that was split over keys: joins the splits' sums, and the sink.
+// The second pass of decode_attention where keys are split: joins the sums of all splits and the sink.
 //
-// Grid: x over query heads, y over rows; a simdgroup each. Lanes are splits where weights are made, and dimensions where
-// values are added.
-#include "attention.h"
+// Grid: x over query heads, y over rows; a simdgroup each. A lane is a split where weights are computed, and a
+// dimension where values are added.
+#include "decode_attention.h"
 
 template <typename S = bfloat, typename O = half, int D = 64>
-[[kernel]] void attention_combine(
+[[kernel]] void decode_attention_combine(
     const device float* parts,       // [rows, heads, splits, D + 4]: weighted values, maximum and sum of a softmax, 0, 0
     const constant int* parts_shape,
     const device S* sinks,           // [heads]

@@ -1,13 +1,15 @@
-// The second projection of the experts each row chooses, its bias, the weighted sum over the choices, and the residual.
+// The second projection of the experts that each row chooses, its bias, the weighted sum over the choices, and the
+// residual.
 //
-// Grid: x over rows of the matrix, y over rows of the input. One simdgroup of a threadgroup for each of the K choices, ROWS
-// rows of the matrix each; the choices meet in threadgroup memory, always added in the same order.
+// Grid: x over rows of the matrix, y over rows of the input. A threadgroup has one simdgroup for each of the K choices,
+// and each takes the same ROWS rows of its expert's matrix. The choices are added in threadgroup memory, always in one
+// order.
 #include "mxfp4.h"
 #include "routing.h"
 
 template <typename T = half, typename B = bfloat, typename X = float, int COLUMNS = 2880, int OUTPUTS = 2880,
           int EXPERTS = 32, int K = 4, int ROWS = 4, int BATCH = 4>
-[[kernel]] void expert_down(
+[[kernel]] void expert_down_residual(
     const device T* activated,       // [rows, K, COLUMNS], chunk-major
     const device float* logits,      // [rows, EXPERTS]
     const device int* slots,         // [EXPERTS]

@@ -1,5 +1,5 @@
-"""The attention shaders' part of the kernel report: what they read at the published size, and how exact they are, with
-MLX's stock kernel beside them on the same keys and values."""
+"""Rows of the kernel report for decode attention: bytes read at the published size and errors, of our shaders and of
+MLX's kernel on the same keys and values."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,43 +9,44 @@ import numpy as np
 
 from metal_kernels import dispatches
 from metal_kernels.emulator import Report
-from metal_kernels.emulator.dispatch import Buffer
 from metal_kernels.emulator.kernel import run_function
+from metal_kernels.emulator.runner import Buffer
+from tests.metal_kernels.shaders.common import F16, Error, exact, run
+from tests.metal_kernels.shaders.decode_attention import Case, as_cache, attended, defined, dispatch
+from tests.metal_kernels.shaders.row import Row
 from tests.support import mlx_headers
-from tests.support.kernel_checks import attention as checks
-from tests.support.kernel_checks.attention import Case
-from tests.support.kernel_checks.common import F16, Error, exact, run
-from tests.support.kernel_checks.row import Row
 
 CONSTANT = ("body_shape", "parts_shape", "counts")
-"""Inputs in constant memory: not counted, neither here nor for MLX's kernel."""
+"""Inputs in constant memory. They are not counted, neither here nor for MLX's kernel."""
 
 
 def of_20b(keys: int, window: int | None = None) -> Case:
-    """One row that sees so many keys, its own among them, 40 of them in the tail. 120b's heads are the same."""
+    """Return one row that sees ``keys`` keys with its own, 40 of them in the tail. 120b has the same heads."""
     body = keys - 41 if window is None else window - 1
     return Case(body, 40, 1, heads=64, kv_heads=8, window=window, unused=64)
 
 
 def rows() -> Iterator[Row]:
-    """A window, and full layers of a short and of a longer context. MLX's kernel for more keys is another."""
+    """Yield the rows of a window and of two full layers. MLX has another kernel for more keys than the first of
+    these."""
     yield from measure("window of 128", of_20b(128, 128))
     yield from measure("1,024 keys", of_20b(1024))
     yield from measure("8,192 keys", of_20b(8192), stock=False)
 
 
 def measure(what: str, case: Case, folder: Path = dispatches.FOLDER, stock: bool = True) -> Iterator[Row]:
-    """Count handing on half beside a bf16 cache; the error is that of float32 outputs."""
-    (out, _), counted = run(checks.dispatch(case, F16), folder, mode="count")
-    joined, _, _ = checks.attended(case, folder=folder, mode="fast")
-    want = checks.defined(case)
+    """Count loads with half outputs and a bf16 cache, and take the error of float32 outputs."""
+    made = dispatch(case, F16)
+    (out, _), counted = run(made, folder, mode="count")
+    joined, _, _ = attended(case, folder=folder, mode="fast")
+    want = defined(case)
     error = Error.of(exact(joined), want)
-    yield _row(f"attention, {what}", counted, _fewest(case), error, *(_stock(case, want) if stock else ()))
+    yield _row(f"decode_attention, {what}", counted, _fewest(case), error, *(_stock(case, want) if stock else ()))
     if dispatches.is_split(out):
-        _, counted = run(dispatches.attention_combine(out, case.arrays.sinks, F16), folder, mode="count")
+        _, counted = run(dispatches.decode_attention_combine(out, case.arrays.sinks, F16), folder, mode="count")
         width = out.shape[-1]
         fewest = {"parts": out.nbytes // width * (width - 2), "sinks": case.arrays.sinks.nbytes}
-        yield _row(f"attention_combine, {what}", counted, fewest, error)
+        yield _row(f"decode_attention_combine, {what}", counted, fewest, error)
 
 
 def _row(
@@ -70,15 +71,16 @@ def _row(
 
 
 def _fewest(case: Case) -> dict[str, int]:
-    """Bytes of each input that one row cannot do without."""
-    a, row = case.arrays, 2 * case.kv_heads * case.dim * case.kv.size
+    """Return the bytes of each input that one row has to read."""
+    a = case.arrays
+    row = 2 * case.kv_heads * case.dim * case.kv.size
     seen = min(case.keys + 1, case.window or case.keys + 1)
-    fewest = {"q": a.q.nbytes, "added": row, "body": (seen - 1 - case.tail) * row, "tail": case.tail * row}
+    fewest = {"q": a.q.nbytes, "kv": row, "body": (seen - 1 - case.tail) * row, "tail": case.tail * row}
     return fewest if case.window is None and seen > dispatches.SPLIT_KEYS else fewest | {"sinks": a.sinks.nbytes}
 
 
 def _stock(case: Case, want: np.ndarray) -> tuple[int, Error]:
-    """Bytes MLX's ``sdpa_vector`` issues on bf16 arrays, and its error on float32 ones of the same values."""
+    """Return the bytes MLX's ``sdpa_vector`` loads from bf16 arrays, and its error on the same values in float32."""
     _, counted = _sdpa_vector(case, "bfloat16_t", "count")
     out, _ = _sdpa_vector(case, "float", "fast")
     issued = sum(counted.buffers[name].bytes_issued for name in ("queries", "keys", "values", "sinks"))
@@ -86,9 +88,10 @@ def _stock(case: Case, want: np.ndarray) -> tuple[int, Error]:
 
 
 def _sdpa_vector(case: Case, type_: str, mode: str) -> tuple[np.ndarray, Report]:
-    a, dim = case.arrays, case.dim
+    a = case.arrays
+    dim = case.dim
     seen = min(case.keys + 1, case.window or case.keys + 1)
-    parts = [a.body[..., : case.body, :], a.tail[..., : case.tail, :], a.kv.transpose(1, 2, 0, 3)[:, None]]
+    parts = [a.body[..., : case.body, :], a.tail[..., : case.tail, :], as_cache(a.kv)]
     joined = mx.concatenate(parts, axis=3)[..., -seen:, :]
 
     def given(array: mx.array) -> np.ndarray:

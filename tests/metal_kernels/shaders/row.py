@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tests.support.kernel_checks.common import Error
+from tests.metal_kernels.shaders.common import Error
 
-WEIGHTS = ("weight", "scales", "biases", "router", "body", "tail", "added")
-"""Matrices, and a cache."""
+WEIGHTS = ("weight", "scales", "offsets", "router", "body", "tail", "kv")
+"""Inputs that are matrices or a cache."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One operation: bytes by buffer as counted, the fewest it could read, and errors as parts of the largest value."""
+    """One shader: bytes it reads by buffer, the fewest it could read, and errors as parts of the largest value."""
 
     operation: str
     issued: Mapping[str, int]
@@ -24,13 +24,15 @@ class Row:
 
     @property
     def total(self) -> int:
+        """The bytes of all loads."""
         return sum(self.issued.values())
 
     @property
     def unique_to_fewest(self) -> float:
+        """The bytes read, each counted once, over the fewest it could read."""
         return sum(self.unique.values()) / sum(self.fewest.values())
 
     @property
     def weights_once(self) -> bool:
-        """Whether each byte of weights, scales and cache that has to be read is loaded exactly once."""
+        """Whether each byte of weights and cache that has to be read is loaded exactly once."""
         return all(self.issued[name] == self.fewest[name] for name in WEIGHTS if name in self.fewest)

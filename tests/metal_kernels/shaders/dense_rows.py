@@ -1,5 +1,5 @@
-"""The dense shaders' part of the kernel report: what they read at the published size, and how exact they are, with
-MLX's kernel for the same product beside them."""
+"""Rows of the kernel report for the dense products: bytes read at the published size and errors, of our shaders and of
+MLX's kernels for the same products."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -10,39 +10,41 @@ import numpy as np
 
 from metal_kernels import dispatches, reference
 from metal_kernels.emulator import BFloat16, Report
-from metal_kernels.emulator.dispatch import Buffer
 from metal_kernels.emulator.kernel import run_function
+from metal_kernels.emulator.runner import Buffer
 from metal_kernels.reference import Dense
+from tests.metal_kernels.shaders.common import BF16, EPS, F32, Error, exact, run
+from tests.metal_kernels.shaders.dense import Case, defined, dispatch, of_20b
+from tests.metal_kernels.shaders.row import Row
 from tests.support import mlx_headers
-from tests.support.kernel_checks import dense as checks
-from tests.support.kernel_checks.common import BF16, EPS, F32, Error, exact, run
-from tests.support.kernel_checks.dense import Case
-from tests.support.kernel_checks.row import Row
 
-# Metal's mark for values that are alike in all threads, which the emulator's metal_stdlib lacks.
 UNIFORM = """
 namespace metal {
 template <class T> using uniform = T;
 template <class T> constexpr T make_uniform(T value) { return value; }
 }
 """
-MATRIX = {"norm_qkv_rope": "qkv", "output_residual": "o", "norm_head": "head", "norm_head_best": "head"}
+"""Metal's mark for values that are equal in all threads. The emulator's metal_stdlib has none."""
+
+MATRIX = {"norm_qkv_rope": "qkv", "output_residual": "o", "norm_head": "head", "norm_head_argmax": "head"}
+"""The matrix of each shader."""
 
 
 def rows() -> Iterator[Row]:
-    """One row through one layer of gpt-oss-20b or 120b, whose dense parts are alike, and 2,048 rows of the head."""
+    """Yield rows for one layer of gpt-oss-20b or 120b, which have the same dense parts, and for 2,048 rows of the
+    head."""
     for q8 in (False, True):
-        case = checks.of_20b(q8)
+        case = of_20b(q8)
         for operation in MATRIX:
             yield measure(operation, case)
 
 
 def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER, stock: bool = True) -> Row:
-    """Count one operation and take its error in float32 outputs."""
-    made = checks.dispatch(operation, case, BF16)
+    """Count the loads of one shader with bf16 keys and values, and take the error of float32 outputs."""
+    made = dispatch(operation, case, BF16)
     _, counted = run(made, folder, mode="count")
-    out, _ = run(checks.dispatch(operation, case, F32), folder, mode="fast")
-    want = checks.defined(operation, case)
+    out, _ = run(dispatch(operation, case, F32), folder, mode="fast")
+    want = defined(operation, case)
     read = {name: use for name, use in counted.buffers.items() if use.loads}
     return Row(
         f"{operation}, {'q8' if case.q8 else 'bf16'}",
@@ -51,12 +53,12 @@ def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER, stock:
         _fewest(operation, case),
         sum(use.lines for use in read.values()),
         max(Error.of(exact(a), b) for a, b in zip(out, want, strict=True)),
-        *(_stock(operation, case, want) if stock and operation != "norm_head_best" else ()),
+        *(_stock(operation, case, want) if stock and operation != "norm_head_argmax" else ()),
     )
 
 
 def _fewest(operation: str, case: Case) -> Mapping[str, int]:
-    """Bytes of each input that one row cannot do without: all of them."""
+    """Return the bytes of each input that one row has to read: all of them."""
     a = case.arrays
     layer = getattr(a, MATRIX[operation])
     arrays = layer._asdict() | {
@@ -70,8 +72,8 @@ def _fewest(operation: str, case: Case) -> Mapping[str, int]:
 
 
 def _stock(operation: str, case: Case, want: list[np.ndarray]) -> tuple[int, Error]:
-    """Bytes MLX's kernel for the same product issues in bf16, and its error in float32 between plain MLX's norm, and
-    bias, RoPE or residual, in float32."""
+    """Return the bytes MLX's kernel for the same product loads in bf16, and its error in float32. Norm, bias, RoPE and
+    residual around it are plain MLX in float32."""
     a = case.arrays
     layer: Dense = getattr(a, MATRIX[operation])
     x = a.attended if operation == "output_residual" else reference.rms_norm(a.x, a.norm.astype(F32), EPS)
@@ -91,8 +93,10 @@ def _stock(operation: str, case: Case, want: list[np.ndarray]) -> tuple[int, Err
 
 
 def _product(layer: Dense, x: mx.array, mode: str) -> tuple[np.ndarray, Report]:
-    """MLX's ``gemv``, or for q8 ``affine_qmv`` as the number of columns decides; x [1, C] to [R] in its dtype."""
-    rows, columns = len(layer.weight), x.shape[-1]
+    """Multiply x [1, C] by MLX's ``gemv``, or for q8 by its ``affine_qmv``. Return [R] in the dtype of x, and the
+    report."""
+    rows = len(layer.weight)
+    columns = x.shape[-1]
     type_ = "float" if x.dtype == F32 else "bfloat16_t"
 
     def bits(array: mx.array) -> np.ndarray:
@@ -100,10 +104,13 @@ def _product(layer: Dense, x: mx.array, mode: str) -> tuple[np.ndarray, Report]:
         return values if x.dtype == F32 else BFloat16.of(values).bits
 
     y = np.zeros(rows, np.float32 if x.dtype == F32 else np.uint16)
-    if layer.scales is None or layer.biases is None:
+    if layer.scales is None or layer.offsets is None:
         height = 8 if rows >= 4096 else 4  # MLX 0.32, mlx/backend/metal/matmul.cpp
-        headers, name, template = ["gemv.h"], "gemv", f"{type_}, {height}, 1, 1, 32, 4, 4, false, false"
-        grid, threadgroup = (32 * -(-rows // (4 * height)), 1, height), (32, 1, height)
+        headers = ["gemv.h"]
+        name = "gemv"
+        template = f"{type_}, {height}, 1, 1, 32, 4, 4, false, false"
+        grid = (32 * -(-rows // (4 * height)), 1, height)
+        threadgroup = (32, 1, height)
         arrays = {"mat": bits(layer.weight), "in_vec": bits(x), "bias": np.zeros(1, y.dtype), "y": y}
         sizes = {"in_vec_size": columns, "out_vec_size": rows, "matrix_ld": columns, "alpha": 1.0, "beta": 0.0}
         sizes |= {"batch_ndim": 1, "batch_shape": 1, "vector_stride": 0, "matrix_stride": 0, "bias_batch_stride": 0}
@@ -111,9 +118,11 @@ def _product(layer: Dense, x: mx.array, mode: str) -> tuple[np.ndarray, Report]:
     else:
         fast = "_fast" if columns % 512 == 0 else ""  # MLX 0.32, mlx/backend/metal/quantized.cpp
         headers = ["steel/gemm/gemm.h", "quantized_utils.h", "quantized.h"]
-        name, template = f"affine_qmv{fast}", f"{type_}, 64, 8, false"
-        grid, threadgroup = (32, rows // 4, 1), (32, 2, 1)
-        arrays = {"w": np.array(layer.weight), "scales": bits(layer.scales), "biases": bits(layer.biases)}
+        name = f"affine_qmv{fast}"
+        template = f"{type_}, 64, 8, false"
+        grid = (32, rows // 4, 1)
+        threadgroup = (32, 2, 1)
+        arrays = {"w": np.array(layer.weight), "scales": bits(layer.scales), "biases": bits(layer.offsets)}
         arrays |= {"x": bits(x), "y": y}
         sizes = {"in_vec_size": columns, "out_vec_size": rows}
     for size, value in sizes.items():

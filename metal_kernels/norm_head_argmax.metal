@@ -1,16 +1,16 @@
-// The final RMSNorm and the head as in norm_head, but of the logits only the largest of each threadgroup is kept, and where
-// it was: best_token then takes the largest of those. A logit that is not finite counts as infinite.
+// The final RMSNorm and the head as in norm_head, but only the largest logit of each threadgroup is written, with its
+// token. norm_head_argmax_combine takes the largest of these. A logit that is not finite counts as infinite.
 #include "best.h"
 #include "dense.h"
 
 template <typename N = bfloat, typename W = bfloat, typename S = bfloat, int COLUMNS = 2880, int VOCABULARY = 201088,
-          int PAIRS = 4, int SIMDGROUPS = 8, int ROWS = 1, int EPSILON_BITS = 925353388>  // of a float: 1e-5
-[[kernel]] void norm_head_best(
+          int PAIRS = 4, int SIMDGROUPS = 8, int ROWS = 1, int EPSILON_BITS = 925353388>  // the bits of 1e-5
+[[kernel]] void norm_head_argmax(
     const device float* x,           // [ROWS, COLUMNS]
     const device N* norm,            // [COLUMNS]
     const device W* weight,          // [VOCABULARY, COLUMNS], q8 with W = uint: [VOCABULARY, COLUMNS / 4]
     const device S* scales,          // [VOCABULARY, COLUMNS / 64], of q8 only
-    const device S* biases,          // [VOCABULARY, COLUMNS / 64], of q8 only
+    const device S* offsets,         // [VOCABULARY, COLUMNS / 64], of q8 only
     device float* logits,            // [ROWS, threadgroups]
     device uint* tokens,             // [ROWS, threadgroups]
     uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
@@ -23,7 +23,7 @@ template <typename N = bfloat, typename W = bfloat, typename S = bfloat, int COL
   uint lane = thread_index_in_simdgroup, row = thread_position_in_grid.y;
   uint first = thread_position_in_grid.x / 32 * (2 * PAIRS);
   NormedRow<N> input = {x + row * COLUMNS, norm, 0};
-  Pairs<PAIRS> pairs = dense_pairs<COLUMNS, PAIRS, PAIRS>(weight, scales, biases, first, input, lane);
+  Pairs<PAIRS> pairs = dense_pairs<COLUMNS, PAIRS, PAIRS>(weight, scales, offsets, first, input, lane);
   float scale = rsqrt(simd_sum(input.squares) / float(COLUMNS) + as_type<float>(EPSILON_BITS));
   Best best = {-INFINITY, first + lane};
 #pragma unroll

@@ -1,4 +1,4 @@
-"""Loads a compiled kernel and runs it over a grid. The ctypes side of native/runtime.cpp."""
+"""Loads a compiled kernel and runs it over a grid: the ctypes side of native/runtime.cpp. Knows no source."""
 
 import ctypes
 import threading
@@ -13,7 +13,7 @@ from metal_kernels.emulator.arrays import unset_pattern
 from metal_kernels.emulator.build import Library, Mode
 from metal_kernels.emulator.cover import reached_lines
 from metal_kernels.emulator.errors import CallError
-from metal_kernels.emulator.report import BufferUse, Finding, Kind, Place, Report
+from metal_kernels.emulator.report import BufferUse, Finding, FindingKind, Place, Report
 
 MAX_BUFFERS = 64
 MAX_FINDINGS = 64
@@ -65,22 +65,16 @@ class _Finding(ctypes.Structure):
     )
 
 
-_KINDS = {
-    1: Kind.RACE,
-    2: Kind.UNINITIALISED,
-    3: Kind.OUT_OF_BOUNDS,
-    4: Kind.DIVERGENCE,
-    5: Kind.UNDEFINED,
-    6: Kind.LIMIT,
-    7: Kind.UNWRITTEN,
-}
+_FINDING_KINDS = tuple(FindingKind)
+"""The kinds by their numbers in native/state.h. A run has no finding of number 0, LINT."""
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """One buffer of a run. ``role``: 0 input, 1 output that starts initialised, 2 output that starts as garbage.
+    """One buffer of a run. ``role`` is 0 for an input, 1 for an output that starts initialised, 2 for one that does
+    not.
 
-    ``dtype`` of an output, if it is to be searched for values that came from memory nobody set.
+    An output with a ``dtype`` is searched for values that came from unset memory.
     """
 
     name: str
@@ -115,10 +109,10 @@ def run(
     flush_subnormals: bool = False,
     constants: dict[str, bool | int | float] | None = None,
 ) -> tuple[Report, bool]:
-    """Run every thread of the grid, writing outputs into the buffers' arrays.
+    """Run every thread of the grid, and write outputs into the buffers' arrays.
 
-    Returns the report and whether the run finished. ``seconds`` of CPU time end a run that does not end
-    itself. ``constants`` sets the values of function constants by name.
+    Returns the report and whether the run finished. A run is stopped after ``seconds`` of CPU time. ``constants`` sets
+    function constants by name. Raises CallError for a grid, a threadgroup or buffers that exceed a limit.
     """
     if len(grid) != 3 or len(threadgroup) != 3 or min(grid) < 1 or min(threadgroup) < 1:
         raise CallError(f"{kernel}: grid {tuple(grid)} and threadgroup {tuple(threadgroup)} need three positive sizes")
@@ -130,31 +124,22 @@ def run(
     count = len(buffers)
     loaded, lock = _load(library)
     u32x3 = ctypes.c_uint32 * 3
-    arguments = (_Argument * count)(
-        *(
-            _Argument(b.data.ctypes.data, b.data.nbytes, b.role, b.data.itemsize, *unset_pattern(b.dtype))
-            for b in buffers
-        )
-    )
-    totals, uses, findings, found = _Totals(), (_BufferUse * count)(), (_Finding * MAX_FINDINGS)(), ctypes.c_uint32()
+    given = [(b.data.ctypes.data, b.data.nbytes, b.role, b.data.itemsize, *unset_pattern(b.dtype)) for b in buffers]
+    arguments = (_Argument * count)(*(_Argument(*fields) for fields in given))
+    totals = _Totals()
+    uses = (_BufferUse * count)()
+    findings = (_Finding * MAX_FINDINGS)()
+    found = ctypes.c_uint32()
     options = _Options(mode == "check", mode == "count", ORDERS[order], seed, seconds, flush_subnormals)
     with lock:
         for name, value in (constants or {}).items():
             kind = {bool: ctypes.c_bool, int: ctypes.c_int, float: ctypes.c_float}[type(value)]
             kind.in_dll(loaded, name).value = value  # type: ignore[attr-defined]
         start = time.perf_counter()
-        failed = loaded.emu_run(
-            u32x3(*grid),
-            u32x3(*size),
-            arguments,
-            count,
-            mode in ("count", "check"),
-            ctypes.byref(options),
-            ctypes.byref(totals),
-            uses,
-            findings,
-            ctypes.byref(found),
-        )
+        sizes = (u32x3(*grid), u32x3(*size))
+        results = (ctypes.byref(totals), uses, findings, ctypes.byref(found))
+        counted = mode in ("count", "check")
+        failed = loaded.emu_run(*sizes, arguments, count, counted, ctypes.byref(options), *results)
         elapsed = time.perf_counter() - start
         marks = bytes((ctypes.c_uint8 * len(library.blocks)).in_dll(loaded, "emu_reached"))
     report = Report(kernel, mode, elapsed)
@@ -177,4 +162,4 @@ def _finding(raw: _Finding, library: Library, buffers: Sequence[Buffer]) -> Find
     for index in range(len(buffers) - 1, -1, -1):  # "buffer 12" before "buffer 1"
         message = message.replace(f"buffer {index}", f"'{buffers[index].name}'")
     other = library.sites[raw.other_site] if raw.other_site else None
-    return Finding(_KINDS[raw.kind], place, message, other, raw.times)
+    return Finding(_FINDING_KINDS[raw.kind], place, message, other, raw.times)

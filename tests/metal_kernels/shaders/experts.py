@@ -1,47 +1,34 @@
-"""What norm + router and the expert shaders have to satisfy."""
+"""Cases for norm + router and the expert shaders, their definitions in float64, and the dispatches for them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
 from metal_kernels import dispatches
 from metal_kernels.dispatches import Dispatch
-from metal_kernels.emulator import Report
 from metal_kernels.reference import Dense, Experts
-from tests.support.kernel_checks.common import (
-    BF16,
-    EPS,
-    F16,
-    F32,
-    FLOAT32_ERROR,
-    check_in_every_order,
-    check_tiling,
-    error,
-    exact,
-    run,
-)
+from tests.metal_kernels.shaders.common import BF16, EPS, F16, F32, exact
 
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 LIMIT = 7.0
 
 
 def chunks(row: np.ndarray, width: int) -> np.ndarray:
-    """[..., N] to chunk-major [..., 32 / width, N / 32, width]."""
+    """Return rows [..., N] chunk-major, [..., 32 / width, N / 32, width]."""
     return row.reshape(*row.shape[:-1], -1, 32 // width, width).swapaxes(-3, -2)
 
 
 def unchunked(array: mx.array) -> np.ndarray:
-    """Rows handed on chunk-major, in natural order and float64."""
+    """Return chunk-major rows in natural order and float64."""
     return exact(array).swapaxes(-3, -2).reshape(*array.shape[:-3], -1)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One layer's experts and some rows for them, with the dtypes of activations, biases and the residual stream."""
+    """The sizes of one layer's experts and of some rows, with the dtypes of activations, biases and the residual
+    stream."""
 
     rows: int
     hidden: int
@@ -51,7 +38,7 @@ class Case:
     activations: mx.Dtype = mx.float16
     biases: mx.Dtype = mx.bfloat16
     residuals: mx.Dtype = mx.float32
-    slots: int | None = None  # fewer than experts: some share one, as they never would; it spares memory
+    slots: int | None = None  # fewer than experts to save memory: some share one, which a model's never do
     seed: int = 0
 
     def __str__(self) -> str:
@@ -62,20 +49,29 @@ class Case:
     def arrays(self) -> "Arrays":
         return Arrays.random(self)
 
+    def having(self, **arrays: mx.array) -> "Case":
+        """Return the case with other arrays, which also set the number of rows and the dtype of activations."""
+        own = replace(self.arrays, **arrays)
+        case = replace(self, rows=len(own.x), activations=own.normed.dtype)
+        case.__dict__["arrays"] = own
+        return case
+
 
 def published_size(experts: int) -> "Case":
-    """One row at the size of 20b with 32 experts, of 120b with 128. Four that lie in four slots are chosen, of as many
-    slots as fit a test."""
+    """Return one row at the size of 20b (32 experts) or 120b (128), with as many slots as fit a test. It chooses four
+    experts in four slots."""
     case = Case(1, 2880, 2880, experts, slots=8)
     logits = np.random.default_rng(20).standard_normal((1, experts))
     logits[0, [20, 3, 30, 9]] += 4
-    case.__dict__["arrays"] = replace(case.arrays, logits=mx.array(logits.astype(np.float32)))
+    case = case.having(logits=mx.array(logits.astype(np.float32)))
     assert len({int(case.arrays.slots[e]) for e in chosen(logits[0], 4)[0]}) == 4
     return case
 
 
 @dataclass(frozen=True)
 class Arrays:
+    """The inputs of all operations."""
+
     x: mx.array
     norm: mx.array
     router: Dense
@@ -123,29 +119,27 @@ class Arrays:
         )
 
 
-OPERATIONS = ("norm_router", "expert_gate_up", "expert_down")
-# Groups of 32 below and above the lanes; experts below, at and above them and at no multiple; 1 to 8 rows; each dtype;
-# and what each hands on.
+OPERATIONS = ("norm_router", "expert_gate_up", "expert_down_residual")
 CASES = [
     (Case(2, 32, 32, 8, k=8, activations=F16, biases=BF16, residuals=F16), BF16),
     (Case(1, 1056, 64, 32), F32),
     (Case(8, 64, 1056, 128, activations=F32, biases=F32), F32),
     (Case(3, 160, 96, 33, k=2, activations=BF16, biases=F16, residuals=BF16), F16),
 ]
-
-
-# ---- definitions in float64
+"""Cases, and the dtype of the rows each operation returns. There are fewer groups of 32 than lanes and more; experts
+below, at and above the lanes and at no multiple; 1 to 8 rows; each dtype."""
 
 
 def values(experts: Experts, slot: int) -> np.ndarray:
-    """One expert's matrix."""
-    words, scales = np.array(experts.weight[slot]), np.array(experts.scales[slot])
+    """Return one expert's matrix."""
+    words = np.array(experts.weight[slot])
+    scales = np.array(experts.scales[slot])
     codes = (words[..., None] >> (4 * np.arange(8, dtype=np.uint32))) & 15
     return FP4[codes].reshape(len(words), -1) * np.repeat(np.ldexp(1.0, scales.astype(int) - 127), 32, axis=1)
 
 
 def chosen(logits: np.ndarray, k: int) -> tuple[list[int], np.ndarray]:
-    """The k experts of one row, the lower id among equals, and their shares."""
+    """Return the k experts of one row and their shares. Of equal logits the lower id comes first."""
     ids = sorted(range(len(logits)), key=lambda e: (-logits[e], e))[:k]
     with np.errstate(invalid="ignore"):  # infinite logits
         shares = np.exp(logits[ids] - logits[ids[0]])
@@ -159,7 +153,8 @@ def defined_norm_router(a: Arrays) -> tuple[np.ndarray, np.ndarray]:
 
 
 def swiglu(both: np.ndarray) -> np.ndarray:
-    gate, linear = np.minimum(both[..., 0::2], LIMIT), np.clip(both[..., 1::2], -LIMIT, LIMIT)
+    gate = np.minimum(both[..., 0::2], LIMIT)
+    linear = np.clip(both[..., 1::2], -LIMIT, LIMIT)
     return gate / (1 + np.exp(-1.702 * gate)) * (linear + 1)
 
 
@@ -182,24 +177,21 @@ def defined_down(a: Arrays, k: int) -> np.ndarray:
     return out
 
 
-# ---- running
-
-
 def handed(array: mx.array) -> mx.array:
-    """Natural order to chunk-major, by numpy."""
+    """Return rows in natural order chunk-major, by numpy."""
     width = 16 // array.dtype.size
     bits = array.view({2: mx.uint16, 4: mx.uint32}[array.dtype.size])
     return mx.array(np.ascontiguousarray(chunks(np.array(bits), width))).view(array.dtype)
 
 
 def dispatch(operation: str, case: Case, handed_on: mx.Dtype = mx.float32) -> Dispatch:
-    """What the project launches for an operation, handing on in the dtype given."""
+    """Return the project's dispatch of an operation. Rows for the next operation are in ``handed_on``."""
     a = case.arrays
     if operation == "norm_router":
         made = dispatches.norm_router(a.x, a.norm, EPS, a.router, handed_on)
     elif operation == "expert_gate_up":
         made = dispatches.expert_gate_up(handed(a.normed), a.logits, a.slots, a.gate_up, case.k, LIMIT)
-        if made is not None:  # the project hands on float32 beside float32 biases only
+        if made is not None:  # the project has float32 rows beside float32 biases only
             width = 16 // handed_on.size
             shape = (case.rows, case.k, 32 // width, case.inter // 32, width)
             template = tuple((dict(made.template) | {"O": dispatches.name(handed_on)}).items())
@@ -211,13 +203,14 @@ def dispatch(operation: str, case: Case, handed_on: mx.Dtype = mx.float32) -> Di
 
 
 def results(operation: str, out: list[mx.array]) -> list[np.ndarray]:
-    """Outputs in natural order and float64."""
+    """Return outputs in natural order and float64."""
     if operation == "norm_router":
         return [unchunked(out[0]), exact(out[1])]
     return [unchunked(out[0]) if operation == "expert_gate_up" else exact(out[0])]
 
 
 def defined(operation: str, case: Case) -> list[np.ndarray]:
+    """Return the outputs of an operation by definition."""
     if operation == "norm_router":
         return list(defined_norm_router(case.arrays))
     if operation == "expert_gate_up":
@@ -225,72 +218,8 @@ def defined(operation: str, case: Case) -> list[np.ndarray]:
     return [defined_down(case.arrays, case.k)]
 
 
-# ---- what has to hold
-
-
-def check(operation: str, case: Case, folder: Path = dispatches.FOLDER, handed_on: mx.Dtype = mx.float32) -> Report:
-    made = dispatch(operation, case, handed_on)
-    return check_in_every_order(made, defined(operation, case), lambda out: results(operation, out), folder)
-
-
-# Simdgroups of norm_router share a sum, so it is theirs to divide.
 TILINGS = {
     "expert_gate_up": [{"ROWS": r, "BATCH": b, "SIMDGROUPS": s} for r, b, s in ((2, 2, 1), (4, 2, 4), (8, 8, 2))],
-    "expert_down": [{"ROWS": r, "BATCH": b} for r, b in ((1, 1), (2, 1), (8, 4))],
+    "expert_down_residual": [{"ROWS": r, "BATCH": b} for r, b in ((1, 1), (2, 1), (8, 4))],
 }
-
-
-def check_tilings(operation: str, folder: Path = dispatches.FOLDER) -> None:
-    """The same bits however the work is divided."""
-    check_tiling(dispatch(operation, CASES[1][0]), TILINGS[operation], folder)
-
-
-def check_logits(operation: str, experts: int, folder: Path = dispatches.FOLDER) -> None:
-    """NaN, infinite and equal logits lead to no address outside the weights, and where they mean something, to that."""
-    case = Case(6, 32, 32, experts)
-    logits = np.random.default_rng(1).standard_normal((6, experts)).astype(np.float32)
-    logits[0] = np.nan
-    logits[1] = -np.inf
-    logits[2] = np.inf
-    logits[3, 5:] = np.nan
-    logits[4, 1:] = -np.inf
-    logits[5] = 0.25
-    last_slots = mx.arange(len(case.arrays.gate_up.weight))[-experts:].astype(mx.int32)
-    case.__dict__["arrays"] = replace(case.arrays, logits=mx.array(logits), slots=last_slots)
-    out, report = run(dispatch(operation, case), folder, mode="check")
-    assert not report.findings, str(report)
-    sane = [4, 5] if operation == "expert_down" else [5]  # row 4 chooses three experts without weight: any will do
-    for got, want in zip(results(operation, out), defined(operation, case), strict=True):
-        assert error(got[sane], want[sane]) < FLOAT32_ERROR
-
-
-def check_codes(folder: Path = dispatches.FOLDER) -> None:
-    """One choice, no bias, no residual, and activations that pick one column: what comes out is the weight itself."""
-    codes = np.arange(32, dtype=np.uint32) % 16
-    words = [sum(int(c) << (4 * i) for i, c in enumerate(codes[at : at + 8])) for at in range(0, 32, 8)]
-    weight = np.tile(np.array(words, np.uint32), (8, 32, 1))
-    scales = np.resize(np.array([0, 1, 13, 112, 127, 239, 240], np.uint8), (8, 32, 1))
-    down = Experts(mx.array(weight), mx.array(scales), mx.zeros((8, 32)))
-    logits, slots = mx.zeros((8, 8)), mx.arange(8, dtype=mx.int32)
-    want = np.array(
-        mx.dequantize(down.weight[0], down.scales[0], group_size=32, bits=4, mode="mxfp4", dtype=mx.float32)
-    )
-    for start in range(0, 32, 8):
-        picked = handed(mx.eye(8, 32, k=start)[:, None])
-        made = dispatches.expert_down_residual(picked, logits, slots, down, mx.zeros((8, 32)))
-        assert made is not None
-        assert np.array_equal(exact(run(made, folder, mode="fast")[0][0]), want.T[start : start + 8])
-
-
-def check_all(operations: Sequence[str], folder: Path) -> None:
-    """Every check of some of the operations, quick ones first."""
-    for operation in operations:
-        for case, handed_on in CASES:
-            check(operation, case, folder, handed_on)
-    for operation in operations:
-        if operation in TILINGS:
-            check_tilings(operation, folder)
-            for experts in (32, 33):
-                check_logits(operation, experts, folder)
-    if "expert_down" in operations:
-        check_codes(folder)
+"""Other tile sizes, by operation. The simdgroups of norm_router share a sum, so it has none."""

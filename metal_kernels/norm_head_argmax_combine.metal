@@ -1,8 +1,8 @@
-// Of the largest logits that norm_head_best has left, the largest and its token. One threadgroup to a row.
+// Takes the largest of the logits that norm_head_argmax wrote, and its token. One threadgroup to a row.
 #include "best.h"
 
 template <int COUNT = 3142, int SIMDGROUPS = 8>
-[[kernel]] void best_token(
+[[kernel]] void norm_head_argmax_combine(
     const device float* logits,      // [rows, COUNT], none NaN
     const device uint* tokens,       // [rows, COUNT]
     device uint* chosen,             // [rows]

@@ -1,8 +1,9 @@
-// What the attention shaders share: where a cache's rows lie, sums over lanes, and the end of a softmax with a sink.
+// Shared by the shaders of decode attention: where a cache's rows lie, sums over lanes, and the end of a softmax with a
+// sink.
 #pragma once
 #include "activations.h"
 
-// Stands for the maximum of no scores: finite, so that no difference of two such is undefined.
+// The maximum of no scores. It is finite, so that the difference of two of them is defined.
 METAL_FUNC float of_none() { return -numeric_limits<float>::max(); }
 
 // Eight values as they lie in memory.
@@ -26,35 +27,35 @@ METAL_FUNC Eight open_chunk(const thread Chunk<half>& x) { return from_halves(x.
 METAL_FUNC Eight open_chunk(const thread Chunk<bfloat>& x) { return from_bfloats(x.words[0]); }
 METAL_FUNC Eight open_chunk(const thread Chunk<float>& x) { return from_floats(x.words[0], x.words[1]); }
 
-// One key/value head of a cache. Its positions are counted through body, tail and new rows, in this order.
+// One key/value head of a cache. Its positions are counted through body, tail and new rows (kv), in this order.
 template <typename T>
 struct Cache {
   const device T* body;   // [2, heads, capacity, D]: keys, then values
   const device T* tail;   // [2, heads, TAIL, D]
-  const device T* added;  // [rows, 2, heads, D]
+  const device T* kv;     // [rows, 2, heads, D]
   uint in_body, before;   // positions in the body, and in body and tail
   uint capacity, heads, head;
 };
 
-// The key (side 0) or value (side 1) of position j.
+// Returns where the key (side 0) or value (side 1) of position j lies.
 template <int D, int TAIL, typename T>
 METAL_FUNC const device T* cached(const thread Cache<T>& cache, uint side, uint j) {
   uint plane = side * cache.heads + cache.head;
   if (j < cache.in_body) return cache.body + (plane * cache.capacity + j) * D;
   if (j < cache.before) return cache.tail + (plane * TAIL + (j - cache.in_body)) * D;
-  return cache.added + ((j - cache.before) * 2 * cache.heads + plane) * D;
+  return cache.kv + ((j - cache.before) * 2 * cache.heads + plane) * D;
 }
 
-// Eight dimensions from dim on of the key or value of position j; of none but zero from end on. Those from handed_on on are
-// stored in the fresh tail too.
+// Loads eight dimensions from dim on of the key or value of position j, or zeros if j is end or more. Copies them to
+// the fresh tail too if j is copied_from or more.
 template <int SIDE, int D, int TAIL, typename T>
-METAL_FUNC Eight cached_eight(const thread Cache<T>& cache, uint j, uint dim, uint end, uint handed_on,
+METAL_FUNC Eight cached_eight(const thread Cache<T>& cache, uint j, uint dim, uint end, uint copied_from,
                               device T* fresh_tail) {
   Eight opened = {{0, 0, 0, 0, 0, 0, 0, 0}};
   if (j < end) {
     Chunk<T> chunk = load_chunk(cached<D, TAIL>(cache, SIDE, j) + dim);
     opened = open_chunk(chunk);
-    if (j >= handed_on) {
+    if (j >= copied_from) {
       uint plane = SIDE * cache.heads + cache.head;
       store_chunk(fresh_tail + (plane * TAIL + (j - cache.in_body)) * D + dim, chunk);
     }
@@ -70,10 +71,10 @@ METAL_FUNC float dot_eight(float4 low, float4 high, const thread Eight& x) {
   return sum;
 }
 
-// Of KEPT pairs, v[i] and v[i + KEPT], each lane keeps the sum over the two lanes that differ in BIT of the one or of the
-// other: those with the bit keep the later. Of none, both lanes keep the sum of v[0].
+// One step of a reduce-scatter between two lanes that differ in BIT. Lanes with BIT clear keep the sums of v[0..KEPT),
+// the others those of v[KEPT..2 KEPT). With KEPT 0, both lanes keep the sum of v[0].
 template <int BIT, int KEPT, int N>
-METAL_FUNC void halved_sums(thread float (&v)[N], uint lane) {
+METAL_FUNC void reduce_scatter_step(thread float (&v)[N], uint lane) {
   if (KEPT == 0) v[0] += simd_shuffle_xor(v[0], ushort(BIT));
   bool later = (lane & uint(BIT)) != 0;
 #pragma unroll
@@ -83,18 +84,18 @@ METAL_FUNC void halved_sums(thread float (&v)[N], uint lane) {
   }
 }
 
-// Sums v over the lanes that differ in the bits from FROM down to TO, dividing the sums among those lanes: of M such lanes,
-// the m-th in order has N / M of them, from m * (N / M) on, at v's beginning. Once each has but one, they share it.
+// A reduce-scatter of v over the M lanes that differ in the bits from FROM down to TO. The m-th of these lanes ends
+// with sums m * (N / M) to (m + 1) * (N / M) - 1, at the beginning of v. If M exceeds N, M / N lanes hold each sum.
 template <int FROM, int TO, int N>
-METAL_FUNC void divided_sums(thread float (&v)[N], uint lane) {
-  if (FROM >= 16 && TO <= 16) halved_sums<16, (FROM >= 16 ? 8 * N / FROM : 0)>(v, lane);
-  if (FROM >= 8 && TO <= 8) halved_sums<8, (FROM >= 8 ? 4 * N / FROM : 0)>(v, lane);
-  if (FROM >= 4 && TO <= 4) halved_sums<4, (FROM >= 4 ? 2 * N / FROM : 0)>(v, lane);
-  if (FROM >= 2 && TO <= 2) halved_sums<2, (FROM >= 2 ? N / FROM : 0)>(v, lane);
-  if (FROM >= 1 && TO <= 1) halved_sums<1, N / (2 * FROM)>(v, lane);
+METAL_FUNC void reduce_scatter(thread float (&v)[N], uint lane) {
+  if (FROM >= 16 && TO <= 16) reduce_scatter_step<16, (FROM >= 16 ? 8 * N / FROM : 0)>(v, lane);
+  if (FROM >= 8 && TO <= 8) reduce_scatter_step<8, (FROM >= 8 ? 4 * N / FROM : 0)>(v, lane);
+  if (FROM >= 4 && TO <= 4) reduce_scatter_step<4, (FROM >= 4 ? 2 * N / FROM : 0)>(v, lane);
+  if (FROM >= 2 && TO <= 2) reduce_scatter_step<2, (FROM >= 2 ? N / FROM : 0)>(v, lane);
+  if (FROM >= 1 && TO <= 1) reduce_scatter_step<1, N / (2 * FROM)>(v, lane);
 }
 
-// Weighted values under a softmax's maximum and sum, once the sink has joined it: a logit that has no value.
+// Returns a weighted value under a softmax's maximum and sum, after adding the sink to it: a logit that has no value.
 METAL_FUNC float with_sink(float value, float maximum, float sum, float sink) {
   float top = max(maximum, sink), weight = exp(maximum - top);
   return value * (weight / (sum * weight + exp(sink - top)));

@@ -1,34 +1,36 @@
-// Attention with sinks of new rows over a cache and themselves, and the cache's fresh tail: the old one and the new rows.
+// Attention with sinks of new rows over a cache and over themselves. Writes a fresh tail too: the old one and the new
+// rows.
 //
-// Grid: x over splits of the keys, y over key/value heads, z over the new rows. A threadgroup serves all GROUP query heads
-// of its key/value head, so each key and value is loaded once; what belongs in the tail is stored on the way. A simdgroup
-// takes 32 keys at a time: D / 8 lanes read a key, eight dimensions each, as many keys side by side as there are lanes.
-// Dividing the sums of their products leaves each lane with the scores of one key, for an online softmax. Which keys meet
-// in which order follows from a row's position alone, so its result depends on no other row, nor on what lies where.
+// Grid: x over splits of the keys, y over key/value heads, z over the new rows. A threadgroup serves all GROUP query
+// heads of its key/value head, so each key and value is loaded once, and copied if it belongs in the fresh tail. A
+// simdgroup takes 32 keys at a time. D / 8 lanes read a key, eight dimensions each, and the simdgroup reads as many
+// keys side by side as its lanes allow. A reduce-scatter of their products leaves each lane with the scores of one key,
+// for an online softmax. The order of the keys follows from a row's position alone, so its result depends neither on
+// other rows nor on where keys lie.
 //
-// With SPLIT, a threadgroup has but SPLIT keys, and attention_combine ends what it begins.
-#include "attention.h"
+// With SPLIT, a threadgroup has only SPLIT keys, and decode_attention_combine is the second pass.
+#include "decode_attention.h"
 
 template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 64, int GROUP = 8, int TAIL = 64,
-          int WINDOW = 0, int SPLIT = 0, int BATCH = 4, int SIMDGROUPS = 4, int SCALE_BITS = 1040187392>  // a float: 0.125
-[[kernel]] void attention(
+          int WINDOW = 0, int SPLIT = 0, int BATCH = 4, int SIMDGROUPS = 4, int SCALE_BITS = 1040187392>  // the bits of 0.125
+[[kernel]] void decode_attention(
     const device float* q,           // [rows, heads, D]
-    const device T* added,           // [rows, 2, kv heads, D]: keys, then values
+    const device T* kv,              // [rows, 2, kv heads, D]: keys, then values
     const device T* body,            // [2, 1, kv heads, capacity, D]
     const constant int* body_shape,
     const device T* tail,            // [2, 1, kv heads, TAIL, D]
     const constant int* counts,      // [2]: rows that hold positions in body and tail
     const device S* sinks,           // [heads]
     device O* attended,              // [rows, heads, D]; with SPLIT [rows, heads, splits, D + 4]: maximum, sum, 0, 0
-    device T* fresh_tail,            // as tail; rows that hold no position are not written
+    device T* fresh_tail,            // as tail; rows past the new ones are not written
     uint simdgroup_index_in_threadgroup [[simdgroup_index_in_threadgroup]],
     uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
     uint thread_index_in_threadgroup [[thread_index_in_threadgroup]],
     uint3 threadgroup_position_in_grid [[threadgroup_position_in_grid]],
     uint3 threadgroups_per_grid [[threadgroups_per_grid]]) {
-  constexpr int LANES = D / 8;              // to a key
+  constexpr int LANES = D / 8;              // that read one key
   constexpr int BATCHES = LANES / BATCH;    // a lane reads LANES keys of the 32, BATCH at a time
-  constexpr int KEPT = GROUP * D / 32;      // of a simdgroup's sums, to a lane
+  constexpr int KEPT = GROUP * D / 32;      // sums of a simdgroup that one lane keeps
   threadgroup float4 queries[GROUP * D / 4];
   threadgroup float4 parts[SIMDGROUPS][GROUP * D / 4];
   threadgroup float2 scales[SIMDGROUPS][GROUP];  // maximum and sum
@@ -37,7 +39,7 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
   Cache<T> cache;
   cache.body = body;
   cache.tail = tail;
-  cache.added = added;
+  cache.kv = kv;
   cache.in_body = uint(counts[0]);
   cache.before = cache.in_body + uint(counts[1]);
   cache.capacity = uint(body_shape[3]);
@@ -51,8 +53,8 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
     begin = split * SPLIT;
     end = min(end, begin + SPLIT);
   }
-  // The first row hands on the old tail, each row itself.
-  uint handed_on = row == 0 ? cache.in_body : own;
+  // Row 0 also copies the old tail into fresh_tail. Every row writes its own key and value.
+  uint copied_from = row == 0 ? cache.in_body : own;
 
   for (uint i = thread_index_in_threadgroup; i < GROUP * D / 4; i += 32 * SIMDGROUPS) {
     queries[i] = ((const device float4*)q)[first_head * (D / 4) + i] * as_type<float>(SCALE_BITS);
@@ -63,7 +65,7 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
   float sums[GROUP * 8];
 #pragma unroll
   for (int i = 0; i < GROUP * 8; i++) sums[i] = 0;
-  float maximum = of_none(), sum = 0;  // of query head number `lane`
+  float maximum = of_none(), sum = 0;  // of query head `lane`
 #pragma unroll 1
   for (uint run = begin + 32 * simdgroup; run < end; run += 32 * SIMDGROUPS) {
     float scores[GROUP];
@@ -72,7 +74,7 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
       Eight keys[BATCH];
 #pragma unroll
       for (int i = 0; i < BATCH; i++) {
-        keys[i] = cached_eight<0, D, TAIL>(cache, run + leader + i * BATCHES + b, dim, end, handed_on, fresh_tail);
+        keys[i] = cached_eight<0, D, TAIL>(cache, run + leader + i * BATCHES + b, dim, end, copied_from, fresh_tail);
       }
 #pragma unroll
       for (int h = 0; h < GROUP; h++) {
@@ -80,7 +82,7 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
         float products[BATCH];
 #pragma unroll
         for (int i = 0; i < BATCH; i++) products[i] = dot_eight(low, high, keys[i]);
-        divided_sums<LANES / 2, 1>(products, lane);
+        reduce_scatter<LANES / 2, 1>(products, lane);
         if (b == 0 || lane % BATCHES == uint(b)) scores[h] = products[0];
       }
     }
@@ -104,7 +106,7 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
       Eight values[BATCH];
 #pragma unroll
       for (int i = 0; i < BATCH; i++) {
-        values[i] = cached_eight<1, D, TAIL>(cache, run + leader + b * BATCH + i, dim, end, handed_on, fresh_tail);
+        values[i] = cached_eight<1, D, TAIL>(cache, run + leader + b * BATCH + i, dim, end, copied_from, fresh_tail);
       }
 #pragma unroll
       for (int i = 0; i < BATCH; i++) {
@@ -118,11 +120,11 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
     }
   }
 
-  divided_sums<16, LANES>(sums, lane);
+  reduce_scatter<16, LANES>(sums, lane);
   threadgroup float* part = (threadgroup float*)parts[simdgroup];
 #pragma unroll
   for (int i = 0; i < KEPT; i++) {
-    uint at = lane / LANES * KEPT + i;  // eight dimensions of a head, then of the next
+    uint at = lane / LANES * KEPT + i;  // eight dimensions of a head, then eight of the next
     part[at / 8 * D + dim + at % 8] = sums[i];
   }
   if (lane < GROUP) scales[simdgroup][lane] = float2(maximum, sum);

@@ -1,11 +1,11 @@
-"""Mutants of the expert shaders and of what they include that compute the same, by file and description: why."""
+"""Mutants of the expert shaders that compute the same: description to reason."""
 
-STEPS_OF_8 = "positions come in steps of 8 and so does the bound: one less cuts off none"
+STEPS_OF_8 = "positions and the bound are multiples of 8, so one less cuts off none"
 ROUNDS_TO_65504 = "65503 and 65505 both round to 65504, which is half's largest"
 FAR = "exp of 79 or 81 in a denominator: the quotient is below 1e-33 either way"
-NEVER_EQUAL = "no id and no choice equals the number of them, so the added turn does nothing"
-SAME_SUM = "the same three added in another order, and whole numbers at that"
-SAME_PICK = "takes v[k] at every turn, where it was taken at one: the same value, only not from a register"
+NEVER_EQUAL = "no id and no choice equals the number of them, so the extra turn does nothing"
+SAME_SUM = "the same three whole numbers are added in another order"
+SAME_PICK = "takes v[k] at every turn instead of one: the same value, but not from a register"
 EQUIVALENT = {
     "norm_router.metal: for (uint n = 8 * thread_index; n < COLUMNS; n += 8 * 32 * SIMDGROUPS) {  ->  "
     "for (uint n = 8 * thread_index; n < (COLUMNS - 1); n += 8 * 32 * SIMDGROUPS) {": STEPS_OF_8,

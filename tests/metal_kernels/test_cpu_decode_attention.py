@@ -1,16 +1,21 @@
-"""Several sequences attended together are what each is alone, whatever their lengths; MLX's own attention says what."""
+"""Several sequences attended together give what MLX's own attention gives each alone, whatever their lengths."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from metal_kernels import launch
+from metal_kernels.reference import Attention, CacheView
 
-N, M, D, TAIL = 8, 2, 64, 64
+N = 8
+M = 2
+D = 64
+TAIL = 64
 
 
 def sequences(lengths, new, dtype, seed=0):
-    """Caches with (body, tail) rows of ``lengths`` filled, what lies beyond them being large, and ``new`` positions."""
+    """Return q, kv, caches and sinks for ``new`` positions. ``lengths`` are filled (body, tail) rows; later ones are
+    large."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -21,14 +26,14 @@ def sequences(lengths, new, dtype, seed=0):
         parts = [normal(2, 1, M, rows, D) for rows in (body + 5, TAIL)]
         parts[0][:, :, :, body:] = 1e4
         parts[1][:, :, :, tail:] = 1e4
-        caches.append((*parts, mx.array([body, tail], mx.int32), body + tail))
+        caches.append(CacheView(*parts, mx.array([body, tail], mx.int32), body + tail))
     T = len(lengths) * new
     return normal(T, N, D).astype(mx.float32), normal(T, 2, M, D), caches, normal(N).astype(mx.float32)
 
 
 def by_mlx(q, kv, cache, sinks, window):
-    body, tail, rows, keys = cache
-    body_rows, tail_rows = rows.tolist()
+    body, tail, counts, keys = cache
+    body_rows, tail_rows = counts.tolist()
     parts = [body[:, :, :, :body_rows], tail[:, :, :, :tail_rows], kv.transpose(1, 2, 0, 3)[:, None]]
     joined = mx.concatenate(parts, axis=3).astype(mx.float32)
     age = mx.arange(keys, keys + len(q))[:, None] - mx.arange(keys + len(q))
@@ -45,12 +50,13 @@ def by_mlx(q, kv, cache, sinks, window):
 def test_each_sequence_is_as_alone(window, new, dtype):
     lengths = [(0, 0), (0, 7), (100, 27), (100, 28), (127, 60), (40, 0)]
     q, kv, caches, sinks = sequences(lengths, new, dtype)
-    attended, tails = launch.attention_with_caches(q, kv, caches, sinks, 0.2, window, mx.float32)
+    attended, tails = launch.decode_attention(q, kv, caches, Attention(sinks, 0.2, window), mx.float32)
     for number, cache in enumerate(caches):
-        own, filled = slice(number * new, (number + 1) * new), lengths[number][1]
+        own = slice(number * new, (number + 1) * new)
+        filled = lengths[number][1]
         want = by_mlx(q[own], kv[own], cache, sinks, window)
         assert np.abs(np.array(attended[own]) - want).max() <= 2e-6 * np.abs(want).max()
         assert tails[number].dtype == dtype
-        assert mx.array_equal(tails[number][..., :filled, :], cache[1][..., :filled, :])
+        assert mx.array_equal(tails[number][..., :filled, :], cache.tail[..., :filled, :])
         assert mx.array_equal(tails[number][..., filled : filled + new, :], kv[own].transpose(1, 2, 0, 3)[:, None])
-        assert (cache[1][..., filled:, :] == mx.array(1e4, dtype)).all(), "the old tail is another step's to go back to"
+        assert (cache.tail[..., filled:, :] == mx.array(1e4, dtype)).all(), "a rewind needs the old tail"
