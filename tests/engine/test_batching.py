@@ -143,7 +143,7 @@ def test_an_interrupted_step_is_undone_and_can_be_taken_again(runtime, monkeypat
 
 def failing(layer, monkeypatch, error):
     """Make every read or extension of ``layer``, which is one row's, raise ``error``."""
-    for method in ("append", "prepared"):
+    for method in ("append", "view"):
         real = getattr(type(layer), method)
 
         def call(self, *arguments, real=real):
