@@ -1,8 +1,9 @@
-"""The decoder's operations, each run by the body that fits: its shader, plain MLX, or MLX's CPU backend.
+"""The decoder's operations. Each runs its shader, its CPU body (``cpu``) or plain MLX (``reference``).
 
-The only place that decides, by shape, dtype and device. ``GPTOSS_MAC_KERNELS=off`` keeps to plain MLX; ``=emulated``
-runs the shaders in the emulator, on any machine and slowly. By default a shader runs on Metal where there is Metal. If
-a shader does not compile, this warns once, and plain MLX does its work from then on.
+This is the only place that chooses between them. It chooses by device; ``dispatches`` refuse arrays that a shader does
+not take. By default a shader runs where there is Metal, and without one the CPU body on MLX's CPU backend, else plain
+MLX. ``GPTOSS_MAC_KERNELS=off`` runs no shader; ``=emulated`` runs them in the emulator, on any machine and slowly. If a
+shader does not compile, this warns once, and the others do its work from then on.
 """
 
 import functools
@@ -31,7 +32,8 @@ R = TypeVar("R")
 def _operation(
     plain: Callable[P, R], on_the_cpu: Callable[P, R], shader: Callable[..., Dispatch | None] | None = None
 ) -> Callable[P, R]:
-    """Return ``plain`` as a function that runs the shader where there is one for its arguments."""
+    """Return ``plain`` as a function that runs the shader where there is one for its arguments, else ``on_the_cpu`` on
+    the CPU backend, else ``plain`` itself."""
 
     @functools.wraps(plain)
     def operation(*arguments: P.args, **options: P.kwargs) -> R:

@@ -1,9 +1,10 @@
 """Write the answers and the errors of a batch, and resume an answers file that an earlier run left.
 
-``Answers`` appends each answer in one write, so a killed process leaves every answer that it finished. It syncs the
-file to disk once a second and at the end. After a power cut the answers of the last second may be missing, or the last
-line may be torn. Opening the file cuts off a torn last line, and the run answers its prompt again. Every other content
-is kept or refused. The module knows nothing of the input or the model.
+``Answers`` appends each answer in one write, so a killed process leaves every answer that it finished. An append syncs
+the file to disk if the last sync is more than a second old, and ``close`` syncs it too. After a power cut the answers
+since the last sync may be missing, or the last line may be torn. Opening the file cuts off a torn last line, and the
+run answers its prompt again. Every other content is kept or refused. The module knows nothing of the input, nor of the
+model.
 """
 
 import fcntl

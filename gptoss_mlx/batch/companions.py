@@ -1,8 +1,8 @@
 """Check the answers file and the two files beside it, because a run may only write to files that a batch wrote.
 
-``OUT.run.json`` is the run record, which says what ``OUT.jsonl`` answers. ``OUT.errors.jsonl`` holds the lines that
-could not be answered. A run record is recognised by its fields, an errors file by every one of its lines. This module
-only reads; ``answers`` writes.
+For ``answers.jsonl``, ``answers.run.json`` is the run record, which says what it answers, and ``answers.errors.jsonl``
+holds the lines that could not be answered. A run record is recognised by its fields, an errors file by every one of its
+lines. This module only reads; ``answers`` writes.
 """
 
 import json
@@ -64,7 +64,8 @@ def json_object(data: bytes) -> dict[str, Any] | None:
 
 
 def is_torn(line: bytes, beginning: bytes) -> bool:
-    """Return whether ``line`` can be what a kill (a part) or a power cut (zeros) left of a line with ``beginning``."""
+    """Return whether ``line`` has no newline and, without zeros at its end, agrees with ``beginning`` as far as it
+    goes. A kill leaves a part of a line, a power cut zeros in its place."""
     return not line.endswith(b"\n") and beginning.startswith(line.rstrip(b"\0")[: len(beginning)])
 
 

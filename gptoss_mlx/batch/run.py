@@ -76,7 +76,8 @@ class _Asked:
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How to answer lines that do not say it themselves. A resumed run must have the same options.
+    """How to answer lines that do not say it themselves. Once an answer exists, a resumed run
+    must have the same options.
 
     ``max_tokens`` None means: up to the end of the context. With ``seed`` every line gets a seed of its own, which
     depends on its id alone. ``include_thinking`` adds the thought to the answers.
@@ -279,7 +280,7 @@ def _usage(reply: Reply) -> dict[str, int]:
 
 
 def _with_next_seed(request: Request) -> Request:
-    """Return ``request`` with the next seed, so that a resumed run draws the same second attempt."""
+    """Return ``request`` with the next seed, if it has one: then a resumed run draws the same second attempt."""
     seed = request.sampling.seed
     return replace(request, sampling=replace(request.sampling, seed=None if seed is None else seed + 1))
 

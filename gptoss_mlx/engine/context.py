@@ -1,4 +1,4 @@
-"""One sequence of token ids and the cache that has read it: read more, rewind, never read the same prefix twice.
+"""One sequence of token ids and the cache that has read it. Reads more, and rewinds to an earlier point.
 
 Knows the decoder and one sequence. ``prefix_cache`` knows what other sequences have read.
 """

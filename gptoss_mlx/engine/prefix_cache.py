@@ -30,7 +30,7 @@ class _Trunk:
 @dataclass(eq=False)
 class _Node:
     """A node of the trie. ``ids`` lead to it from its parent. ``children`` are keyed by their first id. ``trunk`` has a
-    mark here. It is None where two trunks only part."""
+    mark here. It is None for a node that is only a fork, and where the trunk was dropped."""
 
     ids: list[int] = field(default_factory=list)
     children: "dict[int, _Node]" = field(default_factory=dict)
@@ -63,7 +63,9 @@ class PrefixCache:
         return found
 
     def _add(self, model_key: str, context: Context, cache: KVCache) -> bool:
-        """Take ``cache``, which is in the state of ``context.cache``, as a trunk. Return False if it is too large."""
+        """Take ``cache``, which is in the state of ``context.cache``, as a trunk, rewound to the last mark. Drop the
+        trunks unused longest while the budget is exceeded. Return False, and take nothing, if ``context`` has no mark
+        or is larger than the budget."""
         # An array is counted once, because marks share arrays with their cache.
         nbytes = sum({id(a): a.nbytes for held in (cache, *context.marks) for a in held.arrays()}.values())
         if not context.marks or nbytes > self.budget:
@@ -99,30 +101,30 @@ class PrefixCache:
 
 @dataclass(frozen=True)
 class PrefixView:
-    """What one model has read, as far as ``cache`` keeps it. ``model_key`` names its weights and its cache's dtype."""
+    """What one model has read, as far as ``prefixes`` keeps it. ``model_key`` names its weights and its keys' dtype."""
 
-    cache: PrefixCache
+    prefixes: PrefixCache
     model: Decoder
     model_key: str
 
     def reusable(self, context: Context, prompt: list[int]) -> int:
         """Return how many ids of ``prompt`` need not be read if it resumes from ``context`` or from what is kept."""
-        length, _ = self.cache._find(self.model_key, prompt)
+        length, _ = self.prefixes._find(self.model_key, prompt)
         return max(context.reusable(prompt), length)
 
     def resume(self, context: Context, prompt: list[int]) -> Context:
-        """Return the context to continue ``prompt`` from: ``context`` rewound, or a copy of a longer kept prefix. Use
-        the returned context only. Where rewinding ``context`` would lose more than it leaves, as after a change of a
-        setting at the very beginning, the cache takes ``context`` over for a later return to it."""
+        """Return the context to continue ``prompt`` from: ``context`` rewound, a copy of a longer kept prefix, or an
+        empty one. Use the returned context only. If rewinding would drop more marked ids than it keeps, as after a
+        change of a setting at the very beginning, the prefix cache takes ``context`` over for a later return to it."""
         own = context.reusable(prompt)
         lost = context.marks[-1].length - own if context.marks else 0
-        if lost > own and self.cache._add(self.model_key, context, context.cache):
+        if lost > own and self.prefixes._add(self.model_key, context, context.cache):
             context = Context.empty(self.model)
             own = 0
-        length, trunk = self.cache._find(self.model_key, prompt)
+        length, trunk = self.prefixes._find(self.model_key, prompt)
         if trunk is not None and length > own:
-            self.cache._trunks.remove(trunk)
-            self.cache._trunks.append(trunk)
+            self.prefixes._trunks.remove(trunk)
+            self.prefixes._trunks.append(trunk)
             cache = trunk.cache.shared()
             cache.rewind(trunk.marks[length])
             return Context(self.model, cache, prompt[:length], [m for at, m in trunk.marks.items() if at <= length])
@@ -130,8 +132,9 @@ class PrefixView:
         return context
 
     def keep(self, context: Context) -> None:
-        """Keep a copy of what ``context`` has read, up to its last mark. ``context`` stays the caller's."""
-        self.cache._add(self.model_key, context, context.cache.shared())
+        """Keep a copy of what ``context`` has read, up to its last mark, if the budget has room for it. ``context``
+        stays the caller's."""
+        self.prefixes._add(self.model_key, context, context.cache.shared())
 
 
 def _walk(node: _Node, ids: list[int]) -> Iterator[tuple[int, _Node]]:

@@ -45,8 +45,9 @@ class Decoder:
     def decode(self, tokens: mx.array, caches: Sequence[KVCache]) -> mx.array:
         """Read the next L tokens of each of S sequences, tokens [S, L], and add them to each one's cache.
 
-        Returns the residual stream [S, L, H] float32. This is for few tokens: weights are read once for all rows, and
-        each cache once for each of its rows. Attention has no padding, so no row depends on another.
+        Returns the residual stream [S, L, H] float32. This is for few tokens: each cache is read once for each of its
+        rows, and weights once for each row or once for all, as the operation and the device have it. Attention has no
+        padding, so no row depends on another.
         """
         S, L = tokens.shape
         for cache in caches:

@@ -18,8 +18,8 @@ MAX_GROUP = 8
 
 
 def decode_attention(q: mx.array, kv: mx.array, cache: CacheView, layer: Attention, dtype: mx.Dtype) -> Dispatch | None:
-    """Its outputs are attended rows and the fresh tail; where :func:`is_split`, parts in place of the rows, which
-    :func:`decode_attention_combine` joins."""
+    """Return the record of the launch, or None for arrays it does not take. The outputs are attended rows and the fresh
+    tail; where :func:`is_split`, parts in place of the rows, which :func:`decode_attention_combine` joins."""
     splits = 0 if layer.window is not None else -(-(cache.keys + len(q)) // SPLIT_KEYS)
     # An empty body would come in constant memory. The tail takes its place, because no row of it is read.
     body = cache.body if cache.body.size else cache.tail

@@ -90,9 +90,9 @@ def test_every_mark_of_one_context_can_be_resumed_from_and_they_share_its_memory
     for end in (130, 260, 400):
         alone = view()
         alone.keep(read(runtime, whole[:end]))
-        apart += alone.cache.nbytes
+        apart += alone.prefixes.nbytes
     in_full_layers = (130 + 260) * 2 * 2 * 2 * 64 * 4  # positions, layers, keys and values, heads, dimension, bytes
-    assert prefixes.cache.nbytes <= apart - in_full_layers
+    assert prefixes.prefixes.nbytes <= apart - in_full_layers
     other = [*whole[:200], *ids(2, 100)]
     prefixes.keep(read(runtime, other))
     for same, mark in ((100, 0), (131, 130), (210, 130), (300, 260), (400, 400)):
@@ -108,7 +108,7 @@ def test_a_longer_one_takes_the_place_of_those_it_contains(runtime, view, found)
     prefixes = view()
     prefixes.keep(read(runtime, whole[:150]))
     prefixes.keep(read(runtime, whole[:150], whole))
-    assert len(prefixes.cache) == 1
+    assert len(prefixes.prefixes) == 1
     assert found(prefixes, [*whole[:150], 1]) == 150
     assert found(prefixes, [*whole, 1]) == 300
 
@@ -117,32 +117,32 @@ def test_the_budget_holds_and_the_least_recently_used_is_dropped_first(runtime, 
     contexts = [read(runtime, ids(seed, 130)) for seed in range(3)]
     one = view()
     one.keep(contexts[0])
-    prefixes = view(budget=2 * one.cache.nbytes)
+    prefixes = view(budget=2 * one.prefixes.nbytes)
     prefixes.keep(contexts[0])
     prefixes.keep(contexts[1])
     found(prefixes, [*ids(0, 130), 1])
     prefixes.keep(contexts[2])
-    assert len(prefixes.cache) == 2
-    assert 0 < prefixes.cache.nbytes <= prefixes.cache.budget
+    assert len(prefixes.prefixes) == 2
+    assert 0 < prefixes.prefixes.nbytes <= prefixes.prefixes.budget
     assert [found(prefixes, [*ids(seed, 130), 1]) for seed in range(3)] == [130, 0, 130]
     tiny = view(budget=10)
     tiny.keep(contexts[0])
-    assert len(tiny.cache) == 0
+    assert len(tiny.prefixes) == 0
 
 
 def test_what_is_dropped_leaves_nothing_behind(runtime, view):
     """Many prefixes pass through a budget for one. Neither trunks nor nodes of the trie pile up."""
     prefixes = view()
     prefixes.keep(read(runtime, ids(0, 40)))
-    prefixes.cache.budget = prefixes.cache.nbytes + 1
+    prefixes.prefixes.budget = prefixes.prefixes.nbytes + 1
     for seed in range(1, 30):
         prefixes.keep(read(runtime, [*ids(0, 10), *ids(seed, 30)]))
-    assert len(prefixes.cache) == 1
+    assert len(prefixes.prefixes) == 1
 
     def nodes(node):
         return 1 + sum(map(nodes, node.children.values()))
 
-    assert nodes(prefixes.cache._roots[KEY]) <= 3  # the root, perhaps a parting, and the one kept
+    assert nodes(prefixes.prefixes._roots[KEY]) <= 3  # the root, perhaps a parting, and the one kept
 
 
 def test_returning_to_an_earlier_prefix_reads_only_what_is_new(runtime, view):
@@ -177,7 +177,7 @@ def test_a_short_rewind_copies_nothing(runtime, view):
     whole = ids(1, 300)
     context = read(runtime, whole[:200], whole)
     assert prefixes.resume(context, [*whole[:220], 1]) is context
-    assert len(prefixes.cache) == 0
+    assert len(prefixes.prefixes) == 0
 
 
 def test_rows_of_a_batch_read_what_they_share_once_and_know_it(runtime, view, monkeypatch):
