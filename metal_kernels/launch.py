@@ -1,4 +1,4 @@
-"""The decoder's operations. Each runs its shader, its CPU body (``cpu``) or plain MLX (``reference``).
+"""The decoder's operations. Each runs its shader, its CPU body (``float32_sums``) or plain MLX (``reference``).
 
 This is the only place that chooses between them. It chooses by device; ``dispatches`` refuse arrays that a shader does
 not take. By default a shader runs where there is Metal, and without one the CPU body on MLX's CPU backend, else plain
@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import mlx.core as mx
 
-from metal_kernels import cpu, cpu_decode_attention, cpu_draw, dispatches, draws, reference
+from metal_kernels import cpu_decode_attention, cpu_draw, dispatches, draws, float32_sums, reference
 from metal_kernels.dispatches import FEW_ROWS, FOLDER, Dispatch
 from metal_kernels.draws import draw  # noqa: F401  (called through this module, as operations are)
 from metal_kernels.reference import Attention, CacheView, Dense, embed, input_dtype, witness  # noqa: F401  (as above)
@@ -45,16 +45,16 @@ def _operation(
     return operation
 
 
-norm_qkv_rope = _operation(reference.norm_qkv_rope, cpu.norm_qkv_rope, dispatches.norm_qkv_rope)
-prefill_attention = _operation(reference.prefill_attention, cpu.prefill_attention)
-output_residual = _operation(reference.output_residual, cpu.output_residual, dispatches.output_residual)
+norm_qkv_rope = _operation(reference.norm_qkv_rope, float32_sums.norm_qkv_rope, dispatches.norm_qkv_rope)
+prefill_attention = _operation(reference.prefill_attention, float32_sums.prefill_attention)
+output_residual = _operation(reference.output_residual, float32_sums.output_residual, dispatches.output_residual)
 norm_router = _operation(reference.norm_router, reference.norm_router, dispatches.norm_router)
-expert_gate_up = _operation(reference.expert_gate_up, cpu.expert_gate_up, dispatches.expert_gate_up)
+expert_gate_up = _operation(reference.expert_gate_up, float32_sums.expert_gate_up, dispatches.expert_gate_up)
 expert_down_residual = _operation(
-    reference.expert_down_residual, cpu.expert_down_residual, dispatches.expert_down_residual
+    reference.expert_down_residual, float32_sums.expert_down_residual, dispatches.expert_down_residual
 )
-expert_mlp_grouped = _operation(reference.expert_mlp_grouped, cpu.expert_mlp_grouped)
-norm_head = _operation(reference.norm_head, cpu.norm_head, dispatches.norm_head)
+expert_mlp_grouped = _operation(reference.expert_mlp_grouped, float32_sums.expert_mlp_grouped)
+norm_head = _operation(reference.norm_head, float32_sums.norm_head, dispatches.norm_head)
 
 
 def decode_attention(
@@ -93,7 +93,7 @@ def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> tu
     best = _launch(dispatches.norm_head_argmax, x, norm, eps, head)
     if best is not None and (out := _launch(dispatches.norm_head_argmax_combine, *best)) is not None:
         return out[0], out[1]
-    return (cpu if on_cpu() else reference).norm_head_argmax(x, norm, eps, head)
+    return (float32_sums if on_cpu() else reference).norm_head_argmax(x, norm, eps, head)
 
 
 def draw_among_likeliest(logits: mx.array, point: mx.array, ranks: int, share: float, least: float) -> mx.array:

@@ -5,7 +5,7 @@ length, T = B * L rows, H hidden, I intermediate, N query heads, M key/value hea
 token, S slots, V vocabulary.
 
 The residual stream is float32 throughout. A product runs in the dtype of its weights. The keyword arguments ``product``
-and ``product_dtype`` replace that, because MLX's CPU backend needs others (``cpu``).
+and ``product_dtype`` replace that, because MLX's CPU backend needs others (``float32_sums``).
 """
 
 from collections.abc import Callable

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import cpu, reference
+from metal_kernels import float32_sums, reference
 
 ROWS = 96
 COLUMNS = 128
@@ -24,8 +24,8 @@ def stored():
     return layer, codes * scale + offset, out_bias
 
 
-@pytest.mark.parametrize("rows", [1, cpu.MANY_ROWS - 1, cpu.MANY_ROWS, 40])
-@pytest.mark.parametrize("dense", [reference.dense, cpu.dense])
+@pytest.mark.parametrize("rows", [1, float32_sums.MANY_ROWS - 1, float32_sums.MANY_ROWS, 40])
+@pytest.mark.parametrize("dense", [reference.dense, float32_sums.dense])
 def test_a_product_is_that_of_the_stored_values_for_few_rows_and_for_many(stored, dense, rows):
     layer, values, out_bias = stored
     x = np.random.default_rng(rows).standard_normal((rows, COLUMNS)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The operations on MLX's CPU backend: the bodies of ``reference``, on products that add up in float32.
+"""The plain operations on MLX's CPU backend: the bodies of ``reference``, with products that add up in float32.
 
 MLX's own kernels there add up in bfloat16. Over 2,880 columns, a q8 product of up to three rows was off by 12% of its
 largest value (over 4,096 by 9%), one with a bfloat16 matrix by 0.5%, one through experts by 1.9%, a q8 embedding by
