@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from metal_kernels.build_cache import use
 from metal_kernels.emulator import cache
 from metal_kernels.emulator import toolchain as tools
 from metal_kernels.emulator.cover import insert_marks
@@ -22,7 +23,8 @@ from metal_kernels.emulator.report import Place
 from metal_kernels.emulator.signature import Function
 from metal_kernels.emulator.sites import insert_sites
 from metal_kernels.emulator.source_edit import edit
-from metal_kernels.emulator.toolchain import NATIVE, Toolchain
+from metal_kernels.emulator.toolchain import NATIVE
+from metal_kernels.toolchain import Toolchain
 
 Mode = Literal["fast", "count", "check", "cover"]
 
@@ -58,7 +60,7 @@ def build(
         lint(function, toolchain)
     final = cache.place(".so", mode, as_written, flush_subnormals, toolchain, *asdict(function).values())
     table = final.with_suffix(".json")
-    if not (cache.use(table) and cache.use(final)):
+    if not (use(table) and use(final)):
         with cache.workshop() as work:
             source = work / "kernel.cpp"
             library = work / "kernel.so"
@@ -151,7 +153,7 @@ def _link(toolchain: Toolchain, objects: Sequence[Path], library: Path) -> None:
 def _runtime(toolchain: Toolchain) -> Path:
     """Return the runtime's object file, compiled once per toolchain."""
     final = cache.place(".o", toolchain)
-    if not cache.use(final):
+    if not use(final):
         with cache.workshop() as work:
             flags = ("-std=c++17", "-O2", "-fPIC", "-fno-exceptions", "-fno-rtti", *tools.MACHINE_FLAGS)
             done = toolchain.drive(*flags, "-c", "-o", work / "runtime.o", NATIVE / "runtime.cpp")

@@ -11,8 +11,8 @@ from metal_kernels.emulator.errors import CallError, KernelFault
 from metal_kernels.emulator.report import Report
 from metal_kernels.emulator.runner import Buffer, Order, run
 from metal_kernels.emulator.signature import Function, Input, generate, shape_parameters, template_values
-from metal_kernels.emulator.toolchain import Toolchain
 from metal_kernels.source import MetalSource, TemplateValue
+from metal_kernels.toolchain import Toolchain
 
 
 def metal_kernel(

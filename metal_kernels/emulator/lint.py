@@ -2,13 +2,14 @@
 
 import re
 
+from metal_kernels.build_cache import use
 from metal_kernels.emulator import cache
 from metal_kernels.emulator import toolchain as tools
 from metal_kernels.emulator.errors import LintError
 from metal_kernels.emulator.report import Finding, FindingKind, Place
 from metal_kernels.emulator.signature import Function
 from metal_kernels.emulator.source_edit import edit, unqualified_parameters
-from metal_kernels.emulator.toolchain import Toolchain
+from metal_kernels.toolchain import Toolchain
 
 _FLAGS = (
     *("-fsyntax-only", "-DEMU_LINT", "-ferror-limit=0", "-fno-caret-diagnostics"),
@@ -40,7 +41,7 @@ def lint(function: Function, toolchain: Toolchain | None = None) -> None:
     """Check a kernel against Metal's rules. Raise LintError with all findings if there are any."""
     toolchain = toolchain or tools.find()
     passed = cache.place(".linted", toolchain, function.source, function.expression)
-    if cache.use(passed):
+    if use(passed):
         return
     found = unqualified_parameters(function.source, "source")
     instantiate = ""

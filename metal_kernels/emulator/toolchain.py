@@ -1,20 +1,17 @@
-"""Finds a clang that can compile kernels: the system's if it is new enough, or the one in PyPI's ziglang.
+"""Chooses the clang that compiles kernels: the system's if it is new enough, or the one in PyPI's ziglang.
 
-A trial decides, not a version number: a compiler qualifies if it compiles a line with every flag the builds use.
+Knows every flag of the builds. A compiler qualifies if it compiles a line with all of them.
 """
 
 import functools
-import importlib.util
 import platform
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from metal_kernels import toolchain as compilers
 from metal_kernels.emulator.errors import ToolchainError
+from metal_kernels.toolchain import Toolchain
 
 LANGUAGE_FLAGS = (
     *("-std=c++17", "-nostdinc", "-nostdinc++", "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing"),
@@ -68,27 +65,6 @@ _TRIAL = f"{INLINE_ALL}_Float16 square(_Float16 x) {{ return x * x; }}\n{INLINE_
 """A source with a line of each kind the builds rely on."""
 
 
-@dataclass(frozen=True)
-class Toolchain:
-    """A clang: the command of the bare compiler, the command of one with headers and linker, and its version."""
-
-    compiler: tuple[str, ...]
-    driver: tuple[str, ...]
-    version: str = "unknown"
-
-    def compile(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run the bare compiler, which takes kernels and intermediate text."""
-        return _run([*self.compiler, *map(str, arguments)])
-
-    def drive(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run the compiler with the system's headers and linker."""
-        return _run([*self.driver, *map(str, arguments)])
-
-
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def include_flags(work: Path) -> list[str]:
     """Write headers with Metal's names into the folder. Return the flags with which a source finds them and the
     shims."""
@@ -97,34 +73,19 @@ def include_flags(work: Path) -> list[str]:
     return [f"-I{work}", f"-I{NATIVE}"]
 
 
-def candidates() -> Iterator[Toolchain]:
-    """Yield the toolchains to try, the best first."""
-    for name in SYSTEM_NAMES:
-        if path := shutil.which(name):
-            yield Toolchain((path,), (path,))
-    if importlib.util.find_spec("ziglang"):
-        zig = (sys.executable, "-m", "ziglang")
-        # `zig c++` has headers and a linker, but no -fsyntax-only; `zig clang` is clang itself.
-        yield Toolchain((*zig, "clang", "--driver-mode=g++"), (*zig, "c++"))
-
-
 def qualify(toolchain: Toolchain) -> Toolchain | None:
     """Return the toolchain with its version, or None if it does not take all our flags."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "trial.cpp"
-        source.write_text(_TRIAL)
-        flags = (*LANGUAGE_FLAGS, *CODE_FLAGS, *MACHINE_FLAGS, *PLACE_FLAGS, *HOOK_FLAGS, *UNDEFINED_FLAGS)
-        trial = toolchain.compile(*flags, "-O1", "-S", "-emit-llvm", "-o", f"{folder}/trial.ll", source)
-        if trial.returncode:
-            return None
-        version = toolchain.compile("--version").stdout.splitlines()
+    flags = (*LANGUAGE_FLAGS, *CODE_FLAGS, *MACHINE_FLAGS, *PLACE_FLAGS, *HOOK_FLAGS, *UNDEFINED_FLAGS)
+    if compilers.trial(toolchain.compile, _TRIAL, *flags, "-O1", "-S", "-emit-llvm").returncode:
+        return None
+    version = toolchain.compile("--version").stdout.splitlines()
     return replace(toolchain, version=version[0] if version else "unknown")
 
 
 @functools.cache
 def find() -> Toolchain:
     """Return the first candidate that qualifies. Raise ToolchainError, which names what to install."""
-    for candidate in candidates():
+    for candidate in compilers.candidates(SYSTEM_NAMES):
         if toolchain := qualify(candidate):
             return toolchain
     raise ToolchainError("no usable clang: `pip install ziglang`, or install clang 17 or newer")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metal_kernels.emulator import cache
+from metal_kernels import build_cache
 from metal_kernels.emulator.signature import Function, read_signature
 
 KERNELS = "mlx/backend/metal/kernels"
@@ -36,7 +36,7 @@ ONCE_PER_SPACE = re.compile(
 def include_folder() -> Path:
     """Return the wheel's include folder. Skip the test if no package index can be reached."""
     version = importlib.metadata.version("mlx")
-    folder = cache.folder().parent / f"mlx-metal-{version}"
+    folder = build_cache.folder(f"mlx-metal-{version}")
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
