@@ -1,22 +1,12 @@
 """Compilers are found on the PATH and in ziglang, and asked in a way that their answers can be read."""
 
+import platform
+
 import pytest
 
 from metal_kernels import toolchain
 
-
-@pytest.fixture
-def programs(tmp_path, monkeypatch):
-    """Return a function that puts a shell script of this name on the PATH, which has nothing else."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-
-    def put(name, script="exit 0"):
-        path = tmp_path / name
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        return str(path)
-
-    return put
+HERE = list(toolchain.candidates(["g++", "clang++"]))
 
 
 def test_compilers_come_in_the_order_of_the_names_and_ziglang_last(programs):
@@ -28,7 +18,7 @@ def test_compilers_come_in_the_order_of_the_names_and_ziglang_last(programs):
 
 def test_nothing_is_found_where_nothing_is(programs, monkeypatch):
     monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
-    assert list(toolchain.candidates(["first"])) == []
+    assert list(toolchain.candidates(["g++"])) == []
 
 
 def test_a_compiler_answers_in_english_and_gets_no_input(programs, monkeypatch):
@@ -45,3 +35,10 @@ def test_a_trial_gives_the_source_before_the_flags(programs):
     source, arguments = toolchain.trial(found.drive, "int x;\n", "-shared", "-lm").stdout.splitlines()
     assert source == "int x;"
     assert arguments.startswith("-shared -lm -o ")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="asks for a feature of x86")
+@pytest.mark.parametrize("found", HERE, ids=lambda found: found.name)
+def test_code_is_for_any_machine_of_this_kind(found):
+    done = toolchain.trial(found.drive, "#ifdef __SSE3__\n#error more than every x86-64 has\n#endif\nint x;\n", "-c")
+    assert done.returncode == 0, done.stderr

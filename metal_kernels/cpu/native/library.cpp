@@ -1,0 +1,1 @@
+extern "C" __attribute__((visibility("default"))) int gptoss_cpu_version() { return 1; }
