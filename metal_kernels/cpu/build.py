@@ -30,8 +30,8 @@ FLAGS = (
 )
 """There is no -march: the sources choose by target attributes, so that one library serves every processor."""
 LINKS = (
-    ("-Wl,-z,defs", "-nostdlib++", "-lm", "-lpthread"),
-    ("-Wl,-z,defs", "-nodefaultlibs", "-lm", "-lpthread", "-lgcc", "-lc"),
+    ("-Wl,-z,defs,--as-needed", "-nostdlib++", "-lm", "-lpthread"),
+    ("-Wl,-z,defs,--as-needed", "-nodefaultlibs", "-lm", "-lpthread", "-lgcc", "-lc"),
 )
 """Ways to link without the C++ runtime library, and to refuse sources that need it. g++ has the first from 13 on.
 ziglang also takes the second, but then builds libraries for a minute."""
