@@ -8,7 +8,7 @@ SEED ?= 1
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 
 .PHONY: batch-kill-test chat check clean compare engine-report format fuzz-report goldens goldens-harmony goldens-tiny \
-	oracle readme sequence-report test test-20b test-long tiny-eval tiny-train
+	oracle readme sequence-report test test-20b test-long test-wheel tiny-eval tiny-train
 
 define environment
 	@python="$(PYTHON)"; \
@@ -29,12 +29,13 @@ define install
 	@test -f $@
 endef
 
-# Only what is needed to run a model.
+# Only what is needed to run a model, and on Linux the native library, if there is a compiler.
 $(VENV)/.ready: CONTENTS = what a chat needs
 $(VENV)/.ready: PACKAGES = -e .
 $(VENV)/.ready: pyproject.toml
 	$(environment)
 	$(install)
+	@$(VENV)/bin/python -m metal_kernels.cpu.build
 
 $(VENV)/.ready-dev: CONTENTS = what tests and checks need
 $(VENV)/.ready-dev: PACKAGES = -e '.[dev]'
@@ -134,6 +135,10 @@ batch-kill-test: $(VENV)/.ready
 # Test a prefill of 16,000 tokens and a cache of 131,072 positions.
 test-long: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -m slow tests/model/test_long_context.py
+
+# Build a source distribution and wheels of it, with a compiler and without, and install them.
+test-wheel: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m pytest -m slow tests/test_packaging.py
 
 engine-report: $(VENV)/.ready-compare
 	$(VENV)/bin/python -m tests.reports.engine --large

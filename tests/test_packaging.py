@@ -1,16 +1,23 @@
-"""A user installs only what the product imports, and a make target only what it uses."""
+"""A user installs only what the product imports, and a make target only what it uses. A wheel has what it should."""
 
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
+from pathlib import Path
 
 import pytest
 
+from metal_kernels.cpu import build
 from tests.test_imports import PACKAGES, ROOT, imports
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = METADATA["project"]
 MODULES = {"markdown-it-py": "markdown_it"}
 """Modules whose package has another name."""
 
@@ -19,15 +26,20 @@ def declared(requirements):
     return {MODULES.get(name, name) for name in (re.match(r"[\w.-]+", line)[0] for line in requirements)}
 
 
-def imported():
-    """Return the packages that the product imports."""
-    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+BUILDS_WHEELS = ROOT / "metal_kernels/cpu/wheel.py"
+"""The only module that runs where a wheel is built, and nowhere else."""
+
+
+def imported(files):
+    """Return the packages of others that these modules import."""
     found = {name.split(".")[0] for path in files for name in imports(path)}
     return found - sys.stdlib_module_names - set(PACKAGES)
 
 
 def test_dependencies_are_what_the_product_imports():
-    assert declared(PROJECT["dependencies"]) == imported()
+    files = {path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert declared(PROJECT["dependencies"]) == imported(files - {BUILDS_WHEELS})
+    assert declared(METADATA["build-system"]["requires"]) == imported([BUILDS_WHEELS])
 
 
 def installed_by(target, folder):
@@ -56,20 +68,86 @@ def test_what_needs_more_adds_it(target, extra, tmp_path):
 
 @pytest.mark.parametrize(("exit_code", "ready"), [(0, True), (1, False)])
 def test_an_environment_is_ready_only_when_pip_has_succeeded(exit_code, ready, tmp_path):
-    """This also holds if it was ready before and pyproject.toml has changed."""
+    """This also holds if it was ready before and pyproject.toml has changed. Then the native library is built, once."""
     venv = tmp_path / "venv"
-    python = tmp_path / "python"
-    pip = venv / "bin/pip"
-    pip.parent.mkdir(parents=True)
-    python.write_text("#!/bin/sh\n")
-    pip.write_text(f"#!/bin/sh\necho Collecting x\necho '  Downloading x.whl (9.9 MB)'\nexit {exit_code}\n")
-    for program in (python, pip):
-        program.chmod(0o755)
+    scripts = {
+        tmp_path / "python": "",
+        venv / "bin/python": 'echo "python $@"',
+        venv / "bin/pip": f"echo Collecting x\necho '  Downloading x.whl (9.9 MB)'\nexit {exit_code}",
+    }
+    (venv / "bin").mkdir(parents=True)
+    for path, script in scripts.items():
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
     (venv / ".ready").touch()
     os.utime(venv / ".ready", (0, 0))
-    command = ["make", f"{venv}/.ready", f"VENV={venv}", f"PYTHON={python}"]
+    command = ["make", f"{venv}/.ready", f"VENV={venv}", f"PYTHON={tmp_path / 'python'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "Downloading x.whl" in done.stdout
     assert "Collecting" not in done.stdout
     assert (done.returncode == 0) == ready
     assert (venv / ".ready").exists() == ready
+    builds = f"python -m {build.__name__}\n"
+    assert (builds in done.stdout) == ready
+    if ready:
+        again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert again.stdout.endswith("is up to date.\n")
+
+
+def run(*command, cwd=None, **environment):
+    """Run a program that does not find this checkout by itself. It must succeed. Return its output."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env=inherited | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source_distribution(tmp_path_factory):
+    """The source distribution, made with the setuptools that pyproject.toml asks for."""
+    folder = tmp_path_factory.mktemp("source")
+    kept = shutil.ignore_patterns("__pycache__")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, folder / package, ignore=kept)
+    for name in ("pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]):
+        shutil.copy(ROOT / name, folder)
+    setuptools = folder / "dist/setuptools"
+    run(sys.executable, "-m", "pip", "install", "--target", setuptools, *METADATA["build-system"]["requires"])
+    code = "from setuptools import build_meta\nprint(build_meta.build_sdist('dist'))"
+    name = run(sys.executable, "-c", code, cwd=folder, PYTHONPATH=str(setuptools)).splitlines()[-1]
+    return folder / "dist" / name
+
+
+@pytest.mark.slow
+def test_the_source_distribution_has_the_sources_of_the_native_library(source_distribution):
+    with tarfile.open(source_distribution) as archive:
+        inside = {Path(*Path(name).parts[1:]) for name in archive.getnames()}
+    sources = [path for path in build.NATIVE.rglob("*") if path.suffix in (".h", ".cpp")]
+    assert sources
+    assert {path.relative_to(ROOT) for path in [*sources, BUILDS_WHEELS]} <= inside
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", [True, False])
+def test_a_wheel_brings_the_library_if_there_is_a_compiler(compiler, source_distribution, tmp_path, monkeypatch):
+    """Without one it serves every platform."""
+    brings = compiler and sys.platform == "linux"
+    if brings and not shutil.which("g++"):
+        pytest.skip("no g++")
+    if not compiler:
+        monkeypatch.setenv("PATH", "")
+    pip = (sys.executable, "-m", "pip")
+    run(*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, source_distribution)
+    (wheel,) = tmp_path.glob("*.whl")
+    tag = f"linux_{platform.machine()}" if brings else "any"
+    assert wheel.name == f"gptoss_mac-{PROJECT['version']}-py3-none-{tag}.whl"
+    assert ("metal_kernels/cpu/libgptoss_cpu.so" in zipfile.ZipFile(wheel).namelist()) == brings
+
+    installed = tmp_path / "installed"
+    run(*pip, "install", "--no-deps", "--target", installed, wheel)
+    code = "import ctypes\nfrom metal_kernels.cpu import build\nctypes.CDLL(str(build.find()))\nprint(build.find())"
+    places = {"PATH": "", "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(installed)}
+    if brings:
+        found = run(sys.executable, "-c", code, cwd=tmp_path, **places).strip()
+        assert found == str(installed / "metal_kernels/cpu/libgptoss_cpu.so")
+        assert not (tmp_path / "cache").exists()

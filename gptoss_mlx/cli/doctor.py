@@ -24,8 +24,20 @@ def doctor(
         raise UsageError(str(error)) from error
     print(comparison.machine())
     print(f"shaders: {place or 'not used, plain MLX replaces them'}")
+    print(f"native CPU library: {_native_library()}")
     if kernels:
         _compare_kernels(launch.nearest())
+
+
+def _native_library() -> str:
+    """Say where the library is from, or why there is none. Build it if it only has to be built."""
+    from metal_kernels.cpu import build
+
+    try:
+        found = build.find()
+    except build.Absent as reason:
+        return f"none, {reason}"
+    return "packaged" if found == build.PACKAGED else "built on this machine"
 
 
 def _compare_kernels(place: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from metal_kernels import build_cache, toolchain
 from metal_kernels.cpu import build
+from tests.support.cli import run_cli
 from tests.test_imports import HEAVY, ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="built on Linux only")
@@ -258,3 +259,18 @@ def test_an_interrupted_build_leaves_nothing(programs, cache, tmp_path):
 def test_building_imports_nothing_that_a_wheel_is_built_without():
     done = run(f"import sys\nimport metal_kernels.cpu.build\nprint(*sorted(set(sys.modules) & {HEAVY}))")
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_doctor_says_where_the_library_is_from(compiler, native, tmp_path, monkeypatch):
+    def told():
+        code, out, err = run_cli("doctor")
+        assert (code, err) == (0, "")
+        return re.search(r"^native CPU library: (.*)$", out, re.MULTILINE)[1]
+
+    (native / "library.cpp").write_text("broken\n")
+    assert told() == "none, it does not compile (g++: library.cpp:1:5: error: broken)"
+    (native / "library.cpp").write_text(SOURCE)
+    assert told() == "built on this machine"
+    monkeypatch.setattr(build, "PACKAGED", tmp_path / "packaged.so")
+    build.PACKAGED.touch()
+    assert told() == "packaged"
