@@ -28,11 +28,11 @@ def folder(kind: str) -> Path:
 
 
 def digest(sources: Path) -> str:
-    """Return a hash of the names and bytes of all C++ and Python sources under a folder."""
+    """Return a hash of the names and bytes of all files under a folder, apart from Python's bytecode."""
     whole = hashlib.sha256()
     for path in sorted(sources.rglob("*")):
-        if path.suffix in (".h", ".cpp", ".py"):
-            whole.update(path.name.encode() + path.read_bytes())
+        if path.is_file() and path.suffix != ".pyc":
+            whole.update(str(path.relative_to(sources)).encode() + path.read_bytes())
     return whole.hexdigest()
 
 

@@ -56,13 +56,15 @@ def test_a_name_depends_on_every_part_and_on_their_borders(folder):
     assert len({build_cache.place(KIND, ".so", *each) for each in parts}) == len(parts)
 
 
-def test_a_digest_depends_on_the_bytes_of_every_source(tmp_path):
+def test_a_digest_depends_on_the_name_and_bytes_of_every_source(tmp_path):
     (tmp_path / "deep").mkdir()
     seen = []
-    for name, text in [("a.cpp", "1"), ("deep/b.h", "1"), ("deep/b.h", "2"), ("deep/c.h", "2")]:
+    for name, text in [("a.cpp", "1"), ("deep/b.h", "1"), ("deep/b.h", "2"), ("deep/c.inc", "2")]:
         (tmp_path / name).write_text(text)
         seen.append(build_cache.digest(tmp_path))
-    (tmp_path / "notes.txt").write_text("no source")
+    (tmp_path / "deep/c.inc").rename(tmp_path / "c.inc")
+    seen.append(build_cache.digest(tmp_path))
+    (tmp_path / "code.cpython-311.pyc").write_text("no source")
     assert len(set(seen)) == len(seen)
     assert build_cache.digest(tmp_path) == seen[-1]
 
