@@ -11,6 +11,18 @@ ONE = 2.0**40
 """The whole number for a probability equal to the largest. It leaves room for 2**22 ids in 62 bits."""
 
 
+def witness(values: mx.array) -> mx.array:
+    """Return the sum of each row of values [T, V] float32, [T]: finite where the row is, because what is not finite
+    stays in the sum."""
+    return mx.sum(values, axis=-1)
+
+
+def scaled(logits: mx.array, temperature: float) -> mx.array:
+    """Return logits [B, V] over the temperature. Each row's largest becomes 0, so that no division can overflow
+    upwards."""
+    return (logits - mx.max(logits, axis=-1, keepdims=True)) / temperature
+
+
 def draw(logits: mx.array, point: mx.array) -> mx.array:
     """Draw ids [B] uint32 by logits [B, V] float32, of which each row's largest is 0, and point [B] float32.
 

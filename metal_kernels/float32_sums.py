@@ -10,7 +10,7 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from metal_kernels import cpu_experts, reference
+from metal_kernels import reference
 from metal_kernels.reference import Attention, Dense, Experts
 
 MANY_ROWS = 4
@@ -52,7 +52,7 @@ def _bfloat16_product(x: mx.array, weight: mx.array) -> mx.array:
 
 def grouped(rows: mx.array, slot: mx.array, experts: Experts) -> mx.array:
     """Multiply rows [T, C], row t by the weight in slot[t], to [T, R] float32. ``slot`` is sorted."""
-    return cpu_experts.product(rows.astype(mx.float32), slot, experts.weight, experts.scales)
+    return reference.grouped(rows, slot, experts._replace(bias=experts.bias.astype(mx.float32)))
 
 
 def prefill_attention(q: mx.array, k: mx.array, v: mx.array, layer: Attention) -> mx.array:

@@ -11,14 +11,16 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, ParamSpec, TypeVar, cast
 
 import mlx.core as mx
 
-from metal_kernels import cpu_decode_attention, cpu_draw, dispatches, draws, float32_sums, reference
+from metal_kernels import cpu_draws, dispatches, draws, float32_sums, reference
+from metal_kernels.cpu import operations as cpu
+from metal_kernels.cpu.library import library
 from metal_kernels.dispatches import FEW_ROWS, FOLDER, Dispatch
-from metal_kernels.draws import draw  # noqa: F401  (called through this module, as operations are)
-from metal_kernels.reference import Attention, CacheView, Dense, embed, input_dtype, witness  # noqa: F401  (as above)
+from metal_kernels.reference import Attention, CacheView, Dense, input_dtype  # noqa: F401  (called through this module)
 from metal_kernels.source import MetalSource
 
 VARIABLE = "GPTOSS_MAC_KERNELS"
@@ -30,31 +32,51 @@ R = TypeVar("R")
 
 
 def _operation(
-    plain: Callable[P, R], on_the_cpu: Callable[P, R], shader: Callable[..., Dispatch | None] | None = None
+    plain: Callable[P, R],
+    float32: Callable[P, R],
+    native: Callable[P, R | None],
+    shader: Callable[..., Dispatch | None] | None = None,
 ) -> Callable[P, R]:
-    """Return ``plain`` as a function that runs the shader where there is one for its arguments, else ``on_the_cpu`` on
-    the CPU backend, else ``plain`` itself."""
+    """Return ``plain`` as a function that runs where :func:`where` says, if ``shader`` or ``native`` takes its
+    arguments, and that else runs ``float32`` on the CPU backend or ``plain`` itself."""
 
     @functools.wraps(plain)
     def operation(*arguments: P.args, **options: P.kwargs) -> R:
-        out = _launch(shader, *arguments, **options) if shader is not None else None
-        if out is not None:
-            return cast(R, tuple(out) if len(out) > 1 else out[0])
-        return (on_the_cpu if on_cpu() else plain)(*arguments, **options)
+        place = where()
+        if place == "cpu":
+            made = native(*arguments, **options)
+            if made is not None:
+                return made
+        elif place is not None and shader is not None:
+            out = _launch(shader, *arguments, **options)
+            if out is not None:
+                return cast(R, tuple(out) if len(out) > 1 else out[0])
+        return (float32 if on_cpu() else plain)(*arguments, **options)
 
     return operation
 
 
-norm_qkv_rope = _operation(reference.norm_qkv_rope, float32_sums.norm_qkv_rope, dispatches.norm_qkv_rope)
-prefill_attention = _operation(reference.prefill_attention, float32_sums.prefill_attention)
-output_residual = _operation(reference.output_residual, float32_sums.output_residual, dispatches.output_residual)
-norm_router = _operation(reference.norm_router, reference.norm_router, dispatches.norm_router)
-expert_gate_up = _operation(reference.expert_gate_up, float32_sums.expert_gate_up, dispatches.expert_gate_up)
-expert_down_residual = _operation(
-    reference.expert_down_residual, float32_sums.expert_down_residual, dispatches.expert_down_residual
+norm_qkv_rope = _operation(
+    reference.norm_qkv_rope, float32_sums.norm_qkv_rope, cpu.norm_qkv_rope, dispatches.norm_qkv_rope
 )
-expert_mlp_grouped = _operation(reference.expert_mlp_grouped, float32_sums.expert_mlp_grouped)
-norm_head = _operation(reference.norm_head, float32_sums.norm_head, dispatches.norm_head)
+prefill_attention = _operation(reference.prefill_attention, float32_sums.prefill_attention, cpu.prefill_attention)
+output_residual = _operation(
+    reference.output_residual, float32_sums.output_residual, cpu.output_residual, dispatches.output_residual
+)
+norm_router = _operation(reference.norm_router, reference.norm_router, cpu.norm_router, dispatches.norm_router)
+expert_gate_up = _operation(
+    reference.expert_gate_up, float32_sums.expert_gate_up, cpu.expert_gate_up, dispatches.expert_gate_up
+)
+expert_down_residual = _operation(
+    reference.expert_down_residual,
+    float32_sums.expert_down_residual,
+    cpu.expert_down_residual,
+    dispatches.expert_down_residual,
+)
+expert_mlp_grouped = _operation(reference.expert_mlp_grouped, float32_sums.expert_mlp_grouped, cpu.expert_mlp_grouped)
+norm_head = _operation(reference.norm_head, float32_sums.norm_head, cpu.norm_head, dispatches.norm_head)
+embed = _operation(reference.embed, reference.embed, cpu.embed)
+rope_tables = _operation(reference.rope_tables, reference.rope_tables, cpu.rope_tables)
 
 
 def decode_attention(
@@ -65,8 +87,8 @@ def decode_attention(
     q [T, N, D] and kv [T, 2, M, D] hold the rows of the first sequence first. Returns attended rows [T, N * D] and a
     new tail for each cache.
     """
-    if len(caches) > 1 and where() is None and on_cpu() and kv.dtype == dtype == mx.float32:
-        return cpu_decode_attention.decode_attention(q, kv, caches, layer)
+    if where() == "cpu" and dtype == mx.float32 and (made := cpu.decode_attention(q, kv, caches, layer)) is not None:
+        return made
     each = len(q) // len(caches)
     own = [slice(number * each, (number + 1) * each) for number in range(len(caches))]
     pairs = [_decode_one(q[rows], kv[rows], cache, layer, dtype) for rows, cache in zip(own, caches, strict=True)]
@@ -90,27 +112,41 @@ def _decode_one(
 def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> tuple[mx.array, mx.array]:
     """Run :func:`reference.norm_head_argmax`, with two shaders: the first writes only the largest logit of each
     threadgroup, and the largest of all is the witness."""
+    if where() == "cpu" and (made := cpu.norm_head_argmax(x, norm, eps, head)) is not None:
+        return made
     best = _launch(dispatches.norm_head_argmax, x, norm, eps, head)
     if best is not None and (out := _launch(dispatches.norm_head_argmax_combine, *best)) is not None:
         return out[0], out[1]
     return (float32_sums if on_cpu() else reference).norm_head_argmax(x, norm, eps, head)
 
 
+def scaled(logits: mx.array, temperature: float) -> mx.array:
+    """Run :func:`draws.scaled`."""
+    return _draws().scaled(logits, temperature)
+
+
+def draw(logits: mx.array, point: mx.array) -> mx.array:
+    """Run :func:`draws.draw`."""
+    return _draws().draw(logits, point)
+
+
 def draw_among_likeliest(logits: mx.array, point: mx.array, ranks: int, share: float, least: float) -> mx.array:
     """Run :func:`draws.draw_among_likeliest`. On the CPU backend only the likeliest ids are sorted."""
-    return (cpu_draw if on_cpu() else draws).draw_among_likeliest(logits, point, ranks, share, least)
+    return _draws().draw_among_likeliest(logits, point, ranks, share, least)
 
 
-def each_row_for_itself(rows: int, k: int, experts: int) -> bool:
-    """Return whether each row reads its experts for itself; if not, rows are sorted and grouped by expert.
+def witness(values: mx.array) -> mx.array:
+    """Run :func:`draws.witness`."""
+    return _draws().witness(values)
 
-    On the CPU backend a group decodes an expert once. This costs as much as one and a half to two rows of a product
-    that decodes as it goes (float32, 20b's shape and the bundled model's), so it pays once as many rows want each
-    expert.
-    """
-    if rows <= FEW_ROWS:
-        return True
-    return where() is None and on_cpu() and 2 * rows * k < 3 * experts
+
+def _draws() -> ModuleType:
+    return cpu_draws if on_cpu() else draws
+
+
+def each_row_for_itself(rows: int) -> bool:
+    """Return whether rows are so few that each reads its experts for itself; if not, they are grouped by expert."""
+    return rows <= FEW_ROWS
 
 
 def on_cpu() -> bool:
@@ -119,13 +155,16 @@ def on_cpu() -> bool:
 
 
 def where() -> str | None:
-    """Return where shaders run: "metal", "emulated", or None for nowhere. Raise ValueError for an unknown setting."""
+    """Return where operations run: as shaders on "metal" or "emulated", in the native library on the "cpu", or None for
+    plain MLX. Raise ValueError for an unknown setting."""
     setting = os.environ.get(VARIABLE, "")
     if setting not in ("", "off", "emulated"):
         raise ValueError(f"{VARIABLE} is {setting!r}; use off or emulated, or leave it unset")
     if setting:
         return setting if setting == "emulated" else None
-    return "metal" if mx.metal.is_available() and not on_cpu() else None
+    if on_cpu():
+        return "cpu" if library() is not None else None
+    return "metal" if mx.metal.is_available() else None
 
 
 def check() -> None:
@@ -211,7 +250,7 @@ def kernel_at(shader: str, place: str) -> Kernel:
 def _launch(build: Callable[..., Dispatch | None], *arguments: Any, **options: Any) -> list[mx.array] | None:
     """Return the outputs of the shader, or None where shaders do not run, none takes the arguments, or it is broken."""
     place = where()
-    dispatch = build(*arguments, **options) if place else None
+    dispatch = build(*arguments, **options) if place in ("metal", "emulated") else None
     if place is None or dispatch is None:
         return None
     kernel = kernel_at(dispatch.shader, place)

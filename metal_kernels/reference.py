@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from metal_kernels import draws
+
 SWIGLU_ALPHA = 1.702
 """The sigmoid's slope in gpt-oss's SwiGLU: fixed in the reference implementation, absent from configs."""
 
@@ -127,13 +129,20 @@ GroupedProduct = Callable[[mx.array, mx.array, Experts], mx.array]
 
 
 def embed(tokens: mx.array, table: Dense) -> mx.array:
-    """Return the rows of token ids [...], [..., H] float32. Only these rows are read and decoded."""
+    """Return the rows of token ids [T], [T, H] float32. Only these rows are read and decoded."""
     rows = table.weight[tokens]
     if table.scales is not None and table.offsets is not None:
         scales = table.scales[tokens].astype(mx.float32)
         offsets = table.offsets[tokens].astype(mx.float32)
         rows = mx.dequantize(rows, scales, offsets, group_size=64, bits=8)
     return rows.astype(mx.float32)
+
+
+def rope_tables(inverse: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
+    """Return cos and sin, each [T, D / 2] float32, of ``positions`` [T] times inverse frequencies [D / 2] float32.
+    Every layer reads them, so they are made once per forward pass."""
+    angles = positions.astype(mx.float32)[:, None] * inverse[None]
+    return mx.cos(angles), mx.sin(angles)
 
 
 def rope(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
@@ -356,13 +365,7 @@ def norm_head_argmax(
     they are not, the token is any of the vocabulary.
     """
     logits = norm_head(x, norm, eps, head, product=product)
-    return mx.argmax(logits, axis=-1), witness(logits)
-
-
-def witness(values: mx.array) -> mx.array:
-    """Return the sum of each row of values [T, V] float32, [T]: finite where the row is, because what is not finite
-    stays in the sum."""
-    return mx.sum(values, axis=-1)
+    return mx.argmax(logits, axis=-1), draws.witness(logits)
 
 
 def _gather(x: mx.array, experts: Experts, slot: mx.array, sorted_indices: bool = False) -> mx.array:

@@ -295,7 +295,7 @@ def test_a_turn_after_a_cancelled_one_is_what_a_cold_cache_says(small):
 
 @dataclass
 class Talk:
-    """Conversations with one runtime that has read nothing yet. ``counts`` are the tokens of each decoder call."""
+    """Conversations with one runtime that has read nothing yet. ``counts`` are the tokens of each part of a prompt."""
 
     runtime: Runtime
     counts: list[int]
@@ -308,7 +308,7 @@ class Talk:
         """Send ``text`` and return how many tokens of the prompt the decoder read."""
         self.counts.clear()
         done = list(chat.send(text))[-1]
-        prompt = sum(self.counts) - (done.usage.completion_tokens - 1)  # the reply is read one token at a time
+        prompt = sum(self.counts)
         assert prompt == done.usage.prompt_tokens - done.usage.cached_tokens
         return prompt
 

@@ -4,7 +4,15 @@ from typing import Annotated
 
 import typer
 
-from gptoss_mlx.errors import KernelError, UsageError
+from gptoss_mlx.errors import KernelError, UsageError, one_line
+
+PLACES = {
+    "metal": "shaders, on Metal",
+    "emulated": "shaders, emulated",
+    "cpu": "the native CPU library",
+    None: "plain MLX",
+}
+"""What ``launch.where`` returns, in words."""
 
 
 def doctor(
@@ -23,21 +31,26 @@ def doctor(
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(comparison.machine())
-    print(f"shaders: {place or 'not used, plain MLX replaces them'}")
+    print(f"operations: {PLACES[place]}")
     print(f"native CPU library: {_native_library()}")
     if kernels:
         _compare_kernels(launch.nearest())
 
 
 def _native_library() -> str:
-    """Say where the library is from, or why there is none. Build it if it only has to be built."""
+    """Say what the library runs on and where it is from, or why there is none. Build it if it only has to be built."""
     from metal_kernels.cpu import build
+    from metal_kernels.cpu.library import cores, open_library
 
     try:
         found = build.find()
+        opened = open_library(found)
     except build.Absent as reason:
         return f"none, {reason}"
-    return "packaged" if found == build.PACKAGED else "built on this machine"
+    except OSError as error:
+        return f"none, it cannot be loaded: {one_line(error)}"
+    origin = "packaged" if found == build.PACKAGED else "built on this machine"
+    return f"{opened.architecture}, {cores()} threads, {origin}"
 
 
 def _compare_kernels(place: str) -> None:

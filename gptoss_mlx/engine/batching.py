@@ -39,10 +39,10 @@ class Row:
     cached: int | None = field(default=None, init=False)
     produced: int = field(default=0, init=False)
     token: int = field(default=0, init=False)
-    random_keys: Iterator[mx.array] = field(init=False)
+    points: Iterator[mx.array] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.random_keys = self.sampling.random_keys()
+        self.points = self.sampling.points()
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ class Batch:
         """Read each row's last token into its cache and return logits [rows, V]. Rewind every row after an error."""
         marks = [row.context.cache.mark() for row in rows]
         try:
-            x = self.model.decode(mx.array([[row.token] for row in rows]), [row.context.cache for row in rows])
-            logits = self.model.logits(x)[:, 0]
+            x = self.model.decode(mx.array([row.token for row in rows]), [row.context.cache for row in rows])
+            logits = self.model.logits(x)
             mx.eval(logits, [row.context.cache.arrays() for row in rows])
         except BaseException:
             for row, mark in zip(rows, marks, strict=True):
@@ -193,9 +193,9 @@ class Batch:
         return logits
 
     def _draw(self, rows: list[tuple[Row, mx.array]]) -> list[Produced | Failed]:
-        """Draw a token for each row from its logits [1, V], and wait for all at once. Random keys are used in the same
-        order as in ``generate``, so that a seed gives a row what it gives alone."""
-        draws = [draw_token(logits, row.sampling, next(row.random_keys)) for row, logits in rows]
+        """Draw a token for each row from its logits [1, V], and wait for all at once. Points are used in the same order
+        as in ``generate``, so that a seed gives a row what it gives alone."""
+        draws = [draw_token(logits, row.sampling, next(row.points)) for row, logits in rows]
         mx.eval(draws)
         return [self._take(row, draw) for (row, _), draw in zip(rows, draws, strict=True)]
 

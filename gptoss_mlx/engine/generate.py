@@ -36,8 +36,8 @@ def generate(
         )
     logits = context.read(prompt, chunk=prefill_chunk, cancelled=cancelled, progress=progress)
     context.mark()
-    random_keys = sampling.random_keys()
-    draw = draw_token(logits, sampling, next(random_keys))
+    points = sampling.points()
+    draw = draw_token(logits, sampling, next(points))
     mx.async_eval(draw)
     last = min(max_tokens, room)
     for count in range(1, last + 1):
@@ -46,7 +46,7 @@ def generate(
             with context.undone_on_error():
                 if count < last:
                     # The next step is launched before this token is read back, so that reading it costs no idle time.
-                    following = _draw_following(context, draw.token, sampling, next(random_keys))
+                    following = _draw_following(context, draw.token, sampling, next(points))
                     mx.async_eval(following, context.cache.arrays())
                 id = draw.id()
                 if following is not None:
@@ -60,9 +60,9 @@ def generate(
         draw = following
 
 
-def _draw_following(context: Context, token: mx.array, sampling: Sampling, key: mx.array) -> Drawn:
+def _draw_following(context: Context, token: mx.array, sampling: Sampling, point: mx.array) -> Drawn:
     """Read ``token`` [1] into the cache and return the draw after it. Greedy decoding keeps no logits in memory."""
-    x = context.model(token[:, None], context.cache)[:, 0]
+    x = context.model.decode(token, [context.cache])
     if sampling.temperature == 0:
         return Drawn(*context.model.greedy(x))
-    return draw_token(context.model.logits(x), sampling, key)
+    return draw_token(context.model.logits(x), sampling, point)

@@ -17,6 +17,10 @@ NOT_FINITE = (
     "the model's logits are not finite; if that happens again, run `gptoss-mac doctor --kernels`, or convert it again"
 )
 
+POINTS = 32
+"""Random points computed at a time, on the CPU: starting that takes longer than a point, and a GPU need not be waited
+for."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -39,15 +43,17 @@ class Sampling:
         }
         vars(self).update(checked)  # numpy's numbers as Python's; a frozen dataclass cannot be set otherwise
 
-    def random_keys(self) -> Iterator[mx.array]:
-        """Yield one random key per token, derived from ``seed`` or from system randomness. At temperature 0 yield the
-        same key each time: nothing would evaluate a chain of keys, and its graph would grow."""
-        seed = secrets.randbits(64) if self.seed is None else self.seed
-        key = draw = mx.random.key(seed & (1 << 64) - 1)
+    def points(self) -> Iterator[mx.array]:
+        """Yield one random point in [0, 1) per token, [1] float32, derived from ``seed`` or from system randomness. At
+        temperature 0 yield the same one each time."""
+        key = mx.random.key((secrets.randbits(64) if self.seed is None else self.seed) & (1 << 64) - 1)
         while True:
-            if self.temperature:
-                key, draw = mx.random.split(key)
-            yield draw
+            points = [mx.zeros(1)] * POINTS
+            for number in range(POINTS if self.temperature else 0):
+                key, own = mx.random.split(key, stream=mx.cpu)
+                points[number] = mx.random.uniform(shape=(1,), key=own, stream=mx.cpu)
+            mx.eval(key, points)
+            yield from points
 
 
 class Drawn(NamedTuple):
@@ -63,19 +69,17 @@ class Drawn(NamedTuple):
         return int(self.token.item())  # type: ignore[arg-type]
 
 
-def draw_token(logits: mx.array, sampling: Sampling, key: mx.array) -> Drawn:
-    """Return one draw from logits [1, V], with the witness of those logits."""
-    return Drawn(sample(logits, sampling, key), launch.witness(logits))
+def draw_token(logits: mx.array, sampling: Sampling, point: mx.array) -> Drawn:
+    """Return one draw from logits [1, V] at ``point`` [1], with the witness of those logits."""
+    return Drawn(sample(logits, sampling, point), launch.witness(logits))
 
 
-def sample(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
-    """Return token ids [B] uint32, one drawn from each row of logits [B, V]. They lie in the vocabulary even where the
-    logits are not finite."""
+def sample(logits: mx.array, sampling: Sampling, point: mx.array) -> mx.array:
+    """Return token ids [B] uint32, each drawn from a row of logits [B, V] at its ``point`` [B]. They lie in the
+    vocabulary even where the logits are not finite."""
     if sampling.temperature == 0:
         return mx.argmax(logits, axis=-1)
-    # The largest logit becomes 0, so that no division can overflow upwards.
-    logits = (logits - mx.max(logits, axis=-1, keepdims=True)) / max(sampling.temperature, 1e-30)
-    point = mx.random.uniform(shape=logits.shape[:1], key=key)
+    logits = launch.scaled(logits, max(sampling.temperature, 1e-30))
     if not (sampling.top_k or sampling.top_p < 1 or sampling.min_p):
         return launch.draw(logits, point)
     ranks = min(sampling.top_k or logits.shape[1], logits.shape[1])

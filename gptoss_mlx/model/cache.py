@@ -1,9 +1,12 @@
 """The KV cache: keys and values of the positions seen, layer by layer, in a form that decoding never copies.
 
-A layer holds a ``body`` and a ``tail`` of the latest positions. A decode step makes a new tail and never writes to the
-body, because a step in flight may still read it. A full tail moves into the body. In full layers that writes in place,
-into room kept for it; sliding layers keep only their window. So a step copies one tail a layer, however long the
-context. MLX writes an array in place only if nothing else holds it, and a step in flight holds all it reads.
+A layer holds a ``body`` and a ``tail`` of the latest positions. A decode step never writes to the body, because a step
+in flight may still read it. A shader makes a new tail; the CPU library writes into the one there is, behind its last
+row. So no row of a tail is ever overwritten, and a tail has one writer: a cache that rewinds to a mark, or shares
+another's state, goes on with a copy, and a full tail is not used again. It moves into the body. In full layers that
+writes in place, into room kept for it; sliding layers keep only their window. So a step copies at most one tail a
+layer, however long the context. MLX writes an array in place only if nothing else holds it, and a step in flight holds
+all it reads.
 
 ``length`` is always a count of positions seen; ``rows`` count what is kept. Knows no token ids and no text.
 """
@@ -59,7 +62,7 @@ class LayerCache:
         return CacheView(self.body, self.tail, self.counts, self.body_rows + self.tail_rows)
 
     def advance(self, tail: mx.array, count: int) -> None:
-        """Replace the tail by one to which a decode step has added ``count`` positions."""
+        """Replace the tail by one, or by itself, to which a decode step has added ``count`` positions."""
         self.tail = tail
         self.tail_rows += count
         self.length += count
@@ -68,6 +71,7 @@ class LayerCache:
         """Move the tail into the body."""
         if self.tail is not None and self.tail_rows:
             self._add(self.tail[:, :, :, : self.tail_rows])
+            self.tail = None
             self.tail_rows = 0
 
     def _add(self, kv: mx.array) -> mx.array:
@@ -91,10 +95,9 @@ class LayerCache:
         return replace(self, body=None) if self.window is None else replace(self)
 
     def rewind(self, mark: "LayerCache") -> None:
-        """Return to the state of ``mark``. The tail is replaced too, because a failed step may have left anything in
-        it."""
+        """Return to the state of ``mark``, with a tail of its own, because later marks may hold the present one."""
         body = self.body if self.window is None else mark.body
-        vars(self).update(vars(mark), body=body)
+        vars(self).update(vars(mark), body=body, tail=_copied(mark.tail))
 
     def held(self) -> mx.array | None:
         """Return keys and values that a later query may see, [2, B, M, rows, D], or None if there are none."""
@@ -156,8 +159,9 @@ class KVCache:
             layer.rewind(old)
 
     def shared(self) -> "KVCache":
-        """Return a second cache in the same state. Each of the two copies what they share when it writes."""
-        other = KVCache([replace(layer) for layer in self.layers])
+        """Return a second cache in the same state, with tails of its own. Each of the two copies the bodies they share
+        when it writes to them."""
+        other = KVCache([replace(layer, tail=_copied(layer.tail)) for layer in self.layers])
         mx.eval(other.arrays())
         return other
 
@@ -187,6 +191,11 @@ class KVCache:
     def arrays(self) -> list[mx.array]:
         """Return all arrays, for evaluation: an unevaluated cache keeps a graph that grows with every step."""
         return [array for layer in self.layers for array in (layer.body, layer.tail) if array is not None]
+
+
+def _copied(tail: mx.array | None) -> mx.array | None:
+    """Return an array of its own with the same values. Multiplication makes one, where MLX's copies share memory."""
+    return None if tail is None else tail * 1
 
 
 def _last(kv: mx.array, count: int) -> mx.array:

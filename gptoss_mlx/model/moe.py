@@ -14,7 +14,7 @@ def mix(x: mx.array, weights: LayerWeights, config: ModelConfig) -> mx.array:
     slots = weights.slots
     dtype = weights.gate_up.input_dtype
     normed, logits = launch.norm_router(x, weights.mlp_norm, config.rms_norm_eps, weights.router, dtype)
-    if launch.each_row_for_itself(len(x), k, len(slots)):
+    if launch.each_row_for_itself(len(x)):
         activated = launch.expert_gate_up(normed, logits, slots, weights.gate_up, k, limit)
         return launch.expert_down_residual(activated, logits, slots, weights.down, x)
     return launch.expert_mlp_grouped(normed, logits, slots, weights.gate_up, weights.down, x, k=k, limit=limit)

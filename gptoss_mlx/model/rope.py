@@ -6,7 +6,6 @@ attention scale has it instead, squared: both q and k would have it, and sinks a
 
 import math
 
-import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.config import ModelConfig
@@ -41,10 +40,3 @@ def attention_scale(config: ModelConfig) -> float:
     factor = config.rope_scaling.factor
     concentration = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
     return config.head_dim**-0.5 * concentration**2
-
-
-def tables(inverse: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
-    """Return cos and sin, each [L, D / 2] float32, for ``positions`` [L]. Every layer reads them, so they are made once
-    per forward pass."""
-    angles = positions.astype(mx.float32)[:, None] * inverse[None]
-    return mx.cos(angles), mx.sin(angles)

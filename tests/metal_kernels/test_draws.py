@@ -5,7 +5,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import cpu_draw, draws
+from metal_kernels import cpu_draws, draws
 
 V = 2000
 FILTERS = [
@@ -48,18 +48,18 @@ def defined(z, ranks, share, least):
 def test_both_draw_from_the_sorted_definition(kind, filters):
     z = logits(kind)
     ids, p = defined(z, **filters)
-    got, likely = cpu_draw.likeliest(z, **filters)
+    got, likely = cpu_draws.likeliest(z, **filters)
     assert got.tolist() == ids.tolist()
     assert np.allclose(likely / likely.sum(), p, rtol=1e-12)
     # Points are in the middle of each id's part, so that rounding moves none of them to another id.
     chosen = np.flatnonzero(p > 1e-5)[:: max(1, len(ids) // 50)]
     points = mx.array((np.cumsum(p) - p / 2)[chosen].astype(np.float32))
     rows = mx.broadcast_to(mx.array(z), (len(chosen), V))
-    for body in (draws, cpu_draw):
+    for body in (draws, cpu_draws):
         assert body.draw_among_likeliest(rows, points, **filters).tolist() == ids[chosen].tolist()
 
 
-@pytest.mark.parametrize("body", [draws, cpu_draw])
+@pytest.mark.parametrize("body", [draws, cpu_draws])
 @pytest.mark.parametrize(("share", "last"), [(0.95, 191033), (0.5, 100543), (0.999999, 201087)])
 def test_of_a_whole_vocabulary_as_many_pass_as_exact_sums_say(body, share, last):
     """Of equal ids 201,088 x ``share``, rounded up, pass. The point just below 1 draws the last of them."""
@@ -85,7 +85,7 @@ def test_an_id_that_is_impossible_is_never_drawn(point):
     points = mx.array([point])
     want = 1 if point == 0 else 3
     assert draws.draw(z, points).item() == want
-    for body in (draws, cpu_draw):
+    for body in (draws, cpu_draws):
         assert body.draw_among_likeliest(z, points, 5, 1.0, 0.0).item() == want
 
 
@@ -93,6 +93,6 @@ def test_whatever_logits_are_the_id_is_one_of_the_vocabulary():
     for value in (np.nan, -np.inf):
         z = mx.array([[value] * 8])
         assert draws.draw(z, mx.array([0.7])).item() < 8
-        for body in (draws, cpu_draw):
+        for body in (draws, cpu_draws):
             for filters in ({"ranks": 8, "share": 0.9, "least": 0.1}, {"ranks": 3, "share": 1.0, "least": 0.0}):
                 assert body.draw_among_likeliest(z, mx.array([0.7]), **filters).item() < 8

@@ -147,11 +147,16 @@ def test_many_rows_and_odd_shapes_go_to_plain_mlx(emulated):
     assert not emulated
 
 
-def test_plain_mlx_is_what_runs_without_metal(monkeypatch):
+def test_without_metal_the_native_library_runs_and_plain_mlx_where_there_is_none(monkeypatch):
     monkeypatch.delenv(launch.VARIABLE, raising=False)
-    assert launch.where() == ("metal" if mx.metal.is_available() else None)
+    best = "metal" if mx.metal.is_available() else "cpu"
+    monkeypatch.setattr(launch, "library", object)
+    assert launch.where() == best
     monkeypatch.setenv(launch.VARIABLE, "off")
     assert launch.where() is None
+    monkeypatch.delenv(launch.VARIABLE)
+    monkeypatch.setattr(launch, "library", lambda: None)
+    assert launch.where() == ("metal" if mx.metal.is_available() else None)
 
 
 def test_an_unknown_setting_is_refused_in_one_line(monkeypatch, tmp_path):

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import cpu_experts, launch, reference
+from metal_kernels import launch, reference
 from metal_kernels.reference import Experts
 
 E = 6
@@ -52,18 +52,9 @@ def by_definition(x, logits, slots, gate_up, down):
     return out
 
 
-@pytest.mark.parametrize(
-    ("rows", "experts", "grouped"),
-    [(8, 8, False), (9, 8, True), (11, 32, False), (12, 32, True), (47, 128, False), (48, 128, True)],
-)
-def test_rows_are_grouped_once_as_many_want_each_expert_that_decoding_it_once_pays(rows, experts, grouped):
-    assert launch.each_row_for_itself(rows, 4, experts) is not grouped
-
-
-def test_for_shaders_rows_are_grouped_beyond_what_they_take(monkeypatch):
-    monkeypatch.setattr(launch, "where", lambda: "metal")
-    assert launch.each_row_for_itself(launch.FEW_ROWS, 4, 32)
-    assert not launch.each_row_for_itself(launch.FEW_ROWS + 1, 4, 32)
+def test_rows_are_grouped_beyond_what_shaders_take():
+    assert launch.each_row_for_itself(launch.FEW_ROWS)
+    assert not launch.each_row_for_itself(launch.FEW_ROWS + 1)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
@@ -87,17 +78,6 @@ def test_equal_router_logits_go_to_the_lower_expert():
     chosen, weights = reference.top_experts(mx.array([[1.0, 2.0, 2.0, 2.0, 0.0], [3.0, 3.0, 3.0, 3.0, 3.0]]), 2)
     assert chosen.tolist() == [[1, 2], [0, 1]]
     np.testing.assert_allclose(np.array(weights), 0.5, rtol=1e-6)
-
-
-def test_grouped_product_decodes_every_code_and_scale_exactly():
-    """Every 4-bit code with the smallest, a middling and the largest scale in use, times one: nothing is rounded."""
-    codes = np.arange(32, dtype=np.uint32) % 16
-    words = np.array([sum(int(c) << 4 * i for i, c in enumerate(codes[j : j + 8])) for j in range(0, 32, 8)], np.uint32)
-    weight = mx.array(np.tile(words, (1, 3, 1)))
-    scales = mx.array(np.array([[[1], [127], [240]]], np.uint8))
-    want = mx.dequantize(weight, scales, group_size=32, bits=4, mode="mxfp4", dtype=mx.float32)
-    got = cpu_experts.product(mx.eye(32), mx.zeros((32,), mx.int32), weight, scales)
-    assert np.array_equal(np.array(got).T, np.array(want)[0])
 
 
 def test_on_metal_mlx_s_sorted_product_is_kept_from_rows_it_gets_wrong(layer, monkeypatch):

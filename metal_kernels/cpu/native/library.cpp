@@ -1,1 +1,86 @@
-extern "C" __attribute__((visibility("default"))) int gptoss_cpu_version() { return 1; }
+// The decoder's operations on a CPU, once for each architecture. Python takes those of the best one the machine has.
+//
+// The families are headers without guards, as the shaders are files: included once an architecture, inside its namespace.
+
+#include <math.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "threads.h"
+#include "types.h"
+
+#define VISIBLE extern "C" __attribute__((visibility("default")))
+
+Threads threads;
+
+VISIBLE int gptoss_cpu_version() { return 1; }
+
+VISIBLE void gptoss_cpu_threads(int count) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, [] { pthread_atfork(nullptr, nullptr, [] { threads.forget(); }); });
+    Operation held;
+    threads.resize(count);
+}
+
+// The architectures this machine has: bit 0 is portable, bit 1 avx2, bit 2 avx512.
+VISIBLE int gptoss_cpu_architectures() {
+    int found = 1;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found |= 2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) found |= 4;
+#endif
+    return found;
+}
+
+#define JOIN(a, b) a##_##b
+#define NAMED(a, b) JOIN(a, b)
+#define EXPORT(name) VISIBLE int NAMED(ARCHITECTURE, name)
+
+#define ARCHITECTURE portable
+#define WIDTH 4
+namespace portable {
+#include "families.h"
+}
+#undef ARCHITECTURE
+#undef WIDTH
+
+#if defined(__x86_64__)
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define ARCHITECTURE avx2
+#define WIDTH 8
+namespace avx2 {
+#include "families.h"
+}
+#undef ARCHITECTURE
+#undef WIDTH
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl")
+#endif
+#define ARCHITECTURE avx512
+#define WIDTH 16
+namespace avx512 {
+#include "families.h"
+}
+#undef ARCHITECTURE
+#undef WIDTH
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from metal_kernels import build_cache, toolchain
-from metal_kernels.cpu import build
+from metal_kernels.cpu import build, library
 from tests.support.cli import run_cli
 from tests.test_imports import HEAVY, ROOT
 
@@ -261,7 +262,10 @@ def test_building_imports_nothing_that_a_wheel_is_built_without():
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
-def test_doctor_says_where_the_library_is_from(compiler, native, tmp_path, monkeypatch):
+def test_doctor_says_where_the_library_is_from_and_what_it_runs_on(compiler, native, tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "open_library", lambda path: SimpleNamespace(architecture="avx2"))
+    monkeypatch.setattr(library, "cores", lambda: 6)
+
     def told():
         code, out, err = run_cli("doctor")
         assert (code, err) == (0, "")
@@ -270,7 +274,7 @@ def test_doctor_says_where_the_library_is_from(compiler, native, tmp_path, monke
     (native / "library.cpp").write_text("broken\n")
     assert told() == "none, it does not compile (g++: library.cpp:1:5: error: broken)"
     (native / "library.cpp").write_text(SOURCE)
-    assert told() == "built on this machine"
+    assert told() == "avx2, 6 threads, built on this machine"
     monkeypatch.setattr(build, "PACKAGED", tmp_path / "packaged.so")
     build.PACKAGED.touch()
-    assert told() == "packaged"
+    assert told() == "avx2, 6 threads, packaged"

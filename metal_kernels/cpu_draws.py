@@ -1,15 +1,44 @@
-"""A draw among the likeliest on the CPU backend, where sorting the whole vocabulary takes longer than the rest of a
-draw.
+"""The functions of ``draws`` on the CPU backend, where starting an MLX operation takes longer than a small model's
+logits, and sorting a whole vocabulary longer than the rest of a draw.
 
-It is in numpy and float64, and sorts only the ids that may pass the filters. Knows logits and points; knows no options,
-no seeds and not what an id means.
+It is in numpy, and of the likeliest it sorts only the ids that may pass the filters, in float64. Knows logits and
+points; knows no options, no seeds and not what an id means.
 """
 
 import mlx.core as mx
 import numpy as np
 
+from metal_kernels.draws import ONE
+
 BELOW = 0.999
 """Scales the bound under which an id is too unlikely to pass ``share``. The margin is for rounding errors of 1e-16."""
+
+
+def witness(values: mx.array) -> mx.array:
+    """Run :func:`draws.witness`."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return mx.array(np.sum(np.array(values, copy=False), axis=-1))
+
+
+def scaled(logits: mx.array, temperature: float) -> mx.array:
+    """Run :func:`draws.scaled`."""
+    values = np.array(logits, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return mx.array((values - values.max(axis=-1, keepdims=True)) / np.float32(temperature))
+
+
+def draw(logits: mx.array, point: mx.array) -> mx.array:
+    """Run :func:`draws.draw`."""
+    rows = zip(np.array(logits, copy=False), np.array(point).tolist(), strict=True)
+    return mx.array([_reached(row, at) for row, at in rows], mx.uint32)
+
+
+def _reached(logits: np.ndarray, point: float) -> int:
+    if logits.max() != 0:  # only a row of NaN has no 0; its draw is not used, so any id will do
+        return 0
+    upto = np.cumsum((np.exp(logits) * np.float32(ONE)).astype(np.int64))
+    total = int(upto[-1])
+    return int(np.searchsorted(upto, int(point * 2**30) * total >> 30, side="right"))
 
 
 def draw_among_likeliest(logits: mx.array, point: mx.array, ranks: int, share: float, least: float) -> mx.array:
