@@ -40,11 +40,7 @@ struct Softmax {
     INLINE void add(float* scores, long n, float* out, long D) {
         vf most = splat(largest);
         for (long i = 0; i < n; i += WIDTH) most = greatest(most, load(scores + i));
-        const float now = greatest_lane(most);
-        if (now == -INFINITY) {
-            for (long i = 0; i < n; ++i) scores[i] = 0;
-            return;
-        }
+        const float now = greatest_lane(most), from = now == -INFINITY ? 0.0f : now;  // so that -inf gives 0, and a NaN stays
         if (now != largest) {
             const float scale = expf(largest - now);
             total *= scale;
@@ -53,7 +49,7 @@ struct Softmax {
         }
         vf sums = {};
         for (long i = 0; i < n; i += WIDTH) {
-            const vf e = exponential(load(scores + i) - now);
+            const vf e = exponential(load(scores + i) - from);
             store(scores + i, e);
             sums += e;
         }
@@ -83,7 +79,8 @@ EXPORT(prefill_attention)(const float* q, const int64_t* qs, const float* keys, 
                 const long row = g * count + i;
                 const float* from = q + b * qs[0] + (m * G + g) * qs[1] + (first + i) * qs[2];
                 for (long d = 0; d < D; ++d) own_q[row * D + d] = from[d] * heads->scale;
-                state[row] = {heads->sinks[m * G + g], 1.0f};
+                const float sink = heads->sinks[m * G + g];
+                state[row] = {sink, sink == INFINITY ? NAN : 1.0f};
             }
         const long used = G * count, last = at + count;
         for (long key = window && at + 1 > window ? at + 1 - window : 0; key < last; key += KEYS) {
