@@ -14,6 +14,7 @@ from metal_kernels.reference import Dense
 
 WIDTH = 2880
 ROWS = 64
+_path = functools.cache(build.find)
 
 
 @functools.cache
@@ -21,7 +22,7 @@ def architectures() -> tuple[str, ...]:
     """Return the architectures that the library is compiled for and this machine has. There are none without a
     library."""
     try:
-        return tuple(library.architectures(ctypes.CDLL(str(build.find()))))
+        return tuple(library.architectures(ctypes.CDLL(str(_path()))))
     except build.Absent:
         return ()
 
@@ -29,7 +30,7 @@ def architectures() -> tuple[str, ...]:
 @contextmanager
 def using(architecture: str | None = None, threads: int | None = None) -> Iterator[None]:
     """Run operations on this architecture and so many threads, by default as a user's process does."""
-    opened = library.open_library(build.find(), architecture)
+    opened = library.open_library(_path(), architecture)
     opened.set_threads(threads or library.cores())
     with mock.patch.object(operations, "_library", return_value=opened):
         try:
