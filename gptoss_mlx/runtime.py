@@ -59,7 +59,7 @@ class Runtime:
     @cached_property
     def model_key(self) -> str:
         """Return the name of these weights in this dtype. A cache read under another name cannot be used here."""
-        return f"{self.hash} {self.model.weights.head.dtype}"
+        return f"{self.hash} {self.model.weights.dtype}"
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -35,8 +35,9 @@ class Dense(NamedTuple):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """The dtype its products run in."""
-        return self.weight.dtype if self.scales is None else self.scales.dtype
+        """The dtype its products run in: that of the bias, if there is one, for other arrays may be as stored."""
+        own = self.bias if self.bias is not None else self.weight if self.scales is None else self.scales
+        return own.dtype
 
 
 class Experts(NamedTuple):

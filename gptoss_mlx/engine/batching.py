@@ -217,4 +217,4 @@ class Batch:
     def _bytes(self, row: Row) -> int:
         """Return the bytes of the row's cache, grown to its end."""
         positions = len(row.prompt) + row.max_tokens
-        return cache_bytes(self.model.config, positions, self.model.weights.head.dtype)
+        return cache_bytes(self.model.config, positions, self.model.weights.dtype)

@@ -61,7 +61,7 @@ def read_snapshot(path: Path, model: Decoder, model_hash: str) -> Context:
         arrays = {name: _array(body, 8 + header_size, entry) for name, entry in header.items()}
         ids = arrays.pop("ids").tolist()
         assert isinstance(ids, list)
-        cache = KVCache.restored(model.config, len(ids), arrays, model.weights.head.dtype)
+        cache = KVCache.restored(model.config, len(ids), arrays, model.weights.dtype)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unusable(f"it is damaged ({error})") from error
     context = Context(model, cache, [int(id) for id in ids])  # type: ignore[arg-type]

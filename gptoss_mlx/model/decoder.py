@@ -52,7 +52,7 @@ class Decoder:
         """
         count = len(tokens) // len(caches)
         for cache in caches:
-            cache.prepare(count, self.config, self.weights.layers[0].qkv.dtype)
+            cache.prepare(count, self.config, self.weights.dtype)
         positions = [cache.length + i for cache in caches for i in range(count)]
         rope = launch.rope_tables(self._inverse_frequencies, mx.array(positions))
         x = launch.embed(tokens, self.weights.embedding)

@@ -10,12 +10,14 @@ import numpy as np
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model_folder import ModelFolder, Stretch
+from metal_kernels import launch
 from metal_kernels.reference import Dense, Experts
 
 
 @dataclass
 class LayerWeights:
-    """One decoder layer. Float arrays have the model's dtype, except that a norm stored in float32 stays so."""
+    """One decoder layer. Float arrays have the model's dtype, except that a norm stored in float32 stays so, and that
+    matrices stay as stored where the native CPU library opens them."""
 
     attn_norm: mx.array  # [H]
     qkv: Dense  # [(N + 2M) * D, H]
@@ -36,6 +38,11 @@ class Weights:
     layers: list[LayerWeights]
     norm: mx.array  # [H]
     head: Dense  # [V, H]
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The dtype the model was loaded in. Keys and values have it too."""
+        return self.layers[0].qkv.dtype
 
 
 def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int], None] | None = None) -> Weights:
@@ -68,12 +75,19 @@ def _adopted(data: np.ndarray) -> mx.array:
 
 
 def tensors(buffer: mx.array, stretch: Stretch, dtype: mx.Dtype) -> dict[str, mx.array]:
-    """Return the tensors of a stretch by name: slices of ``buffer`` [nbytes] uint8, cast to ``dtype`` if bfloat16."""
+    """Return the tensors of a stretch by name: slices of ``buffer`` [nbytes] uint8, cast to ``dtype`` if bfloat16.
+
+    The rows of the embedding are cast after they are picked. Matrices are not cast where the native CPU library reads
+    them, because it adds up in float32 whatever they are stored in.
+    """
     found = {}
+    opened = launch.where() != "cpu"
     for name, (offset, stored, shape) in stretch.tensors.items():
         as_stored = {"BF16": mx.bfloat16, "F32": mx.float32, "U32": mx.uint32, "U8": mx.uint8}[stored]
         array = buffer[offset : offset + as_stored.size * math.prod(shape)].view(as_stored).reshape(shape)
-        found[name] = array.astype(dtype) if stored == "BF16" and not name.startswith("embedding.") else array
+        matrix = len(shape) > 1 and not name.endswith(".bias")
+        cast = stored == "BF16" and not name.startswith("embedding.") and (opened or not matrix)
+        found[name] = array.astype(dtype) if cast else array
     return found
 
 

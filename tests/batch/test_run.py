@@ -101,7 +101,7 @@ def test_lines_that_cannot_be_answered_are_errors_with_number_and_reason_and_the
         {"custom_id": "s", "method": "POST", "url": "/v1/responses", "body": {"input": "a", "stream": True}},
         {"id": "also good", "prompt": "b"},
     ]
-    dtype = runtime.model.weights.head.dtype
+    dtype = runtime.model.weights.dtype
     answers, errors, tally = answer(lines, memory=cache_bytes(runtime.config, 3000, dtype))
     assert set(answers) == {"good", "also good"}
     assert {(id, error["line"], error["error"]["code"]) for id, error in errors.items()} == {

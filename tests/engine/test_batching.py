@@ -251,7 +251,7 @@ def test_where_no_row_can_be_computed_an_error_is_raised_and_all_rows_stay(runti
 
 
 def test_memory_admits_rows_by_what_they_may_grow_to(runtime):
-    one = cache_bytes(runtime.config, LENGTHS[0] + 20, runtime.model.weights.head.dtype)
+    one = cache_bytes(runtime.config, LENGTHS[0] + 20, runtime.model.weights.dtype)
     batch = Batch(runtime.model, memory=2 * one + 1)
     for number in (0, 6, 12, 18):  # all of the first length
         batch.add(row(runtime, number, 20))
@@ -283,4 +283,4 @@ def test_the_formula_is_what_a_cache_holds(runtime):
     layers = context.cache.layers
     room = sum((layer.body.shape[3] - layer.body_rows) * layer.body[:, :, :, 0].nbytes for layer in layers)
     held = sum(array.nbytes for array in context.cache.arrays())
-    assert held - room == cache_bytes(runtime.config, 200, runtime.model.weights.head.dtype)
+    assert held - room == cache_bytes(runtime.config, 200, runtime.model.weights.dtype)
