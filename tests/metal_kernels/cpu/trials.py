@@ -23,6 +23,8 @@ ROWS = (1, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 17, 24, 25, 31, 33, 64)
 MANY = (95, 96, 97, 130, 193, 511, 512, 513, 600)
 COLUMNS = (32, 64, 96, 128, 192, 320, 736, 768, 800, 1536, 1568, 1600, 2880)
 TAIL = 64
+SCORES = 8.0
+"""The sum of a score's products, without signs, up to which its rounding is below that of other sums."""
 
 
 @dataclass(frozen=True)
@@ -361,23 +363,25 @@ def rope_tables(draw: Draw) -> Trial:
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, layer: Attention) -> Made:
     """Return the rows of queries [N, L, D], of the last L of P positions, over keys and values [M, P, D]: [L, N * D].
 
-    A score of 8 is rounded to 5e-7, and its weight by that part. So errors may be larger where scores are.
+    A score's error is a part of the size of its D products, and its weight's error is the same part of the weight. So
+    the size of results grows with that of the products.
     """
     N, L, D = q.shape
     M, P, _ = k.shape
     age = np.arange(P - L, P)[:, None] - np.arange(P)
     seen = (age >= 0) & (age < (layer.window or P))
     out = np.empty((L, N, D))
-    largest = 8.0
+    products = SCORES
     for n in range(N):
         scores = q[n] @ k[n // (N // M)].T * layer.scale
-        largest = max(largest, float(np.abs(scores[seen]).max()))
+        sizes = np.abs(q[n]) @ np.abs(k[n // (N // M)]).T * layer.scale
+        products = max(products, float(sizes[seen].max()))
         scores = np.where(seen, scores, -np.inf)
         sink = exact(layer.sinks)[n]
         most = np.maximum(scores.max(1, keepdims=True), sink)
         weights = np.exp(scores - most)
         out[:, n] = weights @ v[n // (N // M)] / (weights.sum(1, keepdims=True) + np.exp(sink - most))
-    return Made(out.reshape(L, N * D), float(np.abs(out).max()) * largest / 8)
+    return Made(out.reshape(L, N * D), float(np.abs(out).max()) * products / SCORES)
 
 
 def joined(parts: Sequence[Made], join: Callable[[list[np.ndarray]], np.ndarray]) -> Made:
