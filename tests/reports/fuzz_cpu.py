@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.metal_kernels.cpu.trials import OPERATIONS, Draw, Trial, trial
+from tests.metal_kernels.cpu.trials import OPERATIONS, trial
+from tests.metal_kernels.cpu.trials.common import Draw, Trial
 from tests.support.native import architectures, spoil, using
 
 PLAIN_MLX = "plain MLX"

@@ -10,24 +10,17 @@ import pytest
 from metal_kernels import reference
 from metal_kernels.cpu import library, operations
 from metal_kernels.reference import Attention, CacheView, Dense, Experts
-from tests.metal_kernels.cpu.trials import LIMIT, OPERATIONS, TAIL, Draw
+from tests.metal_kernels.cpu.trials import OPERATIONS
+from tests.metal_kernels.cpu.trials.attention import TAIL
+from tests.metal_kernels.cpu.trials.common import Draw
 from tests.metal_kernels.shaders.common import EPS, F32, exact
-from tests.metal_kernels.shaders.experts import FP4
+from tests.metal_kernels.shaders.experts import FP4, LIMIT
 from tests.reports.fuzz_cpu import judged
 from tests.support.native import architectures, spoil, using
 
 pytestmark = pytest.mark.skipif(not architectures(), reason="there is no native library")
 
 THREADS = (1, 2, 3, 7)
-
-
-@pytest.fixture(params=library.ARCHITECTURES)
-def architecture(request):
-    """An architecture that this machine has. Operations run on it."""
-    if request.param not in architectures():
-        pytest.skip("not on this machine")
-    with using(request.param):
-        yield request.param
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
