@@ -43,7 +43,7 @@ public:
     Arena own[MOST];   // for one thread each
 
     // Sets how many threads work, the caller's included. Threads already started stay, idle.
-    void resize(int count) { wanted = count < 1 ? 1 : count > MOST ? MOST : count; }
+    void resize(int count) { __atomic_store_n(&wanted, count < 1 ? 1 : count > MOST ? MOST : count, __ATOMIC_RELAXED); }
     int count() const { return wanted; }
 
     // Makes room for every thread. Returns false without memory.
@@ -147,7 +147,7 @@ private:
                 pthread_mutex_unlock(&self.lock);
             }
             seen = now >> SHIFT;
-            if (number >= self.wanted) continue;  // there are fewer than there were
+            if (number >= __atomic_load_n(&self.wanted, __ATOMIC_RELAXED)) continue;  // there are fewer than there were
             if (!__atomic_compare_exchange_n(&self.state, &now, now + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
                 seen = 0;  // another joined at the same moment, or it is over
                 continue;

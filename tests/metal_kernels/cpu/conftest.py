@@ -6,13 +6,13 @@ import pytest
 
 from metal_kernels.cpu.library import ARCHITECTURES
 from tests.support.native import architectures, using
-from tests.support.sanitized import Sanitized, compile_sanitized
+from tests.support.sanitized import Sanitized, compile_tight
 
 
 @pytest.fixture(scope="session")
 def sanitized(tmp_path_factory) -> Sanitized:
-    """The library with sanitizers."""
-    return compile_sanitized(tmp_path_factory.mktemp("sanitized"))
+    """The library with sanitizers, and with buffers of exactly the size that an operation asks for."""
+    return compile_tight(tmp_path_factory.mktemp("sanitized"))
 
 
 @pytest.fixture(params=ARCHITECTURES)

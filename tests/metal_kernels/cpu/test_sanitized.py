@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from metal_kernels.cpu import build
+from tests.metal_kernels.cpu.test_threads import PROGRAMS, program
 from tests.support.sanitized import compile_sanitized
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="built on Linux only")
@@ -58,6 +59,32 @@ def test_a_defect_ends_the_process_with_a_report(planted, call, report):
     assert done.returncode != 0
     assert report in done.stderr
     assert "library.cpp:" in done.stderr
+
+
+TRIALS = """
+import metal_kernels
+from tests.metal_kernels.cpu.trials import OPERATIONS, trial
+from tests.support.native import architectures, using
+for operation in OPERATIONS:
+    for number in range(6):
+        one = trial(operation, number, seed=30)
+        for architecture in architectures():
+            with using(architecture, 1 + number % 3):
+                assert one.error(one.native()) <= 2e-6, f"{operation.__name__}, {architecture}: {one.about}"
+print("done")
+"""
+
+
+def test_operations_read_and_write_only_what_is_theirs(sanitized):
+    """The buffers of threads have not a byte to spare, and what nothing has written is NaN."""
+    done = sanitized.run(TRIALS)
+    assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_threads_read_and_write_only_what_is_theirs(sanitized, name):
+    done = sanitized.run(program(PROGRAMS[name]))
+    assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
 
 
 def test_the_library_loads_without_a_report(sanitized):
