@@ -92,6 +92,12 @@ fuzz-report: sequence-report $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
 	$(VENV)/bin/python -m tests.reports.fuzz_files --count 3000 --seed $(SEED)
 	$(VENV)/bin/python -m tests.reports.fuzz_signatures $(ORACLE_VENV)/bin/python --count 3000 --seed $(SEED)
 
+.PHONY: cpu-fuzz
+# Compare thousands of calls of the native library, on each architecture of this machine, with definitions in float64.
+# Minutes.
+cpu-fuzz: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.fuzz_cpu --count 500 --seed $(SEED)
+
 # Compare all 271,452 sequences of up to five token classes with openai-harmony. Minutes.
 sequence-report: $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
 	$(VENV)/bin/python -m tests.reports.sequences $(ORACLE_VENV)/bin/python
