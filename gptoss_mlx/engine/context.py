@@ -110,7 +110,8 @@ class Context:
             if progress is not None:
                 progress(len(self.ids), len(prompt))
             if len(self.ids) == len(prompt):
-                return self.model.logits(last)[:, 0]
+                with self.undone_on_error():
+                    return self.model.logits(last)[:, 0]
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:

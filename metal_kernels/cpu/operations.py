@@ -1,8 +1,8 @@
 """The decoder's operations in the native library: the arguments and results of ``reference``, on arrays where they lie.
 
 Each function returns None for arrays that the library does not take: other dtypes than float32 beside weights in
-float32, bfloat16, 8 bits and MXFP4, or rows that are no whole groups of 32. Arrays that nothing has computed yet are
-computed first. Results are complete when a function returns. Knows no device; ``launch`` decides when these run.
+float32, bfloat16, 8 bits and MXFP4, rows that are no whole groups of 32, or weights, router logits and sinks that do
+not lie in one piece. Other arrays that do not are copied. Arrays that nothing has computed yet are computed first. Results are complete when a function returns. Knows no device; ``launch`` decides when these run.
 """
 
 import ctypes
@@ -46,14 +46,14 @@ def prefill_attention(q: mx.array, k: mx.array, v: mx.array, layer: Attention) -
     """As :func:`reference.prefill_attention`."""
     B, N, L, D = q.shape
     M, P = k.shape[1:3]
-    if D % GROUP or not _float32(q, k, v, layer.sinks):
+    heads = _heads(layer, N, M, D)
+    if heads is None or not _float32(q, k, v):
         return None
     views = [np.array(array, copy=False) for array in (q, k, v)]
     if any(view.strides[3] != 4 for view in views):
         return None
     strided = [part for view in views for part in (view.ctypes.data, STRIDES(*(s // 4 for s in view.strides[:3])))]
     out = _empty(B, L, N * D)
-    heads = _heads(layer, N, M, D)
     _library().call("prefill_attention", *strided, byref(heads), B, L, P, _at(out))
     return out
 
@@ -69,7 +69,8 @@ def decode_attention(
     T, N, D = q.shape
     M = kv.shape[2]
     first = caches[0]
-    if D % GROUP or not _float32(q, kv, layer.sinks, first.body, first.tail):
+    heads = _heads(layer, N, M, D)
+    if heads is None or not _float32(q, kv, first.body, first.tail):
         return None
     S = len(caches)
     views = (Cache * S)()
@@ -81,7 +82,6 @@ def decode_attention(
         tail = tails[number]
         views[number] = Cache(_at(body), _at(tail), body.shape[3], tail.shape[3], rows, keys - rows)
     out = _empty(T, N * D)
-    heads = _heads(layer, N, M, D)
     _library().call("decode_attention", _in(q), _in(kv), views, byref(heads), S, T // S, _at(out))
     return out, tails
 
@@ -114,10 +114,10 @@ def expert_gate_up(
     normed: mx.array, logits: mx.array, slots: mx.array, experts: Experts, k: int, limit: float
 ) -> mx.array | None:
     """As :func:`reference.expert_gate_up`. Rows that choose the same expert share its decoding."""
-    matrix = _experts(experts)
-    if matrix is None or not _float32(normed, logits):
-        return None
+    matrix = _experts(experts, 2 * GROUP)
     routing = _routing(logits, slots, k)
+    if matrix is None or routing is None or not _float32(normed):
+        return None
     activated = _empty(len(logits), k, 8, experts.weight.shape[1] // 2 // GROUP, 4)
     _library().call("expert_gate_up", _in(normed), byref(routing), byref(matrix), limit, _at(activated))
     return activated
@@ -127,10 +127,10 @@ def expert_down_residual(
     activated: mx.array, logits: mx.array, slots: mx.array, experts: Experts, residual: mx.array
 ) -> mx.array | None:
     """As :func:`reference.expert_down_residual`."""
-    matrix = _experts(experts)
-    if matrix is None or not _float32(activated, logits, residual):
-        return None
+    matrix = _experts(experts, GROUP)
     routing = _routing(logits, slots, activated.shape[1])
+    if matrix is None or routing is None or not _float32(activated, residual):
+        return None
     out = _empty(*residual.shape)
     given = _in(activated), byref(routing), byref(matrix), _in(residual)
     _library().call("expert_down_residual", *given, _at(out))
@@ -149,11 +149,11 @@ def expert_mlp_grouped(
     limit: float,
 ) -> mx.array | None:
     """As :func:`reference.expert_mlp_grouped`."""
-    up = _experts(gate_up)
-    back = _experts(down)
-    if up is None or back is None or not _float32(normed, logits, residual):
-        return None
+    up = _experts(gate_up, 2 * GROUP)
+    back = _experts(down, GROUP)
     routing = _routing(logits, slots, k)
+    if up is None or back is None or routing is None or not _float32(normed, residual):
+        return None
     out = _empty(*residual.shape)
     given = _in(normed), byref(routing), byref(up), byref(back), limit, _in(residual)
     _library().call("expert_mlp_grouped", *given, _at(out))
@@ -244,34 +244,50 @@ def _float32(*arrays: mx.array) -> bool:
 def _dense(layer: Dense) -> Matrix | None:
     """Return a linear layer as the library takes it, or None."""
     weight, bias, scales, offsets = layer
-    if bias is not None and bias.dtype != FLOAT32:
+    places = _places(weight, scales, offsets, bias)
+    if places is None or (bias is not None and bias.dtype != FLOAT32):
         return None
     rows, columns = weight.shape
-    added = None if bias is None else _at(bias)
     if scales is None or offsets is None:
         kind = FORMATS["float32"] if weight.dtype == FLOAT32 else FORMATS["bfloat16"]
         if columns % GROUP or weight.dtype not in (FLOAT32, BFLOAT16):
             return None
-        return Matrix(_at(weight), None, None, added, rows, columns, kind, 0)
+        return Matrix(*places, rows, columns, kind, 0)
     if scales.dtype != offsets.dtype or scales.dtype not in (FLOAT32, BFLOAT16):
         return None
-    affine = _at(weight), _at(scales), _at(offsets), added
-    return Matrix(*affine, rows, 4 * columns, FORMATS["q8"], scales.dtype == FLOAT32)
+    return Matrix(*places, rows, 4 * columns, FORMATS["q8"], scales.dtype == FLOAT32)
 
 
-def _experts(layer: Experts) -> Matrix | None:
-    """Return a projection of all experts as the library takes it, or None."""
+def _experts(layer: Experts, unit: int) -> Matrix | None:
+    """Return a projection of all experts, to whole units of values, as the library takes it, or None."""
     weight, scales, bias = layer
-    if bias.dtype != FLOAT32 or weight.shape[1] % GROUP:
-        return None
     _, rows, words = weight.shape
-    return Matrix(_at(weight), _at(scales), None, _at(bias), rows, 8 * words, FORMATS["mxfp4"], 0)
+    places = _places(weight, scales, None, bias)
+    if places is None or bias.dtype != FLOAT32 or rows % unit:
+        return None
+    return Matrix(*places, rows, 8 * words, FORMATS["mxfp4"], 0)
 
 
-def _routing(logits: mx.array, slots: mx.array, k: int) -> Routing:
+def _routing(logits: mx.array, slots: mx.array, k: int) -> Routing | None:
+    """Return the experts' choice as the library takes it, or None."""
+    places = _places(logits, slots)
+    if places is None or logits.dtype != FLOAT32 or slots.dtype != mx.int32:
+        return None
     T, experts = logits.shape
-    return Routing(_at(logits), _at(slots), T, experts, k)
+    return Routing(*places, T, experts, k)
 
 
-def _heads(layer: Attention, N: int, M: int, D: int) -> Heads:
-    return Heads(_at(layer.sinks), N, M, D, layer.window or 0, layer.scale)
+def _heads(layer: Attention, N: int, M: int, D: int) -> Heads | None:
+    """Return one layer's attention as the library takes it, or None."""
+    places = _places(layer.sinks)
+    if places is None or layer.sinks.dtype != FLOAT32 or D % GROUP:
+        return None
+    return Heads(*places, N, M, D, layer.window or 0, layer.scale)
+
+
+def _places(*arrays: mx.array | None) -> list[int | None] | None:
+    """Return the addresses of arrays, computing them first, or None if one does not lie in one piece."""
+    try:
+        return [None if array is None else _at(array) for array in arrays]
+    except TypeError:
+        return None

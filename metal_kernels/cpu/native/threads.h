@@ -30,7 +30,7 @@ public:
     pthread_mutex_t operation = PTHREAD_MUTEX_INITIALIZER;  // one at a time: Python's threads may call at once
 
     // Sets how many threads work, the caller's included. Threads already started stay, idle.
-    void resize(int count) { wanted = count < 1 ? 1 : count > MOST ? MOST : count; }
+    void resize(int count) { __atomic_store_n(&wanted, count < 1 ? 1 : count > MOST ? MOST : count, __ATOMIC_RELAXED); }
     int count() const { return wanted; }
 
     // Makes room for every thread. Returns false without memory.
@@ -119,7 +119,7 @@ private:
                 pthread_mutex_unlock(&self.lock);
             }
             // Another may join at the same moment, or the run may be over. Then look again.
-            const bool wanted = number < self.wanted;
+            const bool wanted = number < __atomic_load_n(&self.wanted, __ATOMIC_RELAXED);
             if (wanted && !__atomic_compare_exchange_n(&self.state, &now, now + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) continue;
             seen = now >> SHIFT;
             if (!wanted) continue;

@@ -1,0 +1,96 @@
+"""Trials of the mixture of experts, among whose logits are many ties."""
+
+import mlx.core as mx
+import numpy as np
+
+from metal_kernels import reference
+from metal_kernels.cpu import operations as native
+from metal_kernels.reference import Experts
+from tests.metal_kernels.cpu.trials.common import COLUMNS, F32, MANY, Draw, Trial, made, results
+from tests.metal_kernels.shaders import experts
+from tests.metal_kernels.shaders.common import exact
+from tests.metal_kernels.shaders.experts import LIMIT
+
+
+def routing(draw: Draw, T: int) -> tuple[mx.array, mx.array, int]:
+    """Return logits with many ties, a slot for each expert, and K."""
+    E = draw.one_of(1, 2, 3, 4, 8, 32, 33, 128) if T < 90 else draw.one_of(1, 2, 3, 8)
+    logits = np.array(draw.normal(T, E, scale=2))
+    logits[::2] = np.round(logits[::2])
+    return mx.array(logits), mx.array(draw.rng.permutation(E).astype(np.int32)), draw.whole(1, min(8, E))
+
+
+def choice(logits: mx.array, slots: mx.array, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the slots of the experts that each row chooses, and their shares, [T, k]."""
+    every = [experts.chosen(row, k) for row in exact(logits)]
+    return np.array(slots)[np.array([ids for ids, _ in every])], np.array([share for _, share in every])
+
+
+def through(rows: np.ndarray, slot: np.ndarray, layer: Experts) -> np.ndarray:
+    """Multiply rows [T, k, C], or [T, 1, C], by the matrix in each slot [T, k] and add its bias, to [T, k, R]."""
+    out = np.empty((*slot.shape, layer.weight.shape[1]))
+    wide_rows = np.broadcast_to(rows, (*slot.shape, rows.shape[-1]))
+    for one in np.unique(slot):
+        out[slot == one] = wide_rows[slot == one] @ experts.values(layer, int(one)).T + exact(layer.bias[int(one)])
+    return out
+
+
+def expert_gate_up(draw: Draw) -> Trial:
+    H = draw.one_of(*COLUMNS)
+    T = draw.rows(H)
+    inner = draw.one_of(32, 64, 96, 160, 352)
+    logits, slots, k = routing(draw, T)
+    up = draw.mixture(logits.shape[1], 2 * inner, H)
+    x = draw.normal(T, H)
+    handed = reference.chunk_major(x, F32)
+    arguments = handed, logits, slots, up, k, LIMIT
+
+    def natural(out: mx.array | None) -> list[np.ndarray]:
+        assert out is not None
+        return [experts.unchunked(out)]
+
+    return Trial(
+        f"T={T} H={H} I={inner} E={logits.shape[1]} K={k}",
+        lambda: natural(native.expert_gate_up(*arguments)),
+        lambda: natural(reference.expert_gate_up(*arguments)),
+        [made(experts.swiglu(through(exact(x)[:, None], choice(logits, slots, k)[0], up)))],
+    )
+
+
+def expert_down_residual(draw: Draw) -> Trial:
+    inner = draw.one_of(*COLUMNS)
+    T = draw.rows(inner)
+    H = draw.one_of(32, 64, 96, 160, 352)
+    logits, slots, k = routing(draw, T)
+    down = draw.mixture(logits.shape[1], H, inner)
+    activated = draw.normal(T, k, inner)
+    residual = draw.normal(T, H, scale=5)
+    arguments = reference.chunk_major(activated, F32), logits, slots, down, residual
+    slot, share = choice(logits, slots, k)
+    return Trial(
+        f"T={T} H={H} I={inner} E={logits.shape[1]} K={k}",
+        lambda: results(native.expert_down_residual(*arguments)),
+        lambda: results(reference.expert_down_residual(*arguments)),
+        [made(exact(residual) + (through(exact(activated), slot, down) * share[..., None]).sum(1))],
+    )
+
+
+def expert_mlp_grouped(draw: Draw) -> Trial:
+    H = draw.one_of(*COLUMNS[:-1])
+    T = draw.one_of(*MANY) if H <= 128 and draw.chance(0.3) else draw.rows(H)
+    inner = draw.one_of(32, 64, 96, 160)
+    logits, slots, k = routing(draw, T)
+    up = draw.mixture(logits.shape[1], 2 * inner, H)
+    down = draw.mixture(logits.shape[1], H, inner)
+    x = draw.normal(T, H)
+    residual = draw.normal(T, H, scale=5)
+    arguments = reference.chunk_major(x, F32), logits, slots, up, down, residual
+    slot, share = choice(logits, slots, k)
+    activated = experts.swiglu(through(exact(x)[:, None], slot, up))
+    each = through(activated, slot, down) * share[..., None]
+    return Trial(
+        f"T={T} H={H} I={inner} E={logits.shape[1]} K={k}",
+        lambda: results(native.expert_mlp_grouped(*arguments, k=k, limit=LIMIT)),
+        lambda: results(reference.expert_mlp_grouped(*arguments, k=k, limit=LIMIT)),
+        [made(exact(residual) + each.sum(1))],
+    )
