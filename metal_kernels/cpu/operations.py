@@ -2,7 +2,8 @@
 
 Each function returns None for arrays that the library does not take: other dtypes than float32 beside weights in
 float32, bfloat16, 8 bits and MXFP4, rows that are no whole groups of 32, or weights, router logits and sinks that do
-not lie in one piece. Other arrays that do not are copied. Arrays that nothing has computed yet are computed first. Results are complete when a function returns. Knows no device; ``launch`` decides when these run.
+not lie in one piece. Other arrays that do not are copied. Arrays that nothing has computed yet are computed first.
+Results are complete when a function returns. Knows no device; ``launch`` decides when these run.
 """
 
 import ctypes
