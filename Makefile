@@ -7,7 +7,7 @@ SEED ?= 1
 # The oracle's versions are pinned, because a package index also lists releases that are not tested.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 
-.PHONY: batch-kill-test chat check clean compare engine-report format fuzz-report goldens goldens-harmony goldens-tiny \
+.PHONY: batch-kill-test chat check clean compare cpu-report engine-report format fuzz-report goldens goldens-harmony goldens-tiny \
 	oracle readme sequence-report test test-20b test-long test-wheel tiny-eval tiny-train
 
 define environment
@@ -148,6 +148,10 @@ test-wheel: $(VENV)/.ready-dev
 
 engine-report: $(VENV)/.ready-compare
 	$(VENV)/bin/python -m tests.reports.engine --large
+
+# Measure the native CPU library beside this machine's memory, and the bundled model. A minute, best on an idle machine.
+cpu-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.cpu
 
 # Rewrite the command line's reference in README.md.
 readme: $(VENV)/.ready

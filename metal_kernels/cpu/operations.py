@@ -2,10 +2,12 @@
 
 Each function returns None for arrays that the library does not take: other dtypes than float32 beside weights in
 float32, bfloat16, 8 bits and MXFP4, rows that are no whole groups of 32, or weights, router logits and sinks that do
-not lie in one piece. Other arrays that do not are copied. Arrays that nothing has computed yet are computed first. Results are complete when a function returns. Knows no device; ``launch`` decides when these run.
+not lie in one piece. Other arrays that do not are copied. Arrays that nothing has computed yet are computed first.
+Results are complete when a function returns. Knows no device; ``launch`` decides when these run.
 """
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from ctypes import addressof, byref
 from typing import Any
@@ -18,6 +20,8 @@ from metal_kernels.reference import Attention, CacheView, Dense, Experts
 
 GROUP = 32
 """Columns come in whole groups of so many, and so do the dimensions of a head."""
+SMALL = 1 << 20
+"""Values below which copying numpy's array is the fastest way to a new one. Above, it would take twice the memory."""
 FLOAT32 = mx.float32
 BFLOAT16 = mx.bfloat16
 
@@ -234,7 +238,11 @@ def _whole(array: mx.array) -> mx.array:
 
 def _empty(*shape: int) -> mx.array:
     """Return a new float32 array of any values, to be written through its address before anyone else sees it."""
-    return mx.array(np.empty(shape, np.float32))
+    if math.prod(shape) < SMALL:
+        return mx.array(np.empty(shape, np.float32))
+    out = mx.zeros(shape)
+    mx.eval(out)
+    return out
 
 
 def _float32(*arrays: mx.array) -> bool:

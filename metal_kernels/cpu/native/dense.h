@@ -1,21 +1,28 @@
 // The dense operations: norms, projections, rotary positions, the router and the head. All rows are float32.
 
-// A list of T rows of `length` values in the shared arena, with room for `extra` bytes behind it. `rows` is null without memory.
+// T rows of one weight: a list of pointers, and jobs. Room for their values and `extra` bytes is behind it in the shared arena.
 struct List {
-    float* values;
-    const float** rows;
+    const float** rows = nullptr;  // null without memory
     Job* jobs;
+    long count = 0;
+    float* values;
     char* extra;
-};
 
-static List listed(long T, long length, size_t extra) {
-    const size_t values = rounded_up(T * length * sizeof(float), 64), pointers = rounded_up(T * sizeof(float*), 64);
-    const size_t jobs = rounded_up(jobs_of(T) * sizeof(Job), 64);
-    char* base = (char*)threads.shared.reserve(values + pointers + jobs + extra);
-    List list = {(float*)base, base ? (const float**)(base + values) : nullptr, (Job*)(base + values + pointers), base + values + pointers + jobs};
-    for (long t = 0; base && t < T; ++t) list.rows[t] = list.values + t * length;
-    return list;
-}
+    // Points at T rows of `length` values at `from`, or in the arena if that is null.
+    List(const Matrix& m, long T, long length, const float* from, size_t bytes = 0) {
+        const long most = m.rows < BLOCK * threads.count() ? SPLIT_ROWS : MOST_ROWS;
+        const size_t pointers = rounded_up(T * sizeof(float*), 64), all = rounded_up((T / most + 1) * sizeof(Job), 64);
+        const size_t own = from ? 0 : rounded_up(T * length * sizeof(float), 64);
+        char* base = (char*)threads.shared.reserve(pointers + all + own + bytes + 64);
+        if (!base) return;
+        rows = (const float**)base;
+        jobs = (Job*)(base + pointers);
+        values = (float*)(base + pointers + all);
+        extra = base + pointers + all + own;
+        for (long t = 0; t < T; ++t) rows[t] = (from ? from : values) + t * length;
+        for (long first = 0; first < T; first += most) jobs[count++] = {0, first, lesser(T - first, most)};
+    }
+};
 
 // Divides a row by the root of its mean square, and multiplies it by the norm's weight.
 static void norm_row(const float* x, const float* weight, float eps, long H, float* out) {
@@ -42,10 +49,10 @@ EXPORT(norm_qkv_rope)(const float* x, const float* norm, float eps, const Matrix
                       int64_t M, float* q, float* kv) {
     Operation held;
     const long H = qkv->columns, D = qkv->rows / (N + 2 * M), own = N * D, pair = 2 * M * D;
-    List list = listed(T, H, 0);
+    const List list(*qkv, T, H, nullptr);
     if (!list.rows) return 1;
     norm_rows(x, norm, eps, T, H, list.values);
-    const bool done = multiply(*qkv, list.jobs, split(T, qkv->rows, list.jobs), list.rows, [&](long t, long r0, long r1, const float* sums) {
+    const bool done = multiply(*qkv, list.jobs, list.count, list.rows, [&](long t, long r0, long r1, const float* sums) {
         for (long r = r0; r < r1; ++r) (r < own ? q[t * own + r] : kv[t * pair + r - own]) = sums[r - r0] + (qkv->bias ? qkv->bias[r] : 0.0f);
     });
     if (!done) return 1;
@@ -60,10 +67,8 @@ EXPORT(norm_qkv_rope)(const float* x, const float* norm, float eps, const Matrix
 EXPORT(output_residual)(const float* attended, const Matrix* o, const float* residual, int64_t T, float* out) {
     Operation held;
     const long R = o->rows;
-    List list = listed(T, 0, 0);
-    if (!list.rows) return 1;
-    for (long t = 0; t < T; ++t) list.rows[t] = attended + t * o->columns;
-    return !multiply(*o, list.jobs, split(T, R, list.jobs), list.rows, [&](long t, long r0, long r1, const float* sums) {
+    const List list(*o, T, o->columns, attended);
+    return !list.rows || !multiply(*o, list.jobs, list.count, list.rows, [&](long t, long r0, long r1, const float* sums) {
         for (long r = r0; r < r1; ++r) out[t * R + r] = residual[t * R + r] + (sums[r - r0] + (o->bias ? o->bias[r] : 0.0f));
     });
 }
@@ -75,13 +80,13 @@ INLINE long chunk_major(long h, long H) { return (h % GROUP / 4 * (H / GROUP) + 
 EXPORT(norm_router)(const float* x, const float* norm, float eps, const Matrix* router, int64_t T, float* normed, float* logits) {
     Operation held;
     const long H = router->columns, E = router->rows;
-    List list = listed(T, H, 0);
+    const List list(*router, T, H, nullptr);
     if (!list.rows) return 1;
     norm_rows(x, norm, eps, T, H, list.values);
     parallel(T, 4.0 * T * H, [&](long t, int) {
         for (long h = 0; h < H; h += 4) memcpy(normed + t * H + chunk_major(h, H), list.rows[t] + h, 4 * sizeof(float));
     });
-    return !multiply(*router, list.jobs, split(T, E, list.jobs), list.rows, [&](long t, long r0, long r1, const float* sums) {
+    return !multiply(*router, list.jobs, list.count, list.rows, [&](long t, long r0, long r1, const float* sums) {
         for (long r = r0; r < r1; ++r) logits[t * E + r] = sums[r - r0] + (router->bias ? router->bias[r] : 0.0f);
     });
 }
@@ -89,10 +94,10 @@ EXPORT(norm_router)(const float* x, const float* norm, float eps, const Matrix* 
 // x [T, H] to logits [T, V].
 EXPORT(norm_head)(const float* x, const float* norm, float eps, const Matrix* head, int64_t T, float* logits) {
     Operation held;
-    List list = listed(T, head->columns, 0);
+    const List list(*head, T, head->columns, nullptr);
     if (!list.rows) return 1;
     norm_rows(x, norm, eps, T, head->columns, list.values);
-    return !multiply(*head, list.jobs, split(T, head->rows, list.jobs), list.rows, [&](long t, long r0, long r1, const float* sums) {
+    return !multiply(*head, list.jobs, list.count, list.rows, [&](long t, long r0, long r1, const float* sums) {
         memcpy(logits + t * head->rows + r0, sums, (r1 - r0) * sizeof(float));
     });
 }
@@ -102,32 +107,29 @@ EXPORT(norm_head_argmax)(const float* x, const float* norm, float eps, const Mat
     Operation held;
     struct Best {
         float logit, witness;
-        long row;
+        uint32_t row;
+        bool is;
     };
-    const long blocks = (head->rows + 15) / 16;  // no task has fewer rows
-    List list = listed(T, head->columns, T * blocks * sizeof(Best));
+    const long blocks = (head->rows + LEAST - 1) / LEAST;
+    const List list(*head, T, head->columns, nullptr, T * blocks * sizeof(Best));
     if (!list.rows) return 1;
     Best* best = (Best*)list.extra;
-    for (long i = 0; i < T * blocks; ++i) best[i].row = -1;
+    memset(best, 0, T * blocks * sizeof(Best));
     norm_rows(x, norm, eps, T, head->columns, list.values);
-    const bool done = multiply(*head, list.jobs, split(T, head->rows, list.jobs), list.rows, [&](long t, long r0, long r1, const float* sums) {
-        Best found = {sums[0], 0.0f, r0};
+    const bool done = multiply(*head, list.jobs, list.count, list.rows, [&](long t, long r0, long r1, const float* sums) {
+        Best& found = best[t * blocks + r0 / LEAST] = {sums[0], 0.0f, uint32_t(r0), true};
         for (long r = r0; r < r1; ++r) {
             found.witness += sums[r - r0] * 0.0f;
-            if (sums[r - r0] > found.logit) found.logit = sums[r - r0], found.row = r;
+            if (sums[r - r0] > found.logit) found.logit = sums[r - r0], found.row = uint32_t(r);
         }
-        best[t * blocks + r0 / 16] = found;
     });
     for (long t = 0; done && t < T; ++t) {
         Best found = best[t * blocks];
-        for (long i = 1; i < blocks; ++i) {
-            const Best& one = best[t * blocks + i];
-            if (one.row < 0) continue;
-            found.witness += one.witness;
-            if (one.logit > found.logit) found.logit = one.logit, found.row = one.row;
+        for (const Best* one = best + t * blocks + 1; one < best + (t + 1) * blocks; ++one) {
+            found.witness += one->witness;
+            if (one->is && one->logit > found.logit) found.logit = one->logit, found.row = one->row;
         }
-        token[t] = uint32_t(found.row);
-        witness[t] = found.witness;
+        token[t] = found.row, witness[t] = found.witness;
     }
     return !done;
 }
@@ -135,17 +137,17 @@ EXPORT(norm_head_argmax)(const float* x, const float* norm, float eps, const Mat
 // The table's rows of T tokens, to out [T, H].
 EXPORT(embed)(const int32_t* tokens, const Matrix* table, int64_t T, float* out) {
     const long H = table->columns;
-    for (long t = 0; t < T; ++t)
-        for (long g = 0; g < H / GROUP; ++g) {
-            vf values[V];
-            const long row = tokens[t];
-            const uint8_t* codes = (const uint8_t*)table->weight;
-            if (table->format == FLOAT32) Float32Opener{(const float*)table->weight, H}.row(row).group(g, values);
-            else if (table->format == BFLOAT16) BFloat16Opener{(const uint16_t*)table->weight, H}.row(row).group(g, values);
-            else if (table->wide) Q8Opener<float>{codes, (const float*)table->scales, (const float*)table->offsets, H}.row(row).group(g, values);
-            else Q8Opener<uint16_t>{codes, (const uint16_t*)table->scales, (const uint16_t*)table->offsets, H}.row(row).group(g, values);
-            for (int v = 0; v < V; ++v) store(out + t * H + GROUP * g + WIDTH * v, values[v]);
+    with_opener(*table, [&](const auto& weight) {
+        for (long t = 0; t < T; ++t) {
+            auto row = weight.row(tokens[t]);
+            for (long g = 0; g < H / GROUP; ++g) {
+                vf values[V];
+                row.begin(g, g + 1);
+                row.group(g, values);
+                for (int v = 0; v < V; ++v) store(out + t * H + GROUP * g + WIDTH * v, values[v]);
+            }
         }
+    });
     return 0;
 }
 

@@ -4,32 +4,18 @@
 // number of threads. Idle threads spin for as long as Python takes between two operations, then sleep.
 #pragma once
 
-#include <pthread.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-#if defined(__x86_64__)
-#define GPTOSS_PAUSE() __builtin_ia32_pause()
-#elif defined(__aarch64__)
-#define GPTOSS_PAUSE() asm volatile("yield")
-#else
-#define GPTOSS_PAUSE() ((void)0)
-#endif
-
 // A buffer that is kept and grows. Its contents do not outlive the operation.
 struct Arena {
     char* base = nullptr;
     size_t size = 0;
 
-    // Returns at least `bytes` bytes, aligned to a cache line, or null.
+    // Returns at least `bytes` bytes, aligned to a page, or null.
     void* reserve(size_t bytes) {
-        if (bytes > size) {
-            free(base);
-            size = 0;
-            bytes = (bytes + bytes / 4 + 4095) & ~size_t(4095);
-            base = static_cast<char*>(aligned_alloc(4096, bytes));
-            if (base) size = bytes;
-        }
+        if (bytes <= size) return base;
+        free(base);
+        size = (bytes + bytes / 4 + 4095) & ~size_t(4095);
+        base = static_cast<char*>(aligned_alloc(4096, size));
+        if (!base) size = 0;
         return base;
     }
 };
@@ -39,8 +25,9 @@ public:
     static constexpr int MOST = 256;
     typedef void (*Task)(void* context, long task, int thread);
 
-    Arena shared;      // for what several tasks read
-    Arena own[MOST];   // for one thread each
+    Arena shared;     // for what several tasks read
+    Arena own[MOST];  // for one thread each
+    pthread_mutex_t operation = PTHREAD_MUTEX_INITIALIZER;  // one at a time: Python's threads may call at once
 
     // Sets how many threads work, the caller's included. Threads already started stay, idle.
     void resize(int count) { __atomic_store_n(&wanted, count < 1 ? 1 : count > MOST ? MOST : count, __ATOMIC_RELAXED); }
@@ -55,15 +42,9 @@ public:
 
     // Runs tasks 0 to count - 1 and returns when all are done.
     void run(long count, bool alone, Task task, void* context) {
-        const int helpers = alone || count < 2 ? 0 : start();
-        if (!helpers) {
-            for (long i = 0; i < count; ++i) task(context, i, 0);
-            return;
-        }
-        current = task;
-        argument = context;
-        tasks = count;
+        current = task, argument = context, tasks = count;
         __atomic_store_n(&next, 0, __ATOMIC_RELAXED);
+        if (alone || count < 2 || !start()) return work(0);
         const uint64_t number = (__atomic_load_n(&state, __ATOMIC_RELAXED) >> SHIFT) + 1;
         __atomic_store_n(&state, number << SHIFT | OPEN, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&sleepers, __ATOMIC_SEQ_CST)) {
@@ -73,18 +54,12 @@ public:
         }
         work(0);
         __atomic_fetch_and(&state, ~OPEN, __ATOMIC_ACQ_REL);
-        while (__atomic_load_n(&state, __ATOMIC_ACQUIRE) & INSIDE) GPTOSS_PAUSE();
+        while (__atomic_load_n(&state, __ATOMIC_ACQUIRE) & INSIDE) pause();
     }
-
-    // One operation at a time: Python's threads may call at once.
-    void enter() { pthread_mutex_lock(&operation); }
-    void leave() { pthread_mutex_unlock(&operation); }
 
     // A forked child has none of the threads, and may have been forked inside an operation of another thread.
     void forget() {
-        started = 1;
-        state = 0;
-        sleepers = 0;
+        started = 1, state = 0, sleepers = 0;
         pthread_mutex_init(&lock, nullptr);
         pthread_mutex_init(&operation, nullptr);
         pthread_cond_init(&woken, nullptr);
@@ -92,66 +67,62 @@ public:
 
 private:
     // `state` holds the number of the run, whether helpers may still join it, and how many are inside.
-    static constexpr int SHIFT = 17;
+    static constexpr int SHIFT = 17, SPINS = 4000;  // of some 40 ns: longer than Python needs between two operations
     static constexpr uint64_t OPEN = 1 << 16, INSIDE = OPEN - 1;
-    static constexpr int SPINS = 4000;  // of some 40 ns: longer than Python needs between two operations
 
-    int wanted = 1, started = 1;  // the caller is the first
+    int wanted = 1, started = 1, sleepers = 0;  // the caller is the first thread
     Task current = nullptr;
     void* argument = nullptr;
-    long tasks = 0;
-    long next = 0;
+    long tasks = 0, next = 0;
     uint64_t state = 0;
-    int sleepers = 0;
-    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER, operation = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     pthread_cond_t woken = PTHREAD_COND_INITIALIZER;
-
     struct Start {
         Threads* threads;
         int number;
     } starts[MOST];
 
-    // Starts the threads that are wanted, and returns how many can help.
-    int start() {
-        for (; started < wanted; ++started) {
+    static void pause() {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        asm volatile("yield");
+#endif
+    }
+
+    // Starts the threads that are wanted, and returns whether any can help.
+    bool start() {
+        for (pthread_t thread; started < wanted; ++started) {
             starts[started] = {this, started};
-            pthread_t thread;
             if (pthread_create(&thread, nullptr, loop, &starts[started])) break;
             pthread_detach(thread);
         }
-        return (started < wanted ? started : wanted) - 1;
+        return started > 1 && wanted > 1;
     }
 
     void work(int thread) {
         for (long i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < tasks;) current(argument, i, thread);
     }
 
-    bool new_run(uint64_t seen, uint64_t now) const { return (now & OPEN) && (now >> SHIFT) != seen; }
+    static bool is_new(uint64_t now, uint64_t seen) { return (now & OPEN) && now >> SHIFT != seen; }
 
     static void* loop(void* start) {
         Threads& self = *static_cast<Start*>(start)->threads;
         const int number = static_cast<Start*>(start)->number;
-        uint64_t seen = 0;
-        for (;;) {
-            uint64_t now = __atomic_load_n(&self.state, __ATOMIC_ACQUIRE);
-            for (int spins = 0; spins < SPINS && !self.new_run(seen, now); ++spins) {
-                GPTOSS_PAUSE();
-                now = __atomic_load_n(&self.state, __ATOMIC_ACQUIRE);
-            }
-            if (!self.new_run(seen, now)) {
+        for (uint64_t seen = 0, now;;) {
+            for (int spins = 0; !is_new(now = __atomic_load_n(&self.state, __ATOMIC_ACQUIRE), seen) && spins < SPINS; ++spins) pause();
+            if (!is_new(now, seen)) {
                 pthread_mutex_lock(&self.lock);
                 __atomic_fetch_add(&self.sleepers, 1, __ATOMIC_SEQ_CST);
-                while (!self.new_run(seen, now = __atomic_load_n(&self.state, __ATOMIC_SEQ_CST)))
-                    pthread_cond_wait(&self.woken, &self.lock);
+                while (!is_new(now = __atomic_load_n(&self.state, __ATOMIC_SEQ_CST), seen)) pthread_cond_wait(&self.woken, &self.lock);
                 __atomic_fetch_sub(&self.sleepers, 1, __ATOMIC_SEQ_CST);
                 pthread_mutex_unlock(&self.lock);
             }
+            // Another may join at the same moment, or the run may be over. Then look again.
+            const bool wanted = number < __atomic_load_n(&self.wanted, __ATOMIC_RELAXED);
+            if (wanted && !__atomic_compare_exchange_n(&self.state, &now, now + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) continue;
             seen = now >> SHIFT;
-            if (number >= __atomic_load_n(&self.wanted, __ATOMIC_RELAXED)) continue;  // there are fewer than there were
-            if (!__atomic_compare_exchange_n(&self.state, &now, now + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
-                seen = 0;  // another joined at the same moment, or it is over
-                continue;
-            }
+            if (!wanted) continue;
             self.work(number);
             __atomic_fetch_sub(&self.state, 1, __ATOMIC_ACQ_REL);
         }
@@ -163,14 +134,14 @@ extern Threads threads;
 
 // Holds the threads for one operation.
 struct Operation {
-    Operation() { threads.enter(); }
-    ~Operation() { threads.leave(); }
+    Operation() { pthread_mutex_lock(&threads.operation); }
+    ~Operation() { pthread_mutex_unlock(&threads.operation); }
 };
 
 // Calls task(i, thread) for each of `count`, on this thread alone where `work` multiplications do not pay for waking others.
 template <class F>
 void parallel(long count, double work, const F& task) {
     constexpr double PAYS = 3e5;
-    threads.run(count, work < PAYS, [](void* context, long i, int thread) { (*static_cast<const F*>(context))(i, thread); },
-                const_cast<F*>(&task));
+    const auto call = [](void* context, long i, int thread) { (*static_cast<const F*>(context))(i, thread); };
+    threads.run(count, work < PAYS, call, const_cast<F*>(&task));
 }

@@ -1,8 +1,6 @@
 // What Python hands over: plain structs of pointers, in the order of their twins in library.py.
 #pragma once
 
-#include <stdint.h>
-
 enum Format : int64_t { FLOAT32 = 0, BFLOAT16 = 1, Q8 = 2, MXFP4 = 3 };
 
 // A matrix [rows, columns]; of experts [slots, rows, columns]. In 8 bits a value is code * scale + offset in groups of 64,

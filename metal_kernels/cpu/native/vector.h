@@ -54,12 +54,6 @@ INLINE float sum(vf v) {
     return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
-INLINE float greatest_lane(vf v) {
-    float best = v[0];
-    for (int i = 1; i < WIDTH; ++i) best = v[i] > best || v[i] != v[i] ? v[i] : best;
-    return best;
-}
-
 // e^x to 2 units in the last place from -87 to 88; 0 below, e^88 above. A NaN stays.
 INLINE vf exponential(vf x) {
     const vf in = greatest(least(x, splat(88.0f)), splat(-87.3f));
@@ -89,10 +83,14 @@ INLINE float widened(uint16_t bits) {
 }
 INLINE float widened(float value) { return value; }
 
-// A row of each format. group(g, out) opens its 32 values from 32 * g on.
+constexpr long PIECE = 768;  // columns added up at a time: rows of x beside an opened tile stay in the first cache
+
+// A row of each format. begin(from, to) comes before its groups of a piece; group(g, out) opens the 32 values from 32 * g on;
+// prefetch(g, ahead) fetches those that come `ahead` values later. Without that, reading from memory takes twice as long.
 
 struct Float32Row {
     const float* at;
+    INLINE void begin(long, long) {}
     INLINE void group(long g, vf* out) const {
         for (int v = 0; v < V; ++v) out[v] = load(at + GROUP * g + WIDTH * v);
     }
@@ -101,6 +99,7 @@ struct Float32Row {
 
 struct BFloat16Row {
     const uint16_t* at;
+    INLINE void begin(long, long) {}
     INLINE void group(long g, vf* out) const {
         const uint16_t* p = at + GROUP * g;
         for (int v = 0; v < V; ++v) {
@@ -118,12 +117,23 @@ struct BFloat16Row {
 
 template <class Scale>
 struct Q8Row {
+    static constexpr long MOST = PIECE / 64 + 2;
     const uint8_t* at;
     const Scale* scales;
     const Scale* offsets;
+    float scale[MOST], offset[MOST];  // of the piece, widened at once because one by one takes longer than the codes
+    long first;
+
+    INLINE void begin(long from, long to) {
+        first = from / 2;
+        for (long i = 0; i < (to + 1) / 2 - first; ++i) {
+            scale[i] = widened(scales[first + i]);
+            offset[i] = widened(offsets[first + i]);
+        }
+    }
     INLINE void group(long g, vf* out) const {
         const uint8_t* p = at + GROUP * g;
-        const vf scale = splat(widened(scales[g / 2])), offset = splat(widened(offsets[g / 2]));
+        const vf times = splat(scale[g / 2 - first]), plus = splat(offset[g / 2 - first]);
         for (int v = 0; v < V; ++v) {
             vf codes;
 #if WIDTH == 16
@@ -133,7 +143,7 @@ struct Q8Row {
 #else
             for (int i = 0; i < WIDTH; ++i) codes[i] = float(p[WIDTH * v + i]);
 #endif
-            out[v] = codes * scale + offset;
+            out[v] = codes * times + plus;
         }
     }
     INLINE void prefetch(long g, long ahead) const { __builtin_prefetch(at + ahead + GROUP * g); }
@@ -162,6 +172,7 @@ INLINE long nibble_order(long h) { return h / RUN * RUN + h % 2 * (RUN / 2) + h 
 struct MXFP4Row {
     const uint8_t* at;
     const uint8_t* scales;
+    INLINE void begin(long, long) {}
     INLINE void group(long g, vf* out) const {
         const uint8_t* p = at + 16 * g;
         const float scale = HALVED.of[scales[g]];
