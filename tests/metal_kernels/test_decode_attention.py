@@ -47,7 +47,9 @@ def by_mlx(q, kv, cache, sinks, window):
 @pytest.mark.parametrize("window", [None, 1, 128])
 @pytest.mark.parametrize("new", [1, 3])
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
-def test_each_sequence_is_as_alone(window, new, dtype):
+@pytest.mark.parametrize("kernels", ["", "off"])
+def test_each_sequence_is_as_alone(window, new, dtype, kernels, monkeypatch):
+    monkeypatch.setenv(launch.VARIABLE, kernels)
     lengths = [(0, 0), (0, 7), (100, 27), (100, 28), (127, 60), (40, 0)]
     q, kv, caches, sinks = sequences(lengths, new, dtype)
     before = [np.array(cache.tail.astype(mx.float32)) for cache in caches]

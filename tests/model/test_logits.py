@@ -43,6 +43,16 @@ def test_logits_agree_with_transformers_for_any_prefill_chunk(runtimes, case, le
     assert relative_l2(got, want) <= 1e-5
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 128])
+@pytest.mark.parametrize("case", GOLDEN_CASES, ids=lambda case: case.name)
+def test_logits_agree_with_transformers_without_the_native_library(runtimes, case, chunk, monkeypatch):
+    monkeypatch.setenv(launch.VARIABLE, "off")
+    plain = gptoss_mlx.load(runtimes[case.name].folder.path, dtype="float32")
+    with np.load(GOLDENS / f"logits-{case.name}.npz") as golden:
+        want = golden["129"]
+    assert relative_l2(run_in_chunks(plain, case.tokens(129), chunk, sampled_rows(129)), want) <= 1e-5
+
+
 def test_public_logits_take_a_batch_and_match_single_rows(runtimes):
     case = GOLDEN_CASES[0]
     rows = [case.tokens(129), case.tokens(300)[:129]]

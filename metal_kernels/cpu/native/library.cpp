@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -27,12 +28,18 @@ VISIBLE void gptoss_cpu_threads(int count) {
     threads.resize(count);
 }
 
-// The architectures this machine has: bit 0 is portable, bit 1 avx2, bit 2 avx512.
+// The architectures this machine has: bit 0 is portable, bit 1 avx2, bit 2 avx512. Asks the processor, because ziglang's
+// __builtin_cpu_supports knows none.
 VISIBLE int gptoss_cpu_architectures() {
     int found = 1;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found |= 2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) found |= 4;
+    constexpr unsigned YMM = 6, ZMM = 0xe6, FOUNDATION = bit_AVX512F | bit_AVX512BW | bit_AVX512VL;
+    unsigned a, b = 0, c = 0, d, kept = 0;  // kept: the registers that the system saves
+    if (__get_cpuid(1, &a, &b, &c, &d) && (c & bit_OSXSAVE)) asm("xgetbv" : "=a"(kept), "=d"(d) : "c"(0));
+    const bool fma = c & bit_FMA;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !fma || !(b & bit_AVX2)) return found;
+    if ((kept & YMM) == YMM) found |= 2;
+    if ((kept & ZMM) == ZMM && (b & FOUNDATION) == FOUNDATION) found |= 4;
 #endif
     return found;
 }

@@ -57,9 +57,12 @@ public:
         while (__atomic_load_n(&state, __ATOMIC_ACQUIRE) & INSIDE) pause();
     }
 
-    // A forked child has none of the threads, and may have been forked inside an operation of another thread.
+    // A forked child has none of the threads, and may have been forked inside an operation of another thread, where a buffer
+    // had been freed and not yet replaced.
     void forget() {
         started = 1, state = 0, sleepers = 0;
+        shared = Arena();
+        for (Arena& each : own) each = Arena();
         pthread_mutex_init(&lock, nullptr);
         pthread_mutex_init(&operation, nullptr);
         pthread_cond_init(&woken, nullptr);

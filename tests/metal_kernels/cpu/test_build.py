@@ -79,12 +79,19 @@ def needs(library):
     return set(re.findall(r"\(NEEDED\).*\[(.+?)\.so", listed))
 
 
+def architectures() -> list[str]:
+    """Return the architectures that the system says this machine has."""
+    flags = set(re.search(r"^(?:flags|Features)\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
+    needed = {"avx2": {"avx2", "fma"}, "avx512": {"avx2", "fma", "avx512f", "avx512bw", "avx512vl"}}
+    return ["portable", *(name for name, those in needed.items() if those <= flags)]
+
+
 @pytest.mark.parametrize("found", COMPILERS, ids=lambda found: found.name)
 def test_the_sources_build_with_each_compiler_and_need_only_the_c_library(found, monkeypatch, tmp_path):
     monkeypatch.setattr(build, "candidates", lambda names: iter([found]))
     target = tmp_path / "library.so"
     assert build.compile_library(target) == found
-    ctypes.CDLL(str(target))
+    assert library.architectures(ctypes.CDLL(str(target))) == architectures()
     assert needs(target) <= {"libc", "libm", "libpthread", "ld-linux-x86-64", "ld-linux-aarch64"}
 
 

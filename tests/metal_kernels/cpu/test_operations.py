@@ -219,6 +219,18 @@ def test_decode_attention_has_the_same_bits_on_any_threads_and_beside_any_sequen
         assert same(outputs(alone), [array[of] for array in made[0]])
 
 
+def test_large_results_are_as_small_ones():
+    """Their memory is MLX's own."""
+    draw = Draw(0)
+    x, norm, head = draw.normal(700, 32), mx.ones(32), Dense(draw.normal(operations.SMALL // 650, 32))
+    whole = operations.norm_head(x, norm, EPS, head)
+    again = operations.norm_head(x * 2, norm, EPS, head)  # while the first is still there
+    assert whole.size > operations.SMALL
+    parts = [operations.norm_head(x[t : t + 7], norm, EPS, head) for t in range(0, 700, 7)]
+    assert mx.array_equal(whole, mx.concatenate(parts))
+    assert not mx.array_equal(again, whole)
+
+
 def test_an_operation_reads_nothing_that_an_earlier_one_left(architecture):
     """The trials run so too, each after NaN has filled the buffers that threads keep."""
     call = products(25, "float32")["experts"]

@@ -53,6 +53,11 @@ for threads in (1, 2, 3, 7, 2, 1, 5, 4):
     time.sleep(0.01 * (threads % 2))
     assert right() and right("few")
 """,
+    "of no sensible number": """
+for threads in (0, -3, 1000, 2):
+    opened.set_threads(threads)
+    assert right()
+""",
     "idle": """
 opened.set_threads(3)
 for number in range(100):
