@@ -29,6 +29,7 @@ from tests.support.random_checkpoint import SHAPES, write_random_checkpoint
 
 SIZES = SHAPES["20b"] | {"num_hidden_layers": 2}
 FLOAT32 = {"dtype": "float32"}
+CONSOLE = Console(width=130)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Loaded:
 
 
 def side_by_side(programs: Sequence[Loaded], works: Sequence[Decoding | Prefill], scratch: Path) -> Group:
-    """Measure programs that are all loaded at the same time. Raises PeerError."""
+    """Measure programs that are all loaded at the same time, and print their times. Raises PeerError."""
     group = Group(programs[0].peer.name)
     with ExitStack() as stack:
         peers = [stack.enter_context(program.peer) for program in programs]
@@ -54,6 +55,7 @@ def side_by_side(programs: Sequence[Loaded], works: Sequence[Decoding | Prefill]
         for peer in peers:
             group.logits[peer.name] = last_logits(peer, scratch)
             group.memory[peer.name] = peer.usage().memory
+    CONSOLE.print(times(group, f"two layers of 20b, {THREADS} threads, medians"))
     return group
 
 
@@ -94,9 +96,7 @@ def compare(llama_python: str, folder: Path) -> int:
         folder / "logits",
     )
     groups = (beside_llama, beside_mlx)
-    console = Console(width=130)
-    console.print(times(groups, f"two layers of 20b, {THREADS} threads, medians"))
-    console.print(programs(groups))
+    CONSOLE.print(programs(groups))
     problems = missed(groups)
     for problem in problems:
         say(problem)

@@ -50,18 +50,17 @@ class Group:
     memory: dict[str, int] = field(default_factory=dict)
 
 
-def times(groups: Sequence[Group], title: str) -> Table:
+def times(group: Group, title: str) -> Table:
     """Return what each program took for each work. A ratio over 1 means that ours is faster."""
     table = Table("work", "program", "seconds", "quartiles", "of ours", "quartiles", "some thread waited", title=title)
-    for group in groups:
-        for work, timing in group.timings.items():
-            for name in group.logits:
-                seconds = timing.seconds(name)
-                ratio = timing.ratio(name, to=group.own)
-                waited = "" if timing.waiting is None or name != group.own else f"{timing.waiting:.0%} of the time"
-                figures = (f"{seconds.median:.4f}", _quartiles(seconds), f"{ratio.median:.2f}x", _quartiles(ratio))
-                table.add_row(work, name, *figures, waited)
-            table.add_section()
+    for work, timing in group.timings.items():
+        for name in group.logits:
+            seconds = timing.seconds(name)
+            ratio = timing.ratio(name, to=group.own)
+            waited = "" if timing.waiting is None or name != group.own else f"{timing.waiting:.0%} of the time"
+            figures = (f"{seconds.median:.4f}", _quartiles(seconds), f"{ratio.median:.2f}x", _quartiles(ratio))
+            table.add_row(work, name, *figures, waited)
+        table.add_section()
     return table
 
 
