@@ -149,6 +149,12 @@ def each_row_for_itself(rows: int) -> bool:
     return rows <= FEW_ROWS
 
 
+def settle(weights: mx.array) -> None:
+    """Do what makes reading ``weights`` fast where they will be read: in the CPU library, large pages."""
+    if where() == "cpu":
+        cpu.hold_in_large_pages(weights)
+
+
 def on_cpu() -> bool:
     """Return whether MLX computes on its CPU backend."""
     return mx.default_device().type == mx.DeviceType.cpu

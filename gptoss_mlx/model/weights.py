@@ -57,6 +57,7 @@ def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int],
         # Adopted buffers stay in memory while the GPU works, but a token reads only one row of the embedding.
         adopt = mx.metal.is_available() and "embedding.weight" not in stretch.tensors
         buffer = _adopted(folder.stretch_bytes(stretch)) if adopt else mx.array(folder.read(stretch))
+        launch.settle(buffer)
         found = tensors(buffer, stretch, dtype)
         mx.eval(found)  # so that a cast's source is freed before the next stretch is read
         arrays |= found

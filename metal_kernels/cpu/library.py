@@ -7,7 +7,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable
-from ctypes import POINTER, c_float, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,11 +81,13 @@ SIGNATURES: dict[str, tuple] = {
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library: the functions of one architecture, which return 0, or another number without memory."""
+    """The loaded library: the functions of one architecture, which return 0, or another number without memory.
+    ``large_pages`` takes an address and a count of bytes."""
 
     architecture: str
     functions: dict[str, Callable[..., int]]
     set_threads: Callable[[int], None]
+    large_pages: Callable[[int, int], None]
 
     def call(self, name: str, *arguments: object) -> None:
         """Call an operation. Raises MemoryError."""
@@ -105,7 +107,8 @@ def open_library(path: Path, architecture: str | None = None) -> Library:
         function.argtypes = signature
         functions[name] = function
     loaded.gptoss_cpu_threads(cores())
-    return Library(chosen, functions, loaded.gptoss_cpu_threads)
+    loaded.gptoss_cpu_large_pages.argtypes = (c_void_p, c_size_t)
+    return Library(chosen, functions, loaded.gptoss_cpu_threads, loaded.gptoss_cpu_large_pages)
 
 
 def architectures(loaded: ctypes.CDLL) -> list[str]:

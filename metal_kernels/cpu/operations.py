@@ -207,6 +207,11 @@ def rope_tables(inverse: mx.array, positions: mx.array) -> tuple[mx.array, mx.ar
     return cos, sin
 
 
+def hold_in_large_pages(array: mx.array) -> None:
+    """Ask the system to hold the array in large pages. It may take a quarter of a second a gigabyte, or refuse."""
+    _library().large_pages(_at(array), array.nbytes)
+
+
 def _library() -> Library:
     loaded = library()
     assert loaded is not None, "launch calls these only where the library is"

@@ -28,9 +28,7 @@ static Chosen chosen_experts(const Routing& r, size_t values) {
     c.x = (const float**)take(pairs * sizeof(float*));
     c.jobs = (Job*)take((r.experts + pairs / MOST_ROWS + 2) * sizeof(Job));
     int64_t* starts = (int64_t*)take(r.experts * 8);
-    c.slot = (int32_t*)take(pairs * 4);
-    c.share = (float*)take(pairs * 4);
-    c.pairs = (int32_t*)take(pairs * 4);
+    c.slot = (int32_t*)take(pairs * 4), c.share = (float*)take(pairs * 4), c.pairs = (int32_t*)take(pairs * 4);
     c.values = (float*)at;
     memset(starts, 0, r.experts * 8);
     for (long t = 0; t < r.T; ++t) {

@@ -18,6 +18,7 @@ struct Job {
     long slot, first, n;
 };
 
+typedef float unaligned4 __attribute__((vector_size(16), aligned(4), may_alias));
 INLINE long lesser(long a, long b) { return a < b ? a : b; }
 INLINE long rounded_up(long n, long to) { return (n + to - 1) / to * to; }
 INLINE long groups_of_piece(long groups) {
@@ -33,10 +34,7 @@ INLINE void add_sums(const vf (*acc)[N], float* to, long count) {
         for (int i = 0; i < RT && count < RT; ++i)
             if (i < count) to[i] += four[i];
         if (count < RT) continue;
-        v4 before;
-        memcpy(&before, to, sizeof before);
-        before += four;
-        memcpy(to, &before, sizeof before);
+        *(unaligned4*)to += four;
     }
 }
 
