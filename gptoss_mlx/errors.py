@@ -95,6 +95,10 @@ class RequestError(GptOssError):
         self.param = param
 
 
+class PeerError(GptOssError):
+    """A program that is measured beside others failed, ended, or did not answer in time."""
+
+
 class BatchLinesError(GptOssError):
     """A batch has finished, but some of its lines could not be answered."""
 

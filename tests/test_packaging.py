@@ -43,13 +43,13 @@ def test_dependencies_are_what_the_product_imports():
 
 
 def installed_by(target, folder):
-    """Return what ``make TARGET`` gives to pip if nothing is installed yet."""
-    places = (f"VENV={folder}/venv", f"ORACLE_VENV={folder}/oracle", f"PYTHON={sys.executable}")
+    """Return what ``make TARGET`` gives to pip for the product's environment if nothing is installed yet."""
+    environments = [f"{name}={folder}/{name}" for name in ("VENV", "ORACLE_VENV", "LLAMA_VENV")]
+    places = (*environments, f"PYTHON={sys.executable}")
     command = ["make", "-n", target, *places]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    pips = re.findall(r"pip install .*?--disable-pip-version-check (.*?) &&", done.stdout)
-    return [packages for packages in pips if "torch" not in packages]
+    return re.findall(rf"{folder}/VENV/bin/pip install .*?--disable-pip-version-check (.*?) &&", done.stdout)
 
 
 @pytest.mark.parametrize("target", ["chat", "readme", "tiny-eval", "oracle"])

@@ -1,12 +1,16 @@
 """Write random gpt-oss checkpoints in the published layouts.
 
 Imports nothing of the packages under test, so that oracles can use it. A tensor's values depend only on the seed and
-its name, so both layouts and any sharding have the same weights.
+its name, so all layouts and any sharding have the same weights. A tensor is made when it is written, and at most one
+is in memory.
 """
 
 import json
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +51,39 @@ DEFAULTS = {
     "rms_norm_eps": 1e-5,
     "max_position_embeddings": 131072,
 }
-DTYPES = {"BF16": 2, "F32": 4, "U8": 1}
+PUBLISHED_IDS = 200019
+"""Ids of the published tokenizer. The published models have more rows, which stand for no token."""
+DTYPES = {"BF16": np.uint16, "F32": np.float32, "U8": np.uint8}
+BLOCK_ROWS = 8192
+"""Rows of a BF16 tensor that are drawn at once, because the head in float32 would be 2.3 GB."""
 
 NamedTensor = tuple[str, str, np.ndarray]
 """Name, safetensors dtype, and bits (uint16 for BF16)."""
+Progress = Callable[[int, int], None]
+"""Called with (bytes written, bytes in all)."""
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is not in memory. ``blocks()`` makes its bits as consecutive blocks along the first axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
+
+    def bits(self) -> np.ndarray:
+        """Make the whole tensor."""
+        bits = np.empty(self.shape, DTYPES[self.dtype])
+        row = 0
+        for block in self.blocks():
+            bits[row : row + len(block)] = block
+            row += len(block)
+        return bits
 
 
 def hf_config(sizes: dict) -> dict:
@@ -106,7 +139,7 @@ def from_bf16(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def hf_tensors(sizes: dict, seed: int = 0) -> Iterator[NamedTensor]:
+def hf_plan(sizes: dict, seed: int = 0) -> Iterator[LazyTensor]:
     """Yield every tensor of a checkpoint under its Hugging Face name."""
     c = DEFAULTS | sizes
     hidden = c["hidden_size"]
@@ -115,17 +148,21 @@ def hf_tensors(sizes: dict, seed: int = 0) -> Iterator[NamedTensor]:
     q = c["num_attention_heads"] * c["head_dim"]
     kv = c["num_key_value_heads"] * c["head_dim"]
 
-    def normal(name: str, *shape: int, std: float, mean: float = 0.0) -> NamedTensor:
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        bits = np.empty(shape, np.uint16)
-        for row in range(0, shape[0], 8192):  # the head in float32 would be 2.3 GB
-            part = rng.standard_normal((min(8192, shape[0] - row), *shape[1:]), np.float32)
-            bits[row : row + 8192] = to_bf16(part * np.float32(std) + np.float32(mean))
-        return name, "BF16", bits
+    def normal(name: str, *shape: int, std: float, mean: float = 0.0) -> LazyTensor:
+        def blocks() -> Iterator[np.ndarray]:
+            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            for row in range(0, shape[0], BLOCK_ROWS):
+                part = rng.standard_normal((min(BLOCK_ROWS, shape[0] - row), *shape[1:]), np.float32)
+                yield to_bf16(part * np.float32(std) + np.float32(mean))
 
-    def codes(name: str, low: int, high: int, *shape: int) -> NamedTensor:
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        return name, "U8", rng.integers(low, high, shape, np.uint8, endpoint=True)
+        return LazyTensor(name, "BF16", shape, blocks)
+
+    def codes(name: str, low: int, high: int, *shape: int) -> LazyTensor:
+        def blocks() -> Iterator[np.ndarray]:
+            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            yield rng.integers(low, high, shape, np.uint8, endpoint=True)
+
+        return LazyTensor(name, "U8", shape, blocks)
 
     yield normal("model.embed_tokens.weight", c["vocab_size"], hidden, std=1.0)
     for n in range(c["num_hidden_layers"]):
@@ -173,77 +210,109 @@ ORIGINAL_NAMES = {
 }
 
 
-def original_tensors(sizes: dict, seed: int = 0) -> Iterator[NamedTensor]:
+def original_plan(sizes: dict, seed: int = 0) -> Iterator[LazyTensor]:
     """Yield the same tensors under ``original/`` names, with q, k and v stacked."""
-    stacks: dict[str, list[np.ndarray]] = {"weight": [], "bias": []}
-    for name, dtype, bits in hf_tensors(sizes, seed):
-        if not name.startswith("model.layers."):
-            yield ORIGINAL_NAMES[name], dtype, bits
+    stacks: dict[str, list[LazyTensor]] = {"weight": [], "bias": []}
+    for tensor in hf_plan(sizes, seed):
+        if not tensor.name.startswith("model.layers."):
+            yield replace(tensor, name=ORIGINAL_NAMES[tensor.name])
             continue
-        _, _, n, rest = name.split(".", 3)
+        _, _, n, rest = tensor.name.split(".", 3)
         if rest.startswith(("self_attn.q_", "self_attn.k_", "self_attn.v_")):
             kind = rest.rsplit(".", 1)[1]
-            stacks[kind].append(bits)
+            stacks[kind].append(tensor)
             if len(stacks[kind]) == 3:
-                yield f"block.{n}.attn.qkv.{kind}", dtype, np.concatenate(stacks[kind])
+                yield _stacked(f"block.{n}.attn.qkv.{kind}", stacks[kind])
                 stacks[kind] = []
             continue
-        yield f"block.{n}.{ORIGINAL_NAMES[rest]}", dtype, bits
+        yield replace(tensor, name=f"block.{n}.{ORIGINAL_NAMES[rest]}")
 
 
-def write_safetensors(path: Path, tensors: list[NamedTensor]) -> None:
+def _stacked(name: str, parts: Sequence[LazyTensor]) -> LazyTensor:
+    parts = tuple(parts)
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    return LazyTensor(name, parts[0].dtype, shape, lambda: chain.from_iterable(part.blocks() for part in parts))
+
+
+def hf_tensors(sizes: dict, seed: int = 0) -> Iterator[NamedTensor]:
+    """Make every tensor of ``hf_plan``."""
+    return ((tensor.name, tensor.dtype, tensor.bits()) for tensor in hf_plan(sizes, seed))
+
+
+def original_tensors(sizes: dict, seed: int = 0) -> Iterator[NamedTensor]:
+    """Make every tensor of ``original_plan``."""
+    return ((tensor.name, tensor.dtype, tensor.bits()) for tensor in original_plan(sizes, seed))
+
+
+def write_safetensors(path: Path, tensors: Sequence[NamedTensor]) -> None:
+    """Write tensors that are in memory."""
+    write_shard(path, [LazyTensor(name, dtype, bits.shape, lambda b=bits: iter([b])) for name, dtype, bits in tensors])
+
+
+def write_shard(path: Path, tensors: Sequence[LazyTensor], wrote: Callable[[int], None] = lambda nbytes: None) -> None:
+    """Write one safetensors file, block by block. ``wrote`` is called with the bytes of each block."""
     header = {}
     offset = 0
-    for name, dtype, bits in tensors:
-        assert bits.itemsize == DTYPES[dtype], name
-        header[name] = {"dtype": dtype, "shape": list(bits.shape), "data_offsets": [offset, offset + bits.nbytes]}
-        offset += bits.nbytes
+    for tensor in tensors:
+        offsets = [offset, offset + tensor.nbytes]
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+        offset += tensor.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for _, _, bits in tensors:
-            file.write(np.ascontiguousarray(bits).tobytes())
+        for tensor in tensors:
+            for block in tensor.blocks():
+                assert block.dtype == DTYPES[tensor.dtype], tensor.name
+                np.ascontiguousarray(block).tofile(file)
+                wrote(block.nbytes)
+    assert path.stat().st_size == 8 + len(text) + offset, path
 
 
-def write_checkpoint(folder: Path, sizes: dict, layout: str = "hf", shards: int = 1, seed: int = 0) -> Path:
+def write_checkpoint(
+    folder: Path,
+    sizes: dict,
+    layout: str = "hf",
+    shards: int = 1,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> Path:
     """Write a checkpoint in layout ``hf`` or ``original``. With ``shards`` over 1, an index names each tensor's file.
 
-    As published, ``hf`` has a ``tokenizer.json`` (a small one if the vocabulary is small) and ``original`` has none.
-
-    Only one shard is in memory at a time.
+    As published, ``original`` has no ``tokenizer.json``. ``hf`` has one here if the vocabulary is too small for the
+    published one, which ``random_checkpoint`` adds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    make, config = {"hf": (hf_tensors, hf_config), "original": (original_tensors, original_config)}[layout]
+    make, config = {"hf": (hf_plan, hf_config), "original": (original_plan, original_config)}[layout]
     (folder / "config.json").write_text(json.dumps(config(sizes), indent=2))
     if layout == "hf":
         ids = {"<|startoftext|>": 199998, "<|endoftext|>": 199999, "<|return|>": 200002, "<|call|>": 200012}
-        if (DEFAULTS | sizes)["vocab_size"] < 200019:  # the published tokenizer needs more rows
+        if (DEFAULTS | sizes)["vocab_size"] < PUBLISHED_IDS:
             tokenizer = small_tokenizer_json()
             write_json(folder / "tokenizer.json", tokenizer)
             ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
         defaults = {"do_sample": True, "bos_token_id": ids["<|startoftext|>"], "pad_token_id": ids["<|endoftext|>"]}
         stop = [ids[marker] for marker in ("<|return|>", "<|endoftext|>", "<|call|>")]
         write_json(folder / "generation_config.json", defaults | {"eos_token_id": stop})
+    tensors = list(make(sizes, seed))
+    total = sum(tensor.nbytes for tensor in tensors)
+    done = 0
+
+    def wrote(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        progress(done, total)
+
     if shards == 1:
-        write_safetensors(folder / "model.safetensors", list(make(sizes, seed)))
+        write_shard(folder / "model.safetensors", tensors, wrote)
         return folder
-    layers = (DEFAULTS | sizes)["num_hidden_layers"]
-    total = 3 + layers * (19 if layout == "hf" else 15)
-    per_shard = -(-total // shards)
+    per_shard = -(-len(tensors) // shards)
+    parts = [tensors[start : start + per_shard] for start in range(0, len(tensors), per_shard)]
     weight_map = {}
-    batch = []
-    number = 0
-    size = 0
-    for index, tensor in enumerate(make(sizes, seed), 1):
-        batch.append(tensor)
-        if index % per_shard == 0 or index == total:
-            number += 1
-            file = f"model-{number:05d}-of-{-(-total // per_shard):05d}.safetensors"
-            write_safetensors(folder / file, batch)
-            weight_map |= {name: file for name, _, _ in batch}
-            size += sum(bits.nbytes for _, _, bits in batch)
-            batch = []
-    index_file = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    for number, part in enumerate(parts, 1):
+        file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+        write_shard(folder / file, part, wrote)
+        weight_map |= {tensor.name: file for tensor in part}
+    index_file = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=2))
     return folder

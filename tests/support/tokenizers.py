@@ -1,7 +1,11 @@
-"""Write ``tokenizer.json`` files as Hugging Face publishes them, from a vocabulary given as bytes."""
+"""Write ``tokenizer.json`` files as Hugging Face publishes them, from a vocabulary given as bytes.
+
+Imports nothing of the packages under test, except to make the published vocabulary.
+"""
 
 import json
 from pathlib import Path
+from typing import Any
 
 SMALL_MARKERS = (
     "<|startoftext|>",
@@ -25,10 +29,28 @@ _PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
 _SHIFTED = {byte: 256 + i for i, byte in enumerate(byte for byte in range(256) if byte not in _PRINTABLE)}
 
 
-def tokenizer_json(tokens: dict[bytes, int], special: dict[str, int], pattern: str) -> dict:
+def tokenizer_json(tokens: dict[bytes, int], special: dict[str, int], pattern: str) -> dict[str, Any]:
+    """Return the published structure of a byte-level BPE. ``tokens`` are in the order of their ranks.
+
+    Merges list every split of a token into two tokens, by the token's rank: a pair's rank is that of the two together.
+    Added tokens are in the order of their ids, because Hugging Face's tokenizers numbers them by their places.
+    """
+    spelled = {gpt2_text(token): id for token, id in tokens.items()}
+    merges = [
+        [token[:cut], token[cut:]]
+        for token in spelled
+        for cut in range(1, len(token))
+        if token[:cut] in spelled and token[cut:] in spelled
+    ]
+    byte_level = {"type": "ByteLevel", "trim_offsets": False, "use_regex": True, "add_prefix_space": True}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
-        "added_tokens": [{"id": id, "content": text, "special": True} for text, id in special.items()],
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": id, "content": text} | flags for text, id in sorted(special.items(), key=lambda entry: entry[1])
+        ],
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
@@ -37,8 +59,31 @@ def tokenizer_json(tokens: dict[bytes, int], special: dict[str, int], pattern: s
                 {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
             ],
         },
-        "model": {"type": "BPE", "vocab": {gpt2_text(token): id for token, id in tokens.items()}, "merges": []},
+        "post_processor": byte_level,
+        "decoder": byte_level | {"trim_offsets": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,
+            "vocab": spelled,
+            "merges": merges,
+        },
     }
+
+
+def published_tokenizer_json() -> dict[str, Any]:
+    """Return the tokenizer.json of the published models' whole vocabulary, made from the ranks that the runtime has."""
+    from gptoss_mlx.harmony import Tokenizer
+    from gptoss_mlx.harmony.tokenizer_files import O200K_PATTERN
+
+    published = Tokenizer.bundled()
+    ranks = range(min(published.special.values()))
+    return tokenizer_json({published.token_bytes(id): id for id in ranks}, published.special, O200K_PATTERN)
 
 
 def small_tokenizer_json(pattern: str = r"\s+|\S+") -> dict:

@@ -22,7 +22,7 @@ from gptoss_mlx.harmony import Tokenizer, render_messages
 from tests.tiny.training import network
 from tests.tiny.training.conversations import Author
 from tests.tiny.training.examples import Example, encode
-from tests.tiny.training.vocabulary import tokenizer_json, train_tokens
+from tests.tiny.training.vocabulary import train_tokens, trained_tokenizer_json
 
 ORDINARY_TOKENS = 1003
 TINY_CONFIG: dict[str, Any] = {
@@ -237,7 +237,7 @@ def main() -> None:
     tokenizer_file = args.work / "tokenizer.json"
     if not tokenizer_file.exists():
         tokens = train_tokens(vocabulary_texts(args.seed), ORDINARY_TOKENS)
-        tokenizer_file.write_text(json.dumps(tokenizer_json(tokens), ensure_ascii=False, indent=1))
+        tokenizer_file.write_text(json.dumps(trained_tokenizer_json(tokens), ensure_ascii=False, indent=1))
     tokenizer = Tokenizer.from_file(tokenizer_file)
     assert tokenizer.vocab_size == TINY_CONFIG["vocab_size"], tokenizer.vocab_size
 

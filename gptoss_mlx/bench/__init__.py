@@ -1,0 +1,1 @@
+"""Measuring programs beside each other. Imports nothing at start-up."""

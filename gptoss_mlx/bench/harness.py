@@ -1,0 +1,167 @@
+"""Time programs that take turns, and compare them: medians, ratios, and how far both scatter.
+
+Programs do the same work one after the other, again and again, so that what else the machine does affects all alike.
+Between two of them it is quiet for a moment, and what a program computes while another's turn lasts is noted: one whose
+threads spin while it waits would slow the other. Load does not slow all programs alike, because some of them wait for
+their slowest thread again and again. So where the system tells how long threads waited for a core, turns are repeated
+until enough of them were calm. Knows no program and no model.
+"""
+
+import itertools
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptoss_mlx.bench.peer import Peer
+
+PAUSE = 0.1
+"""Seconds between two programs. OpenBLAS's and OpenMP's threads spin for up to 0.03 s before they sleep."""
+
+PRESSURE = Path("/proc/pressure/cpu")
+"""Linux's count of the microseconds in which any thread waited for a core."""
+
+CALM = 0.1
+"""The most waiting, as a share of a turn, that leaves figures as they are on a quiet machine."""
+
+Step = Callable[[Peer], float]
+"""Let a program do one piece of work, and return its seconds."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The seconds each program took for the same work. ``waiting`` is the share of them in which some thread had to
+    wait for a core, or None where the system does not tell. A program with more threads than cores waits too."""
+
+    seconds: Mapping[str, float]
+    waiting: float | None = None
+
+    @property
+    def calm(self) -> bool:
+        """Whether hardly any thread waited, or nothing is known of it."""
+        return self.waiting is None or self.waiting <= CALM
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median and the quartiles of ``count`` numbers."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, numbers: Iterable[float]) -> "Spread":
+        """Return the spread of at least one number."""
+        ordered = sorted(numbers)
+        if len(ordered) == 1:
+            return cls(ordered[0], ordered[0], ordered[0], 1)
+        low, _, high = statistics.quantiles(ordered, n=4, method="inclusive")
+        return cls(statistics.median(ordered), low, high, len(ordered))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The turns that count. ``idle`` is how many cores each program kept busy while others had their turn."""
+
+    turns: Sequence[Turn]
+    idle: Mapping[str, float]
+
+    def seconds(self, name: str) -> Spread:
+        """Return the seconds of a program."""
+        return Spread.of(turn.seconds[name] for turn in self.turns)
+
+    def ratio(self, name: str, to: str) -> Spread:
+        """Return how many times as long as program ``to`` a program took, turn by turn."""
+        return Spread.of(turn.seconds[name] / turn.seconds[to] for turn in self.turns)
+
+    @property
+    def waiting(self) -> float | None:
+        """The median of the turns' ``waiting``."""
+        known = [turn.waiting for turn in self.turns if turn.waiting is not None]
+        return statistics.median(known) if known else None
+
+
+def take_turns(
+    peers: list[Peer],
+    step: Step,
+    *,
+    turns: int,
+    warm_up: int = 1,
+    limit: float = float("inf"),
+    prepare: Callable[[Peer], object] = lambda peer: None,
+    pause: float = PAUSE,
+) -> Timing:
+    """Let every program do ``step``, in turns, and return the timing of ``turns`` turns.
+
+    ``prepare`` comes first, once for each program, and then ``warm_up`` turns that are not timed. Turns are timed until
+    ``turns`` of them were calm, or until ``limit`` seconds have passed and there is one. The calmest count. Raises
+    PeerError.
+    """
+    for peer in peers:
+        prepare(peer)
+    rest = _Rest(pause)
+    begin = time.monotonic()
+    taken: list[Turn] = []
+    for number in itertools.count():
+        turn = _turn(peers[number % len(peers) :] + peers[: number % len(peers)], step, rest)
+        if number < warm_up:
+            continue
+        taken.append(turn)
+        if sum(turn.calm for turn in taken) == turns or time.monotonic() - begin > limit:
+            break
+    taken.sort(key=lambda turn: turn.waiting or 0.0)
+    return Timing(taken[:turns], rest.shares())
+
+
+def _turn(peers: Sequence[Peer], step: Step, rest: "_Rest") -> Turn:
+    seconds = {}
+    waited = 0.0
+    known = True
+    for peer in peers:
+        rest.ends(peer)
+        before = _waited()
+        seconds[peer.name] = step(peer)
+        after = _waited()
+        rest.begins(peer)
+        if before is None or after is None:
+            known = False
+        else:
+            waited += after - before
+    return Turn(seconds, min(1.0, waited / sum(seconds.values())) if known else None)
+
+
+class _Rest:
+    """What programs compute between their turns, from ``pause`` seconds after their work on."""
+
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+        self._since: dict[str, tuple[float, float]] = {}
+        self._cpu: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+
+    def begins(self, peer: Peer) -> None:
+        time.sleep(self._pause)
+        cpu = peer.usage().cpu
+        self._since[peer.name] = (cpu, time.perf_counter())
+
+    def ends(self, peer: Peer) -> None:
+        if peer.name in self._since:
+            cpu, begin = self._since.pop(peer.name)
+            self._seconds[peer.name] = self._seconds.get(peer.name, 0.0) + time.perf_counter() - begin
+            self._cpu[peer.name] = self._cpu.get(peer.name, 0.0) + peer.usage().cpu - cpu
+
+    def shares(self) -> dict[str, float]:
+        return {name: self._cpu[name] / seconds for name, seconds in self._seconds.items() if seconds > 0}
+
+
+def _waited() -> float | None:
+    """Return for how many seconds of the machine's life some thread has waited for a core, or None if unknown."""
+    try:
+        found = re.search(r"^some .*total=(\d+)$", PRESSURE.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) / 1e6 if found else None

@@ -1,0 +1,38 @@
+"""A program for the harness that does what it is told: ``python scripted_worker.py SECONDS [THEN]``.
+
+It sleeps SECONDS for each piece of work. THEN is what becomes of the first decode: ``die``, ``crash``, ``hang``,
+``error``, ``nonsense`` or ``nothing``.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+
+seconds = float(sys.argv[1])
+then = sys.argv[2] if len(sys.argv) > 2 else ""
+for line in sys.stdin:
+    question = json.loads(line)
+    if question["call"] == "usage":
+        print(json.dumps({"cpu": time.process_time(), "memory": 1 << 20}), flush=True)
+        continue
+    begin = time.perf_counter()
+    time.sleep(seconds)
+    answer = json.dumps({"seconds": time.perf_counter() - begin})
+    if question["call"] == "decode":
+        match then:
+            case "die":
+                print("Traceback\n  a frame\nValueError: the tensor is\tmissing\n", file=sys.stderr)
+                sys.exit(3)
+            case "crash":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                time.sleep(1000)
+            case "error":
+                answer = json.dumps({"error": "no room\nfor it"})
+            case "nonsense":
+                answer = "42 tokens/s"
+            case "nothing":
+                answer = "{}"
+    print(answer, flush=True)

@@ -1,0 +1,158 @@
+"""Programs take turns, and what comes out is what they took."""
+
+import itertools
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from gptoss_mlx.bench import harness
+from gptoss_mlx.bench.harness import Spread, Timing, Turn, take_turns
+from gptoss_mlx.bench.peer import Peer, Usage
+from tests.bench.test_peer import WORKER
+
+
+@dataclass
+class Still:
+    """A program that uses nothing."""
+
+    name: str
+
+    def usage(self):
+        return Usage(0.0, 0)
+
+
+@dataclass
+class Spinning(Still):
+    """A program that keeps a core busy all the time."""
+
+    def usage(self):
+        return Usage(time.perf_counter(), 0)
+
+
+@dataclass
+class Working(Still):
+    """A program that has used a second of CPU time for each of its turns."""
+
+    names: list[str]
+
+    def usage(self):
+        return Usage(float(self.names.count(self.name)), 0)
+
+
+def test_the_ratio_of_two_sleeping_programs_comes_out():
+    with (
+        Peer("slow", [sys.executable, str(WORKER), "0.06"]) as slow,
+        Peer("fast", [sys.executable, str(WORKER), "0.02"]) as fast,
+    ):
+        timing = take_turns([slow, fast], lambda peer: peer.decode([1]), turns=7, pause=0)
+    assert timing.seconds("slow").count == 7
+    assert timing.seconds("slow").median == pytest.approx(0.06, rel=0.3)
+    ratio = timing.ratio("slow", to="fast")
+    assert ratio.median == pytest.approx(3, rel=0.3)
+    assert ratio.low <= ratio.median <= ratio.high
+    assert timing.ratio("fast", to="slow").median == pytest.approx(1 / 3, rel=0.3)
+
+
+def test_what_a_program_computes_while_another_works_is_noted():
+    """What it computes in its own turn, and in the pause after it, is not."""
+    names = []
+
+    def step(peer):
+        names.append(peer.name)
+        time.sleep(0.03)
+        return 0.03
+
+    timing = take_turns([Spinning("spinning"), Still("still")], step, turns=4, pause=0.01)
+    assert timing.idle["spinning"] == pytest.approx(1.0, abs=0.1)
+    assert timing.idle["still"] == 0.0
+    work = take_turns([Working("working", names), Still("still")], step, turns=4, pause=0.01)
+    assert work.idle["working"] == 0.0
+
+
+def test_every_program_works_once_a_turn_and_none_is_always_first():
+    order = []
+    prepared = []
+
+    def step(peer):
+        order.append(peer.name)
+        return 1.0
+
+    timing = take_turns(
+        [Still("a"), Still("b")], step, turns=3, warm_up=1, pause=0, prepare=lambda peer: prepared.append(peer.name)
+    )
+    assert prepared == ["a", "b"]
+    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert len(timing.turns) == 3
+
+
+def test_turns_before_the_programs_are_warm_are_not_timed():
+    seconds = iter([9.0, 8.0, 1.0, 1.0])
+    timing = take_turns([Still("a")], lambda peer: next(seconds), turns=2, warm_up=2, pause=0)
+    assert [turn.seconds["a"] for turn in timing.turns] == [1.0, 1.0]
+
+
+@pytest.fixture
+def waits(tmp_path, monkeypatch):
+    """A function that makes a step: each takes a second more than the one before, in which threads wait as told."""
+    pressure = tmp_path / "cpu"
+    monkeypatch.setattr(harness, "PRESSURE", pressure)
+
+    def write(total):
+        pressure.write_text(
+            f"some avg10=0.00 avg60=0.00 avg300=0.00 total={total * 1e6:.0f}\nfull avg10=0.00 total=0\n"
+        )
+
+    def step_of(*shares):
+        write(5.0)
+        ends = itertools.accumulate((number * share for number, share in enumerate(shares, 1)), initial=5.0)
+        next(ends)
+        numbers = itertools.count(1)
+
+        def step(peer):
+            write(next(ends))
+            return float(next(numbers))
+
+        return step
+
+    return step_of
+
+
+def test_turns_are_repeated_until_enough_were_calm(waits):
+    step = waits(0.5, 0.0, 0.9, 0.3, 0.05, 0.2, 0.09)
+    timing = take_turns([Still("a")], step, turns=3, warm_up=0, pause=0)
+    assert [turn.seconds["a"] for turn in timing.turns] == [2.0, 5.0, 7.0]
+    assert timing.waiting == pytest.approx(0.05, abs=1e-3)
+
+
+def test_the_calmest_turns_count_when_the_limit_has_passed(waits):
+    step = waits(0.5, 0.6)
+    timing = take_turns([Still("a")], step, turns=3, warm_up=1, limit=0.0, pause=0)
+    assert [turn.seconds["a"] for turn in timing.turns] == [2.0]
+    assert timing.waiting == pytest.approx(0.6, abs=1e-3)
+
+
+def test_a_turn_is_calm_only_if_all_its_programs_were(waits):
+    step = waits(0.0, 0.5, 0.0, 0.0)
+    timing = take_turns([Still("a"), Still("b")], step, turns=1, warm_up=0, pause=0)
+    assert [dict(turn.seconds) for turn in timing.turns] == [{"b": 3.0, "a": 4.0}]
+
+
+def test_without_a_count_of_waiting_threads_every_turn_is_calm(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "PRESSURE", tmp_path / "absent")
+    numbers = itertools.count(1)
+    timing = take_turns([Still("a")], lambda peer: float(next(numbers)), turns=2, warm_up=0, pause=0)
+    assert [turn.seconds["a"] for turn in timing.turns] == [1.0, 2.0]
+    assert timing.waiting is None
+
+
+def test_a_spread_is_the_median_and_the_quartiles():
+    assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0, 5)
+    assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0, 1)
+
+
+def test_ratios_are_taken_turn_by_turn():
+    """Load that doubles both programs' seconds in one turn leaves no trace in the ratio."""
+    timing = Timing([Turn({"a": 1.0, "b": 3.0}), Turn({"a": 2.0, "b": 6.0}), Turn({"a": 8.0, "b": 24.0})], {})
+    assert timing.ratio("b", to="a") == Spread(3.0, 3.0, 3.0, 3)
