@@ -80,6 +80,19 @@ def test_8_bits_are_opened_to_one_rounding(architecture, dtype):
     assert (np.abs(got - want) <= 2.0**-23 * (np.abs(want) + 255 * np.abs(exact(scales)).max())).all()
 
 
+def test_exponentials_have_their_precision_as_far_as_float32_goes(architecture):
+    """One head for each score, one key, and sinks of 0: a row is e^x / (e^x + 1)."""
+    scores = np.linspace(-87.3, 87.3, 4001).astype(np.float32)
+    q = np.zeros((1, len(scores), 1, 32), np.float32)
+    q[0, :, 0, 0] = scores
+    one = mx.ones((1, 1, 1, 32))
+    out = operations.prefill_attention(mx.array(q), one, one, Attention(mx.zeros(len(scores)), 1.0, None))
+    got = np.array(out).reshape(-1, 32)[:, 0]
+    exponentials = np.exp(scores.astype(np.float64))
+    want = exponentials / (exponentials + 1)
+    assert np.abs(got / want - 1).max() < 2.5e-7
+
+
 def layer(draw: Draw, rows: int, columns: int, kind: str, biased: bool = True) -> Dense:
     made = draw.matrix(rows, columns, kind, biased=False)
     return made._replace(bias=draw.normal(rows)) if biased else made
@@ -217,6 +230,18 @@ def test_decode_attention_has_the_same_bits_on_any_threads_and_beside_any_sequen
         of = slice(number * L, number * L + L)
         alone, _ = operations.decode_attention(q[of], kv[of], [cache], own)
         assert same(outputs(alone), [array[of] for array in made[0]])
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_the_largest_of_negative_logits_is_found(architecture, threads):
+    draw = Draw(threads)
+    x = mx.abs(draw.normal(3, 64))
+    head = Dense(-mx.abs(draw.normal(700, 64)))
+    with using(architecture, threads):
+        tokens, _ = operations.norm_head_argmax(x, mx.ones(64), EPS, head)
+        logits = np.array(operations.norm_head(x, mx.ones(64), EPS, head))
+    assert logits.max() < 0
+    assert tokens.tolist() == logits.argmax(axis=1).tolist()
 
 
 def test_large_results_are_as_small_ones():
