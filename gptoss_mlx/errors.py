@@ -3,6 +3,8 @@
 The command line prints ``str(error)`` and exits with ``error.exit_code``. Knows nothing of where errors are raised.
 """
 
+from pathlib import Path
+
 
 class GptOssError(Exception):
     """Base of the errors below. ``str()`` is one line that can be shown to a user."""
@@ -35,6 +37,14 @@ class ModelNotInstalledError(GptOssError):
     """No model of that name is installed on this machine."""
 
     exit_code = 4
+
+
+class NotConvertedError(ModelNotInstalledError):
+    """A folder that was named as a model is a checkpoint, ``folder``, which can be converted into one."""
+
+    def __init__(self, message: str, folder: Path) -> None:
+        super().__init__(message)
+        self.folder = folder
 
 
 class StorageError(GptOssError):

@@ -26,7 +26,7 @@ def convert(
     ] = "q8",
 ) -> None:
     """Convert a published checkpoint into a model folder."""
-    from gptoss_mlx.home import model_name, models_dir
+    from gptoss_mlx.home import BUNDLED, model_name, models_dir
 
     name = model_name(source)
     destination = out if out is not None else models_dir() / name
@@ -35,9 +35,9 @@ def convert(
     from gptoss_mlx import bundled
     from gptoss_mlx.cli.progress import byte_progress
 
-    if name == bundled.NAME and not source.exists():
+    if name == BUNDLED and not source.exists():
         source = bundled.checkpoint()
-    alone = bundled.installing() if destination == models_dir() / bundled.NAME else nullcontext()
+    alone = bundled.installing() if destination == models_dir() / BUNDLED else nullcontext()
     with alone, byte_progress("Converting") as progress, between_calls(progress) as stoppable:
         report = convert.convert(source, destination, dense=dense, progress=stoppable)
     _show(report, named=out is None)
