@@ -3,8 +3,6 @@
 The command line prints ``str(error)`` and exits with ``error.exit_code``. Knows nothing of where errors are raised.
 """
 
-from pathlib import Path
-
 
 class GptOssError(Exception):
     """Base of the errors below. ``str()`` is one line that can be shown to a user."""
@@ -42,7 +40,7 @@ class ModelNotInstalledError(GptOssError):
 class NotConvertedError(ModelNotInstalledError):
     """A folder that was named as a model is a checkpoint, ``folder``, which can be converted into one."""
 
-    def __init__(self, message: str, folder: Path) -> None:
+    def __init__(self, message: str, folder: str) -> None:
         super().__init__(message)
         self.folder = folder
 

@@ -128,7 +128,7 @@ def _converted(folder: Path) -> Path:
                 raise NotConvertedError(
                     f"{folder}: is a checkpoint, which must be converted once; run: gptoss-mac convert {source} "
                     f"&& gptoss-mac chat --model {model_name(folder)}",
-                    folder,
+                    str(folder),
                 )
     return folder
 

@@ -86,7 +86,7 @@ def test_a_checkpoint_is_refused_with_the_commands_that_make_a_model_of_it(insid
         "gpt-oss-20b: is a checkpoint, which must be converted once; "
         "run: gptoss-mac convert gpt-oss-20b && gptoss-mac chat --model 20b"
     )
-    assert refusal.value.folder == Path("gpt-oss-20b")
+    assert refusal.value.folder == "gpt-oss-20b"
 
 
 def test_a_checkpoints_path_is_quoted_for_a_shell(home):

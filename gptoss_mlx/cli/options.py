@@ -1,5 +1,6 @@
 """Options that several commands share, and the model or conversation they open."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -68,10 +69,11 @@ def _convert_if_agreed(error: "NotConvertedError") -> str:
     from gptoss_mlx.errors import shown
     from gptoss_mlx.home import model_name
 
-    name = model_name(error.folder)
-    if not agreed(f"{shown(str(error.folder))} is a checkpoint. Convert it now to {name}?"):
+    folder = Path(error.folder)
+    name = model_name(folder)
+    if not agreed(f"{shown(str(folder))} is a checkpoint. Convert it now to {name}?"):
         raise error
-    convert(error.folder)
+    convert(folder)
     return name
 
 
