@@ -33,11 +33,15 @@ ByteProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Report:
-    """The result of a conversion. ``tokenizer`` is "checkpoint", "bundled" (the published models') or None."""
+    """The result of a conversion. ``tokenizer`` is "checkpoint", "bundled" (the published models') or None.
+
+    ``unknown_fields`` names the fields of config.json that are no part of a gpt-oss config. They were not used.
+    """
 
     destination: Path
     layout: str
     config: ModelConfig
+    unknown_fields: tuple[str, ...]
     dense: str
     tokenizer: str | None
     tensors: int
@@ -89,6 +93,7 @@ def convert(
         destination=Path(destination),
         layout=checkpoint.layout,
         config=checkpoint.config,
+        unknown_fields=checkpoint.unknown_fields,
         dense=dense,
         tokenizer=tokenizer_from,
         tensors=len(digests),

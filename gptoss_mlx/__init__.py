@@ -32,9 +32,10 @@ def load(
     """Load a model as ``gptoss_mlx.runtime.load`` does, with the same arguments. ``tiny`` is installed first. Raises
     that function's errors, and StorageError if ``tiny`` cannot be installed."""
     from gptoss_mlx import bundled
+    from gptoss_mlx.home import BUNDLED
     from gptoss_mlx.runtime import load
 
-    if model == bundled.NAME:
+    if model == BUNDLED:
         bundled.install_tiny()
     return load(model, dtype=dtype, memory_budget=memory_budget, verify=verify, prefixes=prefixes, progress=progress)
 

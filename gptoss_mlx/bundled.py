@@ -15,9 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
-from gptoss_mlx.home import models_dir
-
-NAME = "tiny"
+from gptoss_mlx.home import BUNDLED, models_dir
 
 
 def checkpoint() -> Path:
@@ -30,11 +28,11 @@ def install_tiny() -> None:
     Raises StorageError if the model cannot be written, or if a folder that we did not make stands in its place."""
     from convert import convert
 
-    destination = models_dir() / NAME
+    destination = models_dir() / BUNDLED
     if _is_current(destination):
         return
     with installing():
-        _remove(destination.with_name(f".{NAME}.replaced"))
+        _remove(destination.with_name(f".{BUNDLED}.replaced"))
         if _is_current(destination):  # another process has installed it meanwhile
             return
         if os.path.lexists(destination):
@@ -43,15 +41,15 @@ def install_tiny() -> None:
                     f"{destination}: is not the bundled model; move it away, or give --model its whole path"
                 )
             # It is renamed first, so that a process killed while removing it leaves nothing under the model's name.
-            destination.rename(destination.with_name(f".{NAME}.replaced"))
-            _remove(destination.with_name(f".{NAME}.replaced"))
+            destination.rename(destination.with_name(f".{BUNDLED}.replaced"))
+            _remove(destination.with_name(f".{BUNDLED}.replaced"))
         convert(checkpoint(), destination)
 
 
 @contextmanager
 def installing() -> Iterator[None]:
     """Hold the lock for installing ``tiny``. Wait until no other process holds it. Raises StorageError."""
-    path = models_dir() / f".{NAME}.lock"
+    path = models_dir() / f".{BUNDLED}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("wb")

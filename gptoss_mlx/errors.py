@@ -37,6 +37,14 @@ class ModelNotInstalledError(GptOssError):
     exit_code = 4
 
 
+class NotConvertedError(ModelNotInstalledError):
+    """A folder that was named as a model is a checkpoint, ``folder``, which can be converted into one."""
+
+    def __init__(self, message: str, folder: str) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+
 class StorageError(GptOssError):
     """Writing failed: the disk is full, the target exists, or a permission is missing."""
 

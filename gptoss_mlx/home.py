@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.published import published_name
 
-PUBLISHED = {"gpt-oss-20b": "20b", "gpt-oss-120b": "120b"}
+BUNDLED = "tiny"
+"""Name of the model that comes with the program."""
 
 
 def home_dir() -> Path:
@@ -28,6 +30,11 @@ def sessions_dir() -> Path:
     return home_dir() / "sessions"
 
 
+def default_model_file() -> Path:
+    """Return the file that holds the name or path of the default model."""
+    return home_dir() / "default-model"
+
+
 def history_file() -> Path:
     """Return the file of lines typed into chats."""
     return home_dir() / "history"
@@ -45,4 +52,4 @@ def model_name(source: Path) -> str:
         source = source.parent.parent
     name = source.name.rpartition("--")[2] if source.name.startswith("models--") else source.name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
-    return PUBLISHED.get(name.lower(), name)
+    return published_name(name) or name

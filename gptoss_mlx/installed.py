@@ -1,27 +1,39 @@
-"""Finding the folder of a model by its path, its name under ``home.models_dir``, or its Hub id. Opens no file."""
+"""The models installed on this machine: where one lies, which is the default, and how one is removed.
+
+A model is found by its path, its name under ``home.models_dir``, or a published model's usual names. Of a model only
+file names are looked at.
+"""
 
 import os
 import re
+import shlex
+import shutil
 from pathlib import Path
 
-from gptoss_mlx.errors import ModelNotInstalledError
-from gptoss_mlx.home import models_dir
-from gptoss_mlx.published import HUB_IDS, download_command
+from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError, StorageError
+from gptoss_mlx.files import replaced_whole
+from gptoss_mlx.home import BUNDLED, default_model_file, model_name, models_dir
+from gptoss_mlx.published import HUB_IDS, download_command, published_name
+
+VARIABLE = "GPTOSS_MAC_MODEL"
+MANIFEST = "manifest.json"
 
 
 def find_model(model: str | Path) -> Path:
-    """Return the folder of an installed model. Raises ModelNotInstalledError, with the commands that install it."""
+    """Return the folder of an installed model.
+
+    Raises NotConvertedError for the folder of a checkpoint, else ModelNotInstalledError, with the commands that help.
+    """
     text = str(model)
-    if isinstance(model, Path) or "/" in text or text.startswith((".", "~")):
-        path = Path(os.path.expanduser(text))
-        if os.path.isdir(path):  # Path.is_dir raises for a name that is too long or may not be looked up
-            return path
-    name = {hub.lower(): name for name, hub in HUB_IDS.items()}.get(text.lower(), text)
-    installed = models_dir() / name
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and os.path.isdir(installed):
-        return installed
-    if name == text and os.path.isdir(text):
-        return Path(text)
+    path = Path(os.path.expanduser(text))
+    is_folder = os.path.isdir(path)  # Path.is_dir raises for a name that is too long or may not be looked up
+    if is_folder and (isinstance(model, Path) or "/" in text or text.startswith((".", "~"))):
+        return _converted(path)
+    name = published_name(text) or text
+    if _is_name(name) and os.path.isdir(installed := models_dir() / name):
+        return _converted(installed)
+    if is_folder:
+        return _converted(path)
     raise ModelNotInstalledError(_remedy(name, text))
 
 
@@ -30,16 +42,106 @@ def installed_models() -> list[str]:
     folder = models_dir()
     if not os.path.isdir(folder):
         return []
-    return sorted(path.name for path in folder.iterdir() if (path / "manifest.json").is_file())
+    return sorted(path.name for path in folder.iterdir() if _is_name(path.name) and (path / MANIFEST).is_file())
+
+
+def check_installed(name: str) -> None:
+    """Raise ModelNotInstalledError unless a model of that very name lies under ``models_dir``."""
+    if name not in installed_models():
+        raise ModelNotInstalledError(
+            f"no model '{name}' in {models_dir()}; `gptoss-mac models list` shows those there are"
+        )
+
+
+def remove_model(name: str) -> None:
+    """Delete an installed model, and forget it as the default. Raises ModelNotInstalledError and StorageError.
+
+    It is renamed first, so that a process killed in between leaves nothing under the model's name, only a hidden folder
+    that the next removal deletes. Where a link stands under the name, only the link is deleted.
+    """
+    check_installed(name)
+    folder = models_dir() / name
+    try:
+        if _stored_default() == name:
+            default_model_file().unlink()
+        if folder.is_symlink():
+            folder.unlink()
+            return
+        hidden = folder.with_name(f".{name}.removed")
+        if os.path.lexists(hidden):
+            shutil.rmtree(hidden)
+        folder.rename(hidden)
+        shutil.rmtree(hidden)
+    except OSError as error:
+        raise StorageError(f"{error.filename or folder}: cannot be removed ({error.strerror})") from error
+
+
+def lasting_name(folder: Path) -> str:
+    """Return what names a model folder from anywhere: its name if it is installed by name, else its absolute path."""
+    folder = Path(os.path.abspath(folder))
+    return folder.name if folder.parent == Path(os.path.abspath(models_dir())) else str(folder)
+
+
+def default_model() -> str:
+    """Return the model that is meant where none is named: that of $GPTOSS_MAC_MODEL, else the stored one, else the only
+    one installed, else "20b". The bundled model counts only if it is the only one."""
+    if chosen := os.environ.get(VARIABLE) or _stored_default():
+        return chosen
+    names = installed_models()
+    names = [name for name in names if name != BUNDLED] or names
+    return names[0] if len(names) == 1 else "20b"
+
+
+def set_default_model(model: str) -> str:
+    """Make a model the default, and return the lasting name that is stored.
+
+    Raises ModelNotInstalledError if there is none, StorageError if it cannot be stored.
+    """
+    stored = model if model == BUNDLED else lasting_name(find_model(model))  # that one is installed when first used
+    file = default_model_file()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_whole(file) as partial:
+            partial.write_bytes(os.fsencode(stored))
+    except OSError as error:
+        raise StorageError(f"{file}: cannot be written ({error.strerror}); choose another GPTOSS_MAC_HOME") from error
+    return stored
+
+
+def _stored_default() -> str | None:
+    try:
+        return os.fsdecode(default_model_file().read_bytes()).rstrip("\n") or None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_name(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+
+
+def _converted(folder: Path) -> Path:
+    """Return ``folder``. Raises NotConvertedError if it looks like a checkpoint rather than a model folder."""
+    if not os.path.lexists(folder / MANIFEST):
+        for place in (folder, folder / "original"):
+            if os.path.isfile(place / "config.json") and any(place.glob("*.safetensors")):
+                source = shlex.quote(str(folder))
+                raise NotConvertedError(
+                    f"{folder}: is a checkpoint, which must be converted once; run: gptoss-mac convert {source} "
+                    f"&& gptoss-mac chat --model {model_name(folder)}",
+                    str(folder),
+                )
+    return folder
 
 
 def _remedy(name: str, text: str) -> str:
-    if name == "tiny":
+    if name == BUNDLED:
         return "the model 'tiny' is not installed; run: gptoss-mac convert tiny"
+    installed = installed_models()
     if name in HUB_IDS:
+        others = f" (installed: {', '.join(installed)})" if installed else ""
         return (
-            f"the model '{name}' is not installed; run: pip install huggingface_hub && {download_command(name)} "
-            f"&& gptoss-mac convert gpt-oss-{name}"
+            f"the model '{name}' is not installed{others}; run: pip install huggingface_hub && "
+            f"{download_command(name)} && gptoss-mac convert gpt-oss-{name}"
         )
-    known = ", ".join([*installed_models(), *(n for n in HUB_IDS if n not in installed_models())])
+    known = ", ".join([*installed, *(n for n in HUB_IDS if n not in installed)])
     return f"no model '{text}': neither a folder nor an installed name; known are {known}"

@@ -12,7 +12,7 @@ from convert.sources.checkpoint import (
     read_json,
     stamps,
 )
-from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.config import read_config
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model_folder.generation import problem_with
 from gptoss_mlx.model_folder.layout import CONFIG, GENERATION, INDEX, MANIFEST
@@ -41,7 +41,7 @@ def _open(path: Path) -> Checkpoint:
     small = [folder / name for name in (CONFIG, GENERATION, INDEX, TOKENIZER_JSON)]
     before = stamps([*small, path / TOKENIZER_JSON, *folder.glob("*.safetensors")])
     config_file = folder / CONFIG
-    config = ModelConfig.from_dict(read_json(config_file), str(config_file))
+    config, unknown = read_config(read_json(config_file), str(config_file))
     headers = read_headers(folder)
     layout = next((name for name, module in LAYOUTS.items() if module.EMBEDDING in headers), None)
     if layout is None:
@@ -55,6 +55,7 @@ def _open(path: Path) -> Checkpoint:
         layout=layout,
         folder=folder,
         config=config,
+        unknown_fields=unknown,
         generation=generation,
         tokenizer_json=tokenizers[0] if tokenizers else None,
         tensors=assign(folder, headers, LAYOUTS[layout].source_specs(config)),

@@ -48,11 +48,15 @@ class SourceTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checked checkpoint. ``tensors`` maps a model folder's unquantized names to the source tensors to stack."""
+    """A checked checkpoint. ``tensors`` maps a model folder's unquantized names to the source tensors to stack.
+
+    ``unknown_fields`` names what config.json has beside a gpt-oss config. Nothing is made of it.
+    """
 
     layout: str
     folder: Path
     config: ModelConfig
+    unknown_fields: tuple[str, ...]
     generation: dict[str, Any] | None
     tokenizer_json: Path | None
     tensors: dict[str, tuple[SourceTensor, ...]]

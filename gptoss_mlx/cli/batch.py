@@ -32,7 +32,7 @@ def batch(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Answers file (JSONL). Run the same command again to resume.")],
-    model: options.Model = "20b",
+    model: options.Model = None,
     reasoning: options.Reasoning = "medium",
     system: options.System = None,
     temperature: options.Temperature = None,

@@ -33,7 +33,9 @@ Ctrl-C stops a reply and keeps its answer so far."""
 
 
 def chat(
-    model: Annotated[str | None, typer.Option(help=options.MODEL_HELP, show_default="the session's, or 20b")] = None,
+    model: Annotated[
+        str | None, typer.Option(help=options.MODEL_HELP, show_default=f"the session's, or {options.DEFAULT_MODEL}")
+    ] = None,
     reasoning: Annotated[
         options.ReasoningChoice | None,
         typer.Option(help=options.REASONING_HELP, show_default="the session's, or medium"),
@@ -51,9 +53,12 @@ def chat(
     last: Annotated[bool, typer.Option("--continue", help="Resume the session saved last.")] = False,
 ) -> None:
     """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
+    from gptoss_mlx.installed import lasting_name
+
     console = Console(highlight=False)
     name, kept = _find_session(session, last)
-    model = model or (kept.model if kept else "20b")
+    if model is None and kept is not None:
+        model = kept.model
     if kept is None:
         conversation = options.start_conversation(model, reasoning or "medium", system, temperature, max_tokens, seed)
     else:
@@ -71,7 +76,8 @@ def chat(
         said = sum(message.channel != "analysis" for message in conversation.messages)
         about[1:1] = [f"session {name}, {said} messages"] if name else []
         console.print(Text(shown(" · ".join(about)), style="dim"))
-    with closing(_Chat(conversation, console, name, model)) as chatting, _input(console) as read:
+    used = lasting_name(conversation.runtime.folder.path)
+    with closing(_Chat(conversation, console, name, used)) as chatting, _input(console) as read:
         while (line := read()) is not None and chatting.take(line):
             pass
 

@@ -26,7 +26,7 @@ def convert(
     ] = "q8",
 ) -> None:
     """Convert a published checkpoint into a model folder."""
-    from gptoss_mlx.home import model_name, models_dir
+    from gptoss_mlx.home import BUNDLED, model_name, models_dir
 
     name = model_name(source)
     destination = out if out is not None else models_dir() / name
@@ -35,9 +35,9 @@ def convert(
     from gptoss_mlx import bundled
     from gptoss_mlx.cli.progress import byte_progress
 
-    if name == bundled.NAME and not source.exists():
+    if name == BUNDLED and not source.exists():
         source = bundled.checkpoint()
-    alone = bundled.installing() if destination == models_dir() / bundled.NAME else nullcontext()
+    alone = bundled.installing() if destination == models_dir() / BUNDLED else nullcontext()
     with alone, byte_progress("Converting") as progress, between_calls(progress) as stoppable:
         report = convert.convert(source, destination, dense=dense, progress=stoppable)
     _show(report, named=out is None)
@@ -59,6 +59,8 @@ def _show(report: "Report", named: bool) -> None:
     table.add_row("Model folder", Text(shown(str(report.destination))))
     table.add_row("Source layout", report.layout)
     table.add_row("Layers, experts", f"{config.num_hidden_layers}, {config.num_local_experts}")
+    if report.unknown_fields:
+        table.add_row("Not used", Text(f"unknown in config.json: {_listed(report.unknown_fields)}"))
     table.add_row("Experts", "MXFP4, bit for bit")
     table.add_row("Dense", report.dense)
     table.add_row("Tokenizer", tokenizer[report.tokenizer])
@@ -77,3 +79,11 @@ def _show(report: "Report", named: bool) -> None:
         return
     model = report.destination.name if named else str(report.destination)
     console.print(Text(f"\nNext: gptoss-mac chat --model {shown(shlex.quote(model))}"))
+
+
+def _listed(names: tuple[str, ...], most: int = 20) -> str:
+    """Return names that a file contains in one line, each cut to 60 characters."""
+    from gptoss_mlx.errors import shown
+
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shown(name[:60]) for name in names[:most]) + more

@@ -1,11 +1,13 @@
 """Options that several commands share, and the model or conversation they open."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
+    from gptoss_mlx.errors import NotConvertedError
     from gptoss_mlx.harmony.messages import Effort
     from gptoss_mlx.runtime import Runtime
     from gptoss_mlx.sessions import Session
@@ -22,8 +24,9 @@ ReasoningChoice = Literal["low", "medium", "high"]
 """Harmony's ``Effort``, repeated because importing harmony is slow. mypy compares the two."""
 
 MODEL_HELP = "Installed model (20b, 120b, tiny) or model folder."
+DEFAULT_MODEL = "the default model"
 REASONING_HELP = "How long the model thinks before it answers."
-Model = Annotated[str, typer.Option(help=MODEL_HELP)]
+Model = Annotated[str | None, typer.Option(help=MODEL_HELP, show_default=DEFAULT_MODEL)]
 Reasoning = Annotated[ReasoningChoice, typer.Option(help=REASONING_HELP)]
 System = Annotated[str | None, typer.Option(help="Instructions for the whole conversation.", callback=as_text)]
 Temperature = Annotated[
@@ -33,18 +36,45 @@ MaxTokens = Annotated[int | None, typer.Option(help="Stop a reply after this man
 Seed = Annotated[int | None, typer.Option(help="Seed of the random draws. The same seed repeats a reply.")]
 
 
-def open_model(name: str) -> "Runtime":
-    """Load a model, with a progress bar if standard error is a terminal."""
+def open_model(name: str | None) -> "Runtime":
+    """Load a model, None for the default one, with a progress bar if standard error is a terminal.
+
+    At a terminal a checkpoint is converted first if the user agrees.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     import gptoss_mlx
+    from gptoss_mlx.errors import NotConvertedError
+    from gptoss_mlx.home import BUNDLED
+    from gptoss_mlx.installed import default_model, find_model
 
+    name = default_model() if name is None else name
+    if name != BUNDLED:
+        try:
+            find_model(name)
+        except NotConvertedError as error:
+            name = _convert_if_agreed(error)
     console = Console(stderr=True)
     columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
         return gptoss_mlx.load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def _convert_if_agreed(error: "NotConvertedError") -> str:
+    """Convert the checkpoint and return the model's name. Raises ``error`` without a terminal or the user's consent."""
+    from gptoss_mlx.cli.convert import convert
+    from gptoss_mlx.cli.terminal import agreed
+    from gptoss_mlx.errors import shown
+    from gptoss_mlx.home import model_name
+
+    folder = Path(error.folder)
+    name = model_name(folder)
+    if not agreed(f"{shown(str(folder))} is a checkpoint. Convert it now to {name}?"):
+        raise error
+    convert(folder)
+    return name
 
 
 def check_values(temperature: float | None, max_tokens: int | None) -> None:
@@ -58,7 +88,7 @@ def check_values(temperature: float | None, max_tokens: int | None) -> None:
 
 
 def start_conversation(
-    model: str,
+    model: str | None,
     reasoning: "Effort",
     system: str | None,
     temperature: float | None,
@@ -75,7 +105,7 @@ def start_conversation(
 
 
 def reopen_conversation(
-    session: "Session", model: str, temperature: float | None, max_tokens: int | None, seed: int | None
+    session: "Session", model: str | None, temperature: float | None, max_tokens: int | None, seed: int | None
 ) -> "tuple[Conversation, str | None]":
     """Load the model and return the session's conversation, and a notice if its cache cannot be used."""
     from gptoss_mlx.sessions import open_session

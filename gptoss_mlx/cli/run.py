@@ -17,7 +17,7 @@ def run(
         str | None,
         typer.Argument(help="Prompt. Read from standard input if absent.", callback=options.as_text),
     ] = None,
-    model: options.Model = "20b",
+    model: options.Model = None,
     reasoning: options.Reasoning = "medium",
     system: options.System = None,
     temperature: options.Temperature = None,

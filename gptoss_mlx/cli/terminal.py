@@ -4,6 +4,7 @@ A signal asks the work to stop, and pressed keys do not show. The module knows n
 """
 
 import json
+import os
 import re
 import signal
 import sys
@@ -33,6 +34,15 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2)
     print(text, flush=True)
+
+
+def agreed(question: str) -> bool:
+    """Ask on standard error, and return whether the user typed yes. Return False without a terminal to ask at."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    # Not through sys.stdin, because after a first read a chat could not choose how it decodes.
+    return os.read(sys.stdin.fileno(), 1024).strip().lower() in (b"y", b"yes")
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""Rotary positions with YaRN as gpt-oss uses it: the bounds low and high are never rounded to whole dimensions.
+"""Rotary positions with YaRN. In gpt-oss the bounds low and high are not rounded to whole dimensions.
 
-Pure functions of the config and of positions. YaRN multiplies a concentration factor into cos and sin. Here the
-attention scale has it instead, squared: both q and k would have it, and sinks are added after scaling.
+Pure functions of the config and of positions. YaRN multiplies ``attention_factor`` into cos and sin. Here the attention
+scale has it instead, squared: both q and k would have it, and sinks are added after scaling.
 """
 
 import math
@@ -25,8 +25,13 @@ def inverse_frequencies(config: ModelConfig) -> np.ndarray:
         """Return the dimension that turns ``rotations`` times over the original context."""
         return dim * math.log(yarn.original_max_position_embeddings / (rotations * 2 * math.pi)) / (2 * math.log(base))
 
-    low = max(dimension_of(yarn.beta_fast), 0.0)
-    high = min(dimension_of(yarn.beta_slow), dim - 1.0)
+    low = dimension_of(yarn.beta_fast)
+    high = dimension_of(yarn.beta_slow)
+    if yarn.truncate:
+        low = math.floor(low)
+        high = math.ceil(high)
+    low = max(low, 0.0)
+    high = min(high, dim - 1.0)
     if low == high:
         high += 0.001
     ramp = np.clip((np.arange(dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
@@ -36,7 +41,5 @@ def inverse_frequencies(config: ModelConfig) -> np.ndarray:
 
 
 def attention_scale(config: ModelConfig) -> float:
-    """Return 1 / sqrt(D) times the square of YaRN's concentration, 0.1 ln(factor) + 1."""
-    factor = config.rope_scaling.factor
-    concentration = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
-    return config.head_dim**-0.5 * concentration**2
+    """Return 1 / sqrt(D) times the square of YaRN's attention factor."""
+    return config.head_dim**-0.5 * config.rope_scaling.attention_factor**2

@@ -14,6 +14,6 @@ A model folder consists of ordinary safetensors and JSON files. All are checked 
 """
 
 from gptoss_mlx.model_folder.layout import ALIGNMENT, FORMAT_VERSION
-from gptoss_mlx.model_folder.reader import ModelFolder, Stretch
+from gptoss_mlx.model_folder.reader import ModelFolder, Stretch, read_manifest
 
-__all__ = ["ALIGNMENT", "FORMAT_VERSION", "ModelFolder", "Stretch"]
+__all__ = ["ALIGNMENT", "FORMAT_VERSION", "ModelFolder", "Stretch", "read_manifest"]

@@ -64,7 +64,7 @@ class ModelFolder:
         Raises ModelFolderError with one line: the file, what is wrong with it, and the remedy.
         """
         path = Path(path)
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         for name, digest in manifest["files"].items():
             if _sha256(_plain_file(path / name)) != digest:
                 raise ModelFolderError(f"{path / name}: differs from what was converted; {RECONVERT}")
@@ -197,7 +197,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a model folder's manifest, checked by itself. Raises ModelFolderError."""
     path = folder / layout.MANIFEST
     if not folder.is_dir():
         raise ModelFolderError(f"{folder}: no such folder; make one with `gptoss-mac convert`")

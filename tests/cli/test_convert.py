@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_mlx.model_folder import ModelFolder
+from tests.convert.test_bad_checkpoints import edit_json
 from tests.support.checkpoints import SMALL, write_checkpoint
 from tests.support.cli import run_cli
 
@@ -38,6 +40,26 @@ def test_a_name_is_shown_as_it_is_without_markup_or_control_characters(checkpoin
     assert code == 0
     assert out.count("a[red]b:smile:\\x1b[31m") == 2
     assert "\x1b" not in out
+
+
+def test_unknown_fields_of_the_config_are_listed_and_a_published_config_has_none(checkpoint, tmp_path):
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    edit_json(other / "config.json", lambda raw: raw.update({"unsloth_version": "1", "a\x1b[31m": 2}))
+    _, out, _ = run_cli("convert", other, "--out", tmp_path / "model")
+    assert "Not used         unknown in config.json: a\\x1b[31m, unsloth_version" in map(str.rstrip, out.splitlines())
+    _, out, _ = run_cli("convert", checkpoint, "--out", tmp_path / "published")
+    assert "Not used" not in out
+
+
+def test_a_value_that_is_not_implemented_is_one_line_with_its_name(checkpoint, tmp_path):
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    edit_json(other / "config.json", lambda raw: raw.update(attention_bias=False))
+    code, out, err = run_cli("convert", other, "--out", tmp_path / "model")
+    assert (code, out) == (3, "")
+    assert err == (
+        f"gptoss-mac: {other / 'config.json'}: attention_bias is False, this program computes only True; "
+        "get a checkpoint without that\n"
+    )
 
 
 def test_a_terminal_gets_a_bar_with_bytes_and_rate(checkpoint, tmp_path):

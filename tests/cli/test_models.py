@@ -1,6 +1,7 @@
-"""``gptoss-mac models verify``, and ``load(verify=True)``: one flipped bit of the weights is found."""
+"""``gptoss-mac models``: what is installed is listed, chosen, removed and verified to the last bit."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,8 @@ import gptoss_mlx
 from gptoss_mlx.errors import ModelFolderError
 from gptoss_mlx.model_folder import ModelFolder
 from tests.batch.conftest import SMALLER
+from tests.cli.test_chat_and_run import Terminal
+from tests.support.checkpoints import write_checkpoint
 from tests.support.cli import run_cli
 from tests.support.models import random_model
 
@@ -58,3 +61,117 @@ def test_a_model_that_is_not_there_is_exit_code_4(tmp_path, monkeypatch):
     code, _, err = run_cli("models", "verify", "20b")
     assert code == 4
     assert "gptoss-mac convert gpt-oss-20b" in err
+
+
+@pytest.fixture
+def models(whole, tmp_path, monkeypatch):
+    """A home with two models, 20b and mine."""
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("GPTOSS_MAC_MODEL", raising=False)
+    folder = tmp_path / "home" / "models"
+    for name in ("mine", "20b"):
+        shutil.copytree(whole, folder / name)
+    return folder
+
+
+def size_of(folder):
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("words", [["models"], ["models", "list"]])
+def test_a_list_has_name_size_dense_type_source_and_the_default(models, words):
+    (models / "broken").mkdir()
+    (models / "broken" / "manifest.json").write_text("{")
+    code, out, err = run_cli(*words)
+    assert code == 0
+    rows = [line.split("\t") for line in out.splitlines()]
+    size = f"{size_of(models / 'mine') / 1e3:.1f} kB"
+    assert rows == [
+        ["20b", size, "bf16", "source (Hugging Face)", "default"],
+        ["mine", size, "bf16", "source (Hugging Face)", ""],
+    ]
+    assert err.startswith(f"gptoss-mac: {models / 'broken' / 'manifest.json'}: damaged")
+
+
+def test_a_list_of_nothing_says_how_to_get_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
+    code, out, err = run_cli("models")
+    assert (code, out) == (0, "")
+    assert err == "no model is installed; for the small one run: gptoss-mac convert tiny\n"
+
+
+def test_the_folder_of_a_model_is_printed_for_any_of_its_names(models):
+    assert run_cli("models", "path", "openai/gpt-oss-20b") == (0, f"{models / '20b'}\n", "")
+
+
+def test_the_default_is_chosen_printed_and_used(models, monkeypatch):
+    assert run_cli("models", "default") == (0, "20b\n", "")
+    assert run_cli("models", "default", "mine") == (0, "mine\n", "")
+    assert run_cli("models", "default") == (0, "mine\n", "")
+    assert [line.split("\t")[-1] for line in run_cli("models")[1].splitlines()] == ["", "default"]
+    assert run_cli("models", "default", "llama")[0] == 4
+    (models / "mine" / "config.json").write_text("{")
+    _, _, err = run_cli("run", "hi")
+    assert str(models / "mine" / "config.json") in err, "the default is opened"
+    monkeypatch.setenv("GPTOSS_MAC_MODEL", "gpt-oss:20b")
+    assert [line.split("\t")[-1] for line in run_cli("models")[1].splitlines()] == ["default", ""]
+    assert run_cli("models", "default", "mine") == (
+        0,
+        "gpt-oss:20b\n",
+        "gptoss-mac: stored, but GPTOSS_MAC_MODEL is set and goes first\n",
+    )
+
+
+def test_a_removal_needs_consent(models, tmp_path):
+    code, out, err = run_cli("models", "rm", "gpt-oss-20b")
+    assert (code, out) == (2, "")
+    assert err == "gptoss-mac: '20b' is kept; answer y at a terminal, or give --yes\n"
+    terminal = Terminal(["models", "rm", "20b"], tmp_path / "home")
+    terminal.wait_for(r"Delete .*/models/20b \(\d.* kB\)\? \[y/N\] ")
+    terminal.type("n\r")
+    assert terminal.process.wait(20) == 2
+    assert (models / "20b").is_dir()
+    terminal = Terminal(["models", "rm", "20b"], tmp_path / "home")
+    terminal.wait_for(r"\[y/N\] ")
+    terminal.type("y\r")
+    terminal.wait_for("deleted ")
+    assert terminal.process.wait(20) == 0
+    assert [path.name for path in models.iterdir()] == ["mine"]
+    code, out, _ = run_cli("models", "rm", "mine", "--yes")
+    assert code == 0
+    assert out.startswith(f"deleted {models / 'mine'}, ")
+    assert list(models.iterdir()) == []
+    assert run_cli("models", "rm", "mine", "--yes")[0] == 4
+
+
+def test_ctrl_c_at_the_question_removes_nothing(models, tmp_path):
+    terminal = Terminal(["models", "rm", "20b"], tmp_path / "home")
+    terminal.wait_for(r"\[y/N\] ")
+    terminal.type("\x03")
+    assert terminal.process.wait(20) == 130
+    assert (models / "20b").is_dir()
+
+
+def test_a_checkpoint_named_as_a_model_is_refused_with_the_command_or_converted_at_a_terminal(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path / "home"))
+    source = write_checkpoint(tmp_path / "gpt-oss-20b", SMALLER, seed=62)
+    code, out, err = run_cli("run", "hi", "--model", source)
+    assert (code, out) == (4, "")
+    assert err == (
+        f"gptoss-mac: {source}: is a checkpoint, which must be converted once; "
+        f"run: gptoss-mac convert {source} && gptoss-mac chat --model 20b\n"
+    )
+    asked = Terminal(["chat", "--model", source, "--session", "first"], tmp_path / "home", columns=200)
+    asked.wait_for(r"gpt-oss-20b is a checkpoint\. Convert it now to 20b\? \[y/N\] ")
+    asked.type("n\r")
+    asked.wait_for("must be converted once")
+    assert asked.process.wait(20) == 4
+    assert not (tmp_path / "home" / "models").exists()
+    asked = Terminal(["chat", "--model", source, "--max-tokens", "2"], tmp_path / "home", columns=200)
+    asked.wait_for(r"\[y/N\] ")
+    asked.type("yes\r")
+    asked.wait_for("20b · reasoning medium")
+    asked.wait_for("> ")
+    asked.type("\x04")
+    assert asked.process.wait(20) == 0
+    ModelFolder.open(Path(tmp_path / "home" / "models" / "20b"))

@@ -4,7 +4,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.support.checkpoints import SMALL, TWO_LAYERS_OF_20B, WINDOW_64
+from tests.support.checkpoints import SMALL, TWO_LAYERS_OF_20B, WINDOW_64, hf_config
+
+YARN = hf_config(SMALL)["rope_scaling"]
+ROPE_CASES = {
+    "published": YARN,
+    "truncated": YARN | {"truncate": True},
+    "truncated by default": {name: value for name, value in YARN.items() if name != "truncate"},
+    "attention_factor": YARN | {"attention_factor": 1.1, "mscale": 2.0},
+    "mscale": YARN | {"mscale": 0.707, "mscale_all_dim": 1.5},
+    "unscaled": YARN | {"factor": 1.0},
+    "null": YARN | dict.fromkeys(("attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow")),
+    "shifted": YARN | {"factor": 8.0, "beta_fast": 16.0, "beta_slow": 2.0, "original_max_position_embeddings": 16384},
+}
+"""Rotary parameters whose frequencies and attention factor are compared with transformers'."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,8 @@ GOLDEN_CASES = (
 )
 LONG = Case("long", SMALL, (5000,), seed=3)
 SHAPE_20B = Case("20b", TWO_LAYERS_OF_20B, (8, 300), seed=4, shards=8)
-ALL_CASES = (*GOLDEN_CASES, LONG, SHAPE_20B)
+ROPE = Case("rope", SMALL | {"rope_scaling": ROPE_CASES["mscale"] | {"truncate": True}}, (8, 300), seed=5)
+ALL_CASES = (*GOLDEN_CASES, ROPE, LONG, SHAPE_20B)
 
 
 def sampled_rows(length: int, count: int = 12) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import GptOssConfig, GptOssForCausalLM
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
 from tests.support.checkpoints import from_bf16
 
@@ -40,6 +41,17 @@ def logits(model: GptOssForCausalLM, tokens: list[int], rows: np.ndarray) -> np.
     """Return [len(rows), V] float32 logits at the positions in ``rows``, from one pass."""
     hidden = model.model(torch.tensor([tokens]), use_cache=False).last_hidden_state[0]
     return model.lm_head(hidden[torch.from_numpy(rows)]).numpy()
+
+
+def rotary(raw: dict) -> tuple[list[float], float]:
+    """Return the float32 radians per position of each pair of dimensions, and what cos and sin are multiplied by."""
+    embedding = GptOssRotaryEmbedding(GptOssConfig(**raw))
+    return embedding.inv_freq.tolist(), embedding.attention_scaling
+
+
+def default_config() -> dict:
+    """Return a whole ``config.json``, as transformers saves it for a model with every default."""
+    return json.loads(GptOssConfig().to_json_string(use_diff=False))
 
 
 class _Shards:

@@ -1,18 +1,22 @@
-"""``make goldens``: write the reference's logits at sampled positions, which ``make test`` compares with ours.
+"""``make goldens``: write the reference's logits at sampled positions, its rotary frequencies and its config.
+
+``make test`` compares them with ours.
 
 Runs in the oracle environment and imports none of the packages under test. ``SHA256SUMS`` lists every golden file, so
 that other changes to one are noticed.
 """
 
+import copy
 import hashlib
+import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from tests.oracle import reference
-from tests.oracle.cases import GOLDEN_CASES, sampled_rows
-from tests.support.checkpoints import write_checkpoint
+from tests.oracle.cases import GOLDEN_CASES, ROPE_CASES, sampled_rows
+from tests.support.checkpoints import SMALL, hf_config, write_checkpoint
 
 GOLDENS = Path(__file__).parent.parent / "data" / "goldens"
 
@@ -23,6 +27,17 @@ def write_sums() -> None:
     (GOLDENS / "SHA256SUMS").write_text("".join(lines))
 
 
+def write_config_and_rope() -> None:
+    rope = {}
+    for name, parameters in ROPE_CASES.items():
+        # transformers writes into the parameters that it is given
+        frequencies, factor = reference.rotary(hf_config(SMALL) | {"rope_scaling": copy.deepcopy(parameters)})
+        rope[name] = {"inverse_frequencies": frequencies, "attention_factor": factor}
+    for file, value in (("rope.json", rope), ("transformers-config.json", reference.default_config())):
+        (GOLDENS / file).write_text(json.dumps(value, indent=1) + "\n")
+    print("rope and config")
+
+
 if __name__ == "__main__":
     GOLDENS.mkdir(parents=True, exist_ok=True)
     for case in GOLDEN_CASES:
@@ -31,4 +46,5 @@ if __name__ == "__main__":
         rows = {str(n): reference.logits(model, case.tokens(n), sampled_rows(n)) for n in case.lengths}
         np.savez(GOLDENS / f"logits-{case.name}.npz", **rows)
         print(f"{case.name}: {', '.join(f'{n} tokens, {len(r)} rows' for n, r in rows.items())}")
+    write_config_and_rope()
     write_sums()
