@@ -1,4 +1,4 @@
-"""A program for the harness that does what it is told: ``python scripted_worker.py SECONDS [THEN]``.
+"""A program for the harness that does what it is told. Its arguments are SECONDS and, if it is to fail, THEN.
 
 It sleeps SECONDS for each piece of work. THEN is what becomes of the first decode: ``die``, ``crash``, ``hang``,
 ``error``, ``nonsense`` or ``nothing``.
