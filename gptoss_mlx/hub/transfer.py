@@ -87,10 +87,11 @@ class Transfer:
         hasher = self._file.hasher()
         done = 0
         while done < self._file.size:
-            ready = min(self._part.contiguous() - done, _HASH_BYTES)
-            if ready:
-                await asyncio.to_thread(self._hash_block, hasher, done, ready)
-                done += ready
+            # Whole blocks, because a thread that reads each few bytes fights the event loop for the interpreter.
+            block = min(_HASH_BYTES, self._file.size - done)
+            if self._part.contiguous() - done >= block:
+                await asyncio.to_thread(self._hash_block, hasher, done, block)
+                done += block
             else:
                 self._grown.clear()
                 await self._grown.wait()

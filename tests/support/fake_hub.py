@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-PREFERRED_BLOCK = 16 << 10
+BLOCK, SMALL_BLOCK = 1 << 20, 16 << 10
 
 
 @dataclass
@@ -210,10 +210,11 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[:-1] + bytes([body[-1] ^ 1])
         end = len(body) if self.fault.cut is None else min(self.fault.cut, len(body))
         rate = self.server.hub.rate
+        step = SMALL_BLOCK if rate else BLOCK
         if rate:
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PREFERRED_BLOCK)
-        for at in range(0, end, PREFERRED_BLOCK):
-            block = body[at : min(at + PREFERRED_BLOCK, end)]
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BLOCK)
+        for at in range(0, end, step):
+            block = memoryview(body)[at : min(at + step, end)]
             self.wfile.write(block)
             self.asked.sent += len(block)
             if rate:
@@ -303,9 +304,10 @@ class _Storage(_Handler):
             return self.refuse(
                 403, {}, b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
             )
-        data = file.data if self.fault.body is None else self.fault.body
-        # Storage names content in its own way, not by the sha256 that the Hub tells.
-        headers = {"ETag": f'"{hashlib.md5(data).hexdigest()}-4"', "Content-Type": "binary/octet-stream"}
+        if self.fault.body is not None:
+            file = Stored(self.fault.body, True)
+        data = file.data
+        headers = {"ETag": file.storage_etag, "Content-Type": "binary/octet-stream"}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         # RFC 9110, 13.1.5: if the validator of If-Range does not match, the recipient ignores Range.
         if wanted is None or not hub.serves_ranges or self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
