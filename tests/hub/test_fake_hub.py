@@ -39,11 +39,8 @@ def test_the_real_client_reads_what_each_file_is(hub):
         n: f.sha256 for n, f in hub.files.items() if f.lfs
     }
     large = get_hf_file_metadata(url(hub), endpoint=hub.address)
-    assert (large.commit_hash, large.etag, large.size) == (
-        COMMIT,
-        hub.files[WEIGHTS].sha256,
-        len(hub.files[WEIGHTS].data),
-    )
+    weights = hub.files[WEIGHTS]
+    assert (large.commit_hash, large.etag, large.size) == (COMMIT, weights.sha256, len(weights.data))
     assert large.location.startswith(hub.storage)
     small = get_hf_file_metadata(url(hub, "config.json"), endpoint=hub.address)
     assert (small.etag, small.size) == (hub.files["config.json"].blob_id, len(hub.files["config.json"].data))

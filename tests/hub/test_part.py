@@ -11,7 +11,10 @@ from gptoss_mlx.hub.part import tidy, unfinished
 DATA = bytes(range(256)) * 4
 
 
-def opened(folder, size=len(DATA), digest="d" * 64, piece=300):
+SIZE = len(DATA)
+
+
+def opened(folder, size=SIZE, digest="d" * 64, piece=300):
     return unfinished(folder / "w", size, digest, piece)
 
 
@@ -128,8 +131,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
 
     with opened(tmp_path) as part:
         write(part, 0, 300)
-        with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left.*free some space"):
+        with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", full)
-            write(part, 1, 100)
+            with pytest.raises(StorageError, match=r"No space left.*free some space"):
+                write(part, 1, 100)
     with opened(tmp_path) as part:
         assert part.counts == [300, 0, 0, 0]

@@ -130,7 +130,7 @@ def test_what_does_not_pass_is_one_line(hub, fault, says, times):
 )
 def test_an_answer_that_is_not_the_hubs_is_named(hub, answer, monkeypatch):
     monkeypatch.setattr("tests.support.fake_hub._Hub._model", lambda self, hub, query: self.reply(200, {}, answer))
-    with pytest.raises(HubError, match="HF_ENDPOINT|no checkpoint") as raised:
+    with pytest.raises(HubError, match=r"HF_ENDPOINT|no checkpoint") as raised:
         listed(hub)
     assert "\n" not in str(raised.value)
 
@@ -160,7 +160,7 @@ def test_a_server_that_is_not_there_is_named():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(HubError, match="127.0.0.1 cannot be reached.*HTTPS_PROXY and HF_ENDPOINT"):
+        with pytest.raises(HubError, match=r"127.0.0.1 cannot be reached.*HTTPS_PROXY and HF_ENDPOINT"):
             list_files(REPO, endpoint=endpoint, sleep=lambda seconds: None)
 
 
