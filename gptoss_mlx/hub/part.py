@@ -90,9 +90,8 @@ class Part:
             _write_at(self._state, self._head() + _COUNT.pack(0) * len(self.counts), 0)
 
     def forget(self, index: int) -> None:
-        """Forget the bytes of one piece."""
+        """Forget the bytes of a piece that is not complete."""
         self.counts[index] = 0
-        self._complete = min(self._complete, index)
         with storage_errors(self.path):
             self._write_count(index)
 

@@ -139,8 +139,11 @@ class Transfer:
             async for data in response.aiter_raw():
                 self.received += len(data)
                 begin, end = self._part.span(index)
-                self._part.write(index, data[: end - begin])
+                room = end - begin
+                self._part.write(index, data[:room])
                 self._grown.set()
+                if len(data) > room:  # it sends more than it was asked for
+                    break
         if self._missing(index):
             raise ShortError("the answer ended too early")
 

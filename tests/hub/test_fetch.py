@@ -220,6 +220,19 @@ def test_storage_that_has_no_such_range_starts_over(hub, folder):
     assert received < 2 * SIZE
 
 
+@pytest.mark.parametrize("given", [f"bytes 0-98303/{SIZE}", "bytes */*", ""])
+def test_other_bytes_than_were_asked_for_are_not_kept(hub, folder, given):
+    hub.faults = [Fault("cdn", skip=5, times=3, headers={"Content-Range": given})]
+    assert get(hub, folder) == (SIZE, [])
+
+
+def test_more_bytes_than_were_asked_for_are_not_kept(hub, folder):
+    hub.faults = [Fault("cdn", past=200_000, times=3)]
+    received, said = get(hub, folder)
+    assert said == []
+    assert received < SIZE + 3 * (64 << 10)
+
+
 def test_a_file_that_is_another_one_than_was_listed_is_not_fetched(hub, folder):
     plan = list_files(REPO, endpoint=hub.address)
     hub.files[WEIGHTS] = Stored(bytes(SIZE), True)

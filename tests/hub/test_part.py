@@ -137,3 +137,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
                 write(part, 1, 100)
     with opened(tmp_path) as part:
         assert part.counts == [300, 0, 0, 0]
+
+
+def test_a_name_that_cannot_be_given_loses_nothing(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(target))
+
+    with opened(tmp_path) as part:
+        for index in range(4):
+            write(part, index, 300)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", refuse)
+            with pytest.raises(StorageError, match=r"w: cannot be written \(Operation not permitted\)"):
+                part.publish()
+    with opened(tmp_path) as part:
+        assert part.nbytes == len(DATA)

@@ -53,7 +53,8 @@ class Fault:
 
     ``status`` answers with an error, ``cut`` closes the connection after so many bytes of the body, ``flip`` changes
     one byte of the body, ``silent`` waits so many seconds before the answer, and ``body`` serves other content, with
-    another ETag, as storage does when a file has changed.
+    another ETag, as storage does when a file has changed. ``past`` sends so many bytes more than a range asks for.
+    ``headers`` replace those of an error or of a range.
     """
 
     server: str
@@ -67,6 +68,7 @@ class Fault:
     flip: bool = False
     silent: float = 0.0
     body: bytes | None = None
+    past: int = 0
 
 
 @dataclass
@@ -316,7 +318,9 @@ class _Storage(_Handler):
         if first > last:
             return self.refuse(416, {"Content-Range": f"bytes */{len(data)}"})  # RFC 9110, 15.5.17
         # tests/test_file_download.py: headers={"Content-Length": "70", "Content-Range": "bytes 30-99/100"}
+        last = min(last + self.fault.past, len(data) - 1)
         headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+        headers |= self.fault.headers
         return self.reply(206, headers, data[first : last + 1], first)
 
 
