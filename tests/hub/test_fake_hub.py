@@ -50,8 +50,9 @@ def test_the_real_client_reads_what_each_file_is(hub):
 @pytest.mark.parametrize(
     ("asked", "token", "error"),
     [
-        ({"name": "none.json"}, False, RemoteEntryNotFoundError),
-        ({"revision": "none"}, False, RevisionNotFoundError),
+        ({"name": "none.json"}, "right", RemoteEntryNotFoundError),
+        ({"revision": "none"}, "right", RevisionNotFoundError),
+        ({}, False, RepositoryNotFoundError),
         ({"repo": "openai/none"}, False, RepositoryNotFoundError),
         ({"repo": "openai/none"}, "right", RepositoryNotFoundError),
         ({}, "wrong", HfHubHTTPError),
@@ -59,8 +60,6 @@ def test_the_real_client_reads_what_each_file_is(hub):
 )
 def test_the_real_client_knows_its_errors(hub, asked, token, error):
     hub.token = "right"
-    if error in (RemoteEntryNotFoundError, RevisionNotFoundError):
-        hub.token = None
     with pytest.raises(HfHubHTTPError) as raised:
         get_hf_file_metadata(url(hub, **asked), token=token, endpoint=hub.address)
     assert type(raised.value) is error
