@@ -28,7 +28,7 @@ _COUNT = struct.Struct("<Q")
 @dataclass
 class Part:
     """An open unfinished file. ``counts[i]`` bytes of piece i are there, and ``etag`` is the server's name of the
-    content that they are from. Every method raises StorageError where the disk fails."""
+    content that they are from. Methods raise StorageError where the disk fails."""
 
     target: Path
     size: int
@@ -68,8 +68,10 @@ class Part:
         return self.size
 
     def write(self, index: int, data: bytes) -> None:
-        """Append bytes to a piece. The caller must not pass more than are missing."""
-        offset, _ = self.span(index)
+        """Append bytes to a piece. Raises ValueError if they are more than are missing."""
+        offset, end = self.span(index)
+        if len(data) > end - offset:
+            raise ValueError(f"piece {index}: {len(data)} bytes, {end - offset} are missing")
         with storage_errors(self.path):
             _write_at(self._part, data, offset)
             self.counts[index] += len(data)

@@ -224,6 +224,7 @@ def test_storage_that_has_no_such_range_starts_over(hub, folder):
 def test_other_bytes_than_were_asked_for_are_not_kept(hub, folder, given):
     hub.faults = [Fault("cdn", skip=5, times=3, headers={"Content-Range": given})]
     assert get(hub, folder) == (SIZE, [])
+    assert len(hub.asked("cdn")) == -(-SIZE // QUICK.piece) + 3
 
 
 def test_more_bytes_than_were_asked_for_are_not_kept(hub, folder):

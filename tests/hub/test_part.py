@@ -121,6 +121,14 @@ def test_a_long_name_of_content_is_left_out(tmp_path, etag):
         assert (part.etag, part.nbytes) == (None, 3)
 
 
+def test_a_piece_takes_no_more_than_it_misses(tmp_path):
+    with opened(tmp_path) as part:
+        write(part, 3, 24)
+        with pytest.raises(ValueError, match="piece 3: 101 bytes, 100 are missing"):
+            part.write(3, bytes(101))
+        assert part.counts == [0, 0, 0, 24]
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
     pwrite = os.pwrite
 
