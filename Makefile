@@ -156,6 +156,11 @@ compare-full: $(VENV)/.ready-compare $(LLAMA_VENV)/.ready-$(LLAMA_VERSION)
 batch-kill-test: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.batch.kills
 
+.PHONY: download-kill-test
+# Kill downloads from a local Hub 30 times, and at each of their changes of the disk. Half a minute.
+download-kill-test: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m pytest -s -m slow tests/hub/test_kills.py
+
 # Test a prefill of 16,000 tokens and a cache of 131,072 positions.
 test-long: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -m slow tests/model/test_long_context.py

@@ -93,6 +93,12 @@ class KernelError(GptOssError):
     exit_code = 9
 
 
+class HubError(GptOssError):
+    """The Hugging Face Hub, or what is between it and this machine, did not give what was asked for."""
+
+    exit_code = 12
+
+
 class RequestError(GptOssError):
     """A request is malformed or asks for something unsupported. ``param`` names the field at fault."""
 

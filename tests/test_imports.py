@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("gptoss_mlx", "metal_kernels", "convert")
-HEAVY = {"mlx", "mlx.core", "numpy", "tiktoken", "transformers", "torch"}
+NETWORK = {"huggingface_hub", "httpx2"}
+HEAVY = {"mlx", "mlx.core", "numpy", "tiktoken", "transformers", "torch"} | NETWORK
 
 # Each floor may import itself and what stands to its right.
 ALLOWED = {
@@ -64,6 +65,7 @@ ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.requests",
     "gptoss_mlx.text_input",
 }
+ALLOWED["gptoss_mlx.hub"] = {"gptoss_mlx.errors", "gptoss_mlx.model_folder"}
 ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}
@@ -108,6 +110,13 @@ def test_replies_are_read_in_one_place():
     outside = [file for file in modules() if not file.startswith("gptoss_mlx/harmony/")]
     readers = {file for file in outside if "StreamParser" in (ROOT / file).read_text()}
     assert readers == {"gptoss_mlx/reply.py"}
+
+
+def test_the_network_is_reached_from_one_package():
+    """So nothing else can send what a user has, and a chat works without a connection."""
+    users = {f for f in modules() if {name.split(".")[0] for name in imports(ROOT / f)} & NETWORK}
+    assert users
+    assert all(file.startswith("gptoss_mlx/hub/") for file in users), users
 
 
 def test_help_imports_nothing_heavy():

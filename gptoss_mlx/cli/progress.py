@@ -30,6 +30,40 @@ def byte_progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+@contextmanager
+def download_progress(total: int) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that shows (file, bytes of it that are there, its size): a bar for each file, below one for the
+    ``total`` bytes of all. The bytes that a file begins with came earlier, so they say nothing about the speed."""
+    console = Console(stderr=True)
+    there: dict[str, int] = {}
+    if not console.is_terminal:
+        lines = _byte_lines(console, "Downloading")
+
+        def show_line(file: str, done: int, size: int) -> None:
+            there[file] = done
+            lines(sum(there.values()), total)
+
+        yield show_line
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        all_files = bar.add_task("Downloading", total=total)
+        tasks = {}
+
+        def show_bars(file: str, done: int, size: int) -> None:
+            if file not in tasks:
+                tasks[file] = bar.add_task(f"  {file}", total=size, completed=done)
+                bar.tasks[all_files].completed += done
+            else:
+                bar.update(tasks[file], completed=done)
+            there[file] = done
+            bar.update(all_files, completed=sum(there.values()))
+
+        yield show_bars
+
+
 def _byte_lines(console: Console, label: str) -> Callable[[int, int], None]:
     start = time.monotonic()
     due = _every(LINE_SECONDS)
