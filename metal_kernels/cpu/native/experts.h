@@ -73,10 +73,7 @@ static void reorder(const float* rows, long n, long H, float* out) {
 // Activates `count` gate and linear values, which come in turn, with their biases. The gate is clamped above only.
 static void swiglu(const float* sums, const float* bias, long count, float limit, float* out) {
     float gate[BLOCK / 2] = {}, linear[BLOCK / 2] = {};
-    for (long i = 0; i < count; ++i) {
-        gate[i] = sums[2 * i] + bias[2 * i];
-        linear[i] = sums[2 * i + 1] + bias[2 * i + 1];
-    }
+    for (long i = 0; i < count; ++i) gate[i] = sums[2 * i] + bias[2 * i], linear[i] = sums[2 * i + 1] + bias[2 * i + 1];
     for (long i = 0; i < count; i += WIDTH) {
         const vf g = least(load(gate + i), splat(limit));
         const vf l = greatest(least(load(linear + i), splat(limit)), splat(-limit));
@@ -150,8 +147,7 @@ EXPORT(expert_mlp_grouped)(const float* normed, const Routing* routing, const Ma
     const Chosen c = chosen_experts(*routing, T * H + pairs * (I + H));
     if (!c.values) return 1;
     float* activated = c.values + T * H;
-    reorder(normed, T, H, c.values);
-    point(c, pairs, c.values, H, k);
+    reorder(normed, T, H, c.values), point(c, pairs, c.values, H, k);
     if (!project_up(*up, c, limit, activated, nibble_order)) return 1;
     point(c, pairs, activated, I, 1);
     return !project_down(*down, c, T, k, residual, activated + pairs * I, out);

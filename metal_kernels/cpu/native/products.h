@@ -84,7 +84,7 @@ void few(const Opener& weight, long r0, long r1, long groups, const float* const
         typename Opener::Row rows[RT];
         for (long i = 0; i < RT; ++i) rows[i] = weight.row(lesser(r + i, r1 - 1));
         for (long from = 0; from < groups; from += step)
-            multiply_opening<N>(rows, x, from, lesser(from + step, groups), 2 * RT * GROUP * groups, sums + (r - r0), lesser(r1 - r, RT));
+            multiply_opening<N>(rows, x, from, lesser(from + step, groups), RT * GROUP * groups, sums + (r - r0), lesser(r1 - r, RT));
     }
 }
 

@@ -61,10 +61,8 @@ INLINE vf exponential(vf x) {
     const vf n = shifted - 12582912.0f;
     const vf r = (in - n * 0.693359375f) + n * 2.12194440e-4f;  // Cephes: ln 2 in two parts, of which the first is exact
     vf p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
+    p = (p * r + 1.3981999507e-3f) * r + 8.3334519073e-3f;
+    p = (p * r + 4.1665795894e-2f) * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
     vi bits;
@@ -87,7 +85,12 @@ constexpr long PIECE = 768;  // columns added up at a time: rows of x beside an 
 
 // A row of each format. begin(from, to) comes before its groups of a piece; group(g, out) opens the 32 values from 32 * g on;
 // prefetch(g, ahead) fetches those that come `ahead` values later, each line once. Without that, reading from memory takes
-// twice as long.
+// twice as long; without the second cache, a tenth longer.
+template <class T>
+INLINE void fetch(const T* at, long ahead) {
+    __builtin_prefetch(at + ahead);
+    __builtin_prefetch(at + 4 * ahead, 0, 2);
+}
 
 struct Float32Row {
     const float* at;
@@ -95,7 +98,7 @@ struct Float32Row {
     INLINE void group(long g, vf* out) const {
         for (int v = 0; v < V; ++v) out[v] = load(at + GROUP * g + WIDTH * v);
     }
-    INLINE void prefetch(long g, long ahead) const { __builtin_prefetch(at + ahead + GROUP * g), __builtin_prefetch(at + ahead + GROUP * g + 16); }
+    INLINE void prefetch(long g, long ahead) const { fetch(at + GROUP * g, ahead), fetch(at + GROUP * g + 16, ahead); }
 };
 
 struct BFloat16Row {
@@ -113,7 +116,7 @@ struct BFloat16Row {
 #endif
         }
     }
-    INLINE void prefetch(long g, long ahead) const { __builtin_prefetch(at + ahead + GROUP * g); }
+    INLINE void prefetch(long g, long ahead) const { fetch(at + GROUP * g, ahead); }
 };
 
 template <class Scale>
@@ -148,7 +151,7 @@ struct Q8Row {
         }
     }
     INLINE void prefetch(long g, long ahead) const {
-        if (g % 2 == 0) __builtin_prefetch(at + ahead + GROUP * g);
+        if (g % 2 == 0) fetch(at + GROUP * g, ahead);
     }
 };
 
@@ -202,6 +205,6 @@ struct MXFP4Row {
 #endif
     }
     INLINE void prefetch(long g, long ahead) const {
-        if (g % 4 == 0) __builtin_prefetch(at + ahead / 2 + 16 * g);
+        if (g % 4 == 0) fetch(at + 16 * g, ahead / 2);
     }
 };
