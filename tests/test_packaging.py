@@ -81,7 +81,7 @@ def test_an_environment_is_ready_only_when_pip_has_succeeded(exit_code, ready, t
         path.chmod(0o755)
     (venv / ".ready").touch()
     os.utime(venv / ".ready", (0, 0))
-    command = ["make", f"{venv}/.ready", f"VENV={venv}", f"PYTHON={tmp_path / 'python'}"]
+    command = ["make", "--no-print-directory", f"{venv}/.ready", f"VENV={venv}", f"PYTHON={tmp_path / 'python'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "Downloading x.whl" in done.stdout
     assert "Collecting" not in done.stdout

@@ -59,6 +59,8 @@ def head_read(rng: np.random.Generator) -> Measured:
     x = random(rng, 1, H)
     norm = random(rng, H)
     mx.eval(affine)
+    for array in (codes, *affine):
+        launch.settle(array)  # as the loading of a model does
     return sum(array.nbytes for array in (codes, *affine)), lambda: launch.norm_head(x, norm, EPS, head)
 
 
@@ -68,6 +70,8 @@ def experts_read(rng: np.random.Generator) -> Measured:
     def projection(rows: int) -> Experts:
         weight = mx.array(rng.integers(0, 1 << 32, (EXPERTS, rows, H // 8), np.uint32))
         scales = mx.array(rng.integers(115, 119, (EXPERTS, rows, H // 32), np.uint8))
+        launch.settle(weight)
+        launch.settle(scales)
         return Experts(weight, scales, random(rng, EXPERTS, rows))
 
     layers = [(projection(2 * H), projection(H)) for _ in range(4)]
