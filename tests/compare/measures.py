@@ -13,8 +13,6 @@ LIMIT = 90.0
 """Seconds after which a piece of work is measured no further, however few turns were calm."""
 LOGITS_AFTER = 32
 """Ids read before logits are compared. Reading 128 takes mlx-lm minutes."""
-BEFORE_DECODING = 128
-"""Ids that each sequence has read before decoding is measured."""
 
 
 def random_ids(seed: int, count: int) -> list[int]:
@@ -23,10 +21,11 @@ def random_ids(seed: int, count: int) -> list[int]:
 
 @dataclass
 class Decoding:
-    """Decode one token of each of ``rows`` sequences."""
+    """Decode one token of each of ``rows`` sequences, after ``before`` ids."""
 
     rows: int
     turns: int
+    before: int = 128
     warm_up: int = 2
     _steps: dict[str, int] = field(default_factory=dict)
 
@@ -35,7 +34,7 @@ class Decoding:
         return "decode" if self.rows == 1 else f"decode {self.rows} sequences"
 
     def prepare(self, peer: Peer) -> None:
-        peer.prefill([random_ids(row, BEFORE_DECODING) for row in range(self.rows)])
+        peer.prefill([random_ids(row, self.before) for row in range(self.rows)])
 
     def step(self, peer: Peer) -> float:
         """Give every program the same ids at the same step, so that all choose the same experts."""
