@@ -65,7 +65,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Timing:
-    """The turns that count. ``idle`` is how many cores each program kept busy while others had their turn."""
+    """The turns that count. ``idle`` is how many cores each program kept busy while others had their turn. A program is
+    not in it that had a single turn, and so was never between two."""
 
     turns: Sequence[Turn]
     idle: Mapping[str, float]

@@ -75,9 +75,9 @@ def programs(groups: Sequence[Group]) -> Table:
     table = Table("program", "resident at most", f"logits, L2 from {OURS_BF16}", "busy while others worked")
     for group in groups:
         for name, logits in group.logits.items():
-            idle = max(timing.idle[name] for timing in group.timings.values())
-            apart = relative_l2(logits, exact)
-            table.add_row(name, f"{group.memory[name] / 1e9:.2f} GB", f"{apart:.1e}", f"{idle:.1%} of a core")
+            idle = [timing.idle[name] for timing in group.timings.values() if name in timing.idle]
+            busy = f"{max(idle):.1%} of a core" if idle else "not measured"
+            table.add_row(name, f"{group.memory[name] / 1e9:.2f} GB", f"{relative_l2(logits, exact):.1e}", busy)
     return table
 
 

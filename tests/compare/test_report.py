@@ -56,3 +56,12 @@ def test_tables_have_a_line_for_each_program_and_work():
     found = groups()
     assert sum(times(group, "title").row_count for group in found) == 2 * len(GOALS)
     assert programs(found).row_count == 4
+
+
+def test_a_work_of_a_single_turn_says_nothing_of_what_programs_computed_between_turns():
+    found = groups()
+    found[1].timings["prefill 128"] = Timing([Turn({OURS_BF16: 2.0, MLX_FLOAT32: 60.0}, 0.0)], {})
+    assert programs(found).row_count == 4
+    assert missed(found) == []
+    found[1].timings = {"prefill 128": found[1].timings["prefill 128"]}
+    assert [*programs(found).columns[3].cells][2:] == ["not measured"] * 2
