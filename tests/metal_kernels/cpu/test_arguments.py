@@ -171,3 +171,13 @@ def test_a_head_with_a_bias_and_a_router_for_half_rows_are_not_taken():
     assert operations.norm_head_argmax(x, norm, 1e-5, layer) is None
     assert operations.norm_router(x, norm, 1e-5, layer, mx.float16) is None
     assert operations.rope_tables(mx.ones(4), mx.arange(3).astype(mx.uint32)) is None
+
+
+@pytest.mark.parametrize("size", [1, 4097, 1 << 21, (5 << 21) + 3])
+def test_memory_in_large_pages_holds_what_it_held(size):
+    """A slice begins anywhere in a page, and may have no whole one."""
+    values = np.random.default_rng(size).integers(0, 256, size + 7, np.uint8)
+    array = mx.array(values)
+    operations.hold_in_large_pages(array[7:])
+    operations.hold_in_large_pages(array)
+    assert np.array_equal(np.array(array), values)
