@@ -1,9 +1,10 @@
-"""The decoder's operations. Each runs its shader, its CPU body (``float32_sums``) or plain MLX (``reference``).
+"""The decoder's operations. Each runs as a shader, in the native CPU library (``cpu``) or in plain MLX (``reference``).
 
 This is the only place that chooses between them. It chooses by device; ``dispatches`` refuse arrays that a shader does
-not take. By default a shader runs where there is Metal, and without one the CPU body on MLX's CPU backend, else plain
-MLX. ``GPTOSS_MAC_KERNELS=off`` runs no shader; ``=emulated`` runs them in the emulator, on any machine and slowly. If a
-shader does not compile, this warns once, and the others do its work from then on.
+not take, and ``cpu.operations`` those that the library does not. By default shaders run where there is Metal, and the
+library on MLX's CPU backend where it is built. Plain MLX does the rest, on the CPU backend with products that add up in
+float32 (``float32_sums``). ``GPTOSS_MAC_KERNELS=off`` runs plain MLX only; ``=emulated`` runs shaders in the emulator,
+on any machine and slowly. If a shader does not compile, this warns once, and plain MLX does its work from then on.
 """
 
 import functools
@@ -24,7 +25,7 @@ from metal_kernels.reference import Attention, CacheView, Dense, input_dtype  # 
 from metal_kernels.source import MetalSource
 
 VARIABLE = "GPTOSS_MAC_KERNELS"
-"""The environment variable that says where shaders run."""
+"""The environment variable that says where operations run."""
 TEMPLATE_DTYPES: dict[Any, mx.Dtype] = {dispatches.name(dtype): dtype for dtype in (*dispatches.FLOATS, mx.uint32)}
 """The dtypes a template value may name."""
 P = ParamSpec("P")
@@ -85,7 +86,7 @@ def decode_attention(
     """Run :func:`reference.decode_attention` for each of S sequences with the same number of new positions.
 
     q [T, N, D] and kv [T, 2, M, D] hold the rows of the first sequence first. Returns attended rows [T, N * D] and a
-    new tail for each cache.
+    tail for each cache: a new one, or from the library the cache's own, with the new rows written behind the others.
     """
     if where() == "cpu" and dtype == mx.float32 and (made := cpu.decode_attention(q, kv, caches, layer)) is not None:
         return made

@@ -63,6 +63,7 @@ class Decoder:
 
     def logits(self, x: mx.array) -> mx.array:
         """Project the residual stream [..., H] to vocabulary logits [..., V] float32."""
+        # Rows that are a list already stay as they are: on the CPU computing a view takes longer than a small layer.
         rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         out = launch.norm_head(rows, self.weights.norm, self.config.rms_norm_eps, self.weights.head)
         return out if x.ndim == 2 else out.reshape(*x.shape[:-1], -1)

@@ -54,10 +54,11 @@ def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int],
     """
     arrays: dict[str, mx.array] = {}
     for stretch in folder.stretches():
-        # Adopted buffers stay in memory while the GPU works, but a token reads only one row of the embedding.
-        adopt = mx.metal.is_available() and "embedding.weight" not in stretch.tensors
+        read_whole = "embedding.weight" not in stretch.tensors  # a token reads only one row of the embedding
+        adopt = mx.metal.is_available() and read_whole  # adopted buffers stay in memory while the GPU works
         buffer = _adopted(folder.stretch_bytes(stretch)) if adopt else mx.array(folder.read(stretch))
-        launch.settle(buffer)
+        if read_whole:
+            launch.settle(buffer)
         found = tensors(buffer, stretch, dtype)
         mx.eval(found)  # so that a cast's source is freed before the next stretch is read
         arrays |= found

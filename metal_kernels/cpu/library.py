@@ -50,38 +50,27 @@ class Heads(ctypes.Structure):
 
 STRIDES = c_int64 * 3
 V = c_void_p
+N = c_int64
 M = POINTER(Matrix)
 SIGNATURES: dict[str, tuple] = {
-    "norm_qkv_rope": (
-        V,
-        V,
-        c_float,
-        M,
-        V,
-        V,
-        c_int64,
-        c_int64,
-        c_int64,
-        V,
-        V,
-    ),
-    "output_residual": (V, M, V, c_int64, V),
-    "norm_router": (V, V, c_float, M, c_int64, V, V),
+    "norm_qkv_rope": (V, V, c_float, M, V, V, N, N, N, V, V),
+    "output_residual": (V, M, V, N, V),
+    "norm_router": (V, V, c_float, M, N, V, V),
     "expert_gate_up": (V, POINTER(Routing), M, c_float, V),
     "expert_down_residual": (V, POINTER(Routing), M, V, V),
     "expert_mlp_grouped": (V, POINTER(Routing), M, M, c_float, V, V),
-    "norm_head": (V, V, c_float, M, c_int64, V),
-    "norm_head_argmax": (V, V, c_float, M, c_int64, V, V),
-    "embed": (V, M, c_int64, V),
-    "rope_tables": (V, V, c_int64, c_int64, V, V),
-    "prefill_attention": (*(V, STRIDES) * 3, POINTER(Heads), c_int64, c_int64, c_int64, V),
-    "decode_attention": (V, V, POINTER(Cache), POINTER(Heads), c_int64, c_int64, V),
+    "norm_head": (V, V, c_float, M, N, V),
+    "norm_head_argmax": (V, V, c_float, M, N, V, V),
+    "embed": (V, M, N, V),
+    "rope_tables": (V, V, N, N, V, V),
+    "prefill_attention": (*(V, STRIDES) * 3, POINTER(Heads), N, N, N, V),
+    "decode_attention": (V, V, POINTER(Cache), POINTER(Heads), N, N, V),
 }
 
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library: the functions of one architecture, which return 0, or another number without memory.
+    """The loaded library: the functions of one architecture, which return 0, 1 without memory, or 2 for a bad index.
     ``large_pages`` takes an address and a count of bytes."""
 
     architecture: str
@@ -90,9 +79,9 @@ class Library:
     large_pages: Callable[[int, int], None]
 
     def call(self, name: str, *arguments: object) -> None:
-        """Call an operation. Raises MemoryError."""
-        if self.functions[name](*arguments):
-            raise MemoryError(f"no memory for {name}")
+        """Call an operation. Raises MemoryError, and IndexError for an id outside a table."""
+        if failed := self.functions[name](*arguments):
+            raise MemoryError(f"no memory for {name}") if failed == 1 else IndexError(f"{name} was given a bad id")
 
 
 def open_library(path: Path, architecture: str | None = None) -> Library:
@@ -119,7 +108,7 @@ def architectures(loaded: ctypes.CDLL) -> list[str]:
 
 @functools.cache
 def library() -> Library | None:
-    """Return the library this process uses, or None where there is none; ``absence`` says why."""
+    """Return the library this process uses, or None where there is none. ``build.find`` says why."""
     try:
         return open_library(find())
     except (Absent, OSError):

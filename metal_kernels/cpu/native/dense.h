@@ -134,9 +134,11 @@ EXPORT(norm_head_argmax)(const float* x, const float* norm, float eps, const Mat
     return !done;
 }
 
-// The table's rows of T tokens, to out [T, H].
+// The table's rows of T tokens, to out [T, H]. Returns 2 for a token that it does not hold.
 EXPORT(embed)(const int32_t* tokens, const Matrix* table, int64_t T, float* out) {
     const long H = table->columns;
+    for (long t = 0; t < T; ++t)
+        if (tokens[t] < 0 || tokens[t] >= table->rows) return 2;
     with_opener(*table, [&](const auto& weight) {
         for (long t = 0; t < T; ++t) {
             auto row = weight.row(tokens[t]);
@@ -155,8 +157,7 @@ EXPORT(embed)(const int32_t* tokens, const Matrix* table, int64_t T, float* out)
 EXPORT(rope_tables)(const float* inverse, const int32_t* positions, int64_t T, int64_t half, float* cos, float* sin) {
     for (long i = 0; i < T * half; ++i) {
         const float angle = float(positions[i / half]) * inverse[i % half];
-        cos[i] = cosf(angle);
-        sin[i] = sinf(angle);
+        cos[i] = cosf(angle), sin[i] = sinf(angle);
     }
     return 0;
 }

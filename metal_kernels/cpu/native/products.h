@@ -4,9 +4,9 @@
 // bit-equal however many rows stand beside it, in decode and in prefill, whatever the number of threads. Knows matrices and
 // blocks of them; what becomes of the sums is the caller's.
 
-constexpr int RT = 4;                                       // weight rows of a tile
-constexpr int XT = WIDTH == 16 ? 6 : WIDTH == 8 ? 3 : 2;    // rows of x of a tile: RT * XT sums, XT of x and one weight fill the registers
-constexpr int FEW = WIDTH == 16 ? 4 : WIDTH == 8 ? 3 : 2;   // rows of x beside which a weight is multiplied as it is opened
+constexpr int RT = 4;                                      // weight rows of a tile
+constexpr int XT = WIDTH == 16 ? 6 : WIDTH == 8 ? 3 : 2;   // rows of x of a tile: RT * XT sums, XT of x and one weight fill the registers
+constexpr int FEW = WIDTH == 16 ? 4 : WIDTH == 8 ? 3 : 2;  // rows of x beside which a weight is multiplied as it is opened
 constexpr long BLOCK = 64;       // weight rows of a task, which opened for a piece stay in the second cache
 constexpr long LEAST = 16;       // weight rows of a task where there are few tasks
 constexpr long FEW_TILES = 4;    // of rows of x, beside which a weight's tile is multiplied while it is in the first cache
@@ -33,8 +33,7 @@ INLINE void add_sums(const vf (*acc)[N], float* to, long count) {
         const v4 four = sums(acc[0][j], acc[1][j], acc[2][j], acc[3][j]);
         for (int i = 0; i < RT && count < RT; ++i)
             if (i < count) to[i] += four[i];
-        if (count < RT) continue;
-        *(unaligned4*)to += four;
+        if (count == RT) *(unaligned4*)to += four;
     }
 }
 

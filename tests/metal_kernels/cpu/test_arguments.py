@@ -181,3 +181,11 @@ def test_memory_in_large_pages_holds_what_it_held(size):
     operations.hold_in_large_pages(array[7:])
     operations.hold_in_large_pages(array)
     assert np.array_equal(np.array(array), values)
+
+
+@pytest.mark.parametrize("id", [-1, 7, 2**31])
+def test_an_id_outside_the_table_is_refused_and_nothing_is_read(id):
+    table = Dense(mx.zeros((7, 32)))
+    with pytest.raises(IndexError, match="bad id"):
+        launch.embed(mx.array([0, id], mx.uint32 if id > 0 else mx.int32), table)
+    assert launch.embed(mx.array([0, 6]), table).shape == (2, 32)
