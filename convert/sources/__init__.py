@@ -7,7 +7,7 @@ from convert.sources.checkpoint import (
     REDOWNLOAD,
     TOKENIZER_JSON,
     Checkpoint,
-    assign,
+    pieces_as_stored,
     read_headers,
     read_json,
     stamps,
@@ -58,7 +58,7 @@ def _open(path: Path) -> Checkpoint:
         unknown_fields=unknown,
         generation=generation,
         tokenizer_json=tokenizers[0] if tokenizers else None,
-        tensors=assign(folder, headers, LAYOUTS[layout].source_specs(config)),
+        pieces=pieces_as_stored(folder, headers, LAYOUTS[layout].source_specs(config)),
         stamps=before,
     )
 

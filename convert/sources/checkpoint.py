@@ -8,18 +8,18 @@ change while they are converted. It reads no weights.
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert.pieces import REDOWNLOAD, Piece, SourceTensor, as_stored
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, quoted
 from gptoss_mlx.model_folder import layout
-from gptoss_mlx.model_folder.safetensors import GIT_LFS_POINTER, StoredTensor, read_header
+from gptoss_mlx.model_folder.safetensors import GIT_LFS_POINTER, read_header
 
 TOKENIZER_JSON = "tokenizer.json"
-REDOWNLOAD = "download it again"
 _MAX_JSON = 64 << 20
 
 Stamp = tuple[int, int, int, int] | None
@@ -38,19 +38,11 @@ class SourceSpec:
 
 
 @dataclass(frozen=True)
-class SourceTensor:
-    """A tensor of the checkpoint and the place of its bytes."""
-
-    name: str
-    file: Path
-    tensor: StoredTensor
-
-
-@dataclass(frozen=True)
 class Checkpoint:
-    """A checked checkpoint. ``tensors`` maps a model folder's unquantized names to the source tensors to stack.
+    """A checked checkpoint. ``pieces`` make every tensor of a model folder, in the folder's order.
 
-    ``unknown_fields`` names what config.json has beside a gpt-oss config. Nothing is made of it.
+    ``unknown_fields`` names what config.json has beside a gpt-oss config. Nothing is made of it. ``losses`` says, from
+    what a ``Reader`` has tallied, in which way the weights are no longer those that the model was published with.
     """
 
     layout: str
@@ -59,12 +51,13 @@ class Checkpoint:
     unknown_fields: tuple[str, ...]
     generation: dict[str, Any] | None
     tokenizer_json: Path | None
-    tensors: dict[str, tuple[SourceTensor, ...]]
+    pieces: tuple[Piece, ...]
     stamps: dict[Path, Stamp]
+    losses: Callable[[Mapping[str, float]], tuple[str, ...]] = lambda tally: ()
 
     @property
     def nbytes(self) -> int:
-        return sum(piece.tensor.nbytes for pieces in self.tensors.values() for piece in pieces)
+        return sum(source.tensor.nbytes for piece in self.pieces for source in piece.sources)
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError when a file has changed since before the first was read.
@@ -177,20 +170,15 @@ def _files_without_index(folder: Path) -> list[str]:
     return files
 
 
-def assign(
+def pieces_as_stored(
     folder: Path, found: Mapping[str, SourceTensor], specs: Mapping[str, SourceSpec]
-) -> dict[str, tuple[SourceTensor, ...]]:
-    """Match what a layout expects with what the files hold: our tensor's name to the source tensors it is stacked from.
+) -> tuple[Piece, ...]:
+    """Match what a layout expects with what the files hold, where both have the published form.
 
     Raises CheckpointError when a tensor is missing, unknown, or of another dtype or shape.
     """
-    if missing := [name for name in specs if name not in found]:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise CheckpointError(f"{folder}: tensor '{missing[0]}' is missing{more}; {REDOWNLOAD}")
-    if extra := sorted(found.keys() - specs.keys()):
-        file = found[extra[0]].file
-        raise CheckpointError(f"{file}: tensor {extra[0]!r:.200} is not one of gpt-oss; get the published checkpoint")
-    tensors: dict[str, tuple[SourceTensor, ...]] = {}
+    check_complete(folder, found, specs)
+    parts: dict[str, list[SourceTensor]] = {}
     for name, spec in specs.items():
         source = found[name]
         if source.tensor.dtype not in spec.dtypes or source.tensor.shape != spec.shape:
@@ -198,5 +186,22 @@ def assign(
                 f"{source.file}: tensor '{name}' is {source.tensor.dtype} {list(source.tensor.shape)}, "
                 f"config.json needs {' or '.join(spec.dtypes)} {list(spec.shape)}; get the published checkpoint"
             )
-        tensors[spec.target] = (*tensors.get(spec.target, ()), source)
-    return tensors
+        parts.setdefault(spec.target, []).append(source)
+    pieces = []
+    for target, sources in parts.items():
+        start = 0
+        for source in sources:
+            pieces.append(as_stored(target, start, source, whole=len(sources) == 1))
+            start += source.tensor.shape[0]
+    return tuple(pieces)
+
+
+def check_complete(folder: Path, found: Mapping[str, SourceTensor], wanted: Iterable[str]) -> None:
+    """Raise CheckpointError unless the files hold the wanted tensors and no others."""
+    wanted = list(wanted)
+    if missing := [name for name in wanted if name not in found]:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise CheckpointError(f"{folder}: tensor '{missing[0]}' is missing{more}; {REDOWNLOAD}")
+    if extra := sorted(found.keys() - set(wanted)):
+        file = found[extra[0]].file
+        raise CheckpointError(f"{file}: tensor {extra[0]!r:.200} is not one of gpt-oss; get the published checkpoint")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.conversion import NUMPY_DTYPE
+from convert.pieces import NUMPY_DTYPE
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model_folder import ModelFolder, Stretch, layout
 from gptoss_mlx.model_folder.safetensors import nbytes_of

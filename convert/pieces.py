@@ -1,0 +1,110 @@
+"""The unit of a conversion: rows of a model folder's tensors, and how they are read from source tensors.
+
+Every source yields the published form, whatever its own is: dense rows as bfloat16 bits or float32, MXFP4 codes in
+blocks of 16 bytes with their scales. What is made of it is not known here.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.model_folder.safetensors import StoredTensor
+
+REDOWNLOAD = "download it again"
+NUMPY_DTYPE = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U32": np.uint32, "U8": np.uint8}
+BLOCK_BYTES = 16 << 20
+"""Bytes read at once. Quantizing them needs about five times as much memory."""
+
+Arrays = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor of the checkpoint and the place of its bytes."""
+
+    name: str
+    file: Path
+    tensor: StoredTensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """``rows`` rows of one or more tensors of ours, ``targets``, that are read together, from row ``start`` of each on.
+
+    ``targets`` are names of one shard of a model folder whose dense matrices are bfloat16. A row is an index of a
+    tensor's first axis. ``read`` yields the next rows, one array for each target: a dense matrix [rows, C] and a vector
+    [rows] as uint16 (bfloat16 bits) or float32, MXFP4 codes [..., G, 16] uint8, their scales [..., G] uint8, where the
+    leading axes of experts may be flat. ``dtype`` is "BF16", "F32" or "U8": what the first array is. ``verbatim``: the
+    bytes that ``read`` yields are all those of the one source tensor, so that one hash can serve both.
+    """
+
+    targets: tuple[str, ...]
+    start: int
+    rows: int
+    sources: tuple[SourceTensor, ...]
+    dtype: str
+    read: Callable[["Reader"], Iterator[Arrays]]
+    verbatim: bool = False
+
+    @property
+    def key(self) -> str:
+        """A name of the piece that is the same in every process."""
+        return f"{self.targets[0]} {self.start}"
+
+
+@dataclass
+class Reader:
+    """Reads source tensors. ``digests`` has the sha256 of each that was read whole, by name.
+
+    ``progress`` gets the number of bytes read after each block. ``tally`` sums what a source counts on the way, such as
+    the error of a rounding.
+    """
+
+    progress: Callable[[int], None] = lambda nbytes: None
+    digests: dict[str, str] = field(default_factory=dict)
+    tally: Counter[str] = field(default_factory=Counter)
+
+    def blocks(self, source: SourceTensor, row_bytes: int) -> Iterator[np.ndarray]:
+        """Yield a tensor's bytes in order as uint8 arrays of whole rows, in one reused buffer.
+
+        Raises CheckpointError where the file cannot be read or ends too early.
+        """
+        tensor = source.tensor
+        buffer = memoryview(bytearray(min(max(1, BLOCK_BYTES // row_bytes) * row_bytes, tensor.nbytes)))
+        digest = hashlib.sha256()
+        try:
+            with source.file.open("rb", buffering=0) as file:
+                file.seek(tensor.offset)
+                for start in range(0, tensor.nbytes, len(buffer) or 1):
+                    block = buffer[: tensor.nbytes - start]
+                    filled = 0
+                    while filled < len(block):
+                        count = file.readinto(block[filled:])
+                        if not count:
+                            raise CheckpointError(f"{source.file}: truncated while it was read; {REDOWNLOAD}")
+                        filled += count
+                    digest.update(block)
+                    yield np.frombuffer(block, np.uint8)
+                    self.progress(len(block))
+        except OSError as error:
+            raise CheckpointError(f"{source.file}: cannot be read ({error.strerror})") from error
+        self.digests[source.name] = digest.hexdigest()
+
+
+def as_stored(target: str, start: int, source: SourceTensor, whole: bool) -> Piece:
+    """Return the piece of a source tensor that is in the published form. ``whole``: it is all of the target."""
+    tensor = source.tensor
+    dtype = np.dtype(NUMPY_DTYPE[tensor.dtype])
+    row_shape = tensor.shape[2:] if tensor.dtype == "U8" else tensor.shape[1:]
+
+    def read(reader: Reader) -> Iterator[Arrays]:
+        for block in reader.blocks(source, dtype.itemsize * math.prod(row_shape)):
+            yield (block.view(dtype).reshape(-1, *row_shape),)
+
+    return Piece((target,), start, tensor.shape[0], (source,), tensor.dtype, read, verbatim=whole)
