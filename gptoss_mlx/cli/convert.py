@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gptoss_mlx.cli.awake import AllowSleep, awake
 from gptoss_mlx.cli.terminal import between_calls
 
 if TYPE_CHECKING:
@@ -18,14 +19,27 @@ def convert(
         Path, typer.Argument(help="Checkpoint folder in Hugging Face's or the original/ layout, or tiny.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Model folder to create.", show_default="a folder under GPTOSS_MAC_HOME")
+        Path | None, typer.Option(help="Folder to create.", show_default="under GPTOSS_MAC_HOME, or NAME-hf here")
     ] = None,
     dense: Annotated[
-        Literal["q8", "bf16"],
-        typer.Option(help="Store attention, embedding and head in 8 bits, or as published. Experts never change."),
-    ] = "q8",
+        Literal["q8", "bf16"] | None,
+        typer.Option(
+            help="Store attention, embedding and head in 8 bits, or as published. Experts never change.",
+            show_default="q8",
+        ),
+    ] = None,
+    to: Annotated[
+        Literal["hf"] | None,
+        typer.Option(help="The way back: make a checkpoint that transformers loads of an installed model."),
+    ] = None,
+    allow_sleep: AllowSleep = False,
 ) -> None:
-    """Convert a published checkpoint into a model folder."""
+    """Convert a published checkpoint into a model folder, or a model folder into a checkpoint."""
+    if to is not None:
+        from gptoss_mlx.cli.export import export
+
+        export(str(source), out, dense, allow_sleep=allow_sleep)
+        return
     from gptoss_mlx.home import BUNDLED, model_name, models_dir
 
     name = model_name(source)
@@ -38,8 +52,8 @@ def convert(
     if name == BUNDLED and not source.exists():
         source = bundled.checkpoint()
     alone = bundled.installing() if destination == models_dir() / BUNDLED else nullcontext()
-    with alone, byte_progress("Converting") as progress, between_calls(progress) as stoppable:
-        report = convert.convert(source, destination, dense=dense, progress=stoppable)
+    with alone, awake(allow_sleep), byte_progress("Converting") as progress, between_calls(progress) as stoppable:
+        report = convert.convert(source, destination, dense=dense or "q8", progress=stoppable)
     _show(report, named=out is None)
 
 
