@@ -48,6 +48,7 @@ def batch(
         Literal["auto", "jsonl", "csv", "text"],
         typer.Option("--format", help="Format of IN. Guessed from the file name, then from the content."),
     ] = "auto",
+    yes: options.Yes = False,
     allow_sleep: AllowSleep = False,
 ) -> None:
     """Answer a file of prompts, many at a time.
@@ -69,7 +70,7 @@ def batch(
             _say(notice)
         total = opened.survey()
         with awake(allow_sleep):
-            runtime = options.open_model(model)
+            runtime = options.open_model(model, yes)
             _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
 
 

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from gptoss_mlx.cli.awake import awake
 from gptoss_mlx.cli.terminal import between_calls
-from gptoss_mlx.errors import UsageError, shown
+from gptoss_mlx.errors import shown
 
 
-def export(model: str, out: Path | None, dense: str | None, *, allow_sleep: bool) -> None:
+def export(model: str, out: Path | None) -> None:
     """Export an installed model to ``out``, by default to ``NAME-hf`` in the working folder, and say what was lost."""
     from rich.filesize import decimal
 
@@ -16,11 +15,9 @@ def export(model: str, out: Path | None, dense: str | None, *, allow_sleep: bool
     from gptoss_mlx.installed import find_model
     from gptoss_mlx.model_folder import ModelFolder
 
-    if dense is not None:
-        raise UsageError("--dense says how a model folder keeps its weights; leave it out with --to hf")
     folder = ModelFolder.open(find_model(model))
     destination = out if out is not None else Path(f"{folder.path.resolve().name}-hf")
-    with awake(allow_sleep), byte_progress("Exporting") as progress, between_calls(progress) as stoppable:
+    with byte_progress("Exporting") as progress, between_calls(progress) as stoppable:
         done = convert.export.export(folder, destination, stoppable)
     files = "1 file" if done.files == 1 else f"{done.files} files"
     print(

@@ -190,8 +190,9 @@ def test_the_command_exports_an_installed_model_beside_and_says_what_is_lost(tmp
     assert template.startswith("no chat template is written; ")
     ours, theirs = (Tokenizer.from_file(folder / "tokenizer.json") for folder in (tmp_path / "20b-hf", source))
     assert ours.digest == theirs.digest
-    code, out, err = run_cli("convert", "--to", "hf", "20b", "--dense", "bf16", "--out", tmp_path / "other")
-    assert (code, out) == (2, "")
-    assert err.startswith("gptoss-mac: --dense says how a model folder keeps its weights; ")
+    for option in (["--dense", "q8"], ["--keep-source"]):
+        code, out, err = run_cli("convert", "--to", "hf", "20b", *option, "--out", tmp_path / "other")
+        assert (code, out) == (2, "")
+        assert err.startswith("gptoss-mac: --dense and --keep-source are for making a model folder; ")
     assert run_cli("convert", "--to", "hf", "120b", "--out", tmp_path / "other")[0] == 4
     assert not (tmp_path / "other").exists()
