@@ -23,6 +23,8 @@ from gptoss_mlx.errors import ModelFolderError
 from gptoss_mlx.model_folder import ModelFolder, layout
 
 REMEDY = "convert the checkpoint again, or name the one that this model was made from"
+STRIP = 1 << 17
+"""Values of q8 compared at once, so that what is computed of them stays in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,14 @@ def _compare_q8(model: ModelFolder, target: str, start: int, rows: np.ndarray, f
         model.read_part(f"{stem}{kind}", 2 * first, 2 * groups).view(np.uint16).reshape(shape)
         for kind in ("scales", "biases")
     )
-    with np.errstate(all="ignore"):  # a damaged scale may be zero or no number
-        errors = np.nan_to_num(q8_error(rows, codes, scales, biases), nan=np.inf)
     found.values[target] += rows.size
-    found.differing[target] += int(np.count_nonzero(errors > 1))
-    found.largest[target] = max(found.largest.get(target, 0.0), float(errors.max()))
+    step = max(1, STRIP // rows.shape[1])
+    for row in range(0, len(rows), step):
+        strip = slice(row, row + step)
+        with np.errstate(all="ignore"):  # a damaged scale may be zero or no number
+            errors = np.nan_to_num(q8_error(rows[strip], codes[strip], scales[strip], biases[strip]), nan=np.inf)
+        found.differing[target] += int(np.count_nonzero(errors > 1))
+        found.largest[target] = max(found.largest.get(target, 0.0), float(errors.max()))
     return rows.size
 
 

@@ -2,11 +2,13 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from convert import convert
+from convert.sources import open_checkpoint
 from convert.verification import compare
 from gptoss_mlx.errors import CheckpointError, ModelFolderError
 from gptoss_mlx.model_folder import ModelFolder
@@ -148,3 +150,45 @@ def test_a_damaged_scale_of_zero_or_no_number_is_a_difference(checkpoint, tmp_pa
         assert array_of(ModelFolder.open(path), "head.scales")[0, 0] == damage
         with pytest.raises(ModelFolderError, match=r"'head\.weight' is further .* than q8 allows in \d+ of 65,536"):
             compare(model, checkpoint)
+
+
+def with_pieces(monkeypatch, source, change):
+    """Let the checkpoint have other pieces, as other sources have them."""
+    checkpoint = open_checkpoint(source)
+    changed = replace(checkpoint, pieces=tuple(change(list(checkpoint.pieces))))
+    monkeypatch.setattr("convert.verification.open_checkpoint", lambda path: changed)
+
+
+def test_a_piece_may_hold_the_rows_of_two_tensors(folder, checkpoint, tmp_path, monkeypatch):
+    """As a GGUF tensor does, which has a block's codes beside its scale."""
+
+    def together(pieces):
+        place = next(n for n, piece in enumerate(pieces) if piece.targets == ("layers.0.experts.down.weight",))
+        codes, scales = pieces[place : place + 2]
+
+        def read(reader):
+            for parts in zip(codes.read(reader), scales.read(reader), strict=True):
+                half = len(parts[0][0]) // 2
+                yield tuple(rows[:half] for (rows,) in parts)
+                yield tuple(rows[half:] for (rows,) in parts)
+
+        both = replace(codes, targets=codes.targets + scales.targets, sources=codes.sources + scales.sources, read=read)
+        return [*pieces[:place], both, *pieces[place + 2 :]]
+
+    with_pieces(monkeypatch, checkpoint, together)
+    assert compare(ModelFolder.open(folder), checkpoint).exact in (14, 18)
+    copy = ModelFolder.open(shutil.copytree(folder, tmp_path / "copy"))
+    name = "layers.0.experts.down.scales"
+    with copy.file_of(name).open("r+b") as file:
+        file.seek(copy.tensor(name).offset + copy.tensor(name).nbytes - 1)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(ModelFolderError, match=rf"'{name}' differs from \S+ in 1 of 3,072 values"):
+        compare(copy, checkpoint)
+
+
+def test_a_source_that_leaves_out_a_tensor_is_not_taken_for_equal(folder, checkpoint, monkeypatch):
+    with_pieces(monkeypatch, checkpoint, lambda pieces: pieces[:-1])
+    with pytest.raises(ValueError, match=r"head\.weight: 0 of 65536 values compared"):
+        compare(ModelFolder.open(folder), checkpoint)
