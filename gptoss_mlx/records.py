@@ -55,7 +55,7 @@ def _is_installed(folder: Path) -> bool:
 
 
 def _read(path: Path) -> datetime | None:
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, OverflowError):
         time = datetime.fromisoformat(path.read_bytes()[:64].decode("ascii").strip())
         return time.astimezone(UTC)
     return None
