@@ -34,10 +34,25 @@ def quantize_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return np.array(codes).reshape(len(rows), -1).view("<u4"), _bits(scales), _bits(biases)
 
 
+def dequantize_rows(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray) -> np.ndarray:
+    """Return rows of MLX's affine mode with 8 bits as float32 [R, C].
+
+    ``weight`` is [R, C/4] uint32. ``scales`` and ``biases`` [R, groups] are bfloat16 bits or float32, and are computed
+    with in float32, because in bfloat16 each value would be rounded.
+    """
+    group = 4 * weight.shape[1] // scales.shape[1]
+    wide = (_floats(scales), _floats(biases))
+    return np.array(mx.dequantize(mx.array(weight), *wide, group_size=group, bits=Q8_BITS))
+
+
 def round_to_bf16(rows: np.ndarray) -> tuple[np.ndarray, int]:
     """Return float32 values as bits of the nearest bfloat16, and how many of them are no bfloat16 numbers."""
     bits = _bits(mx.array(rows).astype(mx.bfloat16))
     return bits, int(np.count_nonzero(rows.view(np.uint32) & 0xFFFF))
+
+
+def _floats(array: np.ndarray) -> mx.array:
+    return mx.array(array) if array.dtype == np.float32 else mx.array(array).view(mx.bfloat16).astype(mx.float32)
 
 
 def _bits(values: mx.array) -> np.ndarray:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="Checkpoint folder in Hugging Face's or the original/ layout, or tiny.")
+        Path, typer.Argument(help="Folder of a checkpoint: published, of mlx-lm, or a fine-tune; or tiny.")
     ],
     out: Annotated[
         Path | None, typer.Option(help="Model folder to create.", show_default="a folder under GPTOSS_MAC_HOME")
@@ -25,7 +25,7 @@ def convert(
         typer.Option(help="Store attention, embedding and head in 8 bits, or as published. Experts never change."),
     ] = "q8",
 ) -> None:
-    """Convert a published checkpoint into a model folder."""
+    """Convert a checkpoint into a model folder."""
     from gptoss_mlx.home import BUNDLED, model_name, models_dir
 
     name = model_name(source)
@@ -61,8 +61,10 @@ def _show(report: "Report", named: bool) -> None:
     table.add_row("Layers, experts", f"{config.num_hidden_layers}, {config.num_local_experts}")
     if report.unknown_fields:
         table.add_row("Not used", Text(f"unknown in config.json: {_listed(report.unknown_fields)}"))
-    table.add_row("Experts", "MXFP4, bit for bit")
+    table.add_row("Experts", report.experts)
     table.add_row("Dense", report.dense)
+    for number, loss in enumerate(report.losses):
+        table.add_row("" if number else "Lost", Text(loss))
     table.add_row("Tokenizer", tokenizer[report.tokenizer])
     table.add_row("Read", decimal(report.bytes_read))
     table.add_row("Written", f"{decimal(report.bytes_written)}, {report.tensors} tensors")
