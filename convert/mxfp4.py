@@ -62,7 +62,8 @@ def _quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]
     """Return codes and exponents of blocks [N, 32], the sum of squared errors and that of squared values."""
     magnitudes = np.maximum.reduce(values.view(np.uint32) & 0x7FFFFFFF, axis=1).view(np.float32)  # faster than abs
     largest, exponents = np.frexp(magnitudes)  # largest in [0.5, 1), times a power of two
-    exponents = np.where(largest == 0, -_BIAS, np.maximum(exponents - 3, -_BIAS))
+    ideal = np.where(largest == 0, -_BIAS, exponents - 3)
+    exponents = np.maximum(ideal, -_BIAS)
     codes, errors, powers = _encode(values, exponents)
     unsure = np.flatnonzero(largest > 0.75)  # the largest value is over 6
     higher_codes, higher_errors, _ = _encode(values[unsure], exponents[unsure] + 1)
@@ -72,7 +73,7 @@ def _quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]
     power = float(powers @ squares)
     codes[chosen] = higher_codes[better]
     errors[chosen] = 4 * higher_errors[better]
-    coarse = np.flatnonzero((errors == 0) & (largest == 0.75))  # the largest code is 6
+    coarse = np.flatnonzero((errors == 0) & (largest == 0.75) & (exponents == ideal))  # the largest code is 6
     coarse = coarse[~((codes[coarse] & 5) == 1).any(-1)]  # no 0.5 (code 1) and no 1.5 (code 3)
     codes[coarse] = _HALF[codes[coarse]]
     error = float(errors @ squares)

@@ -23,8 +23,8 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model_folder.layout import Q8_BITS, Q8_GROUP
 
-_GROUPS = (32, 64, 128)
-"""The group sizes of MLX's affine mode."""
+_BITS, _GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
+"""The bits and group sizes of MLX's affine mode."""
 _BLOCK_MODES = {(4, 32): "MXFP4", (8, 32): "MXFP8", (4, 16): "NVFP4"}
 """Modes whose scales are bytes, by bits and group size."""
 _INSTEAD = "get a folder named MXFP4-Q8, or the published checkpoint"
@@ -52,7 +52,7 @@ def _parts(config: ModelConfig, found: Mapping[str, SourceTensor]) -> Iterator[P
         rows[spec.target] = start + spec.shape[0]
         if EXPERTS in name:
             yield from _expert_parts(name, spec, found)
-        elif name.removesuffix("weight") + "scales" in found:
+        elif _dtype(found, name) == "U32" or name.removesuffix("weight") + "scales" in found:
             yield _affine(name, spec, start, found)
         else:
             yield part
@@ -77,7 +77,7 @@ def _expert_parts(name: str, spec: SourceSpec, found: Mapping[str, SourceTensor]
             yield Part({f"{one}.weight": own for one in linears}, partial(float_experts.piece, stem=stem))
     elif kind == "blocks":
         for one in linears:
-            packing = _packing(found, one, blocks[0] * 32)
+            packing = _packing(found, one, (*shape, blocks[0] * 32))
             if packing not in (None, "MXFP4"):
                 file = found[f"{one}.weight"].file
                 raise CheckpointError(f"{file}: experts are {packing}, not MXFP4 as published; {_INSTEAD}")
@@ -107,7 +107,7 @@ def _affine(name: str, spec: SourceSpec, start: int, found: Mapping[str, SourceT
     """Return the part of a quantized dense matrix. Raises CheckpointError when it has not 8 bits."""
     rows, columns = spec.shape
     stem = name.removesuffix("weight")
-    packing = _packing(found, stem.removesuffix("."), columns)
+    packing = _packing(found, stem.removesuffix("."), spec.shape)
     kept = {f"affine with {Q8_BITS} bits in groups of {group}": group for group in _GROUPS}
     if packing and packing not in kept:
         file = found[name].file
@@ -134,17 +134,17 @@ def _dtype(found: Mapping[str, SourceTensor], name: str) -> str | None:
     return found[name].tensor.dtype if name in found else None
 
 
-def _packing(found: Mapping[str, SourceTensor], linear: str, columns: int) -> str | None:
-    """Return how a matrix is quantized, in words, or None if its tensors do not fit together."""
+def _packing(found: Mapping[str, SourceTensor], linear: str, shape: tuple[int, ...]) -> str | None:
+    """Return how a matrix [..., C] is quantized, in words, or None if its tensors are those of no mode of MLX."""
     if not {f"{linear}.weight", f"{linear}.scales"} <= found.keys():
         return None
     weight, scales = (found[f"{linear}.{kind}"].tensor for kind in ("weight", "scales"))
-    if weight.dtype != "U32" or not weight.shape or not scales.shape or not scales.shape[-1]:
+    if weight.dtype != "U32" or not weight.shape[:-1] == scales.shape[:-1] == shape[:-1] or not scales.shape[-1]:
         return None
-    bits, odd = divmod(weight.shape[-1] * 32, columns)
-    group, odd_group = divmod(columns, scales.shape[-1])
+    bits, odd = divmod(weight.shape[-1] * 32, shape[-1])
+    group, odd_group = divmod(shape[-1], scales.shape[-1])
     if odd or odd_group:
         return None
     if scales.dtype == "U8":
         return _BLOCK_MODES.get((bits, group))
-    return f"affine with {bits} bits in groups of {group}"
+    return f"affine with {bits} bits in groups of {group}" if bits in _BITS and group in _GROUPS else None
