@@ -13,7 +13,7 @@ from tests.support import fine_tunes
 from tests.support.checkpoints import SMALL, from_bf16, hf_tensors, to_bf16, write_checkpoint
 from tests.support.cli import run_cli
 from tests.support.measure import relative_l2
-from tests.support.model_folders import array_of, blocks_from_words, dtype_of
+from tests.support.model_folders import array_of, dtype_of, experts_of
 
 SIZES = SMALL | {"num_hidden_layers": 2}
 KEPT = "MXFP4, quantized from bfloat16, every value kept"
@@ -41,20 +41,17 @@ def assert_same_weights(got: Path, want: Path) -> None:
     """Every tensor has the same bytes, except MXFP4 blocks that two scales can write, which have the same values."""
     one, other = ModelFolder.open(got), ModelFolder.open(want)
     assert one.names() == other.names()
-    differing = total = 0
     for name in one.names():
-        ours, theirs = array_of(one, name), array_of(other, name)
-        if not name.endswith(("gate_up.weight", "down.weight")):
-            if not name.endswith(("gate_up.scales", "down.scales")):
-                assert np.array_equal(ours, theirs), name
-            continue
-        ours, theirs = blocks_from_words(ours), blocks_from_words(theirs)
-        scales, expected = (array_of(model, name.replace("weight", "scales")) for model in (one, other))
-        same = (ours == theirs).all(-1) & (scales == expected)
-        assert np.array_equal(~same, two_scales(theirs)), name
-        assert np.array_equal(fine_tunes.decode(ours, scales), fine_tunes.decode(theirs, expected)), name
-        differing += np.count_nonzero(~same)
-        total += same.size
+        if not name.endswith(("gate_up.weight", "gate_up.scales", "down.weight", "down.scales")):
+            assert np.array_equal(array_of(one, name), array_of(other, name)), name
+    ours = experts_of(one)
+    differing = total = 0
+    for name, (blocks, scales) in experts_of(other).items():
+        unequal = (ours[name][0] != blocks).any(-1) | (ours[name][1] != scales)
+        assert np.array_equal(unequal, two_scales(blocks)), name
+        assert np.array_equal(fine_tunes.decode(*ours[name]), fine_tunes.decode(blocks, scales)), name
+        differing += np.count_nonzero(unequal)
+        total += unequal.size
     assert differing < total / 1000
 
 
@@ -91,14 +88,12 @@ def tuned(tensors, size=0.01):
 def test_the_error_is_that_of_all_experts(tmp_path):
     tensors = list(tuned(fine_tunes.full(SIZES), size=0.2))
     report = convert(fine_tunes.write(tmp_path / "source", SIZES, tensors), tmp_path / "model")
-    model = ModelFolder.open(report.destination)
+    experts = experts_of(ModelFolder.open(report.destination))
     lost = power = 0.0
     for name, _, bits in tensors:
         if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
-            ours = f"layers.{name.split('.')[2]}.experts.{name.rsplit('.', 1)[1].removesuffix('_proj')}"
-            got = fine_tunes.decode(
-                blocks_from_words(array_of(model, f"{ours}.weight")), array_of(model, f"{ours}.scales")
-            )
+            _, _, n, _, _, linear = name.split(".")
+            got = fine_tunes.decode(*experts[f"layers.{n}.experts.{linear.removesuffix('_proj')}.weight"])
             want = from_bf16(bits).swapaxes(1, 2)
             lost += float(((got - want).astype(np.float64) ** 2).sum())
             power += float((want.astype(np.float64) ** 2).sum())

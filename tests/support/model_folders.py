@@ -35,6 +35,13 @@ def array_of(model: ModelFolder, name: str) -> np.ndarray:
     return data.view(NUMPY_DTYPE[dtype]).reshape(shape)
 
 
+def experts_of(model: ModelFolder) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the MXFP4 blocks [E, R, G, 16] and scales [E, R, G] of each expert matrix, by the tensor's name."""
+    names = [name for name in model.names() if layout.is_expert(name) and name.endswith(".weight")]
+    scales = {name: array_of(model, name.removesuffix("weight") + "scales") for name in names}
+    return {name: (blocks_from_words(array_of(model, name)), scales[name]) for name in names}
+
+
 def _stretch(model: ModelFolder, name: str) -> Stretch:
     return next(stretch for stretch in model.stretches() if name in stretch.tensors)
 
