@@ -77,7 +77,10 @@ def convert(
         with Assembly(folder, checkpoint.config, checkpoint.pieces, dense) as assembly:
             for piece in checkpoint.pieces:
                 assembly.add(piece, reader)
-        finish(folder, checkpoint, tokenizer[0], reader.digests, assembly.digests, dense)
+        experts, lost = checkpoint.experts(reader.tally), losses(checkpoint, reader.tally)
+        origin = {"folder": checkpoint.folder.resolve().name, "sha256": reader.digests}
+        origin |= {"experts": experts, "losses": lost}
+        finish(folder, checkpoint, tokenizer[0], origin, assembly.digests, dense)
         checkpoint.check_unchanged()
         written = nbytes_in(folder)
     return Report(
@@ -85,8 +88,8 @@ def convert(
         layout=checkpoint.layout,
         config=checkpoint.config,
         unknown_fields=checkpoint.unknown_fields,
-        experts=checkpoint.experts(reader.tally),
-        losses=losses(checkpoint, reader.tally),
+        experts=experts,
+        losses=lost,
         dense=dense,
         tokenizer=tokenizer[1],
         tensors=len(assembly.digests),
@@ -114,18 +117,19 @@ def finish(
     folder: Path,
     checkpoint: Checkpoint,
     tokenizer: Tokenizer | None,
-    source_digests: Mapping[str, str],
+    origin: Mapping[str, Any],
     digests: Mapping[str, str],
     dense: str,
 ) -> None:
     """Write what a model folder has beside its shards, and check that it can be opened.
 
-    ``source_digests`` has the sha256 of every tensor of the checkpoint, ``digests`` of every one in the folder.
+    ``origin`` says where the weights are from, with the ``sha256`` of every tensor of the checkpoint, and what a report
+    has as ``experts`` and ``losses``. ``digests`` has the sha256 of every tensor in the folder.
     """
     generation = checkpoint.generation if checkpoint.generation is not None else _generation_defaults(tokenizer)
     if tokenizer:
         tokenizer.save(folder / layout.TOKENIZER)
-    source = {"layout": checkpoint.layout, "folder": checkpoint.folder.resolve().name, "sha256": dict(source_digests)}
+    source = {"layout": checkpoint.layout, **origin}
     tool = f"gptoss-mac {__version__}"
     write_metadata(folder, checkpoint.config, generation, dense=dense, digests=digests, source=source, tool=tool)
     ModelFolder.open(folder)

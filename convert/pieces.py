@@ -7,7 +7,7 @@ known here.
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -86,7 +86,11 @@ class Reader:
 
     progress: Callable[[int], None] = lambda nbytes: None
     digests: dict[str, str] = field(default_factory=dict)
-    tally: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    tally: Counter[str] = field(default_factory=Counter)
+
+    def count(self, name: str, amount: float) -> None:
+        """Add to the tally. A sum need not be whole."""
+        self.tally[name] += amount  # type: ignore[assignment]
 
     def blocks(self, source: SourceTensor, row_bytes: int, rows: int | None = None) -> Iterator[np.ndarray]:
         """Yield a tensor's bytes in order as uint8 arrays of ``rows`` rows, the last of fewer, in one reused buffer.

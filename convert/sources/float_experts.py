@@ -29,8 +29,8 @@ def piece(sources: tuple[SourceTensor, ...], stem: str, start: int = 0, transpos
                 f"{source.file}: tensor '{source.name}' has a value that is not finite; get weights from a training "
                 f"that succeeded, or {REDOWNLOAD}"
             )
-        reader.tally[ERROR] += found.error
-        reader.tally[POWER] += found.power
+        reader.count(ERROR, found.error)
+        reader.count(POWER, found.power)
         return found
 
     def read(reader: Reader) -> Iterator[Arrays]:
