@@ -38,6 +38,17 @@ def full(sizes: dict, seed: int = 0, dtype: str = "BF16") -> Iterator[NamedTenso
             yield name, dtype, as_dtype(np.ascontiguousarray(matrices.swapaxes(1, 2)), dtype)
 
 
+def tuned(tensors: Iterable[NamedTensor], size: float = 0.01, layers: str = "") -> Iterator[NamedTensor]:
+    """Yield tensors of ``full`` with noise on the experts of ``layers``, ``size`` of their root mean square."""
+    rng = np.random.default_rng(7)
+    for name, dtype, bits in tensors:
+        if layers in name and name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            values = from_bf16(bits)
+            noise = size * np.sqrt((values**2).mean()) * rng.standard_normal(values.shape, np.float32)
+            bits = to_bf16(values + noise)
+        yield name, dtype, bits
+
+
 def split(sizes: dict, seed: int = 0) -> Iterator[NamedTensor]:
     """Yield what peft saves of unsloth's split model: a linear layer for each expert, and the router in another."""
     for name, matrices, (given, dtype, bits) in _decoded(sizes, seed):
@@ -83,11 +94,28 @@ def mlx_lm(
 
 
 def write(
-    folder: Path, sizes: dict, tensors: Iterable[NamedTensor], edit: Callable[[dict], object] = lambda raw: None
+    folder: Path,
+    sizes: dict,
+    tensors: Iterable[NamedTensor],
+    edit: Callable[[dict], object] = lambda raw: None,
+    shards: int = 1,
 ) -> Path:
-    """Write a checkpoint of one file. ``edit`` changes its config, from which the quantization is removed before."""
+    """Write a checkpoint, with an index if it has several files.
+
+    ``edit`` changes its config, from which the quantization is removed before.
+    """
     write_checkpoint(folder, sizes)
-    write_safetensors(folder / "model.safetensors", list(tensors))
+    tensors = list(tensors)
+    if shards == 1:
+        write_safetensors(folder / "model.safetensors", tensors)
+    else:
+        (folder / "model.safetensors").unlink()
+        weight_map = {}
+        for number in range(shards):
+            file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
+            write_safetensors(folder / file, tensors[number::shards])
+            weight_map |= {name: file for name, _, _ in tensors[number::shards]}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     raw = json.loads((folder / "config.json").read_text())
     del raw["quantization_config"]
     edit(raw)
