@@ -3,6 +3,7 @@
 Experts, router, norms and sinks keep their bits. The large dense matrices become q8 or stay bf16.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Report:
 def convert(
     source: str | Path, destination: str | Path, *, dense: str = "q8", progress: ByteProgress | None = None
 ) -> Report:
-    """Convert a published checkpoint (Hugging Face or ``original/`` layout) into a new model folder.
+    """Convert a checkpoint, a folder or a GGUF file, into a new model folder.
 
     ``dense`` is "q8" (affine, groups of 64) or "bf16": how attention, embedding and head are stored. ``progress`` is
     called with (source bytes read, source bytes in all). Peak memory is a few hundred MB for every model.
@@ -121,7 +122,11 @@ def finish(
     generation = checkpoint.generation if checkpoint.generation is not None else _generation_defaults(tokenizer)
     if tokenizer:
         tokenizer.save(folder / layout.TOKENIZER)
-    source = {"layout": checkpoint.layout, "folder": checkpoint.folder.resolve().name, "sha256": dict(source_digests)}
+    source = {
+        "layout": checkpoint.layout,
+        "folder": Path(os.path.abspath(checkpoint.folder)).name,
+        "sha256": dict(source_digests),
+    }
     tool = f"gptoss-mac {__version__}"
     write_metadata(folder, checkpoint.config, generation, dense=dense, digests=digests, source=source, tool=tool)
     ModelFolder.open(folder)
@@ -137,25 +142,35 @@ def losses(checkpoint: Checkpoint, tally: Mapping[str, float]) -> tuple[str, ...
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> tuple[Tokenizer | None, str | None]:
-    """Return the checkpoint's tokenizer and "checkpoint", or the published one and "bundled" if it fits, or Nones.
+    """Return the checkpoint's tokenizer and "checkpoint", or the published one and "bundled", or Nones.
+
+    The published one is used where the checkpoint has the same, or has none and it fits.
 
     Raises CheckpointError when the checkpoint's cannot be read or has more ids than the embedding has rows.
     """
     vocab = checkpoint.config.vocab_size
-    if checkpoint.tokenizer_json is None:
+    said = "checkpoint"
+    if checkpoint.tokenizer is not None:
+        where = checkpoint.folder
+        tokenizer = checkpoint.tokenizer()
+        if tokenizer.digest == Tokenizer.bundled().digest:
+            said = "bundled"
+    elif checkpoint.tokenizer_json is not None:
+        where = checkpoint.tokenizer_json
+        try:
+            check_lfs_pointer(where)
+        except OSError as error:
+            raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
+        tokenizer = Tokenizer.from_file(where)
+    else:
         bundled = Tokenizer.bundled()
         return (bundled, "bundled") if bundled.vocab_size <= vocab else (None, None)
-    try:
-        check_lfs_pointer(checkpoint.tokenizer_json)
-    except OSError as error:
-        raise CheckpointError(f"{checkpoint.tokenizer_json}: cannot be read ({error.strerror})") from error
-    tokenizer = Tokenizer.from_file(checkpoint.tokenizer_json)
     if tokenizer.vocab_size > vocab:
         raise CheckpointError(
-            f"{checkpoint.tokenizer_json}: has ids up to {tokenizer.vocab_size - 1:,}, "
+            f"{where}: has ids up to {tokenizer.vocab_size - 1:,}, "
             f"config.json's vocab_size is {vocab:,}; get both from the same checkpoint"
         )
-    return tokenizer, "checkpoint"
+    return tokenizer, said
 
 
 def _generation_defaults(tokenizer: Tokenizer | None) -> dict[str, Any]:

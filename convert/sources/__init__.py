@@ -1,8 +1,8 @@
-"""Open a published checkpoint. Each layout of weights has a module; ``open_checkpoint`` detects a folder's layout."""
+"""Open a checkpoint. Each layout of weights has a module; ``open_checkpoint`` detects which one lies at a path."""
 
 from pathlib import Path
 
-from convert.sources import huggingface, original
+from convert.sources import gguf, huggingface, original
 from convert.sources.checkpoint import (
     REDOWNLOAD,
     TOKENIZER_JSON,
@@ -24,9 +24,9 @@ __all__ = ["Checkpoint", "open_checkpoint"]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Find and check the checkpoint in ``path`` or its ``original/``. Reads config and headers, no weights.
+    """Find and check the checkpoint in folder ``path`` or its ``original/``, or the GGUF model at ``path``.
 
-    Raises CheckpointError with one line that names the file and the remedy.
+    Reads config and headers, no weights. Raises CheckpointError with one line that names the file and the remedy.
     """
     try:
         return _open(path)
@@ -35,6 +35,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _open(path: Path) -> Checkpoint:
+    if (not path.is_dir() or _safetensors_in(path) is None) and (parts := gguf.parts_at(path)):
+        return gguf.open_gguf(path, parts)
     folder = _find(path)
     if (folder / MANIFEST).exists():
         raise CheckpointError(f"{folder}: is a model folder already; use it with --model, or name its checkpoint")
@@ -65,12 +67,18 @@ def _open(path: Path) -> Checkpoint:
 
 def _find(path: Path) -> Path:
     if not path.is_dir():
-        problem = "is a file" if path.exists() else "no such folder"
-        raise CheckpointError(f"{path}: {problem}; name the folder that a checkpoint was downloaded to")
+        problem = "is no GGUF file" if path.exists() else "no such folder"
+        raise CheckpointError(f"{path}: {problem}; name the folder that a checkpoint was downloaded to, or a GGUF file")
+    if (folder := _safetensors_in(path)) is None:
+        raise CheckpointError(
+            f"{path}: no checkpoint here, looked for config.json and *.safetensors in it and in its original/, and for "
+            f"*.gguf; get one with `{download_command('20b')}`"
+        )
+    return folder
+
+
+def _safetensors_in(path: Path) -> Path | None:
     for folder in (path, path / "original"):
         if (folder / INDEX).exists() or any(folder.glob("*.safetensors")):
             return folder
-    raise CheckpointError(
-        f"{path}: no checkpoint here, looked for config.json and *.safetensors in it and in its original/; "
-        f"get one with `{download_command('20b')}`"
-    )
+    return None
