@@ -19,6 +19,7 @@ from gptoss_mlx import __version__
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, UsageError
 from gptoss_mlx.harmony import Tokenizer
+from gptoss_mlx.harmony.tokenizer_files import O200K_NAMED
 from gptoss_mlx.model_folder import ModelFolder, layout
 from gptoss_mlx.model_folder.writer import shard_nbytes, write_metadata
 
@@ -153,7 +154,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> tuple[Tokenizer | None, str | None]:
     if checkpoint.tokenizer is not None:
         where = checkpoint.folder
         tokenizer = checkpoint.tokenizer()
-        if tokenizer.digest == Tokenizer.bundled().digest:
+        if O200K_NAMED.items() <= tokenizer.special.items() and tokenizer.digest == Tokenizer.bundled().digest:
             said = "bundled"
     elif checkpoint.tokenizer_json is not None:
         where = checkpoint.tokenizer_json

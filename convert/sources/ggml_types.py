@@ -104,5 +104,6 @@ def decode_dense(name: str, data: np.ndarray) -> np.ndarray:
         return data.view("<f2").astype(np.float32)
     blocks = data.reshape(-1, 34)
     scales = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
-    values: np.ndarray = blocks[:, 2:].view(np.int8) * scales
+    with np.errstate(invalid="ignore"):  # a damaged file's scale may be infinite
+        values: np.ndarray = blocks[:, 2:].view(np.int8) * scales
     return values.reshape(-1)
