@@ -76,7 +76,9 @@ def convert(
         with Assembly(folder, checkpoint.config, checkpoint.pieces, dense) as assembly:
             for piece in checkpoint.pieces:
                 assembly.add(piece, reader)
-        finish(folder, checkpoint, tokenizer[0], reader.digests, assembly.digests, dense)
+        # Links are not followed, because the Hub's cache links a file to one that is named by its hash.
+        origin = {"folder": Path(os.path.abspath(checkpoint.folder)).name, "sha256": reader.digests}
+        finish(folder, checkpoint, tokenizer[0], origin, assembly.digests, dense)
         checkpoint.check_unchanged()
         written = nbytes_in(folder)
     return Report(
@@ -112,22 +114,19 @@ def finish(
     folder: Path,
     checkpoint: Checkpoint,
     tokenizer: Tokenizer | None,
-    source_digests: Mapping[str, str],
+    origin: Mapping[str, Any],
     digests: Mapping[str, str],
     dense: str,
 ) -> None:
     """Write what a model folder has beside its shards, and check that it can be opened.
 
-    ``source_digests`` has the sha256 of every tensor of the checkpoint, ``digests`` of every one in the folder.
+    ``origin`` says where the weights are from, with the ``sha256`` of every tensor of the checkpoint. ``digests`` has
+    that of every tensor in the folder.
     """
     generation = checkpoint.generation if checkpoint.generation is not None else _generation_defaults(tokenizer)
     if tokenizer:
         tokenizer.save(folder / layout.TOKENIZER)
-    source = {
-        "layout": checkpoint.layout,
-        "folder": Path(os.path.abspath(checkpoint.folder)).name,
-        "sha256": dict(source_digests),
-    }
+    source = {"layout": checkpoint.layout, **origin}
     tool = f"gptoss-mac {__version__}"
     write_metadata(folder, checkpoint.config, generation, dense=dense, digests=digests, source=source, tool=tool)
     ModelFolder.open(folder)

@@ -66,6 +66,9 @@ ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.text_input",
 }
 ALLOWED["gptoss_mlx.hub"] = {"gptoss_mlx.errors", "gptoss_mlx.model_folder"}
+# What converts a folder does not need the network.
+ALLOWED["convert.remote"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.hub"}
+ALLOWED["convert.arriving"] = ALLOWED["convert.remote"] | {"convert.remote"}
 ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}

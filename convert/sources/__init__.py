@@ -1,14 +1,19 @@
 """Open a checkpoint. Each layout of weights has a module; ``open_checkpoint`` detects which one lies at a path."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from convert.pieces import SourceTensor
 from convert.sources import gguf, huggingface, original
 from convert.sources.checkpoint import (
     REDOWNLOAD,
     TOKENIZER_JSON,
     Checkpoint,
+    Stamp,
+    join_headers,
     pieces_as_stored,
     read_headers,
+    read_index,
     read_json,
     stamps,
 )
@@ -16,11 +21,11 @@ from gptoss_mlx.config import read_config
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model_folder.generation import problem_with
 from gptoss_mlx.model_folder.layout import CONFIG, GENERATION, INDEX, MANIFEST
-from gptoss_mlx.published import download_command
+from gptoss_mlx.model_folder.safetensors import StoredTensor
 
 LAYOUTS = {"Hugging Face": huggingface, "original": original}
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "open_checkpoint", "open_planned"]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -34,6 +39,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
 
 
+def open_planned(folder: Path, headers: Mapping[str, Mapping[str, StoredTensor]]) -> Checkpoint:
+    """Check a checkpoint whose weights will be put into ``folder`` later. Its small files are there already, except
+    tokenizer.json. ``headers`` are those of its safetensors files, {file: {tensor: place}}.
+
+    Raises CheckpointError as ``open_checkpoint`` does.
+    """
+    index = read_index(folder / INDEX) if (folder / INDEX).exists() else None
+    return _checkpoint(folder, join_headers(folder, headers, index), folder / TOKENIZER_JSON, {})
+
+
 def _open(path: Path) -> Checkpoint:
     if (not path.is_dir() or _safetensors_in(path) is None) and (parts := gguf.parts_at(path)):
         return gguf.open_gguf(path, parts)
@@ -42,9 +57,15 @@ def _open(path: Path) -> Checkpoint:
         raise CheckpointError(f"{folder}: is a model folder already; use it with --model, or name its checkpoint")
     small = [folder / name for name in (CONFIG, GENERATION, INDEX, TOKENIZER_JSON)]
     before = stamps([*small, path / TOKENIZER_JSON, *folder.glob("*.safetensors")])
+    tokenizers = [place / TOKENIZER_JSON for place in (folder, path) if (place / TOKENIZER_JSON).exists()]
+    return _checkpoint(folder, read_headers(folder), tokenizers[0] if tokenizers else None, before)
+
+
+def _checkpoint(
+    folder: Path, headers: Mapping[str, SourceTensor], tokenizer_json: Path | None, before: dict[Path, Stamp]
+) -> Checkpoint:
     config_file = folder / CONFIG
     config, unknown = read_config(read_json(config_file), str(config_file))
-    headers = read_headers(folder)
     layout = next((name for name, module in LAYOUTS.items() if module.EMBEDDING in headers), None)
     if layout is None:
         wanted = " nor ".join(f"'{module.EMBEDDING}' ({name} layout)" for name, module in LAYOUTS.items())
@@ -52,14 +73,13 @@ def _open(path: Path) -> Checkpoint:
     generation = read_json(folder / GENERATION) if (folder / GENERATION).exists() else None
     if generation and (problem := problem_with(generation)):
         raise CheckpointError(f"{folder / GENERATION}: {problem}; {REDOWNLOAD}")
-    tokenizers = [place / TOKENIZER_JSON for place in (folder, path) if (place / TOKENIZER_JSON).exists()]
     return Checkpoint(
         layout=layout,
         folder=folder,
         config=config,
         unknown_fields=unknown,
         generation=generation,
-        tokenizer_json=tokenizers[0] if tokenizers else None,
+        tokenizer_json=tokenizer_json,
         pieces=pieces_as_stored(folder, headers, LAYOUTS[layout].source_specs(config)),
         stamps=before,
     )
@@ -72,7 +92,7 @@ def _find(path: Path) -> Path:
     if (folder := _safetensors_in(path)) is None:
         raise CheckpointError(
             f"{path}: no checkpoint here, looked for config.json and *.safetensors in it and in its original/, and for "
-            f"*.gguf; get one with `{download_command('20b')}`"
+            "*.gguf; `gptoss-mac convert 20b` downloads one"
         )
     return folder
 

@@ -18,7 +18,7 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, quoted
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import layout
-from gptoss_mlx.model_folder.safetensors import GIT_LFS_POINTER, read_header
+from gptoss_mlx.model_folder.safetensors import GIT_LFS_POINTER, StoredTensor, read_header
 
 TOKENIZER_JSON = "tokenizer.json"
 _MAX_JSON = 64 << 20
@@ -134,11 +134,22 @@ def read_headers(folder: Path) -> dict[str, SourceTensor]:
 
     Raises CheckpointError when a file is damaged or missing, a name is there twice, or the index is wrong.
     """
-    index = _read_index(folder / layout.INDEX) if (folder / layout.INDEX).exists() else None
+    index = read_index(folder / layout.INDEX) if (folder / layout.INDEX).exists() else None
     files = sorted(set(index.values())) if index else _files_without_index(folder)
+    headers = {file: read_header(folder / file, CheckpointError, REDOWNLOAD) for file in files}
+    return join_headers(folder, headers, index)
+
+
+def join_headers(
+    folder: Path, headers: Mapping[str, Mapping[str, StoredTensor]], index: Mapping[str, str] | None
+) -> dict[str, SourceTensor]:
+    """Return every tensor of ``headers``, {file: {tensor: place}}, by name.
+
+    Raises CheckpointError when a name is there twice, or when the index says that a tensor lies elsewhere.
+    """
     found: dict[str, SourceTensor] = {}
-    for file in files:
-        for name, tensor in read_header(folder / file, CheckpointError, REDOWNLOAD).items():
+    for file, tensors in headers.items():
+        for name, tensor in tensors.items():
             if name in found:
                 raise CheckpointError(
                     f"{folder / file}: tensor {name!r:.200} is in {found[name].file.name} too; {REDOWNLOAD}"
@@ -152,12 +163,13 @@ def read_headers(folder: Path) -> dict[str, SourceTensor]:
     return found
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path) -> dict[str, str]:
+    """Return {tensor: file} of a checkpoint's index. Raises CheckpointError when it names anything but safetensors
+    files of this folder."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: no weight_map; {REDOWNLOAD}")
     for file in weight_map.values():
-        # The index may only name files of this folder.
         if not isinstance(file, str) or not re.fullmatch(r"[^/\\]+\.safetensors", file) or not file.isprintable():
             raise CheckpointError(f"{path}: {quoted(file, 200)} is no shard's file name; {REDOWNLOAD}")
     return weight_map

@@ -47,6 +47,7 @@ def batch(
         Literal["auto", "jsonl", "csv", "text"],
         typer.Option("--format", help="Format of IN. Guessed from the file name, then from the content."),
     ] = "auto",
+    yes: options.Yes = False,
 ) -> None:
     """Answer a file of prompts, many at a time.
 
@@ -66,7 +67,7 @@ def batch(
         for notice in opened.notices:
             _say(notice)
         total = opened.survey()
-        runtime = options.open_model(model)
+        runtime = options.open_model(model, yes)
         _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
 
 

@@ -1,5 +1,7 @@
 """``gptoss-mac convert``: make a model folder from a checkpoint."""
 
+import os
+import re
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="Checkpoint folder in Hugging Face's or the original/ layout, or tiny.")
+        str,
+        typer.Argument(help="20b, 120b, tiny, a checkpoint's folder, or OWNER/NAME on the Hugging Face Hub."),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Model folder to create.", show_default="a folder under GPTOSS_MAC_HOME")
@@ -24,23 +27,54 @@ def convert(
         Literal["q8", "bf16"],
         typer.Option(help="Store attention, embedding and head in 8 bits, or as published. Experts never change."),
     ] = "q8",
+    keep_source: Annotated[
+        bool, typer.Option("--keep-source", help="Keep the files of a download under GPTOSS_MAC_HOME/checkpoints.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Download without asking.")] = False,
 ) -> None:
-    """Convert a published checkpoint into a model folder."""
-    from gptoss_mlx.home import BUNDLED, model_name, models_dir
+    """Convert a checkpoint into a model folder.
 
-    name = model_name(source)
+    20b and 120b are downloaded if no folder has that name, and converted as they arrive. What has arrived is kept when
+    the command is stopped or killed. Run it again to go on.
+    """
+    _show(make_model(source, out, dense=dense, keep_source=keep_source, yes=yes), named=out is None)
+
+
+def make_model(
+    source: str, out: Path | None = None, *, dense: str = "q8", keep_source: bool = False, yes: bool = False
+) -> "Report":
+    """Convert what ``source`` names, after a download if need be, with progress on standard error. ``out`` is the model
+    folder, None: that of its name among the installed models. ``yes``: download without asking."""
+    from gptoss_mlx.home import BUNDLED, checkpoints_dir, model_name, models_dir, name_for_hub_id
+
+    folder = Path(source)
+    repo_id = _repo_id(source) if not os.path.exists(folder) else None  # Path.exists raises for a name too long
+    name = model_name(folder) if repo_id is None else name_for_hub_id(repo_id)
     destination = out if out is not None else models_dir() / name
+    if repo_id is not None:
+        from gptoss_mlx.cli.obtain import obtain
+
+        keep = checkpoints_dir() / name if keep_source else None
+        return obtain(repo_id, destination, dense=dense, keep=keep, yes=yes)
 
     import convert
     from gptoss_mlx import bundled
     from gptoss_mlx.cli.progress import byte_progress
 
-    if name == BUNDLED and not source.exists():
-        source = bundled.checkpoint()
+    if name == BUNDLED and not folder.exists():
+        folder = bundled.checkpoint()
     alone = bundled.installing() if destination == models_dir() / BUNDLED else nullcontext()
     with alone, byte_progress("Converting") as progress, between_calls(progress) as stoppable:
-        report = convert.convert(source, destination, dense=dense, progress=stoppable)
-    _show(report, named=out is None)
+        return convert.convert(folder, destination, dense=dense, progress=stoppable)
+
+
+def _repo_id(source: str) -> str | None:
+    """Return the id on the Hub that a name stands for, None if it is none."""
+    from gptoss_mlx.published import HUB_IDS, published_name
+
+    if published := published_name(source):
+        return HUB_IDS[published]
+    return source if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) else None
 
 
 def _show(report: "Report", named: bool) -> None:

@@ -60,7 +60,7 @@ def test_a_model_that_is_not_there_is_exit_code_4(tmp_path, monkeypatch):
     monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
     code, _, err = run_cli("models", "verify", "20b")
     assert code == 4
-    assert "gptoss-mac convert gpt-oss-20b" in err
+    assert "gptoss-mac convert 20b" in err
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_a_folder_that_is_no_checkpoint(tmp_path):
     (tmp_path / "source" / "notes.txt").write_text("nothing here")
     line = refusal(tmp_path / "source", tmp_path)
     assert line.startswith(f"{tmp_path / 'source'}: no checkpoint here, looked for config.json and *.safetensors")
-    assert "hf download" in line
+    assert "`gptoss-mac convert 20b` downloads one" in line
 
 
 def test_a_path_that_is_no_folder(tmp_path):
