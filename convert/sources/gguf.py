@@ -53,7 +53,7 @@ def parts_at(path: Path) -> list[Path]:
     """
     if path.is_dir():
         found = sorted(path.glob("*.gguf"))
-        firsts = [file for file in found if (part := _PART.fullmatch(file.name)) is None or int(part[2]) == 1] or found
+        firsts = [file for file in found if is_first_part(file.name)] or found
         if len(firsts) > 1:
             names = ", ".join(file.name for file in firsts[:5])
             raise CheckpointError(f"{path}: holds {len(firsts)} GGUF models; name one of them ({names})")
@@ -66,6 +66,12 @@ def parts_at(path: Path) -> list[Path]:
     if not (part := _PART.fullmatch(path.name)):
         return [path]
     return [path.with_name(f"{part[1]}-{number:05d}-of-{part[3]}.gguf") for number in range(1, int(part[3]) + 1)]
+
+
+def is_first_part(name: str) -> bool:
+    """Return whether a file's name is that of a whole GGUF model, or of its first part."""
+    part = _PART.fullmatch(name)
+    return name.endswith(".gguf") and (part is None or int(part[2]) == 1)
 
 
 def open_gguf(path: Path, parts: list[Path]) -> Checkpoint:
