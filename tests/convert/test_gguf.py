@@ -129,7 +129,9 @@ def test_dense_values_are_those_that_the_formats_own_package_decodes(kind):
     assert np.array_equal(ours, dequantize(data, Type[kind]))
 
 
-def test_expert_values_are_those_that_the_formats_own_package_decodes():
+@pytest.mark.parametrize("at_once", [2, 8, 1 << 15])
+def test_expert_values_are_those_that_the_formats_own_package_decodes(monkeypatch, at_once):
+    monkeypatch.setattr(ggml_types, "_AT_ONCE", at_once)
     rng = np.random.default_rng(2)
     data = rng.integers(0, 256, (6, 3 * 17), np.uint8)
     data[:, ::17] = rng.integers(100, 140, (6, 3))
