@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,25 +72,35 @@ class Reader:
     tally: Counter[str] = field(default_factory=Counter)
 
     def blocks(self, source: SourceTensor, row_bytes: int) -> Iterator[np.ndarray]:
-        """Yield a tensor's bytes in order as uint8 arrays of whole rows, in one reused buffer.
+        """Yield a tensor's bytes in order as uint8 arrays of whole rows. A thread reads and hashes one array ahead, and
+        an array is good until the next one is asked for.
 
         Raises CheckpointError where the file cannot be read or ends too early.
         """
         tensor = source.tensor
-        buffer = memoryview(bytearray(min(max(1, BLOCK_BYTES // row_bytes) * row_bytes, tensor.nbytes)))
+        size = max(1, BLOCK_BYTES // row_bytes) * row_bytes
+        count = -(-tensor.nbytes // size)
+        buffers = [memoryview(bytearray(min(size, tensor.nbytes))) for _ in range(min(2, count))]
         digest = hashlib.sha256()
+
+        def fill(number: int) -> memoryview:
+            block = buffers[number % 2][: tensor.nbytes - number * size]
+            filled = 0
+            while filled < len(block):
+                count = file.readinto(block[filled:])
+                if not count:
+                    raise CheckpointError(f"{source.file}: truncated while it was read; {REDOWNLOAD}")
+                filled += count
+            digest.update(block)
+            return block
+
         try:
-            with source.file.open("rb", buffering=0) as file:
+            with source.file.open("rb", buffering=0) as file, ThreadPoolExecutor(1, "read") as ahead:
                 file.seek(tensor.offset)
-                for start in range(0, tensor.nbytes, len(buffer) or 1):
-                    block = buffer[: tensor.nbytes - start]
-                    filled = 0
-                    while filled < len(block):
-                        count = file.readinto(block[filled:])
-                        if not count:
-                            raise CheckpointError(f"{source.file}: truncated while it was read; {REDOWNLOAD}")
-                        filled += count
-                    digest.update(block)
+                following = [ahead.submit(fill, number) for number in range(min(1, count))]
+                for number in range(count):
+                    block = following.pop().result()
+                    following += [ahead.submit(fill, number + 1)] if number + 1 < count else []
                     yield np.frombuffer(block, np.uint8)
                     self.progress(len(block))
         except OSError as error:

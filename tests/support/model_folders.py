@@ -18,11 +18,6 @@ def random_bits(name: str, nbytes: int) -> bytes:
     return rng.integers(0, 127, nbytes, np.uint8).tobytes()
 
 
-def blocks_from_words(words: np.ndarray) -> np.ndarray:
-    """Return MLX's MXFP4 words as a view in the published form: the inverse of ``words_from_blocks``."""
-    return words.view(np.uint8).reshape(*words.shape[:-1], -1, 16)
-
-
 def dtype_of(model: ModelFolder, name: str) -> str:
     return _stretch(model, name).tensors[name][1]
 
