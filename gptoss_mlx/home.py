@@ -7,6 +7,9 @@ from pathlib import Path
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.published import published_name
 
+DOWNLOAD = "download"
+"""Name of the folder, inside a hidden one, that keeps what an unfinished download needs to go on."""
+
 BUNDLED = "tiny"
 """Name of the model that comes with the program."""
 
@@ -28,6 +31,12 @@ def models_dir() -> Path:
 def checkpoints_dir() -> Path:
     """Return the folder that holds the checkpoints that users keep after a download."""
     return home_dir() / "checkpoints"
+
+
+def hidden_folder(model: Path) -> Path:
+    """Return where a model folder lies until it is complete: beside ``model``."""
+    model = Path(os.path.abspath(model))
+    return model.with_name(f".{model.name}.partial")
 
 
 def sessions_dir() -> Path:
