@@ -1,13 +1,14 @@
 """Fill the shards of a model folder piece by piece, in any order. Does not know where pieces come from."""
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from convert.pieces import REDOWNLOAD, Arrays, Piece, Reader
-from convert.repack import quantize_rows, round_to_bf16, words_from_blocks
+from convert.pieces import REDOWNLOAD, Arrays, Piece, Q8Rows, Reader
+from convert.repack import dequantize_rows, quantize_rows, round_to_bf16, words_from_blocks
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model_folder import layout
@@ -49,6 +50,9 @@ class Assembly:
                 self._dtypes[target] = piece.dtype
         self._added = dict(before or {})
         self._open: dict[str, ShardWriter] = {}
+        # A shard waits for the disk in a thread while the next one is filled.
+        self._thread = ThreadPoolExecutor(1, "sync")
+        self._closing: list[Future[dict[str, str]]] = []
         self.digests: dict[str, str] = {}
 
     def __enter__(self) -> "Assembly":
@@ -61,8 +65,11 @@ class Assembly:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for writer in self._open.values():
-            writer.__exit__(kind, error, trace)
+        with self._thread:
+            for writer in self._open.values():
+                writer.__exit__(kind, error, trace)
+        if kind is None:
+            self._await_closing()
 
     def add(self, piece: Piece, reader: Reader) -> dict[str, str]:
         """Read a piece and write its rows. Return the sha256 of each tensor that it is all of, by name.
@@ -93,6 +100,7 @@ class Assembly:
         """Wait until the pieces that were added are on the medium."""
         for writer in self._open.values():
             writer.sync()
+        self._await_closing()
 
     def _is_full(self, file: str) -> bool:
         return all(piece.key in self._added for piece in self._pieces[file])
@@ -119,9 +127,11 @@ class Assembly:
         return self._open[file]
 
     def _close(self, file: str) -> None:
-        writer = self._open.pop(file)
-        writer.__exit__(None, None, None)
-        self.digests |= writer.digests
+        self._closing.append(self._thread.submit(_closed, self._open.pop(file)))
+
+    def _await_closing(self) -> None:
+        while self._closing:
+            self.digests |= self._closing.pop().result()
 
     def _outputs(self, writer: ShardWriter, target: str) -> list[TensorStream]:
         """Return the streams that a tensor is written to: its own, and those of its scales and biases if it is q8."""
@@ -130,9 +140,14 @@ class Assembly:
         names = [target, f"{stem}scales", f"{stem}biases"] if q8 else [target]
         return [writer.streams[name] for name in names]
 
-    def _packed(self, piece: Piece, target: str, rows: np.ndarray, reader: Reader) -> Arrays:
+    def _packed(self, piece: Piece, target: str, rows: np.ndarray | Q8Rows, reader: Reader) -> Arrays:
         """Return published rows as a model folder has them."""
         file = self._file_of[target]
+        q8 = not layout.is_expert(target) and target.removesuffix("weight") + "scales" in self._shards[file].tensors
+        if isinstance(rows, Q8Rows):
+            if q8:
+                return rows
+            rows = dequantize_rows(*rows)
         if layout.is_expert(target) and target.endswith(".weight"):
             return (words_from_blocks(rows),)
         if layout.is_expert(target) and target.endswith(".scales"):
@@ -143,9 +158,14 @@ class Assembly:
                     f"at most {layout.MAX_SCALE} is usable; {REDOWNLOAD}"
                 )
             return (rows,)
-        if target.removesuffix("weight") + "scales" in self._shards[file].tensors:
+        if q8:
             return quantize_rows(rows)
         if rows.dtype == np.float32 and self._dtypes.get(target) != "F32":
             rows, changed = round_to_bf16(rows)
             reader.tally[ROUNDED + target] += changed
         return (rows,)
+
+
+def _closed(writer: ShardWriter) -> dict[str, str]:
+    writer.__exit__(None, None, None)
+    return writer.digests

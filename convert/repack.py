@@ -98,5 +98,9 @@ def _floats(array: np.ndarray) -> mx.array:
     return mx.array(array) if array.dtype == np.float32 else mx.array(array).view(mx.bfloat16).astype(mx.float32)
 
 
+def _floats(array: np.ndarray) -> mx.array:
+    return mx.array(array) if array.dtype == np.float32 else mx.array(array).view(mx.bfloat16).astype(mx.float32)
+
+
 def _bits(values: mx.array) -> np.ndarray:
     return np.array(values.view(mx.uint16))
