@@ -16,8 +16,8 @@ import numpy as np
 
 from convert.assembly import ROUNDED
 from convert.conversion import losses
-from convert.pieces import NUMPY_DTYPE, Piece, Reader
-from convert.repack import blocks_from_words, q8_error, round_to_bf16, widen_bf16
+from convert.pieces import NUMPY_DTYPE, Piece, Q8Rows, Reader
+from convert.repack import blocks_from_words, dequantize_rows, q8_error, round_to_bf16, widen_bf16
 from convert.sources import Checkpoint, open_checkpoint
 from gptoss_mlx.errors import ModelFolderError
 from gptoss_mlx.model_folder import ModelFolder, layout
@@ -107,6 +107,11 @@ def _compare_piece(model: ModelFolder, piece: Piece, reader: Reader, found: _Fou
     offsets = [piece.start * (place.nbytes // place.shape[0]) for place in places]
     for arrays in piece.read(reader):
         for n, (target, rows) in enumerate(zip(piece.targets, arrays, strict=True)):
+            if isinstance(rows, Q8Rows) and _is_q8(model, target):
+                offsets[n] += _compare_codes(model, target, offsets[n], rows, found)
+                continue
+            if isinstance(rows, Q8Rows):
+                rows = dequantize_rows(*rows)
             if _is_q8(model, target):
                 offsets[n] += _compare_q8(model, target, offsets[n], rows, found)
             else:
@@ -135,14 +140,7 @@ def _compare_bits(model: ModelFolder, target: str, start: int, rows: np.ndarray,
 
 def _compare_q8(model: ModelFolder, target: str, start: int, rows: np.ndarray, found: _Found) -> int:
     """Compare rows [R, C] with the q8 codes at byte ``start`` of a tensor. Return how many codes they are."""
-    stem = target.removesuffix("weight")
-    shape = len(rows), -1
-    codes = model.read_part(target, start, rows.size).view("<u4").reshape(shape)
-    groups, first = rows.size // layout.Q8_GROUP, start // layout.Q8_GROUP
-    scales, biases = (
-        model.read_part(f"{stem}{kind}", 2 * first, 2 * groups).view(np.uint16).reshape(shape)
-        for kind in ("scales", "biases")
-    )
+    codes, scales, biases = _q8_part(model, target, start, (len(rows), rows.shape[1] // layout.Q8_GROUP))
     found.values[target] += rows.size
     step = max(1, STRIP // rows.shape[1])
     for row in range(0, len(rows), step):
@@ -152,6 +150,33 @@ def _compare_q8(model: ModelFolder, target: str, start: int, rows: np.ndarray, f
         found.differing[target] += int(np.count_nonzero(errors > 1))
         found.largest[target] = max(found.largest.get(target, 0.0), float(errors.max()))
     return rows.size
+
+
+def _compare_codes(model: ModelFolder, target: str, start: int, rows: Q8Rows, found: _Found) -> int:
+    """Compare rows that are q8 in the source with those at byte ``start`` of a tensor. Return how many codes they are.
+
+    A value differs if its code does, or the scale or bias of its group.
+    """
+    codes, scales, biases = _q8_part(model, target, start, rows.scales.shape)
+    different = codes.view(np.uint8) != rows.weight.view(np.uint8)
+    groups = (scales != rows.scales) | (biases != rows.biases)
+    different |= np.repeat(groups, layout.Q8_GROUP, axis=1)
+    found.values[target] += different.size
+    found.differing[target] += int(np.count_nonzero(different))
+    return different.size
+
+
+def _q8_part(model: ModelFolder, target: str, start: int, shape: tuple[int, ...]) -> Q8Rows:
+    """Return the rows from byte ``start`` of a q8 tensor on. ``shape``, [R, C/64], is that of their scales."""
+    stem = target.removesuffix("weight")
+    groups = math.prod(shape)
+    codes = model.read_part(target, start, groups * layout.Q8_GROUP).view("<u4").reshape(shape[0], -1)
+    first = start // layout.Q8_GROUP
+    scales, biases = (
+        model.read_part(f"{stem}{kind}", 2 * first, 2 * groups).view(np.uint16).reshape(shape)
+        for kind in ("scales", "biases")
+    )
+    return Q8Rows(codes, scales, biases)
 
 
 def _is_q8(model: ModelFolder, target: str) -> bool:
