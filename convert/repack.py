@@ -69,8 +69,7 @@ def q8_error(rows: np.ndarray, weight: np.ndarray, scales: np.ndarray, biases: n
     Each is larger by a part of 2 ** -12 for float32's rounding, here and where the code was chosen: that is relative to
     256 steps. At the ends it is 2 ** -6 for products of the parts above.
     """
-    codes = weight.view(np.uint8).reshape(*scales.shape, Q8_GROUP).astype(np.float32)
-    steps, starts = widen_bf16(scales)[..., None], widen_bf16(biases)[..., None]
+    codes, steps, starts = _q8(weight, scales, biases)
     values = rows if rows.dtype == np.float32 else widen_bf16(rows)
     values = values.reshape(codes.shape)
     step = np.abs(steps)
@@ -94,8 +93,10 @@ def round_to_bf16(rows: np.ndarray) -> tuple[np.ndarray, int]:
     return bits, int(np.count_nonzero(rows.view(np.uint32) & 0xFFFF))
 
 
-def _floats(array: np.ndarray) -> mx.array:
-    return mx.array(array) if array.dtype == np.float32 else mx.array(array).view(mx.bfloat16).astype(mx.float32)
+def _q8(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return q8 rows as float32: codes [R, C/64, 64], scales and biases [R, C/64, 1]."""
+    codes = weight.view(np.uint8).reshape(*scales.shape, Q8_GROUP).astype(np.float32)
+    return codes, widen_bf16(scales)[..., None], widen_bf16(biases)[..., None]
 
 
 def _floats(array: np.ndarray) -> mx.array:
