@@ -46,16 +46,18 @@ def history_file() -> Path:
 
 
 def model_name(source: Path) -> str:
-    """Return the model name for a checkpoint folder: "20b" or "120b" for a published one, else made of the folder's.
+    """Return the model name for a checkpoint: "20b" or "120b" for a published one, else made of the folder's or file's.
 
     The folder may be ``original/`` in a checkpoint, or ``models--owner--name/snapshots/revision`` in the Hub's cache.
+    A GGUF file may be one of several parts, and a name may be one in ollama, such as ``ollama:gpt-oss:20b``.
     """
-    source = Path(os.path.abspath(source))
+    source = Path(os.path.abspath(str(source).removeprefix("ollama:")))
     if source.name == "original":
         source = source.parent
     if source.parent.name == "snapshots" and source.parent.parent.name.startswith("models--"):
         source = source.parent.parent
     name = source.name.rpartition("--")[2] if source.name.startswith("models--") else source.name
+    name = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", name)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
     return published_name(name) or name
 

@@ -22,7 +22,8 @@ MANIFEST = "manifest.json"
 def find_model(model: str | Path) -> Path:
     """Return the folder of an installed model.
 
-    Raises NotConvertedError for the folder of a checkpoint, else ModelNotInstalledError, with the commands that help.
+    Raises NotConvertedError for a checkpoint's folder or GGUF file, else ModelNotInstalledError, with the commands that
+    help.
     """
     text = str(model)
     path = Path(os.path.expanduser(text))
@@ -32,7 +33,7 @@ def find_model(model: str | Path) -> Path:
     name = published_name(text) or text
     if _is_name(name) and os.path.isdir(installed := models_dir() / name):
         return _converted(installed)
-    if is_folder:
+    if is_folder or _is_checkpoint(path):
         return _converted(path)
     raise ModelNotInstalledError(_remedy(name, text))
 
@@ -121,16 +122,21 @@ def _is_name(name: str) -> bool:
 
 def _converted(folder: Path) -> Path:
     """Return ``folder``. Raises NotConvertedError if it looks like a checkpoint rather than a model folder."""
-    if not os.path.lexists(folder / MANIFEST):
-        for place in (folder, folder / "original"):
-            if os.path.isfile(place / "config.json") and any(place.glob("*.safetensors")):
-                source = shlex.quote(str(folder))
-                raise NotConvertedError(
-                    f"{folder}: is a checkpoint, which must be converted once; run: gptoss-mac convert {source} "
-                    f"&& gptoss-mac chat --model {model_name(folder)}",
-                    str(folder),
-                )
+    if not os.path.lexists(folder / MANIFEST) and _is_checkpoint(folder):
+        source = shlex.quote(str(folder))
+        raise NotConvertedError(
+            f"{folder}: is a checkpoint, which must be converted once; run: gptoss-mac convert {source} "
+            f"&& gptoss-mac chat --model {model_name(folder)}",
+            str(folder),
+        )
     return folder
+
+
+def _is_checkpoint(path: Path) -> bool:
+    if not os.path.isdir(path):
+        return path.suffix == ".gguf" and os.path.isfile(path)
+    places = (place for place in (path, path / "original") if os.path.isfile(place / "config.json"))
+    return any(any(place.glob("*.safetensors")) for place in places) or any(path.glob("*.gguf"))
 
 
 def _remedy(name: str, text: str) -> str:
