@@ -172,6 +172,7 @@ def reshaped(name, *shape, dtype=None):
         (reshaped(f"{ROUTER}.scales", 2, 8), "is BF16 [2, 8], config.json needs BF16 or F16 or F32 [8, 2]"),
         (reshaped(f"{ROUTER}.scales", 16), "is BF16 [16], config.json needs BF16 or F16 or F32 [8, 2]"),
         (renamed(f"{ROUTER}.biases", "x"), f"tensor '{ROUTER}.biases' is missing"),
+        (reshaped("model.norm.weight", 64, dtype="U32"), "is U32 [64], config.json needs BF16 or F16 or F32 [128]"),
         (renamed("lm_head.scales", "x"), "tensor 'lm_head.scales' is missing"),
     ],
 )
