@@ -1,6 +1,7 @@
 """Fill the shards of a model folder piece by piece, in any order. Does not know where pieces come from."""
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -49,6 +50,9 @@ class Assembly:
                 self._dtypes[target] = piece.dtype
         self._added = dict(before or {})
         self._open: dict[str, ShardWriter] = {}
+        # A shard waits for the disk in a thread while the next one is filled.
+        self._thread = ThreadPoolExecutor(1, "sync")
+        self._closing: list[Future[dict[str, str]]] = []
         self.digests: dict[str, str] = {}
 
     def __enter__(self) -> "Assembly":
@@ -61,8 +65,11 @@ class Assembly:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for writer in self._open.values():
-            writer.__exit__(kind, error, trace)
+        with self._thread:
+            for writer in self._open.values():
+                writer.__exit__(kind, error, trace)
+        if kind is None:
+            self._await_closing()
 
     def add(self, piece: Piece, reader: Reader) -> dict[str, str]:
         """Read a piece and write its rows. Return the sha256 of each tensor that it is all of, by name.
@@ -93,6 +100,7 @@ class Assembly:
         """Wait until the pieces that were added are on the medium."""
         for writer in self._open.values():
             writer.sync()
+        self._await_closing()
 
     def _is_full(self, file: str) -> bool:
         return all(piece.key in self._added for piece in self._pieces[file])
@@ -119,9 +127,11 @@ class Assembly:
         return self._open[file]
 
     def _close(self, file: str) -> None:
-        writer = self._open.pop(file)
-        writer.__exit__(None, None, None)
-        self.digests |= writer.digests
+        self._closing.append(self._thread.submit(_closed, self._open.pop(file)))
+
+    def _await_closing(self) -> None:
+        while self._closing:
+            self.digests |= self._closing.pop().result()
 
     def _outputs(self, writer: ShardWriter, target: str) -> list[TensorStream]:
         """Return the streams that a tensor is written to: its own, and those of its scales and biases if it is q8."""
@@ -154,3 +164,8 @@ class Assembly:
             rows, changed = round_to_bf16(rows)
             reader.tally[ROUNDED + target] += changed
         return (rows,)
+
+
+def _closed(writer: ShardWriter) -> dict[str, str]:
+    writer.__exit__(None, None, None)
+    return writer.digests

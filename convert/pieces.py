@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -93,28 +94,37 @@ class Reader:
         self.tally[name] += amount  # type: ignore[assignment]
 
     def blocks(self, source: SourceTensor, row_bytes: int, rows: int | None = None) -> Iterator[np.ndarray]:
-        """Yield a tensor's bytes in order as uint8 arrays of ``rows`` rows, the last of fewer, in one reused buffer.
+        """Yield a tensor's bytes in order as uint8 arrays of ``rows`` rows, the last of fewer.
 
-        By default ``rows`` is as many as ``BLOCK_BYTES`` holds. Raises CheckpointError where the file cannot be read or
-        ends too early.
+        By default ``rows`` is as many as ``BLOCK_BYTES`` holds. A thread reads and hashes one array ahead, and an array
+        is good until the next one is asked for.
+
+        Raises CheckpointError where the file cannot be read or ends too early.
         """
         tensor = source.tensor
-        if rows is None:
-            rows = max(1, BLOCK_BYTES // row_bytes)
-        buffer = memoryview(bytearray(min(rows * row_bytes, tensor.nbytes)))
+        size = (max(1, BLOCK_BYTES // row_bytes) if rows is None else rows) * row_bytes
+        count = -(-tensor.nbytes // size)
+        buffers = [memoryview(bytearray(min(size, tensor.nbytes))) for _ in range(min(2, count))]
         digest = hashlib.sha256()
+
+        def fill(number: int) -> memoryview:
+            block = buffers[number % 2][: tensor.nbytes - number * size]
+            filled = 0
+            while filled < len(block):
+                count = file.readinto(block[filled:])
+                if not count:
+                    raise CheckpointError(f"{source.file}: truncated while it was read; {REDOWNLOAD}")
+                filled += count
+            digest.update(block)
+            return block
+
         try:
-            with source.file.open("rb", buffering=0) as file:
+            with source.file.open("rb", buffering=0) as file, ThreadPoolExecutor(1, "read") as ahead:
                 file.seek(tensor.offset)
-                for start in range(0, tensor.nbytes, len(buffer) or 1):
-                    block = buffer[: tensor.nbytes - start]
-                    filled = 0
-                    while filled < len(block):
-                        count = file.readinto(block[filled:])
-                        if not count:
-                            raise CheckpointError(f"{source.file}: truncated while it was read; {REDOWNLOAD}")
-                        filled += count
-                    digest.update(block)
+                following = [ahead.submit(fill, number) for number in range(min(1, count))]
+                for number in range(count):
+                    block = following.pop().result()
+                    following += [ahead.submit(fill, number + 1)] if number + 1 < count else []
                     yield np.frombuffer(block, np.uint8)
                     self.progress(len(block))
         except OSError as error:

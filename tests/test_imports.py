@@ -39,7 +39,8 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.arguments",
 }
 # What installs the bundled model is the only product module but the command line that may convert.
-ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home"}
+ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}
+ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home", "gptoss_mlx.records"}
 ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.engine"] | {
     "gptoss_mlx.engine",
     "gptoss_mlx.harmony",

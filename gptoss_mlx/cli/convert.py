@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gptoss_mlx.cli.awake import AllowSleep, awake
 from gptoss_mlx.cli.terminal import between_calls
 
 if TYPE_CHECKING:
@@ -21,23 +22,41 @@ def convert(
         typer.Argument(help="20b, 120b, tiny, a checkpoint's folder, or OWNER/NAME on the Hugging Face Hub."),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Model folder to create.", show_default="a folder under GPTOSS_MAC_HOME")
+        Path | None, typer.Option(help="Folder to create.", show_default="under GPTOSS_MAC_HOME, or NAME-hf here")
     ] = None,
     dense: Annotated[
-        Literal["q8", "bf16"],
-        typer.Option(help="Store attention, embedding and head in 8 bits, or as published. Experts never change."),
-    ] = "q8",
+        Literal["q8", "bf16"] | None,
+        typer.Option(
+            help="Store attention, embedding and head in 8 bits, or as published. Experts never change.",
+            show_default="q8",
+        ),
+    ] = None,
+    to: Annotated[
+        Literal["hf"] | None,
+        typer.Option(help="The way back: make a checkpoint that transformers loads of an installed model."),
+    ] = None,
     keep_source: Annotated[
         bool, typer.Option("--keep-source", help="Keep the files of a download under GPTOSS_MAC_HOME/checkpoints.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Download without asking.")] = False,
+    allow_sleep: AllowSleep = False,
 ) -> None:
-    """Convert a checkpoint into a model folder.
+    """Convert a checkpoint into a model folder, or a model folder into a checkpoint.
 
     20b and 120b are downloaded if no folder has that name, and converted as they arrive. What has arrived is kept when
     the command is stopped or killed. Run it again to go on.
     """
-    _show(make_model(source, out, dense=dense, keep_source=keep_source, yes=yes), named=out is None)
+    with awake(allow_sleep):
+        if to is not None:
+            from gptoss_mlx.cli.export import export
+            from gptoss_mlx.errors import UsageError
+
+            if dense is not None or keep_source:
+                raise UsageError("--dense and --keep-source are for making a model folder; leave them out with --to hf")
+            export(source, out)
+            return
+        report = make_model(source, out, dense=dense or "q8", keep_source=keep_source, yes=yes)
+    _show(report, named=out is None)
 
 
 def make_model(

@@ -52,6 +52,7 @@ def open_model(name: str | None, yes: bool = False) -> "Runtime":
     from gptoss_mlx.home import BUNDLED
     from gptoss_mlx.installed import default_model, find_model
     from gptoss_mlx.published import published_name
+    from gptoss_mlx.records import note_use
 
     name = default_model() if name is None else name
     if name != BUNDLED:
@@ -67,7 +68,9 @@ def open_model(name: str | None, yes: bool = False) -> "Runtime":
     columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
-        return gptoss_mlx.load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
+        runtime = gptoss_mlx.load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
+    note_use(runtime.folder.path)
+    return runtime
 
 
 def _convert_if_agreed(error: "NotConvertedError", yes: bool) -> str:

@@ -157,9 +157,12 @@ def _check_tiling(
         raise fail(f"{size - end:,} bytes after the last tensor")
 
 
-def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], alignment: int) -> bytes:
-    """Return the start of a file that holds ``{name: (dtype, shape)}`` in this order, padded to align the data."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], alignment: int, made_for: str = "mlx") -> bytes:
+    """Return the start of a file that holds ``{name: (dtype, shape)}`` in this order, padded to align the data.
+
+    ``made_for`` is the format that other programs read in the file's metadata: "mlx", or "pt" for PyTorch.
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": made_for}}
     offset = 0
     for name, (dtype, shape) in tensors.items():
         nbytes = nbytes_of(dtype, shape)

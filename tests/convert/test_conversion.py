@@ -11,10 +11,11 @@ import pytest
 from safetensors import safe_open
 
 from convert import convert, pieces
+from convert.repack import blocks_from_words
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder
 from tests.support.checkpoints import SMALL, WINDOW_64, from_bf16, hf_tensors, write_checkpoint
-from tests.support.model_folders import array_of, blocks_from_words, dtype_of
+from tests.support.model_folders import array_of, dtype_of
 from tests.support.tokenizers import small_tokenizer_json, write_json
 
 SIZES = SMALL | {"num_hidden_layers": 2}

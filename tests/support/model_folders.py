@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.pieces import NUMPY_DTYPE
+from convert.repack import blocks_from_words
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model_folder import ModelFolder, Stretch, layout
 from gptoss_mlx.model_folder.safetensors import nbytes_of
@@ -16,11 +17,6 @@ def random_bits(name: str, nbytes: int) -> bytes:
     """Return bytes that depend on the name. They are below 128, so scales are usable and bfloat16 values finite."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     return rng.integers(0, 127, nbytes, np.uint8).tobytes()
-
-
-def blocks_from_words(words: np.ndarray) -> np.ndarray:
-    """Return MLX's MXFP4 words as a view in the published form: the inverse of ``words_from_blocks``."""
-    return words.view(np.uint8).reshape(*words.shape[:-1], -1, 16)
 
 
 def dtype_of(model: ModelFolder, name: str) -> str:
