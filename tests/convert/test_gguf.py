@@ -19,6 +19,7 @@ import gptoss_mlx
 from convert import convert
 from convert.pieces import Reader
 from convert.sources import ggml_types, gguf_header, open_checkpoint
+from convert.verification import compare
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.harmony.tokenizer_files import O200K_PATTERN
@@ -89,6 +90,13 @@ def test_the_logits_are_those_of_the_published_checkpoint(converted, published):
         for folder in (converted.destination, published)
     )
     assert relative_l2(got, want) <= 1e-5
+
+
+def test_models_of_either_source_are_verified_against_the_other(converted, published):
+    ours, theirs = ModelFolder.open(converted.destination), ModelFolder.open(published)
+    source = converted.destination.parent / "source"
+    for found in (compare(ours, source), compare(theirs, source), compare(ours, published.parent / "source")):
+        assert (found.exact, found.q8, found.losses) == (len(theirs.names()), 0, ())
 
 
 def test_config_and_summary_are_those_of_the_published_checkpoint(converted, published):
@@ -250,6 +258,7 @@ def test_what_was_quantized_otherwise_is_refused_by_name(tmp_path, monkeypatch, 
     ("key", "value", "said"),
     [
         ("general.architecture", "llama", "general.architecture is 'llama'; only gpt-oss"),
+        ("general.type", "adapter", "general.type is 'adapter', so it holds no whole model; an adapter must be merged"),
         ("gpt-oss.block_count", None, "no metadata entry 'gpt-oss.block_count'"),
         ("gpt-oss.rope.scaling.factor", None, "no metadata entry 'gpt-oss.rope.scaling.factor'"),
         ("gpt-oss.attention.sliding_window", None, "no metadata entry 'gpt-oss.attention.sliding_window'"),
@@ -374,6 +383,21 @@ def test_a_header_is_refused_in_one_line(tmp_path, name):
     line = refusal(tmp_path / "m.gguf")
     assert line.startswith(f"{tmp_path / 'm.gguf'}: ")
     assert said in line
+
+
+def test_the_formats_second_version_is_read_too(tmp_path):
+    data = bytearray(write(tmp_path).read_bytes())
+    assert data[4] == 3
+    data[4] = 2
+    (tmp_path / "old.gguf").write_bytes(data)
+    assert open_checkpoint(tmp_path / "old.gguf").config == open_checkpoint(tmp_path / "m.gguf").config
+
+
+def test_a_tensor_in_two_parts_is_refused(tmp_path):
+    write(tmp_path / "parts", tensors_in_part=9)
+    second = sorted((tmp_path / "parts").iterdir())[1]
+    second.write_bytes(second.read_bytes().replace(b"blk.0.ffn_up_exps.bias", b"blk.0.attn_norm.weight"))
+    assert refusal(tmp_path / "parts") == f"{second}: tensor 'blk.0.attn_norm.weight' is there twice; download it again"
 
 
 def test_a_header_without_an_end_is_not_read_whole(tmp_path, monkeypatch):
