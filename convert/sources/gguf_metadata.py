@@ -63,8 +63,8 @@ def of_architecture(header: GgufHeader) -> dict[str, Value]:
         )
     if (kind := header.metadata.get("general.type", "model")) != "model":
         raise CheckpointError(
-            f"{header.path}: general.type is {quoted(kind)}, so it holds no whole model; an adapter must be merged into "
-            "its model first"
+            f"{header.path}: general.type is {quoted(kind)}, so it holds no whole model; merge an adapter into its "
+            "model first"
         )
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)}

@@ -30,7 +30,7 @@ from tests.support.gguf_checkpoint import gguf_plan, write_gguf
 from tests.support.measure import relative_l2
 from tests.support.model_folders import array_of, dtype_of
 from tests.support.random_checkpoint import tokenizer_of
-from tests.support.tokenizers import small_tokenizer_json, write_json
+from tests.support.tokenizers import gpt2_text, small_tokenizer_json, write_json
 
 SIZES = SMALL | {"num_hidden_layers": 2}
 ONE_LAYER = SMALL | {"num_hidden_layers": 1}
@@ -122,7 +122,11 @@ def test_the_vocabulary_is_the_files(converted, tmp_path):
 
 def test_the_published_vocabulary_is_recognized(tmp_path):
     large = ONE_LAYER | {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 201088}
-    report = convert(write(tmp_path, large), tmp_path / "model")
+    ours = Tokenizer.bundled()
+    vocab = {gpt2_text(ours.token_bytes(id)): id for id in range(min(ours.special.values()))}
+    markers = [{"content": text, "id": id} for text, id in ours.special.items()]
+    vocabulary = {"model": {"vocab": vocab, "merges": []}, "added_tokens": markers}
+    report = convert(write_gguf(tmp_path / "m.gguf", large, vocabulary), tmp_path / "model")
     assert report.tokenizer == "bundled"
     tokenizer = ModelFolder.open(report.destination).tokenizer_path
     assert Tokenizer.load(tokenizer).digest == Tokenizer.bundled().digest
@@ -258,7 +262,7 @@ def test_what_was_quantized_otherwise_is_refused_by_name(tmp_path, monkeypatch, 
     ("key", "value", "said"),
     [
         ("general.architecture", "llama", "general.architecture is 'llama'; only gpt-oss"),
-        ("general.type", "adapter", "general.type is 'adapter', so it holds no whole model; an adapter must be merged"),
+        ("general.type", "adapter", "general.type is 'adapter', so it holds no whole model; merge an adapter"),
         ("gpt-oss.block_count", None, "no metadata entry 'gpt-oss.block_count'"),
         ("gpt-oss.rope.scaling.factor", None, "no metadata entry 'gpt-oss.rope.scaling.factor'"),
         ("gpt-oss.attention.sliding_window", None, "no metadata entry 'gpt-oss.attention.sliding_window'"),
