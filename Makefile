@@ -118,6 +118,7 @@ sequence-report: $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
 # Compare live with transformers. Write nothing.
 oracle: $(VENV)/.ready $(ORACLE_VENV)/.ready
 	$(VENV)/bin/python -m tests.oracle.live $(ORACLE_VENV)/bin/python
+	$(VENV)/bin/python -m tests.oracle.saved $(ORACLE_VENV)/bin/python
 
 # Write tests/data/goldens. Nothing else writes them.
 goldens: $(ORACLE_VENV)/.ready

@@ -69,7 +69,9 @@ def convert_remote(remote: Remote, watch: Watch, *, settings: Settings = DEFAULT
         tokenizer = tokenizer_of(checkpoint)
         run = _Run(remote, checkpoint, download / JOURNAL, watch, settings)
         digests = run.fill(folder, lines)
+        experts, lost = checkpoint.experts(run.reader.tally), losses(checkpoint, run.reader.tally)
         origin = {"folder": remote.plan.repo_id, "commit": remote.plan.commit, "sha256": run.reader.digests}
+        origin |= {"experts": experts, "losses": lost}
         finish(folder, checkpoint, tokenizer[0], origin, digests, remote.dense)
         with storage_errors(folder):
             shutil.rmtree(download)
@@ -79,7 +81,8 @@ def convert_remote(remote: Remote, watch: Watch, *, settings: Settings = DEFAULT
         layout=checkpoint.layout,
         config=checkpoint.config,
         unknown_fields=checkpoint.unknown_fields,
-        losses=losses(checkpoint, run.reader.tally),
+        experts=experts,
+        losses=lost,
         dense=remote.dense,
         tokenizer=tokenizer[1],
         tensors=len(digests),
@@ -92,14 +95,16 @@ def convert_remote(remote: Remote, watch: Watch, *, settings: Settings = DEFAULT
 def _finished_before(remote: Remote, folder: Path, start: float) -> Report:
     """Report a folder that a process was killed with when only its name was missing."""
     model = ModelFolder.open(folder)
+    source = model.manifest["source"]
     with storage_errors(folder):
         shutil.rmtree(folder / DOWNLOAD, ignore_errors=True)
     return Report(
         destination=remote.destination,
-        layout=model.manifest["source"]["layout"],
+        layout=source["layout"],
         config=model.config,
         unknown_fields=(),
-        losses=(),
+        experts=source["experts"],
+        losses=tuple(source["losses"]),
         dense=remote.dense,
         tokenizer="checkpoint" if (folder / layout.TOKENIZER).exists() else None,
         tensors=len(model.names()),

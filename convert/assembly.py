@@ -7,8 +7,8 @@ from types import TracebackType
 
 import numpy as np
 
-from convert.pieces import REDOWNLOAD, Arrays, Piece, Reader
-from convert.repack import quantize_rows, round_to_bf16, words_from_blocks
+from convert.pieces import REDOWNLOAD, Arrays, Piece, Q8Rows, Reader
+from convert.repack import dequantize_rows, quantize_rows, round_to_bf16, words_from_blocks
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model_folder import layout
@@ -140,9 +140,14 @@ class Assembly:
         names = [target, f"{stem}scales", f"{stem}biases"] if q8 else [target]
         return [writer.streams[name] for name in names]
 
-    def _packed(self, piece: Piece, target: str, rows: np.ndarray, reader: Reader) -> Arrays:
+    def _packed(self, piece: Piece, target: str, rows: np.ndarray | Q8Rows, reader: Reader) -> Arrays:
         """Return published rows as a model folder has them."""
         file = self._file_of[target]
+        q8 = not layout.is_expert(target) and target.removesuffix("weight") + "scales" in self._shards[file].tensors
+        if isinstance(rows, Q8Rows):
+            if q8:
+                return rows
+            rows = dequantize_rows(*rows)
         if layout.is_expert(target) and target.endswith(".weight"):
             return (words_from_blocks(rows),)
         if layout.is_expert(target) and target.endswith(".scales"):
@@ -153,7 +158,7 @@ class Assembly:
                     f"at most {layout.MAX_SCALE} is usable; {REDOWNLOAD}"
                 )
             return (rows,)
-        if target.removesuffix("weight") + "scales" in self._shards[file].tensors:
+        if q8:
             return quantize_rows(rows)
         if rows.dtype == np.float32 and self._dtypes.get(target) != "F32":
             rows, changed = round_to_bf16(rows)

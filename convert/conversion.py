@@ -1,6 +1,7 @@
 """Convert a checkpoint: read every tensor once, in blocks of rows, and write it once.
 
-Experts, router, norms and sinks keep their bits. The large dense matrices become q8 or stay bf16.
+Experts, router, norms and sinks keep their bits where the source has those of the published form. The large dense
+matrices become q8 or stay bf16.
 """
 
 import os
@@ -31,13 +32,15 @@ class Report:
     """The result of a conversion. ``tokenizer`` is "checkpoint", "bundled" (the published models') or None.
 
     ``unknown_fields`` names the fields of config.json that are no part of a gpt-oss config. They were not used.
-    ``losses`` says in which way the weights are no longer those that were published, a line for each.
+    ``experts`` says how the experts became MXFP4. ``losses`` says in which way the weights are no longer those that
+    were published, a line for each.
     """
 
     destination: Path
     layout: str
     config: ModelConfig
     unknown_fields: tuple[str, ...]
+    experts: str
     losses: tuple[str, ...]
     dense: str
     tokenizer: str | None
@@ -50,7 +53,7 @@ class Report:
 def convert(
     source: str | Path, destination: str | Path, *, dense: str = "q8", progress: ByteProgress | None = None
 ) -> Report:
-    """Convert a checkpoint, a folder or a GGUF file, into a new model folder.
+    """Convert a checkpoint, of any layout in ``convert.sources``, into a new model folder.
 
     ``dense`` is "q8" (affine, groups of 64) or "bf16": how attention, embedding and head are stored. ``progress`` is
     called with (source bytes read, source bytes in all). Peak memory is a few hundred MB for every model.
@@ -76,8 +79,10 @@ def convert(
         with Assembly(folder, checkpoint.config, checkpoint.pieces, dense) as assembly:
             for piece in checkpoint.pieces:
                 assembly.add(piece, reader)
+        experts, lost = checkpoint.experts(reader.tally), losses(checkpoint, reader.tally)
         # Links are not followed, because the Hub's cache links a file to one that is named by its hash.
         origin = {"folder": Path(os.path.abspath(checkpoint.folder)).name, "sha256": reader.digests}
+        origin |= {"experts": experts, "losses": lost}
         finish(folder, checkpoint, tokenizer[0], origin, assembly.digests, dense)
         checkpoint.check_unchanged()
         written = nbytes_in(folder)
@@ -86,7 +91,8 @@ def convert(
         layout=checkpoint.layout,
         config=checkpoint.config,
         unknown_fields=checkpoint.unknown_fields,
-        losses=losses(checkpoint, reader.tally),
+        experts=experts,
+        losses=lost,
         dense=dense,
         tokenizer=tokenizer[1],
         tensors=len(assembly.digests),
@@ -120,8 +126,8 @@ def finish(
 ) -> None:
     """Write what a model folder has beside its shards, and check that it can be opened.
 
-    ``origin`` says where the weights are from, with the ``sha256`` of every tensor of the checkpoint. ``digests`` has
-    that of every tensor in the folder.
+    ``origin`` says where the weights are from, with the ``sha256`` of every tensor of the checkpoint, and what a report
+    has as ``experts`` and ``losses``. ``digests`` has the sha256 of every tensor in the folder.
     """
     generation = checkpoint.generation if checkpoint.generation is not None else _generation_defaults(tokenizer)
     if tokenizer:

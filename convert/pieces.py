@@ -1,16 +1,18 @@
 """The unit of a conversion: rows of a model folder's tensors, and how they are read from source tensors.
 
 Every source yields the published form, whatever its own is: dense rows as bfloat16 bits or float32, MXFP4 codes in
-blocks of 16 bytes with their scales. What is made of it is not known here.
+blocks of 16 bytes with their scales. Dense rows that are q8 already are the one exception. What is made of it is not
+known here.
 """
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +23,21 @@ REDOWNLOAD = "download it again"
 NUMPY_DTYPE = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U32": np.uint32, "U8": np.uint8}
 BLOCK_BYTES = 16 << 20
 """Bytes read at once. Quantizing them needs about five times as much memory."""
+
+FLOATS = ("BF16", "F16", "F32")
+"""Dtypes of weights in full. All of them are exact in float32."""
+
+
+class Q8Rows(NamedTuple):
+    """Rows of a dense matrix in MLX's affine mode, 8 bits in groups of 64, as a q8 model folder has them.
+
+    ``weight`` [R, C/4] uint32, ``scales`` and ``biases`` [R, C/64] uint16 (bfloat16 bits).
+    """
+
+    weight: np.ndarray
+    scales: np.ndarray
+    biases: np.ndarray
+
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -41,8 +58,9 @@ class Piece:
     ``targets`` are names of one shard of a model folder whose dense matrices are bfloat16. A row is an index of a
     tensor's first axis. ``read`` yields the next rows, one array for each target: a dense matrix [rows, C] and a vector
     [rows] as uint16 (bfloat16 bits) or float32, MXFP4 codes [..., G, 16] uint8, their scales [..., G] uint8, where the
-    leading axes of experts may be flat. ``dtype`` is "BF16", "F32" or "U8": what the first array is. ``verbatim``: the
-    bytes that ``read`` yields are all those of the one source tensor, so that one hash can serve both.
+    leading axes of experts may be flat. A dense matrix may also be Q8Rows. ``dtype`` is "BF16", "F32", "U8" or, for
+    Q8Rows, "U32": what the first array is. ``verbatim``: the bytes that ``read`` yields are all those of the one source
+    tensor, so that one hash can serve both.
     """
 
     targets: tuple[str, ...]
@@ -50,7 +68,7 @@ class Piece:
     rows: int
     sources: tuple[SourceTensor, ...]
     dtype: str
-    read: Callable[["Reader"], Iterator[Arrays]]
+    read: Callable[["Reader"], Iterator[tuple[np.ndarray | Q8Rows, ...]]]
     verbatim: bool = False
 
     @property
@@ -71,14 +89,20 @@ class Reader:
     digests: dict[str, str] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
 
-    def blocks(self, source: SourceTensor, row_bytes: int) -> Iterator[np.ndarray]:
-        """Yield a tensor's bytes in order as uint8 arrays of whole rows. A thread reads and hashes one array ahead, and
-        an array is good until the next one is asked for.
+    def count(self, name: str, amount: float) -> None:
+        """Add to the tally. A sum need not be whole."""
+        self.tally[name] += amount  # type: ignore[assignment]
+
+    def blocks(self, source: SourceTensor, row_bytes: int, rows: int | None = None) -> Iterator[np.ndarray]:
+        """Yield a tensor's bytes in order as uint8 arrays of ``rows`` rows, the last of fewer.
+
+        By default ``rows`` is as many as ``BLOCK_BYTES`` holds. A thread reads and hashes one array ahead, and an array
+        is good until the next one is asked for.
 
         Raises CheckpointError where the file cannot be read or ends too early.
         """
         tensor = source.tensor
-        size = max(1, BLOCK_BYTES // row_bytes) * row_bytes
+        size = (max(1, BLOCK_BYTES // row_bytes) if rows is None else rows) * row_bytes
         count = -(-tensor.nbytes // size)
         buffers = [memoryview(bytearray(min(size, tensor.nbytes))) for _ in range(min(2, count))]
         digest = hashlib.sha256()
@@ -107,15 +131,43 @@ class Reader:
             raise CheckpointError(f"{source.file}: cannot be read ({error.strerror})") from error
         self.digests[source.name] = digest.hexdigest()
 
+    def rows(self, sources: Sequence[SourceTensor]) -> Iterator[Arrays]:
+        """Yield the next rows of tensors that have equally many, an array [rows, ...] for each, in reused buffers.
+
+        A row is an index of the first axis. BF16 comes as its bits, and F16 as float32.
+        """
+        dtypes = [np.dtype(NUMPY_DTYPE[source.tensor.dtype]) for source in sources]
+        shapes = [source.tensor.shape[1:] for source in sources]
+        row_bytes = [dtype.itemsize * math.prod(shape) for dtype, shape in zip(dtypes, shapes, strict=True)]
+        rows = max(1, BLOCK_BYTES // sum(row_bytes))
+        streams = [self.blocks(source, nbytes, rows) for source, nbytes in zip(sources, row_bytes, strict=True)]
+        for blocks in zip(*streams, strict=True):
+            arrays = (
+                block.view(dtype).reshape(-1, *shape)
+                for block, dtype, shape in zip(blocks, dtypes, shapes, strict=True)
+            )
+            yield tuple(array.astype(np.float32) if array.dtype == np.float16 else array for array in arrays)
+
+
+def stacked(source: SourceTensor) -> SourceTensor:
+    """Return a tensor as a stack of one: with a first axis of length 1 before its others."""
+    return replace(source, tensor=replace(source.tensor, shape=(1, *source.tensor.shape)))
+
 
 def as_stored(target: str, start: int, source: SourceTensor, whole: bool) -> Piece:
-    """Return the piece of a source tensor that is in the published form. ``whole``: it is all of the target."""
+    """Return the piece of a source tensor that is in the published form. ``whole``: it is all of the target.
+
+    F16 becomes float32.
+    """
     tensor = source.tensor
+    half = tensor.dtype == "F16"
     dtype = np.dtype(NUMPY_DTYPE[tensor.dtype])
     row_shape = tensor.shape[2:] if tensor.dtype == "U8" else tensor.shape[1:]
 
     def read(reader: Reader) -> Iterator[Arrays]:
         for block in reader.blocks(source, dtype.itemsize * math.prod(row_shape)):
-            yield (block.view(dtype).reshape(-1, *row_shape),)
+            rows = block.view(dtype).reshape(-1, *row_shape)
+            yield (rows.astype(np.float32) if half else rows,)
 
-    return Piece((target,), start, tensor.shape[0], (source,), tensor.dtype, read, verbatim=whole)
+    kind = "F32" if half else tensor.dtype
+    return Piece((target,), start, tensor.shape[0], (source,), kind, read, verbatim=whole and not half)

@@ -40,9 +40,14 @@ def quantize_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def dequantize_rows(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray) -> np.ndarray:
-    """Return the float32 values [R, C] of q8 rows, whose arrays are those that ``quantize_rows`` returns."""
-    groups, steps, starts = _q8(weight, scales, biases)
-    return (groups * steps + starts).reshape(len(weight), -1)
+    """Return rows of MLX's affine mode with 8 bits as float32 [R, C].
+
+    ``weight`` is [R, C/4] uint32. ``scales`` and ``biases`` [R, groups] are bfloat16 bits or float32, and are computed
+    with in float32, because in bfloat16 each value would be rounded.
+    """
+    group = 4 * weight.shape[1] // scales.shape[1]
+    wide = (_floats(scales), _floats(biases))
+    return np.array(mx.dequantize(mx.array(weight), *wide, group_size=group, bits=Q8_BITS))
 
 
 def q8_error(rows: np.ndarray, weight: np.ndarray, scales: np.ndarray, biases: np.ndarray) -> np.ndarray:
@@ -92,6 +97,10 @@ def _q8(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray) -> tuple[np.
     """Return q8 rows as float32: codes [R, C/64, 64], scales and biases [R, C/64, 1]."""
     codes = weight.view(np.uint8).reshape(*scales.shape, Q8_GROUP).astype(np.float32)
     return codes, widen_bf16(scales)[..., None], widen_bf16(biases)[..., None]
+
+
+def _floats(array: np.ndarray) -> mx.array:
+    return mx.array(array) if array.dtype == np.float32 else mx.array(array).view(mx.bfloat16).astype(mx.float32)
 
 
 def _bits(values: mx.array) -> np.ndarray:

@@ -16,8 +16,8 @@ import numpy as np
 
 from convert.assembly import ROUNDED
 from convert.conversion import losses
-from convert.pieces import NUMPY_DTYPE, Piece, Reader
-from convert.repack import blocks_from_words, q8_error, round_to_bf16, widen_bf16
+from convert.pieces import NUMPY_DTYPE, Piece, Q8Rows, Reader
+from convert.repack import blocks_from_words, dequantize_rows, q8_error, round_to_bf16, widen_bf16
 from convert.sources import Checkpoint, open_checkpoint
 from gptoss_mlx.errors import ModelFolderError
 from gptoss_mlx.model_folder import ModelFolder, layout
@@ -107,6 +107,11 @@ def _compare_piece(model: ModelFolder, piece: Piece, reader: Reader, found: _Fou
     offsets = [piece.start * (place.nbytes // place.shape[0]) for place in places]
     for arrays in piece.read(reader):
         for n, (target, rows) in enumerate(zip(piece.targets, arrays, strict=True)):
+            if isinstance(rows, Q8Rows) and _is_q8(model, target):
+                offsets[n] += _compare_codes(model, target, offsets[n], rows, found)
+                continue
+            if isinstance(rows, Q8Rows):
+                rows = dequantize_rows(*rows)
             if _is_q8(model, target):
                 offsets[n] += _compare_q8(model, target, offsets[n], rows, found)
             else:
@@ -131,6 +136,19 @@ def _compare_bits(model: ModelFolder, target: str, start: int, rows: np.ndarray,
         found.values[target] += rows.size
         found.differing[target] += int(np.count_nonzero(stored.view(bits) != rows.view(bits).reshape(-1)))
     return rows.nbytes
+
+
+def _compare_codes(model: ModelFolder, target: str, start: int, rows: Q8Rows, found: _Found) -> int:
+    """Compare rows that are q8 in the source too, bit for bit. Return how many codes they are."""
+    stem = target.removesuffix("weight")
+    codes = model.read_part(target, start, rows.weight.nbytes).reshape(-1, layout.Q8_GROUP)
+    different = codes != rows.weight.view(np.uint8).reshape(codes.shape)
+    for kind, theirs in (("scales", rows.scales), ("biases", rows.biases)):
+        ours = model.read_part(f"{stem}{kind}", start // layout.Q8_GROUP * 2, theirs.nbytes).view(np.uint16)
+        different |= (ours != theirs.reshape(-1))[:, None]
+    found.values[target] += different.size
+    found.differing[target] += int(np.count_nonzero(different))
+    return different.size
 
 
 def _compare_q8(model: ModelFolder, target: str, start: int, rows: np.ndarray, found: _Found) -> int:

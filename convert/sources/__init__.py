@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from convert.pieces import SourceTensor
-from convert.sources import gguf, huggingface, original
+from convert.sources import bf16, gguf, huggingface, mlx_lm, original, refused
 from convert.sources.checkpoint import (
     REDOWNLOAD,
     TOKENIZER_JSON,
     Checkpoint,
     Stamp,
     join_headers,
-    pieces_as_stored,
     read_headers,
     read_index,
     read_json,
@@ -23,7 +22,8 @@ from gptoss_mlx.model_folder.generation import problem_with
 from gptoss_mlx.model_folder.layout import CONFIG, GENERATION, INDEX, MANIFEST
 from gptoss_mlx.model_folder.safetensors import StoredTensor
 
-LAYOUTS = {"Hugging Face": huggingface, "original": original}
+LAYOUTS = {"mlx-lm": mlx_lm, "Hugging Face, experts in full": bf16, "Hugging Face": huggingface, "original": original}
+"""In the order in which they are looked for, because the first two have the third's names, too."""
 
 __all__ = ["Checkpoint", "open_checkpoint", "open_planned"]
 
@@ -65,11 +65,14 @@ def _checkpoint(
     folder: Path, headers: Mapping[str, SourceTensor], tokenizer_json: Path | None, before: dict[Path, Stamp]
 ) -> Checkpoint:
     config_file = folder / CONFIG
-    config, unknown = read_config(read_json(config_file), str(config_file))
-    layout = next((name for name, module in LAYOUTS.items() if module.EMBEDDING in headers), None)
+    raw, headers = huggingface.untied(read_json(config_file), headers)
+    refused.check_tensors(headers)
+    config, unknown = read_config(raw, str(config_file))
+    layout = next((name for name, module in LAYOUTS.items() if module.holds(headers)), None)
     if layout is None:
-        wanted = " nor ".join(f"'{module.EMBEDDING}' ({name} layout)" for name, module in LAYOUTS.items())
+        wanted = f"'{huggingface.EMBEDDING}' (Hugging Face layout) nor '{original.EMBEDDING}' (original layout)"
         raise CheckpointError(f"{folder}: holds neither {wanted}; get the published checkpoint")
+    weights = LAYOUTS[layout].weights(folder, headers, config)
     generation = read_json(folder / GENERATION) if (folder / GENERATION).exists() else None
     if generation and (problem := problem_with(generation)):
         raise CheckpointError(f"{folder / GENERATION}: {problem}; {REDOWNLOAD}")
@@ -80,12 +83,15 @@ def _checkpoint(
         unknown_fields=unknown,
         generation=generation,
         tokenizer_json=tokenizer_json,
-        pieces=pieces_as_stored(folder, headers, LAYOUTS[layout].source_specs(config)),
+        pieces=weights.pieces,
         stamps=before,
+        losses=weights.losses,
+        experts=weights.experts,
     )
 
 
 def _find(path: Path) -> Path:
+    refused.check_path(path)
     if not path.is_dir():
         problem = "is no GGUF file" if path.exists() else "no such folder"
         raise CheckpointError(f"{path}: {problem}; name the folder that a checkpoint was downloaded to, or a GGUF file")

@@ -1,14 +1,15 @@
-"""Reading a published checkpoint: a folder of safetensors files, in either layout.
+"""Reading a checkpoint: a folder of safetensors files, in any layout.
 
-A layout module says what each of its tensors must be and which tensor of ours it belongs to (``SourceSpec``). This
-module finds the bytes and checks that no tensor is missing, unknown, or of another shape. It also detects files that
-change while they are converted. It reads no weights.
+A layout module says what each of its tensors must be and which tensor of ours it belongs to (``SourceSpec``), and how
+those that do not have the published form become pieces (``Part``). This module finds the bytes and checks that no
+tensor is missing, unknown, or of another shape. It also detects files that change while they are converted. It reads no
+weights.
 """
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,37 @@ class SourceSpec:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Source tensors that are read together. ``specs`` says what each must be, and ``piece`` makes a piece of them."""
+
+    specs: Mapping[str, SourceSpec]
+    piece: Callable[[tuple[SourceTensor, ...]], Piece]
+
+
+def bit_for_bit(tally: Mapping[str, float]) -> str:
+    return "MXFP4, bit for bit"
+
+
+def nothing_lost(tally: Mapping[str, float]) -> tuple[str, ...]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a layout makes of a folder's tensors: a Checkpoint's fields of the same names."""
+
+    pieces: tuple[Piece, ...]
+    experts: Callable[[Mapping[str, float]], str] = bit_for_bit
+    losses: Callable[[Mapping[str, float]], tuple[str, ...]] = nothing_lost
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checked checkpoint. ``pieces`` make every tensor of a model folder, in the folder's order.
 
     ``unknown_fields`` names what config.json has beside a gpt-oss config. Nothing is made of it. ``losses`` says, from
     what a ``Reader`` has tallied, in which way the weights are no longer those that the model was published with.
+    ``experts`` says how the experts became MXFP4, and what that changed.
     ``tokenizer`` makes the tokenizer of a source that has it in another form than tokenizer.json; it raises
     CheckpointError. ``folder`` is the file, for a source that is one.
     """
@@ -56,7 +83,8 @@ class Checkpoint:
     tokenizer_json: Path | None
     pieces: tuple[Piece, ...]
     stamps: dict[Path, Stamp]
-    losses: Callable[[Mapping[str, float]], tuple[str, ...]] = lambda tally: ()
+    losses: Callable[[Mapping[str, float]], tuple[str, ...]] = nothing_lost
+    experts: Callable[[Mapping[str, float]], str] = bit_for_bit
     tokenizer: Callable[[], Tokenizer] | None = None
 
     @property
@@ -186,30 +214,39 @@ def _files_without_index(folder: Path) -> list[str]:
     return files
 
 
-def pieces_as_stored(
-    folder: Path, found: Mapping[str, SourceTensor], specs: Mapping[str, SourceSpec]
-) -> tuple[Piece, ...]:
-    """Match what a layout expects with what the files hold, where both have the published form.
+def stored_parts(specs: Mapping[str, SourceSpec]) -> Iterator[Part]:
+    """Yield a part for each source tensor of a layout, in order, where all have the published form."""
+    rows: dict[str, int] = {}
+    sources: dict[str, int] = {}
+    for spec in specs.values():
+        sources[spec.target] = sources.get(spec.target, 0) + 1
+    for name, spec in specs.items():
+        start = rows.get(spec.target, 0)
+        rows[spec.target] = start + spec.shape[0]
+        yield stored_part(name, spec, start, whole=sources[spec.target] == 1)
+
+
+def stored_part(name: str, spec: SourceSpec, start: int, whole: bool) -> Part:
+    return Part({name: spec}, lambda found: as_stored(spec.target, start, found[0], whole))
+
+
+def pieces_of(folder: Path, found: Mapping[str, SourceTensor], parts: Iterable[Part]) -> tuple[Piece, ...]:
+    """Match what a layout expects with what the files hold.
 
     Raises CheckpointError when a tensor is missing, unknown, or of another dtype or shape.
     """
-    check_complete(folder, found, specs)
-    parts: dict[str, list[SourceTensor]] = {}
-    for name, spec in specs.items():
-        source = found[name]
-        if source.tensor.dtype not in spec.dtypes or source.tensor.shape != spec.shape:
-            raise CheckpointError(
-                f"{source.file}: tensor '{name}' is {source.tensor.dtype} {list(source.tensor.shape)}, "
-                f"config.json needs {' or '.join(spec.dtypes)} {list(spec.shape)}; get the published checkpoint"
-            )
-        parts.setdefault(spec.target, []).append(source)
-    pieces = []
-    for target, sources in parts.items():
-        start = 0
-        for source in sources:
-            pieces.append(as_stored(target, start, source, whole=len(sources) == 1))
-            start += source.tensor.shape[0]
-    return tuple(pieces)
+    parts = list(parts)
+    check_complete(folder, found, (name for part in parts for name in part.specs))
+    return tuple(part.piece(tuple(_checked(found[name], spec) for name, spec in part.specs.items())) for part in parts)
+
+
+def _checked(source: SourceTensor, spec: SourceSpec) -> SourceTensor:
+    if source.tensor.dtype not in spec.dtypes or source.tensor.shape != spec.shape:
+        raise CheckpointError(
+            f"{source.file}: tensor '{source.name}' is {source.tensor.dtype} {list(source.tensor.shape)}, "
+            f"config.json needs {' or '.join(spec.dtypes)} {list(spec.shape)}; get the published checkpoint"
+        )
+    return source
 
 
 def check_complete(folder: Path, found: Mapping[str, SourceTensor], wanted: Iterable[str]) -> None:

@@ -114,8 +114,10 @@ def _show(report: "Report", named: bool) -> None:
     table.add_row("Layers, experts", f"{config.num_hidden_layers}, {config.num_local_experts}")
     if report.unknown_fields:
         table.add_row("Not used", Text(f"unknown in config.json: {_listed(report.unknown_fields)}"))
-    table.add_row("Experts", "MXFP4, bit for bit")
+    table.add_row("Experts", report.experts)
     table.add_row("Dense", report.dense)
+    for number, loss in enumerate(report.losses):
+        table.add_row("" if number else "Lost", Text(loss))
     table.add_row("Tokenizer", tokenizer[report.tokenizer])
     table.add_row("Read", decimal(report.bytes_read))
     table.add_row("Written", f"{decimal(report.bytes_written)}, {report.tensors} tensors")

@@ -21,6 +21,7 @@ from gptoss_mlx.model_folder.safetensors import StoredTensor
 from tests.convert.test_conversion import shard_bytes
 from tests.hub.conftest import hub  # noqa: F401 (a fixture)
 from tests.hub.kills import Downloads
+from tests.support import fine_tunes
 from tests.support.checkpoints import SMALL, write_checkpoint
 from tests.support.fake_hub import Fault, Stored, files_of
 
@@ -147,6 +148,34 @@ def test_what_has_arrived_and_was_converted_is_kept_after_any_stop(served, expec
     assert stops > 3
     assert shard_bytes(place) == shard_bytes(expected.destination)
     assert os.listdir(place.parent) == ["20b"]
+
+
+@pytest.mark.parametrize(
+    ("form", "experts"),
+    [
+        (
+            fine_tunes.tuned(fine_tunes.full(SMALL), layers="layers.0."),
+            "MXFP4, quantized from bfloat16, error 0.5%",  # of one layer of four
+        ),
+        (fine_tunes.mlx_lm(SMALL, dense="q8"), "MXFP4, bit for bit"),
+    ],
+    ids=["fine-tune", "mlx-lm"],
+)
+def test_what_other_programs_wrote_reports_the_same_after_any_stop(hub, place, tmp_path, form, experts):  # noqa: F811
+    source = fine_tunes.write(tmp_path / "source", SMALL, form, shards=3)
+    hub.files = files_of(source)
+    local = convert(source, tmp_path / "local")
+    report = None
+    stops = 0
+    for count in range(1, 400, 30):
+        try:
+            report = get(hub, place, Watch(converting=stopping_after(count)))
+            break
+        except Stop:
+            stops += 1
+    assert stops > 1
+    assert shard_bytes(place) == shard_bytes(local.destination)
+    assert (report.layout, report.experts, report.losses) == (local.layout, experts, local.losses)
 
 
 def test_a_finished_file_is_not_fetched_again(served, place, expected):

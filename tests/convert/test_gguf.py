@@ -99,6 +99,16 @@ def test_models_of_either_source_are_verified_against_the_other(converted, publi
         assert (found.exact, found.q8, found.losses) == (len(theirs.names()), 0, ())
 
 
+def test_experts_in_full_are_quantized_and_keep_values_that_came_from_mxfp4(tmp_path, published):
+    report = convert(write(tmp_path, SIZES, exact=True), tmp_path / "model", dense="bf16")
+    assert report.experts == "MXFP4, quantized from float32, every value kept"
+    tokens = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (1, 50)).tolist()
+    got, want = (
+        np.array(gptoss_mlx.load(folder, dtype="float32").logits(tokens)) for folder in (report.destination, published)
+    )
+    assert relative_l2(got, want) <= 1e-5
+
+
 def test_config_and_summary_are_those_of_the_published_checkpoint(converted, published):
     assert converted.config == ModelFolder.open(published).config
     assert (converted.layout, converted.losses, converted.unknown_fields) == ("GGUF", (), ())
@@ -249,7 +259,8 @@ def replaced(writer_type: Type, name: str):
         ("blk.0.attn_q.weight", Type.Q4_0, "F32 or F16 or BF16 or Q8_0"),
         ("output.weight", Type.Q5_1, "F32 or F16 or BF16 or Q8_0"),
         ("blk.0.ffn_up_exps.weight", Type.Q4_0, "MXFP4, as published"),
-        ("blk.0.ffn_down_exps.weight", Type.BF16, "MXFP4, as published"),
+        ("blk.0.ffn_down_exps.weight", Type.Q8_0, "MXFP4, as published"),
+        ("blk.0.ffn_up_exps.weight", Type.BF16, "MXFP4, as published"),
     ],
 )
 def test_what_was_quantized_otherwise_is_refused_by_name(tmp_path, monkeypatch, name, kind, wanted):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.pieces import NUMPY_DTYPE
+from convert.repack import blocks_from_words
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model_folder import ModelFolder, Stretch, layout
 from gptoss_mlx.model_folder.safetensors import nbytes_of
@@ -28,6 +29,13 @@ def array_of(model: ModelFolder, name: str) -> np.ndarray:
     offset, dtype, shape = stretch.tensors[name]
     data = model.stretch_bytes(stretch)[offset : offset + nbytes_of(dtype, shape)]
     return data.view(NUMPY_DTYPE[dtype]).reshape(shape)
+
+
+def experts_of(model: ModelFolder) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the MXFP4 blocks [E, R, G, 16] and scales [E, R, G] of each expert matrix, by the tensor's name."""
+    names = [name for name in model.names() if layout.is_expert(name) and name.endswith(".weight")]
+    scales = {name: array_of(model, name.removesuffix("weight") + "scales") for name in names}
+    return {name: (blocks_from_words(array_of(model, name)), scales[name]) for name in names}
 
 
 def _stretch(model: ModelFolder, name: str) -> Stretch:
