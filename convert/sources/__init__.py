@@ -46,7 +46,8 @@ def open_planned(folder: Path, headers: Mapping[str, Mapping[str, StoredTensor]]
     Raises CheckpointError as ``open_checkpoint`` does.
     """
     index = read_index(folder / INDEX) if (folder / INDEX).exists() else None
-    return _checkpoint(folder, join_headers(folder, headers, index), folder / TOKENIZER_JSON, {})
+    tokenizer = folder / TOKENIZER_JSON
+    return _checkpoint(folder, join_headers(folder, headers, index), tokenizer if tokenizer.exists() else None, {})
 
 
 def _open(path: Path) -> Checkpoint:
