@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.pieces import REDOWNLOAD, Arrays, Piece, Reader, SourceTensor
-from convert.sources.checkpoint import Checkpoint, SourceSpec, check_complete, stamps, target_specs
+from convert.pieces import FLOATS, REDOWNLOAD, Arrays, Piece, Reader, SourceTensor
+from convert.sources import float_experts
+from convert.sources.checkpoint import Checkpoint, SourceSpec, bit_for_bit, check_complete, stamps, target_specs
+from convert.sources.float_experts import alternating
 from convert.sources.ggml_types import DENSE, MXFP4, MXFP4_PUBLISHED, decode_dense, decode_mxfp4, row_nbytes
 from convert.sources.gguf_header import MAGIC, GgufHeader, read_gguf_header
 from convert.sources.gguf_metadata import INSTEAD, config_of, generation_of, of_architecture
@@ -91,6 +93,8 @@ def open_gguf(path: Path, parts: list[Path]) -> Checkpoint:
     config, unknown = config_of(metadata, found["token_embd.weight"].tensor.shape[0], str(first.path))
     pieces, formats = _pieces(path, found, config)
     lost = _losses(formats)
+    experts = [source for piece in pieces if len(piece.targets) == 2 for source in piece.sources]
+    full = [source for source in experts if source.tensor.dtype in FLOATS]
     return Checkpoint(
         layout="GGUF",
         folder=path,
@@ -101,6 +105,7 @@ def open_gguf(path: Path, parts: list[Path]) -> Checkpoint:
         pieces=pieces,
         stamps=before,
         losses=lambda tally: lost,
+        experts=float_experts.described(full) if full else bit_for_bit,
         tokenizer=tokenizer_maker(first, str(metadata["architecture"])),
     )
 
@@ -163,12 +168,12 @@ def _pieces(
     formats: dict[str, set[str]] = {}
     for target, (names, shapes, in_turns) in wanted.items():
         rows = _Rows([found[name] for name in names], shapes, in_turns)
-        codes = target.endswith(".weight") and ".experts." in target
-        _check(rows, (MXFP4, MXFP4_PUBLISHED) if codes else DENSE)
-        if codes:
-            scales = target.replace(".weight", ".scales")
-            pieces.append(_expert_piece((target, scales), config.num_local_experts, rows))
+        if target.endswith(".weight") and ".experts." in target:
+            full = all(source.tensor.dtype in FLOATS for source in rows.tensors)
+            _check(rows, FLOATS if full else (MXFP4, MXFP4_PUBLISHED))
+            pieces.append((_full_experts if full else _experts)(target.removesuffix(".weight"), rows))
             continue
+        _check(rows, DENSE)
         pieces += _dense_pieces(target, rows)
         stem = target.rpartition(".")[0].rpartition(".")[2] or target
         kind = "biases" if target.endswith(".bias") else _KINDS.get(stem, stem)
@@ -212,14 +217,19 @@ def _check(rows: _Rows, formats: tuple[str, ...]) -> None:
             )
 
 
-def _expert_piece(targets: tuple[str, ...], experts: int, rows: _Rows) -> Piece:
-    columns = rows.shapes[0][-1]
+def _full_experts(stem: str, rows: _Rows) -> Piece:
+    return float_experts.piece(tuple(rows.tensors), stem)
+
+
+def _experts(stem: str, rows: _Rows) -> Piece:
+    experts, columns = rows.shapes[0][0], rows.shapes[0][-1]
 
     def decoded(reader: Reader, source: SourceTensor) -> Iterator[Arrays]:
         kind = source.tensor.dtype
         for block in reader.blocks(source, row_nbytes(kind, columns)):
             yield decode_mxfp4(kind, block, columns)
 
+    targets = (f"{stem}.weight", f"{stem}.scales")
     return Piece(targets, 0, experts, tuple(rows.tensors), "U8", _reading(rows, decoded))
 
 
@@ -261,8 +271,8 @@ def _reading(
 def _in_turns(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Return the rows of both as published: gate, up, gate, up. Biases are [E, I], codes and scales [R, G, ...]."""
     if gate.dtype == np.uint8:
-        return np.stack([gate, up], 1).reshape(-1, *gate.shape[1:])
-    return np.stack([gate, up], -1).reshape(len(gate), -1)
+        return alternating([gate, up])
+    return alternating([gate.reshape(-1), up.reshape(-1)]).reshape(len(gate), -1)
 
 
 def _losses(formats: Mapping[str, set[str]]) -> tuple[str, ...]:

@@ -51,12 +51,20 @@ _REFUSED_IF_UNKNOWN = ("rope.", "attention.", "expert_", "swiglu_")
 
 
 def of_architecture(header: GgufHeader) -> dict[str, Value]:
-    """Return the metadata of the architecture, without its prefix, and "architecture" itself."""
+    """Return the metadata of the architecture, without its prefix, and "architecture" itself.
+
+    Raises CheckpointError for another architecture, and for an adapter alone.
+    """
     architecture = header.metadata.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
             f"{header.path}: general.architecture is {quoted(architecture)}; only gpt-oss ({ARCHITECTURES[0]!r}, or "
             f"ollama's {ARCHITECTURES[1]!r}) can be used"
+        )
+    if (kind := header.metadata.get("general.type", "model")) != "model":
+        raise CheckpointError(
+            f"{header.path}: general.type is {quoted(kind)}, so it holds no whole model; merge an adapter into its "
+            "model first"
         )
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)}

@@ -126,7 +126,7 @@ def _show(report: "Report", named: bool) -> None:
     table.add_row("Source layout", report.layout)
     table.add_row("Layers, experts", f"{config.num_hidden_layers}, {config.num_local_experts}")
     if report.unknown_fields:
-        table.add_row("Not used", Text(f"unknown in config.json: {_listed(report.unknown_fields)}"))
+        table.add_row("Not used", Text(f"unknown fields: {_listed(report.unknown_fields)}"))
     table.add_row("Experts", report.experts)
     table.add_row("Dense", report.dense)
     for number, loss in enumerate(report.losses):

@@ -19,6 +19,7 @@ import gptoss_mlx
 from convert import convert
 from convert.pieces import Reader
 from convert.sources import ggml_types, gguf_header, open_checkpoint
+from convert.verification import compare
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.harmony.tokenizer_files import O200K_PATTERN
@@ -29,7 +30,7 @@ from tests.support.gguf_checkpoint import gguf_plan, write_gguf
 from tests.support.measure import relative_l2
 from tests.support.model_folders import array_of, dtype_of
 from tests.support.random_checkpoint import tokenizer_of
-from tests.support.tokenizers import small_tokenizer_json, write_json
+from tests.support.tokenizers import gpt2_text, small_tokenizer_json, write_json
 
 SIZES = SMALL | {"num_hidden_layers": 2}
 ONE_LAYER = SMALL | {"num_hidden_layers": 1}
@@ -91,6 +92,23 @@ def test_the_logits_are_those_of_the_published_checkpoint(converted, published):
     assert relative_l2(got, want) <= 1e-5
 
 
+def test_models_of_either_source_are_verified_against_the_other(converted, published):
+    ours, theirs = ModelFolder.open(converted.destination), ModelFolder.open(published)
+    source = converted.destination.parent / "source"
+    for found in (compare(ours, source), compare(theirs, source), compare(ours, published.parent / "source")):
+        assert (found.exact, found.q8, found.losses) == (len(theirs.names()), 0, ())
+
+
+def test_experts_in_full_are_quantized_and_keep_values_that_came_from_mxfp4(tmp_path, published):
+    report = convert(write(tmp_path, SIZES, exact=True), tmp_path / "model", dense="bf16")
+    assert report.experts == "MXFP4, quantized from float32, every value kept"
+    tokens = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (1, 50)).tolist()
+    got, want = (
+        np.array(gptoss_mlx.load(folder, dtype="float32").logits(tokens)) for folder in (report.destination, published)
+    )
+    assert relative_l2(got, want) <= 1e-5
+
+
 def test_config_and_summary_are_those_of_the_published_checkpoint(converted, published):
     assert converted.config == ModelFolder.open(published).config
     assert (converted.layout, converted.losses, converted.unknown_fields) == ("GGUF", (), ())
@@ -114,7 +132,11 @@ def test_the_vocabulary_is_the_files(converted, tmp_path):
 
 def test_the_published_vocabulary_is_recognized(tmp_path):
     large = ONE_LAYER | {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 201088}
-    report = convert(write(tmp_path, large), tmp_path / "model")
+    ours = Tokenizer.bundled()
+    vocab = {gpt2_text(ours.token_bytes(id)): id for id in range(min(ours.special.values()))}
+    markers = [{"content": text, "id": id} for text, id in ours.special.items()]
+    vocabulary = {"model": {"vocab": vocab, "merges": []}, "added_tokens": markers}
+    report = convert(write_gguf(tmp_path / "m.gguf", large, vocabulary), tmp_path / "model")
     assert report.tokenizer == "bundled"
     tokenizer = ModelFolder.open(report.destination).tokenizer_path
     assert Tokenizer.load(tokenizer).digest == Tokenizer.bundled().digest
@@ -237,7 +259,8 @@ def replaced(writer_type: Type, name: str):
         ("blk.0.attn_q.weight", Type.Q4_0, "F32 or F16 or BF16 or Q8_0"),
         ("output.weight", Type.Q5_1, "F32 or F16 or BF16 or Q8_0"),
         ("blk.0.ffn_up_exps.weight", Type.Q4_0, "MXFP4, as published"),
-        ("blk.0.ffn_down_exps.weight", Type.BF16, "MXFP4, as published"),
+        ("blk.0.ffn_down_exps.weight", Type.Q8_0, "MXFP4, as published"),
+        ("blk.0.ffn_up_exps.weight", Type.BF16, "MXFP4, as published"),
     ],
 )
 def test_what_was_quantized_otherwise_is_refused_by_name(tmp_path, monkeypatch, name, kind, wanted):
@@ -250,6 +273,7 @@ def test_what_was_quantized_otherwise_is_refused_by_name(tmp_path, monkeypatch, 
     ("key", "value", "said"),
     [
         ("general.architecture", "llama", "general.architecture is 'llama'; only gpt-oss"),
+        ("general.type", "adapter", "general.type is 'adapter', so it holds no whole model; merge an adapter"),
         ("gpt-oss.block_count", None, "no metadata entry 'gpt-oss.block_count'"),
         ("gpt-oss.rope.scaling.factor", None, "no metadata entry 'gpt-oss.rope.scaling.factor'"),
         ("gpt-oss.attention.sliding_window", None, "no metadata entry 'gpt-oss.attention.sliding_window'"),
@@ -374,6 +398,21 @@ def test_a_header_is_refused_in_one_line(tmp_path, name):
     line = refusal(tmp_path / "m.gguf")
     assert line.startswith(f"{tmp_path / 'm.gguf'}: ")
     assert said in line
+
+
+def test_the_formats_second_version_is_read_too(tmp_path):
+    data = bytearray(write(tmp_path).read_bytes())
+    assert data[4] == 3
+    data[4] = 2
+    (tmp_path / "old.gguf").write_bytes(data)
+    assert open_checkpoint(tmp_path / "old.gguf").config == open_checkpoint(tmp_path / "m.gguf").config
+
+
+def test_a_tensor_in_two_parts_is_refused(tmp_path):
+    write(tmp_path / "parts", tensors_in_part=9)
+    second = sorted((tmp_path / "parts").iterdir())[1]
+    second.write_bytes(second.read_bytes().replace(b"blk.0.ffn_up_exps.bias", b"blk.0.attn_norm.weight"))
+    assert refusal(tmp_path / "parts") == f"{second}: tensor 'blk.0.attn_norm.weight' is there twice; download it again"
 
 
 def test_a_header_without_an_end_is_not_read_whole(tmp_path, monkeypatch):
