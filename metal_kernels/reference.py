@@ -8,7 +8,7 @@ The residual stream is float32 throughout. A product runs in the dtype of its we
 and ``product_dtype`` replace that, because MLX's CPU backend needs others (``float32_sums``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import reduce
 from itertools import accumulate
 from typing import NamedTuple
@@ -52,6 +52,14 @@ class Experts(NamedTuple):
     def input_dtype(self) -> mx.Dtype:
         """The dtype its input rows have."""
         return input_dtype(self.bias.dtype)
+
+
+class Pass(NamedTuple):
+    """Some of the experts that rows choose: ``slots`` [E] int32 holds their slots, and -1 for all others. ``pairs`` is
+    how many choices of all rows they are."""
+
+    slots: mx.array
+    pairs: int
 
 
 class Attention(NamedTuple):
@@ -341,14 +349,42 @@ def expert_mlp_grouped(
 
     Rows are sorted by expert, so that each weight is read once.
     """
+    whole = [Pass(slots, len(logits) * k)]
+    return expert_mlp_in_passes(normed, logits, whole, gate_up, down, residual, k=k, limit=limit, product=product)
+
+
+def expert_mlp_in_passes(
+    normed: mx.array,
+    logits: mx.array,
+    passes: Iterable[Pass],
+    gate_up: Experts,
+    down: Experts,
+    residual: mx.array,
+    *,
+    k: int,
+    limit: float,
+    product: GroupedProduct = grouped,
+) -> mx.array:
+    """Do the same in passes over experts, of which each has its slot in one pass only.
+
+    A pass is under way on the device before the next one is asked for. Whoever gives other experts the same slots then
+    waits for the device.
+    """
     T, H = residual.shape
     chosen, weights = top_experts(logits, k)
-    flat = slots[chosen].reshape(-1)
-    order = mx.argsort(flat)
-    slot = flat[order]
-    out = product(natural(normed)[order // k], slot, gate_up) + gate_up.bias[slot]
-    out = product(swiglu(out, limit), slot, down) + down.bias[slot]
-    out = out[mx.argsort(order)].reshape(T, k, H)
+    rows = natural(normed)
+    orders = []
+    outs = []
+    for slots, pairs in passes:
+        flat = slots[chosen].reshape(-1)
+        order = mx.argsort(flat)[flat.size - pairs :]  # those without a slot come first
+        slot = flat[order]
+        out = product(rows[order // k], slot, gate_up) + gate_up.bias[slot]
+        out = product(swiglu(out, limit), slot, down) + down.bias[slot]
+        mx.async_eval(order, out)
+        orders.append(order)
+        outs.append(out)
+    out = mx.concatenate(outs)[mx.argsort(mx.concatenate(orders))].reshape(T, k, H)
     return residual + (out.astype(mx.float32) * weights[..., None]).sum(axis=1)
 
 
