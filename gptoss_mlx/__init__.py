@@ -38,8 +38,15 @@ def load(
 
     if model == BUNDLED:
         bundled.install_tiny()
-    options = {"dtype": dtype, "memory_budget": memory_budget, "slots": slots, "verify": verify}
-    return load(model, **options, prefixes=prefixes, progress=progress)
+    return load(
+        model,
+        dtype=dtype,
+        memory_budget=memory_budget,
+        slots=slots,
+        verify=verify,
+        prefixes=prefixes,
+        progress=progress,
+    )
 
 
 def __getattr__(name: str) -> "Any":

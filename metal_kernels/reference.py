@@ -42,7 +42,7 @@ class Dense(NamedTuple):
 
 class Experts(NamedTuple):
     """One projection of all experts in MXFP4: ``weight`` [S, R, C / 8] uint32, ``scales`` [S, R, C / 32] uint8 and
-    ``bias`` [S, R]. S counts slots. A table tells the slot of each expert."""
+    ``bias`` [S, R]. S counts slots. A table tells the slot of each expert, and has -1 for one that is absent."""
 
     weight: mx.array
     scales: mx.array
@@ -306,10 +306,10 @@ def expert_gate_up(
 ) -> mx.array:
     """Project each of T chunk-major rows by the K experts its logits [T, E] choose, add biases and activate.
 
-    Returns [T, K] chunk-major rows of I. ``slots`` [E] int32 tells the slot of each expert. This is for few rows: it
-    reads an expert once for each row that chooses it.
+    Returns [T, K] chunk-major rows of I. ``slots`` [E] int32 tells the slot of each expert. Rows of an absent one may
+    be anything. This is for few rows: it reads an expert once for each row that chooses it.
     """
-    slot = slots[top_experts(logits, k)[0]]
+    slot = mx.maximum(slots[top_experts(logits, k)[0]], 0)
     rows = natural(normed)[:, None, None].astype(product_dtype or experts.bias.dtype)
     out = _gather(rows, experts, slot).squeeze(-2) + experts.bias[slot]
     return chunk_major(swiglu(out, limit), experts.input_dtype)
@@ -325,9 +325,10 @@ def expert_down_residual(
     product_dtype: mx.Dtype | None = None,
 ) -> mx.array:
     """Project [T, K] chunk-major rows of I by the experts that made them, add biases, and add each row's weighted sum
-    to residual [T, H] float32."""
+    to residual [T, H] float32. An absent expert adds nothing."""
     chosen, weights = top_experts(logits, activated.shape[1])
-    slot = slots[chosen]
+    weights = mx.where(slots[chosen] < 0, 0, weights)
+    slot = mx.maximum(slots[chosen], 0)
     rows = natural(activated)[:, :, None].astype(product_dtype or experts.bias.dtype)
     out = _gather(rows, experts, slot).squeeze(-2) + experts.bias[slot]
     return residual + (out.astype(mx.float32) * weights[..., None]).sum(axis=1)
@@ -346,6 +347,7 @@ def expert_mlp_grouped(
     product: GroupedProduct = grouped,
 ) -> mx.array:
     """Do both expert projections for many chunk-major rows, and add their weighted sums to residual [T, H] float32.
+    No chosen expert may be absent.
 
     Rows are sorted by expert, so that each weight is read once.
     """

@@ -1,10 +1,10 @@
 """Experts in slots: every layer holds a few of its experts in memory, those used last, and reads others when it must.
 
-A decode step runs on what is in the slots. Then what all its layers chose is read back at once, what was absent is
-read from the model folder, and the step is repeated from the first layer that missed an expert. To that layer the
-choice was right, so each repeat settles one layer more at least. Reading every layer's choice back instead would cost
-more than the disk: 0.2 to 0.35 ms a layer on a Mac (mlx-lm issue 1438). Prompts go layer by layer, because
-a chunk wants most experts of a layer; each is read once for the chunk.
+A decode step runs on what is in the slots; an absent expert adds nothing. Then what all its layers chose is read back
+at once, what was absent is read from the model folder, and the step is repeated from the first layer that missed an
+expert. To that layer the choice was right, so each repeat settles one layer more at least. Reading every layer's choice
+back instead would cost more than the disk: 0.2 to 0.35 ms a layer on a Mac (mlx-lm issue 1438). Prompts go layer by
+layer, because a chunk wants most experts of a layer; each is read once for the chunk.
 
 Slots are MLX arrays that the host writes where they lie. Nothing may still read them then: ``fetch`` waits for the
 device. Knows logits, slots and files; knows no attention and no cache.
@@ -23,6 +23,7 @@ from gptoss_mlx.errors import UsageError
 from gptoss_mlx.model_folder import ModelFolder, Stretch, layout
 from gptoss_mlx.model_folder.part_reader import Part, PartReader
 from gptoss_mlx.model_folder.safetensors import nbytes_of
+from metal_kernels import launch
 from metal_kernels.reference import Pass
 
 STORED = {mx.float32: "F32", mx.bfloat16: "BF16"}
@@ -79,7 +80,7 @@ class LayerSlots(NamedTuple):
     """One layer's slots as the host sees them."""
 
     stretch: Stretch
-    table: np.ndarray  # [E] int32, the memory of the array that kernels read: an expert's slot, 0 for an absent one
+    table: np.ndarray  # [E] int32, the memory of the array that kernels read: an expert's slot, or -1
     parts: dict[str, np.ndarray]  # [S, bytes] uint8 by tensor, the memory of the slots
     biases: dict[str, np.ndarray]  # [E, bytes] uint8 by tensor, of all experts
 
@@ -120,7 +121,7 @@ class PagedExperts:
 
     def add_layer(self, stretch: Stretch, arrays: dict[str, mx.array]) -> mx.array:
         """Take ``arrays`` as the next layer's slots, by the names of ``slot_stretch``. Return its table, [E] int32."""
-        table = mx.array(np.zeros(self.config.num_local_experts, np.int32))
+        table = mx.array(np.full(self.config.num_local_experts, -1, np.int32))
         biases = {
             name: self._biases(stretch, name, array.dtype) for name, array in arrays.items() if not _is_read(name)
         }
@@ -137,8 +138,9 @@ class PagedExperts:
 
     def can_miss(self, rows: int) -> bool:
         """Return whether a step of so many rows runs on what is in the slots and may miss some of it. If not, all
-        experts are there, or the rows may want more at once than there are slots and go layer by layer."""
-        return not self.complete and rows * self._k <= self.slots
+        experts are there, or the rows go layer by layer: where they may want more at once than there are slots, and
+        where they are grouped by expert."""
+        return not self.complete and rows * self._k <= self.slots and launch.each_row_for_itself(rows)
 
     def first_miss(self, first: int, logits: Sequence[mx.array], tally: Tally) -> int | None:
         """Read back what a step chose by the router logits [T, E] of each layer from ``first`` on, and read what was
@@ -218,7 +220,7 @@ class PagedExperts:
             old = int(self._owner[layer, slot])
             if old >= 0:
                 self._owner[layer, slot] = self._where[layer, old] = -1
-                self.layers[layer].table[old] = 0
+                self.layers[layer].table[old] = -1
                 self.complete = False
                 tally.evictions += 1
         for layer, id, slot in places:

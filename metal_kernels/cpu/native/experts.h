@@ -4,7 +4,7 @@ constexpr float ALPHA = 1.702f;  // the sigmoid's slope in gpt-oss's SwiGLU: fix
 
 // The chosen experts of T rows, and the (row, choice) pairs in the order of their experts.
 struct Chosen {
-    int32_t* slot;    // [T, k]: of the chosen experts, in falling order of the logit; of equal ones the lower first
+    int32_t* slot;    // [T, k]: of the chosen experts, in falling order of the logit; of equal ones the lower first; -1 if absent
     float* share;     // [T, k]: the softmax over the chosen
     int32_t* pairs;   // [T * k]: pair t * k + i is row t's choice i
     const float** x;  // [T * k]: the row of each pair, in their order
@@ -52,7 +52,7 @@ static Chosen chosen_experts(const Routing& r, size_t values) {
     for (long e = 0, first = 0; e < r.experts; ++e) {
         const long n = starts[e];
         starts[e] = first;
-        for (long done = 0; done < n && r.slots[e] >= 0; done += MOST_ROWS)  // none for an expert without a slot
+        for (long done = 0; done < n && r.slots[e] >= 0; done += MOST_ROWS)  // none for an absent expert
             c.jobs[c.count++] = {r.slots[e], first + done, n - done < MOST_ROWS ? n - done : MOST_ROWS};
         first += n;
     }
@@ -108,12 +108,13 @@ static bool project_down(const Matrix& m, const Chosen& c, float* made) {
     });
 }
 
-// Adds the weighted sum of each row's pairs, made [T * k, H], to its residual.
+// Adds the weighted sum of each row's pairs, made [T * k, H], to its residual. An absent expert's are not read.
 static void combine(const Chosen& c, long T, long k, long H, const float* made, const float* residual, float* out) {
     parallel(T, 4.0 * T * k * H, [&](long t, int) {
         for (long h = 0; h < H; h += WIDTH) {
             vf total = {};
-            for (long i = 0; i < k; ++i) total += load(made + (t * k + i) * H + h) * c.share[t * k + i];
+            for (long i = 0; i < k; ++i)
+                if (c.slot[t * k + i] >= 0) total += load(made + (t * k + i) * H + h) * c.share[t * k + i];
             store(out + t * H + h, load(residual + t * H + h) + total);
         }
     });
@@ -176,11 +177,12 @@ EXPORT(expert_pass)(const float* normed, const Routing* routing, const Matrix* u
     return !c.values || !project(normed, *routing, *up, *down, limit, c, c.values, made);
 }
 
-// What all passes made, weighted and summed. Of the routing only the logits count.
+// What all passes made, weighted and summed. Of the routing only the logits count, for no expert was absent from all passes.
 EXPORT(expert_combine)(const float* made, const Routing* routing, int64_t H, const float* residual, float* out) {
     Operation held;
     const Chosen c = chosen_experts(*routing, 0);
     if (!c.values) return 1;
+    memset(c.slot, 0, routing->T * routing->k * sizeof(int32_t));
     combine(c, routing->T, routing->k, H, made, residual, out);
     return 0;
 }

@@ -16,7 +16,7 @@ struct Matrix {
 };
 
 // The experts' choice: raw logits [T, experts], of which each row takes the k largest, and the slot of each expert, or
-// -1 for one that has none in this pass.
+// -1 for one that is absent, which adds nothing.
 struct Routing {
     const float* logits;
     const int32_t* slots;
