@@ -129,7 +129,7 @@ class Stepper:
         self._ahead = None
         try:
             if flight is None:
-                flight = self._launch(self.rows, None)
+                flight = self._launch(list(self.rows), None)
             following = self._launch_ahead(flight)
             ids = self._wait(flight)
         except BaseException as error:
