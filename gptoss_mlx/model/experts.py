@@ -84,6 +84,16 @@ class LayerSlots(NamedTuple):
     parts: dict[str, np.ndarray]  # [S, bytes] uint8 by tensor, the memory of the slots
     biases: dict[str, np.ndarray]  # [E, bytes] uint8 by tensor, of all experts
 
+    def reads(self, id: int, slot: int) -> list[Part]:
+        """Return the four reads that bring an expert into a slot."""
+        return [
+            Part(
+                self.stretch.file, self.stretch.offset + offset + id * _one(stored, shape), self.parts[name][slot].data
+            )
+            for name, (offset, stored, shape) in self.stretch.tensors.items()
+            if _is_read(name)
+        ]
+
 
 @dataclass
 class PagedExperts:
@@ -215,7 +225,6 @@ class PagedExperts:
         if not places:
             return
         mx.synchronize()  # a pending evaluation may still read the slots, and the table
-        reads: list[Part] = []
         for layer, _, slot in places:
             old = int(self._owner[layer, slot])
             if old >= 0:
@@ -223,12 +232,7 @@ class PagedExperts:
                 self.layers[layer].table[old] = -1
                 self.complete = False
                 tally.evictions += 1
-        for layer, id, slot in places:
-            own = self.layers[layer]
-            for name, (offset, stored, shape) in own.stretch.tensors.items():
-                if _is_read(name):
-                    start = own.stretch.offset + offset + id * _one(stored, shape)
-                    reads.append(Part(own.stretch.file, start, own.parts[name][slot].data))
+        reads = [part for layer, id, slot in places for part in self.layers[layer].reads(id, slot)]
         self.reader.read(reads)
         for layer, id, slot in places:
             own = self.layers[layer]
