@@ -79,7 +79,6 @@ expert_mlp_in_passes = _operation(
     reference.expert_mlp_in_passes, float32_sums.expert_mlp_in_passes, cpu.expert_mlp_in_passes
 )
 norm_head = _operation(reference.norm_head, float32_sums.norm_head, cpu.norm_head, dispatches.norm_head)
-embed = _operation(reference.embed, reference.embed, cpu.embed)
 rope_tables = _operation(reference.rope_tables, reference.rope_tables, cpu.rope_tables)
 
 
@@ -122,6 +121,15 @@ def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> tu
     if best is not None and (out := _launch(dispatches.norm_head_argmax_combine, *best)) is not None:
         return out[0], out[1]
     return (float32_sums if on_cpu() else reference).norm_head_argmax(x, norm, eps, head)
+
+
+def embed(tokens: mx.array, table: Dense) -> mx.array:
+    """Run :func:`reference.embed` on the CPU, wherever the rest runs: the GPU would keep all of the table in memory for
+    the few rows that it reads."""
+    if where() == "cpu" and (made := cpu.embed(tokens, table)) is not None:
+        return made
+    with mx.stream(mx.cpu):
+        return reference.embed(tokens, table)
 
 
 def scaled(logits: mx.array, temperature: float) -> mx.array:

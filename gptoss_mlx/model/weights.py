@@ -59,7 +59,8 @@ def load_weights(
     that does not fit the model.
 
     A layer has two buffers, one for its dense tensors and one for its experts. On Metal they are the mapped file
-    itself, except for slots. MLX decides by the buffers it has met when to commit work, and a buffer for each tensor
+    itself, except for slots. The embedding is, too, but no GPU reads it (``launch.embed``), so its pages are the
+    system's to drop. MLX decides by the buffers it has met when to commit work, and a buffer for each tensor
     would be fifty commits a token. A tensor that has to be cast gets a buffer of its own.
     """
     arrays: dict[str, mx.array] = {}
@@ -76,10 +77,9 @@ def load_weights(
             if progress is not None:
                 progress(room.nbytes)
             continue
-        read_whole = "embedding.weight" not in stretch.tensors  # a token reads only one row of the embedding
-        adopt = mx.metal.is_available() and read_whole  # adopted buffers stay in memory while the GPU works
-        buffer = _adopted(folder.stretch_bytes(stretch)) if adopt else mx.array(folder.read(stretch))
-        if read_whole:
+        mapped = mx.metal.is_available()
+        buffer = _adopted(folder.stretch_bytes(stretch)) if mapped else mx.array(folder.read(stretch))
+        if "embedding.weight" not in stretch.tensors:  # of which a token reads one row
             launch.settle(buffer)
         found = tensors(buffer, stretch, dtype)
         mx.eval(found)  # so that a cast's source is freed before the next stretch is read

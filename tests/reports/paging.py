@@ -137,8 +137,8 @@ def _experts(model: Path) -> int:
 
 
 def throughput(model: Path) -> tuple[list[list[str]], bool]:
-    """Measure filling eight slots of a layer beside a plain loop of reads of the same bytes, with the system's page cache
-    and without."""
+    """Measure filling eight slots of a layer beside a plain loop of reads of the same bytes, with the system's page
+    cache and without."""
     own = paged(gptoss_mlx.load(model, slots=8))
     layer = own.layers[0]
     size = expert_nbytes(layer.stretch)
