@@ -62,6 +62,12 @@ def slot_stretch(stretch: Stretch, slots: int, dtype: mx.Dtype) -> Stretch:
     return Stretch(stretch.file, 0, at, inside)
 
 
+def paged_nbytes(stretch: Stretch, slots: int, dtype: mx.Dtype) -> int:
+    """Return the bytes of memory that a layer's experts take: its slots, and the biases of all experts."""
+    biases = (shape for name, (_, _, shape) in stretch.tensors.items() if not _is_read(name))
+    return slot_stretch(stretch, slots, dtype).nbytes + sum(nbytes_of(STORED[dtype], shape) for shape in biases)
+
+
 def expert_nbytes(stretch: Stretch) -> int:
     """Return the bytes that are read for one expert: its matrices and scales, 13,219,200 for the published models."""
     return sum(_one(stored, shape) for name, (_, stored, shape) in stretch.tensors.items() if _is_read(name))

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.model.experts import PagedExperts, holds_experts, slot_stretch
+from gptoss_mlx.model.experts import PagedExperts, holds_experts, paged_nbytes, slot_stretch
 from gptoss_mlx.model_folder import ModelFolder, Stretch
 from metal_kernels import launch
 from metal_kernels.reference import Dense, Experts
@@ -75,7 +75,7 @@ def load_weights(
             tables.append(paged.add_layer(stretch, own))
             arrays |= own
             if progress is not None:
-                progress(room.nbytes)
+                progress(paged_nbytes(stretch, paged.slots, dtype))
             continue
         mapped = mx.metal.is_available()
         buffer = _adopted(folder.stretch_bytes(stretch)) if mapped else mx.array(folder.read(stretch))
@@ -92,7 +92,7 @@ def load_weights(
 def loaded_nbytes(folder: ModelFolder, dtype: mx.Dtype, slots: int | None = None) -> int:
     """Return the bytes that ``load_weights`` reads or makes room for, by shapes alone."""
     return sum(
-        (stretch if slots is None or not holds_experts(stretch) else slot_stretch(stretch, slots, dtype)).nbytes
+        stretch.nbytes if slots is None or not holds_experts(stretch) else paged_nbytes(stretch, slots, dtype)
         for stretch in folder.stretches()
     )
 
