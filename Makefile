@@ -5,8 +5,9 @@ VENV ?= .venv
 ORACLE_VENV ?= .venv-oracle
 LLAMA_VENV ?= .venv-llama
 SEED ?= 1
-# The oracle's versions are pinned, because a package index also lists releases that are not tested.
-ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
+# The oracle's versions are pinned, because a package index also lists releases that are not tested. transformers loads
+# MXFP4 checkpoints only with accelerate.
+ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 LLAMA_VERSION = 0.3.36
 # llama.cpp is compiled with its default flags, so that it uses all that this machine's processor has. Without a cache,
 # because a wheel that was compiled with other flags may be in it.
@@ -117,6 +118,7 @@ sequence-report: $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
 # Compare live with transformers. Write nothing.
 oracle: $(VENV)/.ready $(ORACLE_VENV)/.ready
 	$(VENV)/bin/python -m tests.oracle.live $(ORACLE_VENV)/bin/python
+	$(VENV)/bin/python -m tests.oracle.saved $(ORACLE_VENV)/bin/python
 
 # Write tests/data/goldens. Nothing else writes them.
 goldens: $(ORACLE_VENV)/.ready

@@ -25,6 +25,11 @@ def models_dir() -> Path:
     return home_dir() / "models"
 
 
+def checkpoints_dir() -> Path:
+    """Return the folder that holds the checkpoints that users keep after a download."""
+    return home_dir() / "checkpoints"
+
+
 def sessions_dir() -> Path:
     """Return the folder that holds the saved sessions."""
     return home_dir() / "sessions"
@@ -53,3 +58,11 @@ def model_name(source: Path) -> str:
     name = source.name.rpartition("--")[2] if source.name.startswith("models--") else source.name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
     return published_name(name) or name
+
+
+def name_for_hub_id(repo_id: str) -> str:
+    """Return the model name for OWNER/NAME on the Hub. Only OpenAI's own are "20b" and "120b"."""
+    if published := published_name(repo_id):
+        return published
+    owner, _, name = repo_id.partition("/")
+    return f"{owner}-{name}" if published_name(name) else name

@@ -13,7 +13,7 @@ from pathlib import Path
 from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError, StorageError
 from gptoss_mlx.files import replaced_whole
 from gptoss_mlx.home import BUNDLED, default_model_file, model_name, models_dir
-from gptoss_mlx.published import HUB_IDS, download_command, published_name
+from gptoss_mlx.published import HUB_IDS, published_name
 
 VARIABLE = "GPTOSS_MAC_MODEL"
 MANIFEST = "manifest.json"
@@ -140,8 +140,7 @@ def _remedy(name: str, text: str) -> str:
     if name in HUB_IDS:
         others = f" (installed: {', '.join(installed)})" if installed else ""
         return (
-            f"the model '{name}' is not installed{others}; run: pip install huggingface_hub && "
-            f"{download_command(name)} && gptoss-mac convert gpt-oss-{name}"
+            f"the model '{name}' is not installed{others}; to download and convert it, run: gptoss-mac convert {name}"
         )
     known = ", ".join([*installed, *(n for n in HUB_IDS if n not in installed)])
     return f"no model '{text}': neither a folder nor an installed name; known are {known}"

@@ -60,10 +60,10 @@ def test_what_only_resembles_a_name_means_no_published_model(text):
 
 @pytest.mark.parametrize("text", ["20B", "gpt-oss:20b", "OpenAI/gpt-oss-20b"])
 def test_a_published_model_that_is_missing_is_told_how_to_get_under_any_name(text):
-    with pytest.raises(ModelNotInstalledError, match=r"'20b' is not installed; run: .*convert gpt-oss-20b"):
+    with pytest.raises(ModelNotInstalledError, match=r"'20b' is not installed; to .* run: gptoss-mac convert 20b$"):
         find_model(text)
     install("mine")
-    with pytest.raises(ModelNotInstalledError, match=r"'20b' is not installed \(installed: mine\); run: "):
+    with pytest.raises(ModelNotInstalledError, match=r"'20b' is not installed \(installed: mine\); to "):
         find_model(text)
 
 

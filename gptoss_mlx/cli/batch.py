@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gptoss_mlx.cli import options
+from gptoss_mlx.cli.awake import AllowSleep, awake
 from gptoss_mlx.cli.terminal import on_interrupt
 from gptoss_mlx.errors import BatchLinesError, UsageError, shown
 
@@ -47,6 +48,8 @@ def batch(
         Literal["auto", "jsonl", "csv", "text"],
         typer.Option("--format", help="Format of IN. Guessed from the file name, then from the content."),
     ] = "auto",
+    yes: options.Yes = False,
+    allow_sleep: AllowSleep = False,
 ) -> None:
     """Answer a file of prompts, many at a time.
 
@@ -66,8 +69,9 @@ def batch(
         for notice in opened.notices:
             _say(notice)
         total = opened.survey()
-        runtime = options.open_model(model)
-        _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
+        with awake(allow_sleep):
+            runtime = options.open_model(model, yes)
+            _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
 
 
 def _answer(

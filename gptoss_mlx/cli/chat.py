@@ -51,6 +51,7 @@ def chat(
         ),
     ] = None,
     last: Annotated[bool, typer.Option("--continue", help="Resume the session saved last.")] = False,
+    yes: options.Yes = False,
 ) -> None:
     """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
     from gptoss_mlx.installed import lasting_name
@@ -60,9 +61,11 @@ def chat(
     if model is None and kept is not None:
         model = kept.model
     if kept is None:
-        conversation = options.start_conversation(model, reasoning or "medium", system, temperature, max_tokens, seed)
+        conversation = options.start_conversation(
+            model, reasoning or "medium", system, temperature, max_tokens, seed, yes
+        )
     else:
-        conversation, notice = options.reopen_conversation(kept, model, temperature, max_tokens, seed)
+        conversation, notice = options.reopen_conversation(kept, model, temperature, max_tokens, seed, yes)
         if notice:
             console.print(Text(shown(notice), style="dim"))
         effort = reasoning or conversation.reasoning

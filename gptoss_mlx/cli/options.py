@@ -1,5 +1,6 @@
 """Options that several commands share, and the model or conversation they open."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,48 +34,70 @@ Temperature = Annotated[
     float | None, typer.Option(help="0 takes the likeliest token, 1 draws from the model unchanged.", show_default="1")
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="Stop a reply after this many tokens.", show_default="no limit")]
+Yes = Annotated[bool, typer.Option("--yes", help="Download and convert a model that is not installed without asking.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the random draws. The same seed repeats a reply.")]
 
 
-def open_model(name: str | None) -> "Runtime":
+def open_model(name: str | None, yes: bool = False) -> "Runtime":
     """Load a model, None for the default one, with a progress bar if standard error is a terminal.
 
-    At a terminal a checkpoint is converted first if the user agrees.
+    A checkpoint is converted first, and a published model that is not installed is downloaded, if the user agrees at a
+    terminal or with ``yes``.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     import gptoss_mlx
-    from gptoss_mlx.errors import NotConvertedError
+    from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError
     from gptoss_mlx.home import BUNDLED
     from gptoss_mlx.installed import default_model, find_model
+    from gptoss_mlx.published import published_name
+    from gptoss_mlx.records import note_use
 
     name = default_model() if name is None else name
     if name != BUNDLED:
         try:
             find_model(name)
         except NotConvertedError as error:
-            name = _convert_if_agreed(error)
+            name = _convert_if_agreed(error, yes)
+        except ModelNotInstalledError:
+            if published_name(name) is None:
+                raise
+            name = _make(name, yes)
     console = Console(stderr=True)
     columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
-        return gptoss_mlx.load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
+        runtime = gptoss_mlx.load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
+    note_use(runtime.folder.path)
+    return runtime
 
 
-def _convert_if_agreed(error: "NotConvertedError") -> str:
+def _convert_if_agreed(error: "NotConvertedError", yes: bool) -> str:
     """Convert the checkpoint and return the model's name. Raises ``error`` without a terminal or the user's consent."""
-    from gptoss_mlx.cli.convert import convert
     from gptoss_mlx.cli.terminal import agreed
     from gptoss_mlx.errors import shown
     from gptoss_mlx.home import model_name
 
     folder = Path(error.folder)
     name = model_name(folder)
-    if not agreed(f"{shown(str(folder))} is a checkpoint. Convert it now to {name}?"):
+    if not yes and not agreed(f"{shown(str(folder))} is a checkpoint. Convert it now to {name}?"):
         raise error
-    convert(folder)
-    return name
+    return _make(str(folder), yes)
+
+
+def _make(source: str, yes: bool) -> str:
+    """Convert a checkpoint, or download it. Return the model's name. Standard output is left to the answer."""
+    from rich.filesize import decimal
+
+    from gptoss_mlx.cli.convert import make_model
+    from gptoss_mlx.errors import shown
+
+    report = make_model(source, yes=yes)
+    lines = [f"{report.destination.name}: {decimal(report.bytes_written)} in {report.destination}", *report.losses]
+    for line in lines:
+        print(shown(line), file=sys.stderr)
+    return report.destination.name
 
 
 def check_values(temperature: float | None, max_tokens: int | None) -> None:
@@ -94,23 +117,29 @@ def start_conversation(
     temperature: float | None,
     max_tokens: int | None,
     seed: int | None,
+    yes: bool = False,
 ) -> "Conversation":
     """Load the model and return a new conversation with it. Raises UsageError for values out of range."""
     from gptoss_mlx.conversation import Conversation
 
     check_values(temperature, max_tokens)
-    runtime = open_model(model)
+    runtime = open_model(model, yes)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return Conversation(runtime, reasoning=reasoning, instructions=system, sampling=sampling, max_tokens=max_tokens)
 
 
 def reopen_conversation(
-    session: "Session", model: str | None, temperature: float | None, max_tokens: int | None, seed: int | None
+    session: "Session",
+    model: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    seed: int | None,
+    yes: bool = False,
 ) -> "tuple[Conversation, str | None]":
     """Load the model and return the session's conversation, and a notice if its cache cannot be used."""
     from gptoss_mlx.sessions import open_session
 
     check_values(temperature, max_tokens)
-    runtime = open_model(model)
+    runtime = open_model(model, yes)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return open_session(session, runtime, sampling=sampling, max_tokens=max_tokens)

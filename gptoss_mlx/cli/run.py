@@ -29,6 +29,7 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object with answer, thought and counts.")
     ] = False,
+    yes: options.Yes = False,
 ) -> None:
     """Answer one prompt and exit.
 
@@ -38,7 +39,7 @@ def run(
     text = prompt if prompt is not None else _from_stdin()
     if not text.strip():
         raise UsageError("the prompt is empty")
-    conversation = options.start_conversation(model, reasoning, system, temperature, max_tokens, seed)
+    conversation = options.start_conversation(model, reasoning, system, temperature, max_tokens, seed, yes)
 
     from gptoss_mlx.conversation import Done, Text, Thought
 

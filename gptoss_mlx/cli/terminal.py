@@ -36,9 +36,14 @@ def print_json(value: Any) -> None:
     print(text, flush=True)
 
 
+def at_terminal() -> bool:
+    """Return whether there is a user to ask."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def agreed(question: str) -> bool:
     """Ask on standard error, and return whether the user typed yes. Return False without a terminal to ask at."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not at_terminal():
         return False
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     # Not through sys.stdin, because after a first read a chat could not choose how it decodes.
