@@ -132,15 +132,16 @@ class Stepper:
                 flight = self._launch(list(self.rows), None)
             following = self._launch_ahead(flight)
             ids = self._wait(flight)
+            self._ahead = following
+            return self._land(flight, ids)
         except BaseException as error:
+            self._ahead = None
             for begun in (following, flight):
                 if begun is not None:
                     begun.undo()
             if isinstance(error, Exception):
                 return self._singly(error)
             raise
-        self._ahead = following
-        return self._land(flight, ids)
 
     def _launch(self, rows: list[Row], before: _Flight | None) -> _Flight:
         """Launch a step of ``rows``. Those in the step ``before`` read what that one draws, the others their last
