@@ -92,10 +92,10 @@ class LayerSlots(NamedTuple):
 
     def reads(self, id: int, slot: int) -> list[Part]:
         """Return the four reads that bring an expert into a slot."""
+        file = self.stretch.file
+        begin = self.stretch.offset
         return [
-            Part(
-                self.stretch.file, self.stretch.offset + offset + id * _one(stored, shape), self.parts[name][slot].data
-            )
+            Part(file, begin + offset + id * _one(stored, shape), self.parts[name][slot].data)
             for name, (offset, stored, shape) in self.stretch.tensors.items()
             if _is_read(name)
         ]
@@ -225,7 +225,7 @@ class PagedExperts:
         """Read the experts of (layer, ids) that are absent, all at once, into the slots of others that were used
         longest ago. ``ids`` are at most as many as slots.
 
-        Raises ModelFolderError. What was to be read is absent then, and all else is as it was.
+        Raises ModelFolderError. What was to be read, and what had to go for it, is absent then.
         """
         places = [(layer, id, slot) for layer, ids in wanted for id, slot in self._places(layer, ids)]
         if not places:

@@ -87,6 +87,13 @@ def test_so_they_have_in_plain_mlx_and_on_emulated_shaders(resident, kernels, mo
     assert experts(own).decode.misses > 0
 
 
+@pytest.mark.parametrize("length", [2, 5, 600])
+def test_so_they_have_in_a_batch_of_prompts_from_the_library(resident, length):
+    """Two rows of 2 are few, of 5 are grouped, and of 600 come in two chunks."""
+    rows = [np.random.default_rng(seed).integers(0, 512, length).tolist() for seed in (1, 2)]
+    assert np.array_equal(np.array(paged(resident, 4).logits(rows)), np.array(resident.logits(rows)))
+
+
 @pytest.mark.parametrize("rows", [2, 3, 4, 8, 9])
 @pytest.mark.parametrize("slots", [4, 6, 12, 15])
 def test_rows_that_want_more_experts_than_there_are_slots_are_split(wide, slots, rows):
