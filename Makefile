@@ -158,6 +158,15 @@ compare-full: $(VENV)/.ready-compare $(LLAMA_VENV)/.ready-$(LLAMA_VERSION)
 batch-kill-test: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.batch.kills
 
+.PHONY: paging-report paging-stress
+# Decode 10,000 steps with few slots for experts, in several ways, and compare with all experts in memory. Minutes.
+paging-stress: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.paging stress --steps 10000
+
+# Measure what paging costs where nothing is missing, and with MODEL=FOLDER how fast slots are filled.
+paging-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.paging report $(MODEL)
+
 .PHONY: download-kill-test
 # Kill downloads from a local Hub, alone and converted as they arrive: 30 times each, and at their changes of the disk.
 # Minutes.

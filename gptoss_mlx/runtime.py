@@ -21,7 +21,7 @@ from gptoss_mlx.errors import MemoryBudgetError, ModelFolderError, UsageError, q
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.model.decoder import Decoder
-from gptoss_mlx.model.weights import load_weights
+from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
 from metal_kernels import launch
 
@@ -157,6 +157,7 @@ def load(
     *,
     dtype: str | mx.Dtype | None = None,
     memory_budget: int | None = None,
+    slots: int | None = None,
     verify: bool = False,
     prefixes: PrefixCache | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -165,10 +166,11 @@ def load(
 
     ``dtype`` is that of dense weights, keys and values, "float32" or "bfloat16". The default is bfloat16 on Metal and
     float32 on the CPU backend, where products run in float32 either way. ``memory_budget`` bounds the bytes of the
-    weights. ``verify`` first compares every byte of them with the manifest. ``prefixes`` may be another model's too. By
+    weights. With ``slots`` each layer has room for so many experts, and reads others from disk when they are chosen.
+    ``verify`` first compares every byte of the weights with the manifest. ``prefixes`` may be another model's too. By
     default it is a new cache of a sixteenth of the free memory. ``progress`` is called with (bytes read, total).
 
-    Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
+    Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError, UsageError.
     """
     folder = ModelFolder.open(find_model(model))
     chosen = _dtype(dtype)
@@ -178,7 +180,9 @@ def load(
         launch.check()
     except ValueError as error:
         raise UsageError(str(error)) from error
-    total = sum(stretch.nbytes for stretch in folder.stretches())
+    if slots is not None:
+        slots = whole("slots", slots, folder.config.num_experts_per_tok, "as many as a token chooses experts, or more")
+    total = loaded_nbytes(folder, chosen, slots)
     if memory_budget is not None and total > memory_budget:
         raise MemoryBudgetError(
             f"{folder.path}: the weights take {total / 1e9:.2f} GB, the budget is {memory_budget / 1e9:.2f} GB; "
@@ -196,7 +200,7 @@ def load(
         if progress is not None:
             progress(read, total)
 
-    decoder = Decoder(folder.config, load_weights(folder, chosen, advance))
+    decoder = Decoder(folder.config, load_weights(folder, chosen, advance, slots=slots))
     if prefixes is None:
         prefixes = PrefixCache(int(free_bytes() * PREFIX_SHARE))
     return Runtime(folder, decoder, prefixes)

@@ -67,6 +67,12 @@ class LayerCache:
         self.tail_rows += count
         self.length += count
 
+    def retract(self, count: int) -> None:
+        """Forget the ``count`` positions that the last ``advance`` added, for a step that is computed again. No mark
+        may have been made since."""
+        self.tail_rows -= count
+        self.length -= count
+
     def flush(self) -> None:
         """Move the tail into the body."""
         if self.tail is not None and self.tail_rows:
