@@ -110,8 +110,9 @@ def test_two_messages_of_a_section_are_apart_and_the_pieces_add_up(reply):
     assert got.thought == "Let me see.\n\nLet me see."
     assert (got.preamble, got.text) == ("One.\n\nTwo.", "It is 4.\n\nIt is 4.")
     assert got.content == "One.\n\nTwo.\n\nIt is 4.\n\nIt is 4."
-    assert "".join(piece.text for piece in given if piece.section == "thought") == got.thought
-    assert "".join(piece.text for piece in given if piece.section != "thought") == got.content
+    assert got.parts == (Piece("thought", got.thought), Piece("preamble", got.preamble), Piece("answer", got.text))
+    assert "".join(piece.joined for piece in given if piece.section == "thought") == got.thought
+    assert "".join(piece.joined for piece in given if piece.section != "thought") == got.content
 
 
 def test_text_that_may_begin_a_stop_string_is_held_back_until_it_is_known(reply):

@@ -184,6 +184,8 @@ class Run:
                 request = _read_plain(line.body, self._defaults)
         if request.stream:
             raise RequestError("stream: a batch does not stream; leave it out", "stream")
+        if request.n > 1:
+            raise RequestError(f"n: a batch answers each line once, not {request.n} times; leave it out", "n")
         self.tally.ignored.update(request.unknown)
         if request.model is not None and request.model != self.model:
             self.tally.other_models[request.model] += 1
