@@ -5,7 +5,7 @@ import pytest
 from gptoss_mlx.conversation import TOOL_ROUNDS, Done, Text, ToolCall, ToolError
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Tokenizer, tool_result
-from gptoss_mlx.reply import ReplyReader
+from gptoss_mlx.reply import Piece, ReplyReader
 from tests.reports.fuzz_replies import fuzz
 from tests.reports.sequences import difference, read
 from tests.support import scripted, token_classes

@@ -57,9 +57,7 @@ TEXT_PARTS = {"text": "text"}
 """The type of part that a message may have, and its field with the text."""
 
 
-def read(
-    raw: Any, defaults: Defaults, *, unknown_fields: bool = False, notes: list[str] | None = None
-) -> Request:
+def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False, notes: list[str] | None = None) -> Request:
     """Return the request in the body ``raw``. Raises RequestError, but not for schemas: rendering them checks them.
 
     With ``unknown_fields`` unknown fields are ignored and named in the request, because data sets have other columns.
@@ -248,7 +246,9 @@ def _read_tools(body: JsonObject) -> tuple[Function, ...]:
     for tool in body.objects("tools") or []:
         function = tool.object("function")
         kind = tool.text("type")
-        if kind not in (None, "function") and tool.note("type", f"tools of the type {kind[:40]!r} are not offered to the model"):
+        if kind not in (None, "function") and tool.note(
+            "type", f"is ignored: tools of the type {kind[:40]!r} are not offered to the model"
+        ):
             continue
         if kind != "function" or function is None:
             raise tool.error("type", "must be 'function', and the function must be present")

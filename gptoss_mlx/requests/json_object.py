@@ -99,12 +99,12 @@ class JsonObject:
         if self._notes is None:
             self.only(field, *harmless)
         elif self.any(field) is not None and self.any(field) not in harmless:
-            self.note(field, because)
+            self.note(field, f"is ignored: {because}")
 
-    def note(self, field: str, because: str) -> bool:
-        """Note that the field is ignored. Return False if nothing may be overlooked."""
+    def note(self, field: str, words: str) -> bool:
+        """Note how the field is not taken as it is. Return False if nothing may be overlooked."""
         if self._notes is not None:
-            self._notes.append(f"{self.path(field)} is ignored: {because}")
+            self._notes.append(f"{self.path(field)} {words}")
         return self._notes is not None
 
     def skip(self, *fields: str) -> None:
@@ -118,7 +118,7 @@ class JsonObject:
     def overlook_unread(self) -> None:
         """Note each field that was not read, or raise what ``refuse_unread`` raises if nothing may be overlooked."""
         for name in self.unread():
-            if not self.note(name, "it is not known"):
+            if not self.note(name, "is ignored: it is not known"):
                 self.refuse_unread()
 
     def refuse_unread(self) -> None:

@@ -99,7 +99,7 @@ def read_effort(body: JsonObject, name: str) -> Effort | None:
     given = body.any(name)
     if isinstance(given, str) and given in OTHER_EFFORTS:
         nearest = OTHER_EFFORTS[given]
-        if body.note(name, f"this model has no effort {given!r}; it thinks with {nearest!r}"):
+        if body.note(name, f"{given!r} is none of this model's efforts; it thinks with {nearest!r}"):
             return nearest
     return body.one_of(name, *get_args(Effort))  # type: ignore[return-value]
 

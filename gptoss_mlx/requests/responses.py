@@ -185,7 +185,7 @@ def _read_tools(body: JsonObject) -> tuple[Function, ...]:
         kind = tool.text("type") or ""
         if kind == "function":
             functions.append(read_function(tool))
-        elif not tool.note("type", f"tools of the type {kind[:40]!r} are not offered to the model"):
+        elif not tool.note("type", f"is ignored: tools of the type {kind[:40]!r} are not offered to the model"):
             raise tool.error("type", "must be 'function'")
     return offered(body, functions)
 
