@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Literal, NoReturn
+from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
@@ -36,13 +37,15 @@ log = logging.getLogger("gptoss_mac.server")
 class Exchange:
     """A request whose ``body`` has been read, and the response to it. ``notes`` collects what of it was overlooked.
     They become headers, so they must be complete before the response begins. ``started`` is when the server began, in
-    Unix seconds."""
+    Unix seconds, and ``size`` the bytes of the body."""
 
     def __init__(self, scope: Scope, body: Any, send: Send, dialect: Dialect, started: int = 0) -> None:
         self.body = body
         self.notes: list[str] = []
         self.path: str = scope["path"]
         self.started = started
+        self.size = 0
+        self.query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
         self.params: Mapping[str, str] = scope.get("path_params", {})
         self.headers: Mapping[str, str] = {
             key.decode("latin-1"): val.decode("latin-1") for key, val in scope["headers"]
@@ -108,6 +111,7 @@ class Answer:
         exchange = Exchange(scope, None, send, self._dialect, self._started)
         try:
             data = await _read_body(exchange.headers, receive)
+            exchange.size = len(data)
             if self._body:
                 exchange.body = from_json(data)
             await _while_there(self._endpoint(exchange), receive)

@@ -21,6 +21,7 @@ from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.server.owner import Broken, Ended, Event, Order, Owner
 from gptoss_mlx.server.problems import busy, not_offered
 from gptoss_mlx.server.residence import Loaded, Residence
+from gptoss_mlx.server.stored import Responses
 
 HEARTBEAT = 10.0
 """Seconds without any event after which a stream shows that it is alive. Clients give up after 60 or more."""
@@ -57,17 +58,21 @@ class Answering:
     prompt: list[int]
     orders: list[Order] = field(default_factory=list)
     replies: dict[int, Reply] = field(default_factory=dict)
-    told: asyncio.Queue[tuple[int, Event]] = field(default_factory=asyncio.Queue)
+    told: asyncio.Queue[tuple[int, Event] | None] = field(default_factory=asyncio.Queue)
+    cancelled: bool = False
 
     async def events(self) -> AsyncIterator[Of | Waiting]:
-        """Yield what comes, until all replies have ended. Raises the error of a reply that could not be generated, and
-        Problem for one that calls a tool which was not offered."""
+        """Yield what comes, until all replies have ended or ``cancel`` was called. Raises the error of a reply that
+        could not be generated, and Problem for one that calls a tool which was not offered."""
         while len(self.replies) < len(self.orders):
             try:
-                index, event = await asyncio.wait_for(self.told.get(), HEARTBEAT)
+                come = await asyncio.wait_for(self.told.get(), HEARTBEAT)
             except TimeoutError:
                 yield Waiting(self._read(), len(self.prompt))
                 continue
+            if come is None:
+                return
+            index, event = come
             if isinstance(event, Broken):
                 raise event.error
             if isinstance(event, Ended):
@@ -82,6 +87,11 @@ class Answering:
             pass
         return [self.replies[index] for index in range(len(self.orders))]
 
+    def cancel(self) -> None:
+        """End ``events`` before anything else comes."""
+        self.cancelled = True
+        self.told.put_nowait(None)
+
     def _read(self) -> int:
         rows = [order.row for order in self.orders if order.row is not None]
         return max((min(len(row.context.ids), len(self.prompt)) for row in rows), default=0)
@@ -94,6 +104,7 @@ class Service:
     owner: Owner
     residence: Residence
     places: int
+    responses: Responses = field(default_factory=Responses)
     taken: int = field(default=0, init=False)
 
     @asynccontextmanager

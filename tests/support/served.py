@@ -96,7 +96,9 @@ def serving(*arguments: object, **environment: str) -> Iterator[Process]:
 
 
 @contextlib.contextmanager
-def scripted_server(tokenizer: Tokenizer, *replies: list[int], pause: float = 0, **options) -> Iterator[SimpleNamespace]:
+def scripted_server(
+    tokenizer: Tokenizer, *replies: list[int], pause: float = 0, **options
+) -> Iterator[SimpleNamespace]:
     """Serve, in this process, a model that says ``replies``, one to each row. ``pause`` is in seconds for each step.
 
     The ``rows`` in what it yields are the engine's stand-in, which knows what it was asked. ``replies`` may be added
