@@ -112,15 +112,16 @@ def read_stop(body: JsonObject) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def read_function(function: JsonObject) -> Function:
-    """Read a function's name, description and parameters. Nothing enforces the schema, so ``strict`` is overlooked."""
+def read_function(function: JsonObject, parameters: str = "parameters") -> Function:
+    """Read a function's name, description and schema, which the field ``parameters`` has. Nothing enforces the schema,
+    so ``strict`` is overlooked."""
     function.overlook("strict", False, because=NOT_ENFORCED)
     function.skip(*CACHING)
     name = function.needed_text("name")
     if not _NAME.fullmatch(name):
         raise function.error("name", "must be 1 to 128 letters, digits, dashes and underscores")
-    declared = Function(name, function.text("description") or "", function.schema("parameters"))
-    function.refuse_unread()
+    declared = Function(name, function.text("description") or "", function.schema(parameters))
+    function.overlook_unread()
     return declared
 
 

@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from gptoss_mlx.server import chat_completions, listings, responses
+from gptoss_mlx.server import chat_completions, listings, messages, responses
 from gptoss_mlx.server.exchange import Answer, Dialect, Exchange
 from gptoss_mlx.server.guard import Guard, dialect_of
 from gptoss_mlx.server.service import Service
@@ -30,12 +30,15 @@ def build(service: Service, *, host: str, key: str | None = None, origins: Seque
         return Route(path, answer(face, path, body), methods=["POST"])
 
     routes = [
+        Route("/{path:path}", answer(listings.here, "", False), methods=["HEAD"]),
         post("/v1/chat/completions", chat_completions.create),
         post("/v1/responses", responses.create),
         get("/v1/responses/{id}", responses.retrieve),
         Route("/v1/responses/{id}", answer(responses.delete, "", False), methods=["DELETE"]),
         post("/v1/responses/{id}/cancel", responses.cancel, body=False),
         get("/v1/responses/{id}/input_items", responses.input_items),
+        post("/v1/messages", messages.create),
+        post("/v1/messages/count_tokens", messages.count_tokens),
         get("/v1/models", listings.models),
         get("/v1/models/{name:path}", listings.model),
         get("/health", listings.health),

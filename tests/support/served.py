@@ -105,7 +105,7 @@ def scripted_server(
     there.
     """
     rows = ScriptedBatch(iter(replies), pause=pause)
-    there = SimpleNamespace(rows=rows, url="")
+    there = SimpleNamespace(rows=rows, tokenizer=tokenizer, url="")
     ready = threading.Event()
 
     async def run() -> None:
