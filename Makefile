@@ -168,9 +168,17 @@ paging-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.paging report $(MODEL)
 
 .PHONY: download-kill-test
-# Kill downloads from a local Hub 30 times, and at each of their changes of the disk. Half a minute.
+# Kill downloads from a local Hub, alone and converted as they arrive: 30 times each, and at their changes of the disk.
+# Minutes.
 download-kill-test: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m pytest -s -m slow tests/hub/test_kills.py
+	$(VENV)/bin/python -m pytest -s -m slow tests/hub/test_kills.py tests/convert/test_arriving.py
+
+.PHONY: convert-report
+# Convert one random checkpoint in every form, beside copying one of 20b's shape; read thousands of damaged files; kill
+# downloads. Minutes, with 15 GB of disk.
+convert-report: download-kill-test $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.fuzz_files --count 3000 --seed $(SEED)
+	$(VENV)/bin/python -m tests.reports.conversion
 
 # Test a prefill of 16,000 tokens and a cache of 131,072 positions.
 test-long: $(VENV)/.ready-dev

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.assembly import Assembly
-from convert.atomic_folder import DOWNLOAD, check_space, resumable_folder
+from convert.atomic_folder import check_space, resumable_folder
 from convert.conversion import ByteProgress, Report, finish, losses, nbytes_in, tokenizer_of
 from convert.journal import read_journal, write_line
 from convert.pieces import REDOWNLOAD, Piece, Reader
@@ -24,6 +24,7 @@ from convert.remote import JOURNAL, Remote
 from convert.sources import Checkpoint, open_planned
 from gptoss_mlx import __version__
 from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.home import DOWNLOAD
 from gptoss_mlx.hub import HubFile, Settings, fetch
 from gptoss_mlx.hub.fetch import DEFAULTS
 from gptoss_mlx.model_folder import ModelFolder, layout

@@ -14,16 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gptoss_mlx.errors import StorageError
+from gptoss_mlx.home import DOWNLOAD, hidden_folder
 from gptoss_mlx.model_folder.writer import storage_errors, sync_folder
-
-DOWNLOAD = "download"
-"""Name of the folder inside a hidden one that keeps what an unfinished download needs to go on."""
-
-
-def hidden_folder(destination: Path) -> Path:
-    """Return where a folder lies until it is complete."""
-    destination = Path(os.path.abspath(destination))
-    return destination.with_name(f".{destination.name}.partial")
 
 
 @contextmanager

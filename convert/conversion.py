@@ -4,6 +4,7 @@ Experts, router, norms and sinks keep their bits where the source has those of t
 matrices become q8 or stay bf16.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from gptoss_mlx import __version__
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, UsageError
 from gptoss_mlx.harmony import Tokenizer
+from gptoss_mlx.harmony.tokenizer_files import O200K_NAMED
 from gptoss_mlx.model_folder import ModelFolder, layout
 from gptoss_mlx.model_folder.writer import shard_nbytes, write_metadata
 
@@ -78,7 +80,8 @@ def convert(
             for piece in checkpoint.pieces:
                 assembly.add(piece, reader)
         experts, lost = checkpoint.experts(reader.tally), losses(checkpoint, reader.tally)
-        origin = {"folder": checkpoint.folder.resolve().name, "sha256": reader.digests}
+        # Links are not followed, because the Hub's cache links a file to one that is named by its hash.
+        origin = {"folder": Path(os.path.abspath(checkpoint.folder)).name, "sha256": reader.digests}
         origin |= {"experts": experts, "losses": lost}
         finish(folder, checkpoint, tokenizer[0], origin, assembly.digests, dense)
         checkpoint.check_unchanged()
@@ -145,25 +148,35 @@ def losses(checkpoint: Checkpoint, tally: Mapping[str, float]) -> tuple[str, ...
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> tuple[Tokenizer | None, str | None]:
-    """Return the checkpoint's tokenizer and "checkpoint", or the published one and "bundled" if it fits, or Nones.
+    """Return the checkpoint's tokenizer and "checkpoint", or the published one and "bundled", or Nones.
+
+    The published one is used where the checkpoint has the same, or has none and it fits.
 
     Raises CheckpointError when the checkpoint's cannot be read or has more ids than the embedding has rows.
     """
     vocab = checkpoint.config.vocab_size
-    if checkpoint.tokenizer_json is None:
+    said = "checkpoint"
+    if checkpoint.tokenizer is not None:
+        where = checkpoint.folder
+        tokenizer = checkpoint.tokenizer()
+        if O200K_NAMED.items() <= tokenizer.special.items() and tokenizer.digest == Tokenizer.bundled().digest:
+            said = "bundled"
+    elif checkpoint.tokenizer_json is not None:
+        where = checkpoint.tokenizer_json
+        try:
+            check_lfs_pointer(where)
+        except OSError as error:
+            raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from error
+        tokenizer = Tokenizer.from_file(where)
+    else:
         bundled = Tokenizer.bundled()
         return (bundled, "bundled") if bundled.vocab_size <= vocab else (None, None)
-    try:
-        check_lfs_pointer(checkpoint.tokenizer_json)
-    except OSError as error:
-        raise CheckpointError(f"{checkpoint.tokenizer_json}: cannot be read ({error.strerror})") from error
-    tokenizer = Tokenizer.from_file(checkpoint.tokenizer_json)
     if tokenizer.vocab_size > vocab:
         raise CheckpointError(
-            f"{checkpoint.tokenizer_json}: has ids up to {tokenizer.vocab_size - 1:,}, "
+            f"{where}: has ids up to {tokenizer.vocab_size - 1:,}, "
             f"config.json's vocab_size is {vocab:,}; get both from the same checkpoint"
         )
-    return tokenizer, "checkpoint"
+    return tokenizer, said
 
 
 def _generation_defaults(tokenizer: Tokenizer | None) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.atomic_folder import DOWNLOAD, hidden_folder
 from convert.conversion import check_dense, converted_nbytes
 from convert.journal import read_journal
 from convert.pieces import Piece
 from convert.sources import Checkpoint, open_planned
 from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.home import DOWNLOAD, hidden_folder
 from gptoss_mlx.hub import HubFile, Plan, Settings, fetch, list_files, measure_rate, read_beginnings
 from gptoss_mlx.hub.fetch import DEFAULTS
 from gptoss_mlx.model_folder import layout

@@ -1,7 +1,9 @@
 """Compare a model folder with a checkpoint: invert the repack, and compare every value. Writes nothing.
 
-Weights and config are compared, tokenizers are not. What is not q8 must be equal bit for bit. float32 values that the
-folder keeps as bfloat16 are rounded before they are compared, as they were when they were converted.
+Weights and config are compared, tokenizers are not. What is not q8 must be equal bit for bit, and so must q8 be where
+the source has its codes. float32 values that the folder keeps as bfloat16 are rounded before they are compared, and
+experts that the source has in full are quantized, as they were when they were converted. MXFP4 codes differ where their
+bits do, even if both stand for the same value: a checkpoint and its copy with experts in full can differ.
 """
 
 import math

@@ -89,6 +89,15 @@ def test_a_checkpoint_is_refused_with_the_commands_that_make_a_model_of_it(insid
     assert refusal.value.folder == "gpt-oss-20b"
 
 
+@pytest.mark.parametrize("text", ["models/m.gguf", "models", "./models"])
+def test_a_gguf_file_is_a_checkpoint_too(text):
+    Path("models").mkdir()
+    Path("models/m.gguf").write_text("")
+    with pytest.raises(NotConvertedError) as refusal:
+        find_model(text)
+    assert f"run: gptoss-mac convert {Path(text)} && gptoss-mac chat --model {Path(text).stem}" in str(refusal.value)
+
+
 def test_a_checkpoints_path_is_quoted_for_a_shell(home):
     folder = checkpoint(home / "my model's")
     with pytest.raises(NotConvertedError) as refusal:

@@ -1,10 +1,10 @@
-"""Open a checkpoint. Each layout of weights has a module; ``open_checkpoint`` detects a folder's layout."""
+"""Open a checkpoint. Each layout of weights has a module; ``open_checkpoint`` detects which one lies at a path."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from convert.pieces import SourceTensor
-from convert.sources import bf16, huggingface, mlx_lm, original, refused
+from convert.sources import bf16, gguf, huggingface, mlx_lm, original, refused
 from convert.sources.checkpoint import (
     REDOWNLOAD,
     TOKENIZER_JSON,
@@ -29,9 +29,9 @@ __all__ = ["Checkpoint", "open_checkpoint", "open_planned"]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Find and check the checkpoint in ``path`` or its ``original/``. Reads config and headers, no weights.
+    """Find and check the checkpoint in folder ``path`` or its ``original/``, or the GGUF model at ``path``.
 
-    Raises CheckpointError with one line that names the file and the remedy.
+    Reads config and headers, no weights. Raises CheckpointError with one line that names the file and the remedy.
     """
     try:
         return _open(path)
@@ -46,10 +46,13 @@ def open_planned(folder: Path, headers: Mapping[str, Mapping[str, StoredTensor]]
     Raises CheckpointError as ``open_checkpoint`` does.
     """
     index = read_index(folder / INDEX) if (folder / INDEX).exists() else None
-    return _checkpoint(folder, join_headers(folder, headers, index), folder / TOKENIZER_JSON, {})
+    tokenizer = folder / TOKENIZER_JSON
+    return _checkpoint(folder, join_headers(folder, headers, index), tokenizer if tokenizer.exists() else None, {})
 
 
 def _open(path: Path) -> Checkpoint:
+    if (not path.is_dir() or _safetensors_in(path) is None) and (parts := gguf.parts_at(path)):
+        return gguf.open_gguf(path, parts)
     folder = _find(path)
     if (folder / MANIFEST).exists():
         raise CheckpointError(f"{folder}: is a model folder already; use it with --model, or name its checkpoint")
@@ -91,12 +94,18 @@ def _checkpoint(
 def _find(path: Path) -> Path:
     refused.check_path(path)
     if not path.is_dir():
-        problem = "is a file" if path.exists() else "no such folder"
-        raise CheckpointError(f"{path}: {problem}; name the folder that a checkpoint was downloaded to")
+        problem = "is no GGUF file" if path.exists() else "no such folder"
+        raise CheckpointError(f"{path}: {problem}; name the folder that a checkpoint was downloaded to, or a GGUF file")
+    if (folder := _safetensors_in(path)) is None:
+        raise CheckpointError(
+            f"{path}: no checkpoint here, looked for config.json and *.safetensors in it and in its original/, and for "
+            "*.gguf; `gptoss-mac convert 20b` downloads one"
+        )
+    return folder
+
+
+def _safetensors_in(path: Path) -> Path | None:
     for folder in (path, path / "original"):
         if (folder / INDEX).exists() or any(folder.glob("*.safetensors")):
             return folder
-    raise CheckpointError(
-        f"{path}: no checkpoint here, looked for config.json and *.safetensors in it and in its original/; "
-        "`gptoss-mac convert 20b` downloads one"
-    )
+    return None

@@ -17,6 +17,7 @@ from typing import Any
 from convert.pieces import REDOWNLOAD, Piece, SourceTensor, as_stored
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, quoted
+from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import layout
 from gptoss_mlx.model_folder.safetensors import GIT_LFS_POINTER, StoredTensor, read_header
 
@@ -70,6 +71,8 @@ class Checkpoint:
     ``unknown_fields`` names what config.json has beside a gpt-oss config. Nothing is made of it. ``losses`` says, from
     what a ``Reader`` has tallied, in which way the weights are no longer those that the model was published with.
     ``experts`` says how the experts became MXFP4, and what that changed.
+    ``tokenizer`` makes the tokenizer of a source that has it in another form than tokenizer.json; it raises
+    CheckpointError. ``folder`` is the file, for a source that is one.
     """
 
     layout: str
@@ -82,6 +85,7 @@ class Checkpoint:
     stamps: dict[Path, Stamp]
     losses: Callable[[Mapping[str, float]], tuple[str, ...]] = nothing_lost
     experts: Callable[[Mapping[str, float]], str] = bit_for_bit
+    tokenizer: Callable[[], Tokenizer] | None = None
 
     @property
     def nbytes(self) -> int:

@@ -52,7 +52,7 @@ def _parts(config: ModelConfig, found: Mapping[str, SourceTensor]) -> Iterator[P
         rows[spec.target] = start + spec.shape[0]
         if EXPERTS in name:
             yield from _expert_parts(name, spec, found)
-        elif _dtype(found, name) == "U32" or name.removesuffix("weight") + "scales" in found:
+        elif len(spec.shape) == 2 and (_dtype(found, name) == "U32" or f"{name[:-6]}scales" in found):
             yield _affine(name, spec, start, found)
         else:
             yield part

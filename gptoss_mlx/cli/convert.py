@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def convert(
     source: Annotated[
         str,
-        typer.Argument(help="20b, 120b, tiny, a checkpoint's folder, or OWNER/NAME on the Hugging Face Hub."),
+        typer.Argument(
+            help="20b, 120b, tiny, a checkpoint's folder, a GGUF file, OWNER/NAME on the Hub, or ollama:NAME."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder to create.", show_default="under GPTOSS_MAC_HOME, or NAME-hf here")
@@ -43,8 +45,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint into a model folder, or a model folder into a checkpoint.
 
-    20b and 120b are downloaded if no folder has that name, and converted as they arrive. What has arrived is kept when
-    the command is stopped or killed. Run it again to go on.
+    Copies that other programs have on this machine are offered first. Else 20b, 120b and OWNER/NAME are downloaded and
+    converted as they arrive. What has arrived is kept when the command is stopped or killed. Run it again to go on.
     """
     with awake(allow_sleep):
         if to is not None:
@@ -64,13 +66,11 @@ def make_model(
 ) -> "Report":
     """Convert what ``source`` names, after a download if need be, with progress on standard error. ``out`` is the model
     folder, None: that of its name among the installed models. ``yes``: download without asking."""
-    from gptoss_mlx.home import BUNDLED, checkpoints_dir, model_name, models_dir, name_for_hub_id
+    from gptoss_mlx.home import BUNDLED, checkpoints_dir, models_dir
 
-    folder = Path(source)
-    repo_id = _repo_id(source) if not os.path.exists(folder) else None  # Path.exists raises for a name too long
-    name = model_name(folder) if repo_id is None else name_for_hub_id(repo_id)
+    name, folder, repo_id = _resolve(source, yes)
     destination = out if out is not None else models_dir() / name
-    if repo_id is not None:
+    if folder is None:
         from gptoss_mlx.cli.obtain import obtain
 
         keep = checkpoints_dir() / name if keep_source else None
@@ -87,13 +87,26 @@ def make_model(
         return convert.convert(folder, destination, dense=dense, progress=stoppable)
 
 
-def _repo_id(source: str) -> str | None:
-    """Return the id on the Hub that a name stands for, None if it is none."""
+def _resolve(source: str, yes: bool) -> tuple[str, Path | None, str]:
+    """Return the model name for what a user calls a source, where it lies, None if it must be downloaded, and its id on
+    the Hub, "" if it has none."""
+    from gptoss_mlx.home import BUNDLED, model_name, name_for_hub_id
     from gptoss_mlx.published import HUB_IDS, published_name
 
+    path = Path(source)
+    if os.path.exists(path) or source == BUNDLED:  # Path.exists raises for a name that is too long
+        return model_name(path), path, ""
+
+    from convert.local import resolve_source
+    from gptoss_mlx.cli.obtain import local_copy
+
     if published := published_name(source):
-        return HUB_IDS[published]
-    return source if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) else None
+        return published, local_copy(published, yes), HUB_IDS[published]
+    is_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
+    name = name_for_hub_id(source) if is_id else model_name(path)
+    if copy := resolve_source(source):
+        return name, copy, ""
+    return (name, None, source) if is_id else (name, path, "")
 
 
 def _show(report: "Report", named: bool) -> None:
@@ -113,7 +126,7 @@ def _show(report: "Report", named: bool) -> None:
     table.add_row("Source layout", report.layout)
     table.add_row("Layers, experts", f"{config.num_hidden_layers}, {config.num_local_experts}")
     if report.unknown_fields:
-        table.add_row("Not used", Text(f"unknown in config.json: {_listed(report.unknown_fields)}"))
+        table.add_row("Not used", Text(f"unknown fields: {_listed(report.unknown_fields)}"))
     table.add_row("Experts", report.experts)
     table.add_row("Dense", report.dense)
     for number, loss in enumerate(report.losses):

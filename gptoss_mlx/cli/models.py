@@ -1,5 +1,6 @@
 """``gptoss-mac models``: the models installed on this machine."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,8 +50,11 @@ def list_(
     Each line has name, size, type of dense weights, source, when the model was last used and last verified, and which
     one is the default. A terminal gets a table, anything else fields between tabs.
     """
+    from rich.filesize import decimal
+
     from gptoss_mlx.errors import ModelFolderError
-    from gptoss_mlx.installed import default_model, installed_models
+    from gptoss_mlx.home import hidden_folder, models_dir
+    from gptoss_mlx.installed import default_model, installed_models, unfinished_models
     from gptoss_mlx.published import published_name
 
     default = default_model()
@@ -65,7 +69,10 @@ def list_(
         print_json([asdict(one) for one in found])
     elif found:
         _print_table(found)
-    elif not installed_models():
+    for name in unfinished_models():
+        size = decimal(_taken(hidden_folder(models_dir() / name)))
+        print(f"{name}: {size} of an unfinished download; `gptoss-mac convert {name}` goes on", file=sys.stderr)
+    if not installed_models() and not unfinished_models():
         print("no model is installed; for the small one run: gptoss-mac convert tiny", file=sys.stderr)
 
 
@@ -161,19 +168,26 @@ def remove(
     name: Annotated[str, typer.Argument(help="Name of an installed model.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete an installed model. Asks first. What lies outside GPTOSS_MAC_HOME is never deleted."""
+    """Delete an installed model, or what has arrived of an unfinished download. Asks first.
+
+    What lies outside GPTOSS_MAC_HOME is never deleted.
+    """
     from rich.filesize import decimal
 
     from gptoss_mlx.cli.terminal import agreed
     from gptoss_mlx.errors import UsageError
-    from gptoss_mlx.home import models_dir
+    from gptoss_mlx.home import hidden_folder, models_dir
     from gptoss_mlx.installed import check_installed, remove_model
     from gptoss_mlx.published import published_name
 
     name = published_name(name) or name
     check_installed(name)
     folder = models_dir() / name
-    size = 0 if folder.is_symlink() else _size(folder)
+    if os.path.lexists(folder):
+        size = 0 if folder.is_symlink() else _size(folder)
+    else:
+        folder = hidden_folder(folder)
+        size = _taken(folder)
     if not yes and not agreed(f"Delete {shown(str(folder))} ({decimal(size)})?"):
         raise UsageError(f"'{name}' is kept; answer y at a terminal, or give --yes")
     remove_model(name)
@@ -251,3 +265,8 @@ def _compare(folder: "ModelFolder", source: Path) -> str:
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
+def _taken(folder: Path) -> int:
+    """Return the bytes on disk of all files below a folder. Files with holes take fewer than their size."""
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))

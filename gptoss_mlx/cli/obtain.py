@@ -1,5 +1,9 @@
-"""Get a model from the Hub: say what it takes, ask, then download and convert it with a progress bar."""
+"""Get a model that is not installed: from a copy that another program has on this machine, or from the Hub.
 
+The user is told what it takes and asked first.
+"""
+
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -8,6 +12,47 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from convert import Report
     from convert.remote import Remote
+
+
+def local_copy(name: str, yes: bool) -> Path | None:
+    """Return the copy of a published model on this machine that shall be converted, None for a download.
+
+    The user chooses at a terminal. With ``yes`` a copy with the published weights is taken, and one whose weights were
+    rounded is not. Raises ModelNotInstalledError if the user wants neither.
+    """
+    from rich.filesize import decimal
+
+    from convert.local import find_local
+    from gptoss_mlx.cli.terminal import answer_to, at_terminal
+    from gptoss_mlx.errors import ModelNotInstalledError, shown
+    from gptoss_mlx.home import models_dir
+
+    copies = find_local(name)
+    if yes:
+        whole = [copy for copy in copies if not copy.losses]
+        if whole:
+            print(shown(f"{name}: converting {whole[0].path}, {whole[0].kind}"), file=sys.stderr)
+        return whole[0].path if whole else None
+    if not copies:
+        return None
+    lines = [f"{copy.kind}, {decimal(copy.nbytes)}{''.join(f'; {loss}' for loss in copy.losses)}" for copy in copies]
+    if not at_terminal():
+        raise ModelNotInstalledError(
+            f"{name} is not installed, but this machine has {lines[0]}; to convert it, run: "
+            f"gptoss-mac convert {shlex.quote(str(copies[0].path))} --out {shlex.quote(str(models_dir() / name))}"
+        )
+    print(f"{name} is not installed, but this machine has", file=sys.stderr)
+    for number, line in enumerate(lines, 1):
+        print(shown(f"  {number}  {line}"), file=sys.stderr)
+    print("  d  none of these: download it", file=sys.stderr)
+    while True:
+        answer = answer_to("Convert which? [1] ").lower() or "1"
+        if answer == "d":
+            return None
+        if answer in ("n", "no", "q"):
+            raise ModelNotInstalledError(f"{name} is not installed; run: gptoss-mac convert {name}")
+        if answer.isdecimal() and 1 <= int(answer) <= len(copies):
+            return copies[int(answer) - 1].path
 
 
 def obtain(repo_id: str, destination: Path, *, dense: str = "q8", keep: Path | None = None, yes: bool) -> "Report":

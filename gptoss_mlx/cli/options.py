@@ -90,10 +90,12 @@ def _make(source: str, yes: bool) -> str:
     """Convert a checkpoint, or download it. Return the model's name. Standard output is left to the answer."""
     from rich.filesize import decimal
 
+    from gptoss_mlx.cli.awake import awake
     from gptoss_mlx.cli.convert import make_model
     from gptoss_mlx.errors import shown
 
-    report = make_model(source, yes=yes)
+    with awake(allow_sleep=False):
+        report = make_model(source, yes=yes)
     lines = [f"{report.destination.name}: {decimal(report.bytes_written)} in {report.destination}", *report.losses]
     for line in lines:
         print(shown(line), file=sys.stderr)

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,7 +137,8 @@ def test_no_is_respected(hub, models):
     os.close(terminal)
 
 
-def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(hub, models):
+def interrupted(hub, models):
+    """Interrupt a download in the middle. Return what the command wrote on standard error."""
     hub.rate = 300_000
     command = [sys.executable, "-c", PROGRAM, "convert", "20b", "--yes"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -149,10 +151,73 @@ def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(hub, models):
     _, err = process.communicate()
     assert process.returncode == 130
     assert time.monotonic() - begun < 3
-    assert "Traceback" not in err
-    assert os.listdir(models) == [".20b.partial"]
     hub.rate = None
+    return err
+
+
+def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(hub, models):
+    assert "Traceback" not in interrupted(hub, models)
+    assert os.listdir(models) == [".20b.partial"]
+    code, _, err = run("models", "list")
+    assert re.search(r"20b: [\d.]+ [kM]B of an unfinished download; `gptoss-mac convert 20b` goes on", err)
     code, _, err = run("convert", "20b", "--yes")
     assert code == 0
     assert "MB more, " in err
     assert os.listdir(models) == ["20b"]
+
+
+def test_an_unfinished_download_can_be_discarded(hub, models):
+    interrupted(hub, models)
+    assert os.listdir(models) == [".20b.partial"]
+    code, out, _ = run("models", "rm", "gpt-oss:20b", "--yes")
+    assert code == 0
+    assert out.startswith(f"deleted {models / '.20b.partial'}, ")
+    assert os.listdir(models) == []
+    assert run("models", "rm", "20b", "--yes")[0] == 4
+
+
+@pytest.fixture
+def copies(hub, tmp_path, monkeypatch):
+    """Put the checkpoint in the Hugging Face cache, and say nothing else is on this machine."""
+    for name in ("HF_HUB_CACHE", "OLLAMA_MODELS"):
+        monkeypatch.delenv(name, raising=False)
+    # The built native library stays where it is found.
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    snapshot = tmp_path / "hf" / "hub" / "models--openai--gpt-oss-20b" / "snapshots" / ("0" * 40)
+    shutil.copytree(checkpoint(), snapshot)
+    return snapshot
+
+
+def test_yes_takes_a_copy_that_is_here_instead_of_the_network(hub, models, copies):
+    code, out, err = run("run", "--model", "20b", "--yes", "--temperature", "0", "What is 3 + 4?")
+    assert (code, out) == (0, "3 + 4 = 7.\n")
+    assert f"20b: converting {copies}, openai/gpt-oss-20b in the Hugging Face cache (Hugging Face)" in err
+    assert not hub.requests
+    assert (copies / "model.safetensors").exists(), "what another program has is left alone"
+
+
+def test_a_copy_that_is_here_is_named_without_a_terminal(hub, models, copies):
+    code, _, err = run("chat", "--model", "20b")
+    assert code == 4
+    command = f"gptoss-mac convert {copies} --out {models / '20b'}"
+    assert err.rstrip().endswith(f"; to convert it, run: {command}")
+    assert run(*command.split()[1:])[0] == 0
+    assert run("run", "--model", "20b", "--temperature", "0", "What is 3 + 4?")[:2] == (0, "3 + 4 = 7.\n")
+
+
+@pytest.mark.parametrize(("answer", "requests"), [(b"\n", False), (b"d\n", True), (b"9\n1\n", False)])
+def test_a_terminal_chooses_among_copies(hub, models, copies, answer, requests):
+    process, terminal = at_a_terminal("convert", "20b")
+    text = read_until(terminal, "Convert which? [1] ")
+    assert "  1  openai/gpt-oss-20b in the Hugging Face cache (Hugging Face), 2.4 MB" in text
+    for line in answer.splitlines(keepends=True):
+        os.write(terminal, line)
+    if requests:
+        read_until(terminal, "[y/N] ")
+        os.write(terminal, b"y\n")
+    read_until(terminal, "Next: gptoss-mac chat --model 20b")
+    assert process.wait(10) == 0
+    assert bool(hub.requests) is requests
+    assert os.listdir(models) == ["20b"]
+    os.close(terminal)

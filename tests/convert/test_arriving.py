@@ -11,10 +11,10 @@ import pytest
 
 from convert import convert
 from convert.arriving import Watch, convert_remote
-from convert.atomic_folder import hidden_folder
 from convert.pieces import Piece, SourceTensor
 from convert.remote import _most_at_once, look
 from gptoss_mlx.errors import CheckpointError, HubError, StorageError
+from gptoss_mlx.home import hidden_folder
 from gptoss_mlx.hub import HubFile, Settings
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.model_folder.safetensors import StoredTensor

@@ -78,7 +78,7 @@ def test_a_folder_that_is_no_checkpoint(tmp_path):
 def test_a_path_that_is_no_folder(tmp_path):
     assert "no such folder" in refusal(tmp_path / "nowhere", tmp_path)
     (tmp_path / "file").write_text("")
-    assert "is a file" in refusal(tmp_path / "file", tmp_path)
+    assert "is no GGUF file" in refusal(tmp_path / "file", tmp_path)
 
 
 def test_weights_without_a_config(source, tmp_path):

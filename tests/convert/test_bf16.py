@@ -7,6 +7,8 @@ import pytest
 
 import gptoss_mlx
 from convert import convert
+from convert.verification import compare
+from gptoss_mlx.errors import ModelFolderError
 from gptoss_mlx.model_folder import ModelFolder
 from tests.convert.test_bad_checkpoints import edit_header, refusal
 from tests.support import fine_tunes
@@ -88,6 +90,17 @@ def test_the_error_is_that_of_all_experts(tmp_path):
             power += float((want.astype(np.float64) ** 2).sum())
     assert 0.05 < (lost / power) ** 0.5 < 0.2
     assert report.experts == f"MXFP4, quantized from bfloat16, error {100 * (lost / power) ** 0.5:.2g}%"
+
+
+def test_a_model_is_verified_against_its_fine_tune(tmp_path):
+    source = fine_tunes.write(tmp_path / "source", SIZES, fine_tunes.tuned(fine_tunes.full(SIZES)))
+    model = ModelFolder.open(convert(source, tmp_path / "model", dense="bf16").destination)
+    found = compare(model, source)
+    assert (found.exact, found.q8) == (len(model.names()), 0)
+    assert found.losses == ("experts are MXFP4, quantized from bfloat16, error 1%",)
+    base = fine_tunes.write(tmp_path / "base", SIZES, fine_tunes.split(SIZES))
+    with pytest.raises(ModelFolderError, match=r"tensor 'layers\.0\.experts\.gate_up\.weight' differs from"):
+        compare(model, base)
 
 
 def test_what_was_quantized_and_lost_is_in_the_summary(tmp_path):

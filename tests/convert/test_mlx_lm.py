@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from convert import convert, pieces
+from convert.verification import compare
+from gptoss_mlx.errors import ModelFolderError
 from gptoss_mlx.model_folder import ModelFolder
 from tests.convert.test_bad_checkpoints import edit_header, refusal
 from tests.convert.test_bf16 import assert_same_weights, logits, renamed
@@ -94,6 +96,22 @@ def test_codes_of_8_bits_are_kept(eight_bits, published, tmp_path):
     assert all(np.array_equal(array_of(model, name), array_of(other, name)) for name in experts)
 
 
+@pytest.mark.parametrize("dense", ["q8", "bf16"])
+def test_a_model_is_verified_against_its_source(eight_bits, tmp_path, dense):
+    model = ModelFolder.open(convert(eight_bits[0], tmp_path / "model", dense=dense).destination)
+    found = compare(model, eight_bits[0])
+    assert found.q8 == 0, "codes are compared bit for bit"
+    assert found.exact == len(model.names()) - {"q8": 12, "bf16": 0}[dense]  # without scales and biases of their own
+    for kind in ("weight", "scales", "biases"):
+        tensors = [
+            (n, d, b ^ np.eye(1, b.shape[1], 1, b.dtype) if n == f"lm_head.{kind}" else b)
+            for n, d, b in fine_tunes.mlx_lm(SIZES, dense="q8")
+        ]
+        other = fine_tunes.write(tmp_path / kind, SIZES, tensors, with_quantization)
+        with pytest.raises(ModelFolderError, match=r"tensor 'head\.weight' differs from"):
+            compare(model, other)
+
+
 def decoded(tensors: dict, linear: str) -> np.ndarray:
     """Decode by definition, in float32: a code times its group's scale, plus its bias."""
     codes = tensors[f"{linear}.weight"].view(np.uint8)
@@ -172,6 +190,7 @@ def reshaped(name, *shape, dtype=None):
         (reshaped(f"{ROUTER}.scales", 2, 8), "is BF16 [2, 8], config.json needs BF16 or F16 or F32 [8, 2]"),
         (reshaped(f"{ROUTER}.scales", 16), "is BF16 [16], config.json needs BF16 or F16 or F32 [8, 2]"),
         (renamed(f"{ROUTER}.biases", "x"), f"tensor '{ROUTER}.biases' is missing"),
+        (reshaped("model.norm.weight", 64, dtype="U32"), "is U32 [64], config.json needs BF16 or F16 or F32 [128]"),
         (renamed("lm_head.scales", "x"), "tensor 'lm_head.scales' is missing"),
     ],
 )

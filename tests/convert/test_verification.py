@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from convert.sources import open_checkpoint
 from convert.verification import compare
 from gptoss_mlx.errors import CheckpointError, ModelFolderError
 from gptoss_mlx.model_folder import ModelFolder
+from tests.support import fine_tunes
 from tests.support.checkpoints import SMALL, from_bf16, hf_tensors, write_checkpoint, write_safetensors
 from tests.support.model_folders import array_of, dtype_of
 
@@ -192,3 +194,40 @@ def test_a_source_that_leaves_out_a_tensor_is_not_taken_for_equal(folder, checkp
     with_pieces(monkeypatch, checkpoint, lambda pieces: pieces[:-1])
     with pytest.raises(ValueError, match=r"head\.weight: 0 of 65536 values compared"):
         compare(ModelFolder.open(folder), checkpoint)
+
+
+OTHERS = {
+    "experts in full": partial(fine_tunes.full, SIZES),
+    "mlx-lm": partial(fine_tunes.mlx_lm, SIZES),
+    "mlx-lm, 8 bits": partial(fine_tunes.mlx_lm, SIZES, dense="q8"),
+    "mlx-lm, 8 bits in small groups": partial(fine_tunes.mlx_lm, SIZES, dense="q8", group=32),
+}
+
+
+@pytest.mark.parametrize("dense", ["q8", "bf16"])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_source_is_what_it_was_converted_to(tmp_path, kind, dense):
+    source = fine_tunes.write(tmp_path / "source", SIZES, OTHERS[kind]())
+    report = convert(source, tmp_path / "model", dense=dense)
+    found = compare(ModelFolder.open(report.destination), source)
+    assert found.exact + found.q8 == 18
+    assert found.q8 == (4 if dense == "q8" and kind != "mlx-lm, 8 bits" else 0), "kept codes are equal bit for bit"
+    assert found.losses == report.losses
+
+
+@pytest.mark.parametrize(("tensor", "values"), [("head.weight", 1), ("head.scales", 64), ("head.biases", 64)])
+def test_kept_codes_of_8_bits_are_compared_bit_for_bit(tmp_path, tensor, values):
+    source = fine_tunes.write(tmp_path / "source", SIZES, fine_tunes.mlx_lm(SIZES, dense="q8"))
+    model = ModelFolder.open(convert(source, tmp_path / "model").destination)
+    with model.file_of(tensor).open("r+b") as file:
+        file.seek(model.tensor(tensor).offset + model.tensor(tensor).nbytes - 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(ModelFolderError, match=rf"'head\.weight' differs from \S+ in {values} of 65,536 values"):
+        compare(model, source)
+
+
+def test_mlx_lms_form_of_a_checkpoint_is_the_same_to_a_model(checkpoint, tmp_path):
+    model = ModelFolder.open(convert(checkpoint, tmp_path / "model").destination)
+    assert compare(model, fine_tunes.write(tmp_path / "mlx-lm", SIZES, fine_tunes.mlx_lm(SIZES))).exact == 14
