@@ -38,10 +38,12 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.files",
     "gptoss_mlx.arguments",
 }
+ALLOWED["gptoss_mlx.machine"] = set()
+ALLOWED["gptoss_mlx.budget"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home"}
-ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.engine"] | {
-    "gptoss_mlx.engine",
+ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
+    "gptoss_mlx.budget",
     "gptoss_mlx.harmony",
     "gptoss_mlx.installed",
 }

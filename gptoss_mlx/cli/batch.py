@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 AUTO_ROWS = 16
 """Rows decoded together with ``--concurrency auto``. Memory may admit fewer."""
 
-MEMORY_SHARE = 0.5
-"""Share of the free memory for the rows' caches. A step's own arrays and the caches' spare room take the rest."""
-
 
 def batch(
     source: Annotated[
@@ -80,7 +77,6 @@ def _answer(
     from gptoss_mlx.batch.answers import Answers, Errors
     from gptoss_mlx.batch.run import Run, Tally
     from gptoss_mlx.cli.progress import batch_progress
-    from gptoss_mlx.engine.memory import free_bytes
 
     about = {
         "input": {"sha256": source.sha256, "format": source.form},
@@ -91,7 +87,7 @@ def _answer(
         tally = Tally(total, len(answers.answered))
         if tally.before:
             _say(f"{tally.before} of {total} were answered before; resuming")
-        memory = int(free_bytes() * MEMORY_SHARE)
+        memory = runtime.plan["caches"] + runtime.plan.room
         run = Run(runtime, source, answers, errors, chosen, tally, max_rows=max_rows, memory=memory)
         stop = Event()
         with batch_progress() as report, on_interrupt(stop.set) as asked:
