@@ -35,6 +35,8 @@ def batch(
     temperature: options.Temperature = None,
     max_tokens: Annotated[int, typer.Option(help="Stop a reply after this many tokens.")] = 4096,
     seed: options.Seed = None,
+    memory: options.Memory = None,
+    context: options.ContextTokens = None,
     include_thinking: Annotated[bool, typer.Option("--include-thinking", help="Write the thoughts too.")] = False,
     concurrency: Annotated[
         str,
@@ -56,14 +58,14 @@ def batch(
     from gptoss_mlx.batch.source import open_source
 
     max_rows = _max_rows(concurrency)
-    options.check_values(temperature, max_tokens)
+    options.check_values(temperature, max_tokens, memory, context)
     chosen = BatchOptions(reasoning, system, temperature, max_tokens, seed, include_thinking)
     with open_source(source, None if form == "auto" else form) as opened:
         check_output(out, opened.status)
         for notice in opened.notices:
             _say(notice)
         total = opened.survey()
-        runtime = options.open_model(model)
+        runtime = options.open_model(model, memory, context)
         _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
 
 

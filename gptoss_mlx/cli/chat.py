@@ -44,6 +44,8 @@ def chat(
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
     seed: options.Seed = None,
+    memory: options.Memory = None,
+    context: options.ContextTokens = None,
     session: Annotated[
         str | None,
         typer.Option(
@@ -60,9 +62,11 @@ def chat(
     if model is None and kept is not None:
         model = kept.model
     if kept is None:
-        conversation = options.start_conversation(model, reasoning or "medium", system, temperature, max_tokens, seed)
+        conversation = options.start_conversation(
+            model, reasoning or "medium", system, temperature, max_tokens, seed, memory, context
+        )
     else:
-        conversation, notice = options.reopen_conversation(kept, model, temperature, max_tokens, seed)
+        conversation, notice = options.reopen_conversation(kept, model, temperature, max_tokens, seed, memory, context)
         if notice:
             console.print(Text(shown(notice), style="dim"))
         effort = reasoning or conversation.reasoning

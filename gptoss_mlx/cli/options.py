@@ -1,5 +1,6 @@
 """Options that several commands share, and the model or conversation they open."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,10 +35,19 @@ Temperature = Annotated[
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="Stop a reply after this many tokens.", show_default="no limit")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the random draws. The same seed repeats a reply.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="What the model may take in all, such as 10GB.", metavar="SIZE", show_default="what is free"),
+]
+ContextTokens = Annotated[
+    int | None,
+    typer.Option("--context", help="Tokens that a conversation shall hold.", show_default="as many as fit"),
+]
 
 
-def open_model(name: str | None) -> "Runtime":
-    """Load a model, None for the default one, with a progress bar if standard error is a terminal.
+def open_model(name: str | None, memory: str | None = None, context: int | None = None) -> "Runtime":
+    """Load a model, None for the default one, with a progress bar if standard error is a terminal. Say there what is
+    smaller than wanted.
 
     At a terminal a checkpoint is converted first if the user agrees.
     """
@@ -59,7 +69,15 @@ def open_model(name: str | None) -> "Runtime":
     columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
-        return gptoss_mlx.load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
+        runtime = gptoss_mlx.load(
+            name,
+            memory=memory,
+            context=context,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    for notice in runtime.plan.notices:
+        print(notice, file=sys.stderr)
+    return runtime
 
 
 def _convert_if_agreed(error: "NotConvertedError") -> str:
@@ -77,12 +95,17 @@ def _convert_if_agreed(error: "NotConvertedError") -> str:
     return name
 
 
-def check_values(temperature: float | None, max_tokens: int | None) -> None:
+def check_values(
+    temperature: float | None, max_tokens: int | None, memory: str | None = None, context: int | None = None
+) -> None:
     """Raise UsageError for values out of range. Call it before loading the model, because loading is slow."""
+    from gptoss_mlx.budget import context_limit, memory_limit
     from gptoss_mlx.engine.sampling import Sampling
     from gptoss_mlx.errors import UsageError
 
     Sampling(temperature=1.0 if temperature is None else temperature)
+    memory_limit(memory)
+    context_limit(context)
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"--max-tokens is {max_tokens}; it must be 1 or more")
 
@@ -94,23 +117,31 @@ def start_conversation(
     temperature: float | None,
     max_tokens: int | None,
     seed: int | None,
+    memory: str | None,
+    context: int | None,
 ) -> "Conversation":
     """Load the model and return a new conversation with it. Raises UsageError for values out of range."""
     from gptoss_mlx.conversation import Conversation
 
-    check_values(temperature, max_tokens)
-    runtime = open_model(model)
+    check_values(temperature, max_tokens, memory, context)
+    runtime = open_model(model, memory, context)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return Conversation(runtime, reasoning=reasoning, instructions=system, sampling=sampling, max_tokens=max_tokens)
 
 
 def reopen_conversation(
-    session: "Session", model: str | None, temperature: float | None, max_tokens: int | None, seed: int | None
+    session: "Session",
+    model: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    seed: int | None,
+    memory: str | None,
+    context: int | None,
 ) -> "tuple[Conversation, str | None]":
     """Load the model and return the session's conversation, and a notice if its cache cannot be used."""
     from gptoss_mlx.sessions import open_session
 
-    check_values(temperature, max_tokens)
-    runtime = open_model(model)
+    check_values(temperature, max_tokens, memory, context)
+    runtime = open_model(model, memory, context)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return open_session(session, runtime, sampling=sampling, max_tokens=max_tokens)

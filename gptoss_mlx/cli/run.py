@@ -23,6 +23,8 @@ def run(
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
     seed: options.Seed = None,
+    memory: options.Memory = None,
+    context: options.ContextTokens = None,
     show_thinking: Annotated[
         bool, typer.Option("--show-thinking", help="Write the thought to standard error.")
     ] = False,
@@ -38,7 +40,7 @@ def run(
     text = prompt if prompt is not None else _from_stdin()
     if not text.strip():
         raise UsageError("the prompt is empty")
-    conversation = options.start_conversation(model, reasoning, system, temperature, max_tokens, seed)
+    conversation = options.start_conversation(model, reasoning, system, temperature, max_tokens, seed, memory, context)
 
     from gptoss_mlx.conversation import Done, Text, Thought
 

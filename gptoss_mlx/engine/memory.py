@@ -46,6 +46,20 @@ default. On Metal that is in effect unbounded."""
 CONTEXTS_KEPT = 4
 """The most full contexts that the prefix cache is given."""
 
+PARTS = (
+    "experts resident",
+    "experts paged",
+    "attention",
+    "head",
+    "embedding",
+    "caches",
+    "prefix cache",
+    "transient",
+    "allocator cache",
+    "process",
+)
+"""Names of parts, in the order of a plan. A plan has one of the first two. Attention includes norms and routers."""
+
 Decision = Literal["all resident", "paged"]
 
 
@@ -157,7 +171,9 @@ def plan(
     """
     dtype = dtype or (mx.bfloat16 if backend == "metal" else mx.float32)
     process = PROCESS if process is None else process
-    need = _Need(config, backend, dtype, rows, chunk, process, threads, _Weights.of(config, dense, backend), budget)
+    need = _Need(
+        config, backend, dtype, rows, chunk, process, threads, _Weights.of(config, dense, backend, dtype), budget
+    )
     wanted = min(context or config.max_position_embeddings, config.max_position_embeddings)
     found = _best(need, wanted, asked=context is not None, paging=paging)
     if found is None:
@@ -180,7 +196,7 @@ def plan(
         parts=need.parts(found, more),
         loading=need.loading(found),
         memory=memory,
-        notices=_notices(found, wanted, budget, asked=context is not None),
+        notices=_notices(found, config.max_position_embeddings, budget, asked=context),
     )
 
 
@@ -190,18 +206,22 @@ class _Weights:
 
     experts: int
     one_slot: int  # an expert in every layer
+    biases: int  # of all experts, which stay in memory where the others are paged
     attention: int
     head: int
     embedding: int
     last: int  # what is loaded last, as stored
 
     @classmethod
-    def of(cls, config: ModelConfig, dense: str, backend: Backend) -> "_Weights":
+    def of(cls, config: ModelConfig, dense: str, backend: Backend, dtype: mx.Dtype) -> "_Weights":
         embedding, *layers, head = shards(config, dense)
-        experts = sum(_held(layer.expert_tensors, backend) for layer in layers)
+        tensors = [(name, spec) for layer in layers for name, spec in layer.expert_tensors.items()]
+        biases = sum(math.prod(spec.shape) for name, spec in tensors if name.endswith(".bias")) * dtype.size
+        others = sum(nbytes_of(spec.dtypes[0], spec.shape) for name, spec in tensors if not name.endswith(".bias"))
         return cls(
-            experts=experts,
-            one_slot=-(-experts // config.num_local_experts),
+            experts=sum(_held(layer.expert_tensors, backend) for layer in layers),
+            one_slot=-(-(others + biases) // config.num_local_experts),
+            biases=biases,
             attention=sum(_held(layer.dense_tensors, backend) for layer in layers),
             head=_held(head.tensors, backend),
             embedding=_stored(embedding.tensors),
@@ -241,7 +261,7 @@ class _Need:
         experts = (
             Part("experts resident", weights.experts, mapped=metal)
             if resident
-            else Part("experts paged", choice.slots * weights.one_slot)
+            else Part("experts paged", choice.slots * weights.one_slot + weights.biases)
         )
         row = cache_bytes(config, config.sliding_window - 1, self.dtype)  # and a mark
         transient = transient_bytes(config, self.backend, choice.chunk, choice.context, self.rows, self.threads)
@@ -260,7 +280,7 @@ class _Need:
     def loading(self, choice: _Choice) -> int:
         """Return the most bytes held while weights are loaded. Off Metal a group of tensors is there twice, as it is
         read and as an array. The head comes last, beside all others."""
-        names = ("experts resident", "experts paged", "attention", "head", "embedding", "process")
+        names = (*PARTS[:5], "process")
         held = sum(part.nbytes for part in self.parts(choice) if part.counted and part.name in names)
         return held + (0 if self.backend == "metal" else self.weights.last)
 
@@ -315,12 +335,14 @@ def _best(need: _Need, wanted: int, *, asked: bool, paging: bool) -> _Choice | N
     return None
 
 
-def _notices(choice: _Choice, wanted: int, budget: int, *, asked: bool) -> tuple[str, ...]:
+def _notices(choice: _Choice, longest: int, budget: int, *, asked: int | None) -> tuple[str, ...]:
+    """Return what is smaller than wanted, in a sentence each. ``longest`` is the model's context."""
     found = []
     limit = f"{budget / 1e9:.2f} GB"
-    if choice.context < wanted:
-        what = f"the {wanted:,} asked for" if asked else f"the model's {wanted:,}"
-        found.append(f"the context holds {choice.context:,} tokens instead of {what}, to fit in {limit}")
+    if choice.context < (asked or longest):
+        what = f"the model's {longest:,}" if asked is None else f"the {asked:,} asked for"
+        why = "because the model has no more" if choice.context == longest else f"to fit in {limit}"
+        found.append(f"the context holds {choice.context:,} tokens instead of {what}, {why}")
     kept = min(choice.context, AGENT_CONTEXT)
     if choice.kept < kept:
         found.append(

@@ -28,6 +28,12 @@ many."""
 OWN_DISPATCHES = 6
 """Dispatches a layer in this runtime's, recorded without a GPU."""
 
+READBACK = (0.2e-3, 0.35e-3)
+"""Seconds that a readback of the router took others, at the least and at the most (mlx-lm issue 1438)."""
+
+WORST_ERROR = 1.53
+"""The largest of ``left_out_errors``: by this factor a chip that is not in the rows may be mispredicted."""
+
 Q4_SHARE = 4.5 / 8.5
 """What a dense matrix in 4 bits takes of one in 8, groups' scales and offsets included."""
 

@@ -12,6 +12,7 @@ from gptoss_mlx.engine.published_speeds import GB, OMLX_HITS, OMLX_RATES, PR_158
 from gptoss_mlx.engine.speed import (
     FITTED,
     PEER_DISPATCHES,
+    READBACK,
     Paging,
     Prediction,
     left_out_errors,
@@ -21,9 +22,6 @@ from gptoss_mlx.engine.speed import (
     spread,
 )
 from gptoss_mlx.errors import MemoryBudgetError
-
-READBACK = (0.2e-3, 0.35e-3)
-"""Seconds a readback of the router, by mlx-lm issue 1438."""
 
 LRU_HIT = 0.84
 """Hit rate of gpt-oss-120b's decode with 30% of its experts resident, by the same: 0.80 to 0.87."""
