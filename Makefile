@@ -5,8 +5,9 @@ VENV ?= .venv
 ORACLE_VENV ?= .venv-oracle
 LLAMA_VENV ?= .venv-llama
 SEED ?= 1
-# The oracle's versions are pinned, because a package index also lists releases that are not tested.
-ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 openai-harmony==0.0.8 numpy safetensors tiktoken
+# The oracle's versions are pinned, because a package index also lists releases that are not tested. transformers loads
+# MXFP4 checkpoints only with accelerate.
+ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 LLAMA_VERSION = 0.3.36
 # llama.cpp is compiled with its default flags, so that it uses all that this machine's processor has. Without a cache,
 # because a wheel that was compiled with other flags may be in it.
@@ -118,6 +119,7 @@ sequence-report: $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
 # Compare live with transformers. Write nothing.
 oracle: $(VENV)/.ready $(ORACLE_VENV)/.ready
 	$(VENV)/bin/python -m tests.oracle.live $(ORACLE_VENV)/bin/python
+	$(VENV)/bin/python -m tests.oracle.saved $(ORACLE_VENV)/bin/python
 
 # Write tests/data/goldens. Nothing else writes them.
 goldens: $(ORACLE_VENV)/.ready
@@ -158,9 +160,17 @@ batch-kill-test: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.batch.kills
 
 .PHONY: download-kill-test
-# Kill downloads from a local Hub 30 times, and at each of their changes of the disk. Half a minute.
+# Kill downloads from a local Hub, alone and converted as they arrive: 30 times each, and at their changes of the disk.
+# Minutes.
 download-kill-test: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m pytest -s -m slow tests/hub/test_kills.py
+	$(VENV)/bin/python -m pytest -s -m slow tests/hub/test_kills.py tests/convert/test_arriving.py
+
+.PHONY: convert-report
+# Convert one random checkpoint in every form, beside copying one of 20b's shape; read thousands of damaged files; kill
+# downloads. Minutes, with 15 GB of disk.
+convert-report: download-kill-test $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.fuzz_files --count 3000 --seed $(SEED)
+	$(VENV)/bin/python -m tests.reports.conversion
 
 # Test a prefill of 16,000 tokens and a cache of 131,072 positions.
 test-long: $(VENV)/.ready-dev

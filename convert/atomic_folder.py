@@ -1,7 +1,8 @@
 """Create a folder atomically: it appears complete or not at all. Does not know what is in it.
 
 The folder is written under a hidden name beside its destination and renamed at the end. A killed process leaves at most
-the hidden folder, which the next run for the same destination empties. A lock on it shows whether its process is alive.
+the hidden folder, which the next run for the same destination empties or, if it is a download, goes on with. A lock on
+it shows whether its process is alive.
 """
 
 import errno
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gptoss_mlx.errors import StorageError
+from gptoss_mlx.home import DOWNLOAD, hidden_folder
 from gptoss_mlx.model_folder.writer import storage_errors, sync_folder
 
 
@@ -21,19 +23,27 @@ def atomic_folder(destination: Path, needed: int) -> Iterator[Path]:
     """Yield an empty folder. On success rename it to ``destination``; on any exception remove it.
 
     Raises StorageError when the destination exists, when fewer than ``needed`` bytes are free, when another process is
-    writing the same destination, or when a folder cannot be made.
+    writing the same destination, when an unfinished download is kept for it, or when a folder cannot be made.
     """
     destination = Path(os.path.abspath(destination))
     _check_absent(destination)
-    partial = destination.with_name(f".{destination.name}.partial")
+    partial = hidden_folder(destination)
     made: list[Path] = []
     lock = None
     try:
         with storage_errors(destination.parent):
             _make_parents(destination.parent, made)
             lock = _lock(partial, destination)
+        if (partial / DOWNLOAD).exists():
+            os.close(lock)
+            lock = None
+            raise StorageError(
+                f"{destination}: its download is unfinished; go on with `gptoss-mac convert {destination.name}`, "
+                f"discard it with `gptoss-mac models rm {destination.name}`, or use --out"
+            )
+        with storage_errors(destination.parent):
             _empty(partial)
-            _check_space(destination, needed)
+            check_space(destination, needed)
         yield partial
         _check_absent(destination)
         with storage_errors(destination):
@@ -52,6 +62,32 @@ def atomic_folder(destination: Path, needed: int) -> Iterator[Path]:
             os.close(lock)
 
 
+@contextmanager
+def resumable_folder(destination: Path) -> Iterator[Path]:
+    """Yield the hidden folder with what an earlier process has left there. On success rename it to ``destination``.
+    After an exception it stays, unless it is empty.
+
+    Raises StorageError as ``atomic_folder`` does.
+    """
+    destination = Path(os.path.abspath(destination))
+    _check_absent(destination)
+    partial = hidden_folder(destination)
+    with storage_errors(destination.parent):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        lock = _lock(partial, destination)
+    try:
+        yield partial
+        _check_absent(destination)
+        with storage_errors(destination):
+            sync_folder(partial)
+            os.rename(partial, destination)
+            sync_folder(destination.parent)
+    finally:
+        with suppress(OSError):  # it is not empty, or it has been renamed
+            partial.rmdir()
+        os.close(lock)
+
+
 def _check_absent(destination: Path) -> None:
     try:
         os.lstat(destination)
@@ -62,7 +98,8 @@ def _check_absent(destination: Path) -> None:
     raise StorageError(f"{destination}: exists already; remove it or choose another place with --out")
 
 
-def _check_space(destination: Path, needed: int) -> None:
+def check_space(destination: Path, needed: int) -> None:
+    """Raise StorageError when fewer than ``needed`` bytes are free where ``destination`` will be."""
     free = shutil.disk_usage(destination.parent).free
     if free < needed:
         raise StorageError(

@@ -85,6 +85,7 @@ def _is_current(folder: Path) -> bool:
 
 def _is_ours(folder: Path) -> bool:
     """Return whether ``folder`` was made from a version of the bundled checkpoint, even if damaged or half removed."""
+    from gptoss_mlx import records
     from gptoss_mlx.model_folder import layout
 
     if folder.is_symlink() or not folder.is_dir():
@@ -95,7 +96,7 @@ def _is_ours(folder: Path) -> bool:
             return json.loads(manifest.read_bytes())["source"]["folder"] == checkpoint().name
         except (OSError, ValueError, TypeError, KeyError):
             return False
-    small = {layout.CONFIG, layout.GENERATION, layout.TOKENIZER, layout.INDEX}
+    small = {layout.CONFIG, layout.GENERATION, layout.TOKENIZER, layout.INDEX, *records.FILES}
     shard = re.compile(r"model-(embedding|head|layer-\d{3})\.safetensors")
     return all(name in small or shard.fullmatch(name) for name in os.listdir(folder))
 

@@ -47,6 +47,7 @@ WITHOUT_EFFECT = frozenset(
         "transformers_version",
         "dtype",
         "torch_dtype",
+        "quantization",  # mlx-lm's, and a copy of its quantization_config
         "id2label",
         "label2id",
         "is_encoder_decoder",

@@ -4,6 +4,8 @@ A model is found by its path, its name under ``home.models_dir``, or a published
 file names are looked at.
 """
 
+import errno
+import fcntl
 import os
 import re
 import shlex
@@ -12,8 +14,8 @@ from pathlib import Path
 
 from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError, StorageError
 from gptoss_mlx.files import replaced_whole
-from gptoss_mlx.home import BUNDLED, default_model_file, model_name, models_dir
-from gptoss_mlx.published import HUB_IDS, download_command, published_name
+from gptoss_mlx.home import BUNDLED, DOWNLOAD, default_model_file, hidden_folder, model_name, models_dir
+from gptoss_mlx.published import HUB_IDS, published_name
 
 VARIABLE = "GPTOSS_MAC_MODEL"
 MANIFEST = "manifest.json"
@@ -22,7 +24,8 @@ MANIFEST = "manifest.json"
 def find_model(model: str | Path) -> Path:
     """Return the folder of an installed model.
 
-    Raises NotConvertedError for the folder of a checkpoint, else ModelNotInstalledError, with the commands that help.
+    Raises NotConvertedError for a checkpoint's folder or GGUF file, else ModelNotInstalledError, with the commands that
+    help.
     """
     text = str(model)
     path = Path(os.path.expanduser(text))
@@ -32,7 +35,7 @@ def find_model(model: str | Path) -> Path:
     name = published_name(text) or text
     if _is_name(name) and os.path.isdir(installed := models_dir() / name):
         return _converted(installed)
-    if is_folder:
+    if is_folder or _is_checkpoint(path):
         return _converted(path)
     raise ModelNotInstalledError(_remedy(name, text))
 
@@ -45,9 +48,18 @@ def installed_models() -> list[str]:
     return sorted(path.name for path in folder.iterdir() if _is_name(path.name) and (path / MANIFEST).is_file())
 
 
+def unfinished_models() -> list[str]:
+    """Return the names of the models whose download under ``models_dir`` has begun and not ended, sorted."""
+    folder = models_dir()
+    if not os.path.isdir(folder):
+        return []
+    names = [path.name.removesuffix(".partial")[1:] for path in folder.glob(".*.partial")]
+    return sorted(name for name in names if _is_name(name) and (hidden_folder(folder / name) / DOWNLOAD).is_dir())
+
+
 def check_installed(name: str) -> None:
-    """Raise ModelNotInstalledError unless a model of that very name lies under ``models_dir``."""
-    if name not in installed_models():
+    """Raise ModelNotInstalledError unless a model of that very name lies under ``models_dir``, if only in part."""
+    if name not in installed_models() and name not in unfinished_models():
         raise ModelNotInstalledError(
             f"no model '{name}' in {models_dir()}; `gptoss-mac models list` shows those there are"
         )
@@ -57,11 +69,15 @@ def remove_model(name: str) -> None:
     """Delete an installed model, and forget it as the default. Raises ModelNotInstalledError and StorageError.
 
     It is renamed first, so that a process killed in between leaves nothing under the model's name, only a hidden folder
-    that the next removal deletes. Where a link stands under the name, only the link is deleted.
+    that the next removal deletes. Where a link stands under the name, only the link is deleted. Of a model that is not
+    installed, what has been downloaded is deleted.
     """
     check_installed(name)
     folder = models_dir() / name
     try:
+        if not os.path.lexists(folder):
+            _remove_unfinished(hidden_folder(folder))
+            return
         if _stored_default() == name:
             default_model_file().unlink()
         if folder.is_symlink():
@@ -74,6 +90,20 @@ def remove_model(name: str) -> None:
         shutil.rmtree(hidden)
     except OSError as error:
         raise StorageError(f"{error.filename or folder}: cannot be removed ({error.strerror})") from error
+
+
+def _remove_unfinished(hidden: Path) -> None:
+    descriptor = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StorageError(f"{hidden}: another process is filling it; stop that first") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOLCK):  # some network volumes have no locks
+            raise
+    finally:
+        os.close(descriptor)
+    shutil.rmtree(hidden)
 
 
 def lasting_name(folder: Path) -> str:
@@ -121,16 +151,21 @@ def _is_name(name: str) -> bool:
 
 def _converted(folder: Path) -> Path:
     """Return ``folder``. Raises NotConvertedError if it looks like a checkpoint rather than a model folder."""
-    if not os.path.lexists(folder / MANIFEST):
-        for place in (folder, folder / "original"):
-            if os.path.isfile(place / "config.json") and any(place.glob("*.safetensors")):
-                source = shlex.quote(str(folder))
-                raise NotConvertedError(
-                    f"{folder}: is a checkpoint, which must be converted once; run: gptoss-mac convert {source} "
-                    f"&& gptoss-mac chat --model {model_name(folder)}",
-                    str(folder),
-                )
+    if not os.path.lexists(folder / MANIFEST) and _is_checkpoint(folder):
+        source = shlex.quote(str(folder))
+        raise NotConvertedError(
+            f"{folder}: is a checkpoint, which must be converted once; run: gptoss-mac convert {source} "
+            f"&& gptoss-mac chat --model {model_name(folder)}",
+            str(folder),
+        )
     return folder
+
+
+def _is_checkpoint(path: Path) -> bool:
+    if not os.path.isdir(path):
+        return path.suffix == ".gguf" and os.path.isfile(path)
+    places = (place for place in (path, path / "original") if os.path.isfile(place / "config.json"))
+    return any(any(place.glob("*.safetensors")) for place in places) or any(path.glob("*.gguf"))
 
 
 def _remedy(name: str, text: str) -> str:
@@ -140,8 +175,7 @@ def _remedy(name: str, text: str) -> str:
     if name in HUB_IDS:
         others = f" (installed: {', '.join(installed)})" if installed else ""
         return (
-            f"the model '{name}' is not installed{others}; run: pip install huggingface_hub && "
-            f"{download_command(name)} && gptoss-mac convert gpt-oss-{name}"
+            f"the model '{name}' is not installed{others}; to download and convert it, run: gptoss-mac convert {name}"
         )
     known = ", ".join([*installed, *(n for n in HUB_IDS if n not in installed)])
     return f"no model '{text}': neither a folder nor an installed name; known are {known}"

@@ -34,6 +34,13 @@ def test_a_home_of_nobody_is_refused(monkeypatch):
         ("/models/gpt-oss-20b-finetuned", "gpt-oss-20b-finetuned"),
         ("/models/..hidden", "hidden"),
         ("/", "model"),
+        ("/models/gpt-oss-20b-mxfp4.gguf", "gpt-oss-20b-mxfp4"),
+        ("/models/gpt-oss-120b-mxfp4-00002-of-00003.gguf", "gpt-oss-120b-mxfp4"),
+        ("/hub/models--ggml-org--gpt-oss-20b-GGUF/snapshots/abc/gpt-oss-20b.gguf", "20b"),
+        ("/models/.gguf", "model"),
+        ("gpt-oss:20b", "20b"),
+        ("ollama:gpt-oss:120b", "120b"),
+        ("ollama:hf.co/unsloth/gpt-oss-20b-GGUF:F16", "gpt-oss-20b-GGUF-F16"),
     ],
 )
 def test_a_model_is_named_after_its_checkpoint(source, name):

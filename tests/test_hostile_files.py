@@ -12,6 +12,13 @@ def test_changed_files_are_read_or_refused_in_one_line():
     assert min(tally["read"], tally["refused"]) > 100, tally
 
 
+def test_damaged_weights_are_converted_or_refused_in_one_line_with_little_memory():
+    tally, wrong = fuzz_files.fuzz(640, 0, fuzz_files.weights)
+    assert wrong is None
+    assert tally["read"] > 30, tally
+    assert tally["refused"] > 300, tally
+
+
 @pytest.mark.parametrize("error", [KeyError("x"), CheckpointError(""), RecursionError()])
 def test_the_fuzzer_notices_what_is_no_error_of_ours(monkeypatch, error):
     def read(*_):
@@ -28,3 +35,10 @@ def test_the_fuzzer_notices_what_takes_long(monkeypatch):
     _, wrong = fuzz_files.fuzz(50, seed=0)
     assert wrong is not None
     assert "took" in wrong[1]
+
+
+def test_the_fuzzer_notices_what_takes_much_memory(monkeypatch):
+    monkeypatch.setattr(fuzz_files, "MEMORY", 1000)
+    _, wrong = fuzz_files.fuzz(4, 0, fuzz_files.weights)
+    assert wrong is not None
+    assert "MB" in wrong[1]

@@ -29,6 +29,7 @@ ALLOWED = {
     "gptoss_mlx.model": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.model_folder", "metal_kernels"},
 }
 ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
+    "gptoss_mlx.home",
     "gptoss_mlx.harmony",
     "gptoss_mlx.published",
     "gptoss_mlx.__version__",
@@ -41,7 +42,8 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
 ALLOWED["gptoss_mlx.machine"] = set()
 ALLOWED["gptoss_mlx.budget"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
 # What installs the bundled model is the only product module but the command line that may convert.
-ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home"}
+ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}
+ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home", "gptoss_mlx.records"}
 ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
     "gptoss_mlx.budget",
     "gptoss_mlx.harmony",
@@ -68,6 +70,9 @@ ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.text_input",
 }
 ALLOWED["gptoss_mlx.hub"] = {"gptoss_mlx.errors", "gptoss_mlx.model_folder"}
+# What converts a folder does not need the network.
+ALLOWED["convert.remote"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.hub"}
+ALLOWED["convert.arriving"] = ALLOWED["convert.remote"] | {"convert.remote"}
 ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.home"}

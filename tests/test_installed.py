@@ -60,10 +60,10 @@ def test_what_only_resembles_a_name_means_no_published_model(text):
 
 @pytest.mark.parametrize("text", ["20B", "gpt-oss:20b", "OpenAI/gpt-oss-20b"])
 def test_a_published_model_that_is_missing_is_told_how_to_get_under_any_name(text):
-    with pytest.raises(ModelNotInstalledError, match=r"'20b' is not installed; run: .*convert gpt-oss-20b"):
+    with pytest.raises(ModelNotInstalledError, match=r"'20b' is not installed; to .* run: gptoss-mac convert 20b$"):
         find_model(text)
     install("mine")
-    with pytest.raises(ModelNotInstalledError, match=r"'20b' is not installed \(installed: mine\); run: "):
+    with pytest.raises(ModelNotInstalledError, match=r"'20b' is not installed \(installed: mine\); to "):
         find_model(text)
 
 
@@ -87,6 +87,15 @@ def test_a_checkpoint_is_refused_with_the_commands_that_make_a_model_of_it(insid
         "run: gptoss-mac convert gpt-oss-20b && gptoss-mac chat --model 20b"
     )
     assert refusal.value.folder == "gpt-oss-20b"
+
+
+@pytest.mark.parametrize("text", ["models/m.gguf", "models", "./models"])
+def test_a_gguf_file_is_a_checkpoint_too(text):
+    Path("models").mkdir()
+    Path("models/m.gguf").write_text("")
+    with pytest.raises(NotConvertedError) as refusal:
+        find_model(text)
+    assert f"run: gptoss-mac convert {Path(text)} && gptoss-mac chat --model {Path(text).stem}" in str(refusal.value)
 
 
 def test_a_checkpoints_path_is_quoted_for_a_shell(home):

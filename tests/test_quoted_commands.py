@@ -8,11 +8,7 @@ import sys
 import pytest
 import typer
 
-from convert.sources import open_checkpoint
 from gptoss_mlx.cli.commands import app
-from gptoss_mlx.errors import CheckpointError, ModelNotInstalledError
-from gptoss_mlx.installed import find_model
-from gptoss_mlx.published import HUB_IDS, download_command
 from tests.support.quoted_commands import ROOT, all_commands, unmarked
 
 COMMANDS = all_commands()
@@ -98,30 +94,6 @@ def test_no_message_quotes_a_command_that_is_not_checked():
 
 def test_every_program_is_met():
     assert {command.words[0] for command in COMMANDS} == set(CHECKS)
-
-
-@pytest.mark.parametrize("name", HUB_IDS)
-def test_a_download_leaves_out_the_other_copies_of_the_weights(name, tmp_path, monkeypatch):
-    """The Hub's repository has them three times. Every message about a missing checkpoint has the same command."""
-    from huggingface_hub.cli.hf import app as hf
-
-    program, *words = download_command(name).replace("'", "").split()
-    understood = parameters(hf, words)
-    assert program == "hf"
-    assert understood["repo_id"] == HUB_IDS[name]
-    assert understood["exclude"] == ("original/*", "metal/*")
-    assert not understood["filenames"]
-    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
-    with pytest.raises(ModelNotInstalledError) as missing:
-        find_model(name)
-    assert f" {download_command(name)} && gptoss-mac convert {understood['local_dir']}" in str(missing.value)
-
-
-def test_an_empty_folder_and_the_readme_name_the_same_download(tmp_path):
-    with pytest.raises(CheckpointError) as empty:
-        open_checkpoint(tmp_path)
-    assert f"`{download_command('20b')}`" in str(empty.value)
-    assert f"{download_command('20b')}\n" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

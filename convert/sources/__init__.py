@@ -1,14 +1,18 @@
-"""Open a published checkpoint. Each layout of weights has a module; ``open_checkpoint`` detects a folder's layout."""
+"""Open a checkpoint. Each layout of weights has a module; ``open_checkpoint`` detects which one lies at a path."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from convert.sources import huggingface, original
+from convert.pieces import SourceTensor
+from convert.sources import bf16, gguf, huggingface, mlx_lm, original, refused
 from convert.sources.checkpoint import (
     REDOWNLOAD,
     TOKENIZER_JSON,
     Checkpoint,
-    assign,
+    Stamp,
+    join_headers,
     read_headers,
+    read_index,
     read_json,
     stamps,
 )
@@ -16,17 +20,18 @@ from gptoss_mlx.config import read_config
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model_folder.generation import problem_with
 from gptoss_mlx.model_folder.layout import CONFIG, GENERATION, INDEX, MANIFEST
-from gptoss_mlx.published import download_command
+from gptoss_mlx.model_folder.safetensors import StoredTensor
 
-LAYOUTS = {"Hugging Face": huggingface, "original": original}
+LAYOUTS = {"mlx-lm": mlx_lm, "Hugging Face, experts in full": bf16, "Hugging Face": huggingface, "original": original}
+"""In the order in which they are looked for, because the first two have the third's names, too."""
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "open_checkpoint", "open_planned"]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Find and check the checkpoint in ``path`` or its ``original/``. Reads config and headers, no weights.
+    """Find and check the checkpoint in folder ``path`` or its ``original/``, or the GGUF model at ``path``.
 
-    Raises CheckpointError with one line that names the file and the remedy.
+    Reads config and headers, no weights. Raises CheckpointError with one line that names the file and the remedy.
     """
     try:
         return _open(path)
@@ -34,43 +39,73 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
 
 
+def open_planned(folder: Path, headers: Mapping[str, Mapping[str, StoredTensor]]) -> Checkpoint:
+    """Check a checkpoint whose weights will be put into ``folder`` later. Its small files are there already, except
+    tokenizer.json. ``headers`` are those of its safetensors files, {file: {tensor: place}}.
+
+    Raises CheckpointError as ``open_checkpoint`` does.
+    """
+    index = read_index(folder / INDEX) if (folder / INDEX).exists() else None
+    tokenizer = folder / TOKENIZER_JSON
+    return _checkpoint(folder, join_headers(folder, headers, index), tokenizer if tokenizer.exists() else None, {})
+
+
 def _open(path: Path) -> Checkpoint:
+    if (not path.is_dir() or _safetensors_in(path) is None) and (parts := gguf.parts_at(path)):
+        return gguf.open_gguf(path, parts)
     folder = _find(path)
     if (folder / MANIFEST).exists():
         raise CheckpointError(f"{folder}: is a model folder already; use it with --model, or name its checkpoint")
     small = [folder / name for name in (CONFIG, GENERATION, INDEX, TOKENIZER_JSON)]
     before = stamps([*small, path / TOKENIZER_JSON, *folder.glob("*.safetensors")])
+    tokenizers = [place / TOKENIZER_JSON for place in (folder, path) if (place / TOKENIZER_JSON).exists()]
+    return _checkpoint(folder, read_headers(folder), tokenizers[0] if tokenizers else None, before)
+
+
+def _checkpoint(
+    folder: Path, headers: Mapping[str, SourceTensor], tokenizer_json: Path | None, before: dict[Path, Stamp]
+) -> Checkpoint:
     config_file = folder / CONFIG
-    config, unknown = read_config(read_json(config_file), str(config_file))
-    headers = read_headers(folder)
-    layout = next((name for name, module in LAYOUTS.items() if module.EMBEDDING in headers), None)
+    raw, headers = huggingface.untied(read_json(config_file), headers)
+    refused.check_tensors(headers)
+    config, unknown = read_config(raw, str(config_file))
+    layout = next((name for name, module in LAYOUTS.items() if module.holds(headers)), None)
     if layout is None:
-        wanted = " nor ".join(f"'{module.EMBEDDING}' ({name} layout)" for name, module in LAYOUTS.items())
+        wanted = f"'{huggingface.EMBEDDING}' (Hugging Face layout) nor '{original.EMBEDDING}' (original layout)"
         raise CheckpointError(f"{folder}: holds neither {wanted}; get the published checkpoint")
+    weights = LAYOUTS[layout].weights(folder, headers, config)
     generation = read_json(folder / GENERATION) if (folder / GENERATION).exists() else None
     if generation and (problem := problem_with(generation)):
         raise CheckpointError(f"{folder / GENERATION}: {problem}; {REDOWNLOAD}")
-    tokenizers = [place / TOKENIZER_JSON for place in (folder, path) if (place / TOKENIZER_JSON).exists()]
     return Checkpoint(
         layout=layout,
         folder=folder,
         config=config,
         unknown_fields=unknown,
         generation=generation,
-        tokenizer_json=tokenizers[0] if tokenizers else None,
-        tensors=assign(folder, headers, LAYOUTS[layout].source_specs(config)),
+        tokenizer_json=tokenizer_json,
+        pieces=weights.pieces,
         stamps=before,
+        losses=weights.losses,
+        experts=weights.experts,
     )
 
 
 def _find(path: Path) -> Path:
+    refused.check_path(path)
     if not path.is_dir():
-        problem = "is a file" if path.exists() else "no such folder"
-        raise CheckpointError(f"{path}: {problem}; name the folder that a checkpoint was downloaded to")
+        problem = "is no GGUF file" if path.exists() else "no such folder"
+        raise CheckpointError(f"{path}: {problem}; name the folder that a checkpoint was downloaded to, or a GGUF file")
+    if (folder := _safetensors_in(path)) is None:
+        raise CheckpointError(
+            f"{path}: no checkpoint here, looked for config.json and *.safetensors in it and in its original/, and for "
+            "*.gguf; `gptoss-mac convert 20b` downloads one"
+        )
+    return folder
+
+
+def _safetensors_in(path: Path) -> Path | None:
     for folder in (path, path / "original"):
         if (folder / INDEX).exists() or any(folder.glob("*.safetensors")):
             return folder
-    raise CheckpointError(
-        f"{path}: no checkpoint here, looked for config.json and *.safetensors in it and in its original/; "
-        f"get one with `{download_command('20b')}`"
-    )
+    return None

@@ -1,11 +1,20 @@
-"""The layout of the Hugging Face repositories: separate q, k and v, ``model.layers.N`` names."""
+"""The layout of the Hugging Face repositories: separate q, k and v, ``model.layers.N`` names.
 
+Fine-tunes may have float32 or float16 where the published models have bfloat16.
+"""
+
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from convert.sources.checkpoint import SourceSpec, target_specs
+from convert.pieces import FLOATS, SourceTensor
+from convert.sources.checkpoint import SourceSpec, Weights, pieces_of, stored_parts, target_specs
 from gptoss_mlx.config import ModelConfig
 
 EMBEDDING = "model.embed_tokens.weight"
+EXPERTS = "mlp.experts."
+"""Before the names of expert tensors, in a layer."""
 
 _TOP = {"embedding.weight": EMBEDDING, "norm.weight": "model.norm.weight", "head.weight": "lm_head.weight"}
 _LAYER = {
@@ -25,12 +34,33 @@ _LAYER = {
 }
 
 
+def holds(found: Mapping[str, SourceTensor]) -> bool:
+    """Return whether tensors are of this layout, or of one of those that differ from it in the experts only."""
+    return EMBEDDING in found
+
+
+def weights(folder: Path, found: Mapping[str, SourceTensor], config: ModelConfig) -> Weights:
+    """Return the pieces of a folder's tensors. Raises CheckpointError when one is missing, unknown or wrong."""
+    return Weights(pieces_of(folder, found, stored_parts(source_specs(config))))
+
+
+def untied(raw: dict[str, Any], found: Mapping[str, SourceTensor]) -> tuple[dict[str, Any], dict[str, SourceTensor]]:
+    """Return the config and the tensors of a model whose head is its embedding as if it had both."""
+    head, embedding = "lm_head.", EMBEDDING.removesuffix("weight")
+    if raw.get("tie_word_embeddings") is not True or any(name.startswith(head) for name in found):
+        return raw, dict(found)
+    both = {head + name.removeprefix(embedding): found[name] for name in found if name.startswith(embedding)}
+    return {name: value for name, value in raw.items() if name != "tie_word_embeddings"}, {**found, **both}
+
+
 def source_specs(config: ModelConfig) -> dict[str, SourceSpec]:
     """Map each source tensor's name to what it must be and the tensor of ours it belongs to."""
     kv = config.num_key_value_heads * config.head_dim
     qkv_rows = {"q": config.num_attention_heads * config.head_dim, "k": kv, "v": kv}
     found: dict[str, SourceSpec] = {}
     for target, whole in target_specs(config).items():
+        if "BF16" in whole.dtypes:
+            whole = replace(whole, dtypes=FLOATS)
         if target in _TOP:
             found[_TOP[target]] = whole
             continue

@@ -1,6 +1,10 @@
 """The layout of the ``original/`` folders: q, k and v stacked as in a model folder, ``block.N`` names, no tokenizer."""
 
-from convert.sources.checkpoint import SourceSpec, target_specs
+from collections.abc import Mapping
+from pathlib import Path
+
+from convert.pieces import SourceTensor
+from convert.sources.checkpoint import SourceSpec, Weights, pieces_of, stored_parts, target_specs
 from gptoss_mlx.config import ModelConfig
 
 EMBEDDING = "embedding.weight"
@@ -23,6 +27,16 @@ _LAYER = {
     "experts.down.scales": "mlp.mlp2_weight.scales",
     "experts.down.bias": "mlp.mlp2_bias",
 }
+
+
+def holds(found: Mapping[str, SourceTensor]) -> bool:
+    """Return whether tensors are of this layout."""
+    return EMBEDDING in found
+
+
+def weights(folder: Path, found: Mapping[str, SourceTensor], config: ModelConfig) -> Weights:
+    """Return the pieces of a folder's tensors. Raises CheckpointError when one is missing, unknown or wrong."""
+    return Weights(pieces_of(folder, found, stored_parts(source_specs(config))))
 
 
 def source_specs(config: ModelConfig) -> dict[str, SourceSpec]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gptoss_mlx.cli import options
+from gptoss_mlx.cli.awake import AllowSleep, awake
 from gptoss_mlx.cli.terminal import on_interrupt
 from gptoss_mlx.errors import BatchLinesError, UsageError, shown
 
@@ -35,8 +36,6 @@ def batch(
     temperature: options.Temperature = None,
     max_tokens: Annotated[int, typer.Option(help="Stop a reply after this many tokens.")] = 4096,
     seed: options.Seed = None,
-    memory: options.Memory = None,
-    context: options.ContextTokens = None,
     include_thinking: Annotated[bool, typer.Option("--include-thinking", help="Write the thoughts too.")] = False,
     concurrency: Annotated[
         str,
@@ -46,6 +45,10 @@ def batch(
         Literal["auto", "jsonl", "csv", "text"],
         typer.Option("--format", help="Format of IN. Guessed from the file name, then from the content."),
     ] = "auto",
+    memory: options.Memory = None,
+    context: options.ContextTokens = None,
+    yes: options.Yes = False,
+    allow_sleep: AllowSleep = False,
 ) -> None:
     """Answer a file of prompts, many at a time.
 
@@ -65,8 +68,9 @@ def batch(
         for notice in opened.notices:
             _say(notice)
         total = opened.survey()
-        runtime = options.open_model(model, memory, context)
-        _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
+        with awake(allow_sleep):
+            runtime = options.open_model(model, yes, memory=memory, context=context)
+            _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
 
 
 def _answer(

@@ -44,8 +44,6 @@ def chat(
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
     seed: options.Seed = None,
-    memory: options.Memory = None,
-    context: options.ContextTokens = None,
     session: Annotated[
         str | None,
         typer.Option(
@@ -53,6 +51,9 @@ def chat(
         ),
     ] = None,
     last: Annotated[bool, typer.Option("--continue", help="Resume the session saved last.")] = False,
+    memory: options.Memory = None,
+    context: options.ContextTokens = None,
+    yes: options.Yes = False,
 ) -> None:
     """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
     from gptoss_mlx.installed import lasting_name
@@ -63,10 +64,12 @@ def chat(
         model = kept.model
     if kept is None:
         conversation = options.start_conversation(
-            model, reasoning or "medium", system, temperature, max_tokens, seed, memory, context
+            model, reasoning or "medium", system, temperature, max_tokens, seed, yes, memory=memory, context=context
         )
     else:
-        conversation, notice = options.reopen_conversation(kept, model, temperature, max_tokens, seed, memory, context)
+        conversation, notice = options.reopen_conversation(
+            kept, model, temperature, max_tokens, seed, yes, memory=memory, context=context
+        )
         if notice:
             console.print(Text(shown(notice), style="dim"))
         effort = reasoning or conversation.reasoning

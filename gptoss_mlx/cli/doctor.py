@@ -96,7 +96,7 @@ def _facts(found: "Diagnosis") -> dict[str, str]:
         now = _gigabytes(machine.wired_limit) if machine.wired_limit else "macOS's own"
         wired = (
             f"{now}. This raises it until the next start: {command}. Then the GPU may take memory that macOS needs: "
-            "kernel panics were reported with much wired memory (mlx issue 3186). gptoss-mac never sets it"
+            "kernel panics were reported with much wired memory (mlx issue 3186). This program never sets it"
         )
     return {
         "system": machine.system,

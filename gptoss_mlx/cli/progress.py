@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -30,26 +31,43 @@ def byte_progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+@dataclass(frozen=True)
+class DownloadDisplay:
+    """``fetching`` shows (file, bytes of it that are there, its size), ``converting`` shows (bytes converted, all), and
+    ``say`` prints a line."""
+
+    fetching: Callable[[str, int, int], None]
+    converting: Callable[[int, int], None]
+    say: Callable[[str], None]
+
+
 @contextmanager
-def download_progress(total: int) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function that shows (file, bytes of it that are there, its size): a bar for each file, below one for the
-    ``total`` bytes of all. The bytes that a file begins with came earlier, so they say nothing about the speed."""
+def download_progress(total: int) -> Iterator[DownloadDisplay]:
+    """Yield a display of a download that is converted as it arrives: a bar for the ``total`` bytes of all files, one
+    for what has been converted, and one for each file that is arriving. The bytes that a file begins with came earlier,
+    so they say nothing about the speed."""
     console = Console(stderr=True)
     there: dict[str, int] = {}
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     if not console.is_terminal:
         lines = _byte_lines(console, "Downloading")
 
         def show_line(file: str, done: int, size: int) -> None:
-            there[file] = done
-            lines(sum(there.values()), total)
+            before, there[file] = there.get(file), done
+            if before != done:
+                lines(sum(there.values()), total)
 
-        yield show_line
+        yield DownloadDisplay(show_line, lambda done, total: None, say)
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         all_files = bar.add_task("Downloading", total=total)
+        converted = bar.add_task("Converting", total=None)
         tasks = {}
 
         def show_bars(file: str, done: int, size: int) -> None:
@@ -60,8 +78,13 @@ def download_progress(total: int) -> Iterator[Callable[[str, int, int], None]]:
                 bar.update(tasks[file], completed=done)
             there[file] = done
             bar.update(all_files, completed=sum(there.values()))
+            if done == size:
+                bar.update(tasks[file], visible=False)
 
-        yield show_bars
+        def show_converted(done: int, total: int) -> None:
+            bar.update(converted, completed=done, total=total)
+
+        yield DownloadDisplay(show_bars, show_converted, say)
 
 
 def _byte_lines(console: Console, label: str) -> Callable[[int, int], None]:

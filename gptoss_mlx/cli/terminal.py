@@ -36,13 +36,22 @@ def print_json(value: Any) -> None:
     print(text, flush=True)
 
 
+def at_terminal() -> bool:
+    """Return whether there is a user to ask."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def agreed(question: str) -> bool:
     """Ask on standard error, and return whether the user typed yes. Return False without a terminal to ask at."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return at_terminal() and answer_to(f"{question} [y/N] ").lower() in ("y", "yes")
+
+
+def answer_to(question: str) -> str:
+    """Ask on standard error, and return what the user typed, "n" for the end of the input."""
+    print(question, end="", file=sys.stderr, flush=True)
     # Not through sys.stdin, because after a first read a chat could not choose how it decodes.
-    return os.read(sys.stdin.fileno(), 1024).strip().lower() in (b"y", b"yes")
+    typed = os.read(sys.stdin.fileno(), 1024)
+    return typed.decode(errors="replace").strip() if typed else "n"
 
 
 @dataclass

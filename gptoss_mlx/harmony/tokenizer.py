@@ -16,6 +16,7 @@ from binascii import Error as Base64Error
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
 from gptoss_mlx.harmony.added_tokens import AddedToken, AddedTokens
@@ -27,6 +28,7 @@ from gptoss_mlx.harmony.tokenizer_files import (
     VERSION,
     pack,
     read_tokenizer_json,
+    tokenizer_json,
     unpack,
 )
 
@@ -149,6 +151,10 @@ class Tokenizer:
             Path(path).write_bytes(packed + bytes.fromhex(self.digest))
         except OSError as error:
             raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the vocabulary as a parsed ``tokenizer.json``. Raises ValueError when that form cannot hold it."""
+        return tokenizer_json(self._tokens, self.special, self._pattern, self._added.tokens)
 
     @cached_property
     def digest(self) -> str:

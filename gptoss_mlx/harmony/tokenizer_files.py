@@ -80,6 +80,64 @@ def read_tokenizer_json(raw: Any) -> VocabularyParts:
     return tokens, special, split["pattern"]["Regex"], added
 
 
+def tokenizer_json(
+    tokens: Sequence[bytes], special: dict[str, int], pattern: str, added: Sequence[AddedToken]
+) -> dict[str, Any]:
+    """Return a vocabulary in the form of the published ``tokenizer.json``: the inverse of ``read_tokenizer_json``.
+
+    Merges list every cut of a token into two tokens, in the order of the token's id, then of the parts' ids, as
+    transformers' ``TikTokenConverter`` writes them. Raises ValueError where Hugging Face's tokenizers would number the
+    added tokens otherwise: it counts them on from the last token, whatever ids the file has.
+    """
+    ids = {token: id for id, token in enumerate(tokens) if token}
+    own = [AddedToken(text, id) for text, id in special.items()] + list(added)
+    char_of = _printable_bytes()
+    spelled = {token: "".join(char_of[byte] for byte in token) for token in ids}
+    vocab = {spelled[token]: id for token, id in ids.items()}
+    numbered = sorted(token.id for token in own if token.text not in vocab)
+    if numbered != list(range(len(vocab), len(vocab) + len(numbered))):
+        raise ValueError("its ids have gaps, which a tokenizer.json cannot have")
+    merges = []
+    for token in ids:
+        cuts = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
+        pairs = [(ids[left], ids[right], left, right) for left, right in cuts if left in ids and right in ids]
+        merges += [[spelled[left], spelled[right]] for _, _, left, right in sorted(pairs)]
+    byte_level = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True, "add_prefix_space": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_entry(token, token.text in special) for token in sorted(own, key=lambda token: token.id)],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+                byte_level | {"use_regex": False, "add_prefix_space": False},
+            ],
+        },
+        "post_processor": byte_level | {"trim_offsets": False},
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,
+            "vocab": vocab,
+            "merges": merges,
+        },
+    }
+
+
+def _entry(token: AddedToken, special: bool) -> dict[str, Any]:
+    flags = {name: value for name, value in asdict(token).items() if name != "text"}
+    return flags | {"content": token.text, "special": special}
+
+
 def _is_marker(entry: dict[str, Any]) -> bool:
     """Return whether an added token is a marker: the file calls it special, or it is one of harmony's."""
     content = entry["content"]

@@ -44,6 +44,27 @@ class ChangedError(Exception):
     """The server has other content now than the bytes that are there are from."""
 
 
+def client_for(place: Place, settings: Settings) -> httpx2.AsyncClient:
+    """Return a client, a context. Raises HubError for the address of a proxy that cannot be used."""
+    seconds = settings.timeout or float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    try:
+        return httpx2.AsyncClient(timeout=seconds, follow_redirects=True)
+    except (*IN_AN_ADDRESS, httpx2.InvalidURL) as error:
+        raise HubError(fault_of(error, place).text) from error
+
+
+async def wait_after(error: Exception, place: Place, failures: int, settings: Settings) -> bool:
+    """Wait after one of ON_THE_WAY, the ``failures``-th in a row. Return whether a new link may help.
+
+    Raises HubError if another attempt is of no use.
+    """
+    fault = fault_of(error, place)
+    if not fault.passing or failures >= settings.attempts:
+        raise HubError(fault.text) from error
+    await asyncio.sleep(pause(fault, failures, settings.first_pause))
+    return fault.stale
+
+
 class Transfer:
     """One run. ``received`` counts the bytes that came, whether or not they were kept."""
 
@@ -58,7 +79,7 @@ class Transfer:
         """Return the hexdigest of the file when all bytes are there. Raises HubError, StorageError, ChangedError, and
         what ``progress`` raises. It is called ten times a second, also while nothing comes."""
         try:
-            async with self._client() as client, asyncio.TaskGroup() as group:
+            async with client_for(self._place, self._settings) as client, asyncio.TaskGroup() as group:
                 ticking = group.create_task(self._tick())
                 hashing = group.create_task(self._hash())
                 waiting = iter([i for i in range(len(self._part.counts)) if self._missing(i)])
@@ -70,13 +91,6 @@ class Transfer:
             first = group_error.exceptions[0]
             raise first from first.__cause__
         return digest
-
-    def _client(self) -> httpx2.AsyncClient:
-        seconds = self._settings.timeout or float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        try:
-            return httpx2.AsyncClient(timeout=seconds, follow_redirects=True)
-        except (*IN_AN_ADDRESS, httpx2.InvalidURL) as error:
-            raise HubError(fault_of(error, self._place).text) from error
 
     async def _tick(self) -> None:
         while True:
@@ -116,12 +130,8 @@ class Transfer:
                     await self._fetch(client, link, index)
                 except ON_THE_WAY as error:
                     failures = 1 if self._part.counts[index] > before else failures + 1
-                    fault = fault_of(error, self._place)
-                    if not fault.passing or failures >= self._settings.attempts:
-                        raise HubError(fault.text) from error
-                    if fault.stale and link is not None:
+                    if await wait_after(error, self._place, failures, self._settings) and link is not None:
                         self._links.drop(link)
-                    await asyncio.sleep(pause(fault, failures, self._settings.first_pause))
 
     def _missing(self, index: int) -> bool:
         begin, end = self._part.span(index)

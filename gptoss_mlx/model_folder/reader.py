@@ -126,6 +126,28 @@ class ModelFolder:
             _read_into(file, data.data, stretch.file)
         return data
 
+    def tensor(self, name: str) -> StoredTensor:
+        """Return a tensor's dtype, shape and place in its shard. Raises KeyError."""
+        return self._where[name][1]
+
+    def file_of(self, name: str) -> Path:
+        """Return the shard that holds a tensor. Raises KeyError."""
+        return self.path / self._where[name][0]
+
+    def read_part(self, name: str, start: int, nbytes: int) -> np.ndarray:
+        """Return a copy of ``nbytes`` of a tensor from byte ``start`` on, as uint8.
+
+        Raises ValueError where the tensor has no such bytes, ModelFolderError when the file ends before them.
+        """
+        file, tensor = self._where[name]
+        if not 0 <= start <= start + nbytes <= tensor.nbytes:
+            raise ValueError(f"{name}: has {tensor.nbytes} bytes, not {nbytes} from {start} on")
+        data = np.empty(nbytes, np.uint8)
+        with _opened(self.path / file) as source:
+            source.seek(tensor.offset + start)
+            _read_into(source, data.data, self.path / file)
+        return data
+
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compare every tensor with its sha256. ``progress`` is called with (bytes read, bytes in all).
 

@@ -49,28 +49,42 @@ def read_header(path: Path, error: type[GptOssError], remedy: str) -> dict[str, 
     data without overlap or hole. Otherwise raises ``error`` with one line: the file, what is wrong, and ``remedy``.
     """
 
-    def fail(problem: str) -> GptOssError:
-        return error(f"{path}: {problem}; {remedy}")
-
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(len(GIT_LFS_POINTER))
-            if start == GIT_LFS_POINTER:
-                raise error(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in that folder")
-            if len(start) < 8:
-                raise fail(f"truncated at {size} bytes, no safetensors header")
-            length = int.from_bytes(start[:8], "little")
-            if length > MAX_HEADER_BYTES:
-                raise fail(f"a header of {length:,} bytes cannot be right, this is no safetensors file")
-            if 8 + length > size:
-                raise fail(f"truncated at {size:,} bytes, inside its header")
+            start = file.read(max(8, len(GIT_LFS_POINTER)))
+            length = header_length(start, size, path, error, remedy)
             file.seek(8)
             text = file.read(length)
     except FileNotFoundError:
-        raise fail("missing") from None
+        raise error(f"{path}: missing; {remedy}") from None
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror})") from problem
+    return parse_header(text, size, path, error, remedy)
+
+
+def header_length(start: bytes, size: int, path: Path, error: type[GptOssError], remedy: str) -> int:
+    """Return the length of the JSON header of a file of ``size`` bytes, from the file's first 19 bytes.
+
+    Raises ``error`` if it cannot be right.
+    """
+    if start.startswith(GIT_LFS_POINTER):
+        raise error(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in that folder")
+    if len(start) < 8:
+        raise error(f"{path}: truncated at {size} bytes, no safetensors header; {remedy}")
+    length = int.from_bytes(start[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise error(f"{path}: a header of {length:,} bytes cannot be right, this is no safetensors file; {remedy}")
+    if 8 + length > size:
+        raise error(f"{path}: truncated at {size:,} bytes, inside its header; {remedy}")
+    return length
+
+
+def parse_header(text: bytes, size: int, path: Path, error: type[GptOssError], remedy: str) -> dict[str, StoredTensor]:
+    """Return what ``read_header`` does, from the header's JSON and the file's size in bytes."""
+
+    def fail(problem: str) -> GptOssError:
+        return error(f"{path}: {problem}; {remedy}")
 
     try:
         raw = json.loads(text, object_pairs_hook=_object_without_duplicates)
@@ -82,7 +96,7 @@ def read_header(path: Path, error: type[GptOssError], remedy: str) -> dict[str, 
     if len(raw) > MAX_TENSORS:
         raise fail(f"{len(raw):,} tensors cannot be right")
 
-    data = 8 + length
+    data = 8 + len(text)
     tensors = {}
     for name, entry in raw.items():
         tensor = _tensor(entry, data)
@@ -143,9 +157,12 @@ def _check_tiling(
         raise fail(f"{size - end:,} bytes after the last tensor")
 
 
-def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], alignment: int) -> bytes:
-    """Return the start of a file that holds ``{name: (dtype, shape)}`` in this order, padded to align the data."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], alignment: int, made_for: str = "mlx") -> bytes:
+    """Return the start of a file that holds ``{name: (dtype, shape)}`` in this order, padded to align the data.
+
+    ``made_for`` is the format that other programs read in the file's metadata: "mlx", or "pt" for PyTorch.
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": made_for}}
     offset = 0
     for name, (dtype, shape) in tensors.items():
         nbytes = nbytes_of(dtype, shape)

@@ -20,12 +20,13 @@ from gptoss_mlx.errors import StorageError
 from gptoss_mlx.model_folder import layout
 from gptoss_mlx.model_folder.safetensors import header_bytes, nbytes_of
 
+_READ_BYTES = 8 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass
 class TensorStream:
-    """Writes one tensor's bytes in order and hashes them. The filler after the tensor stays zero."""
+    """Writes one tensor's bytes and hashes them. The filler after the tensor stays zero."""
 
     _fd: int
     _path: Path
@@ -33,30 +34,63 @@ class TensorStream:
     _offset: int
     nbytes: int
     written: int = 0
+    _position: int = 0
     _hash: Any = field(default_factory=hashlib.sha256)
+    _digest: str | None = None
 
     def write(self, data: Any) -> None:
         """Append a C-contiguous buffer. Raises ValueError past the tensor's end, StorageError when the write fails."""
         block = memoryview(data).cast("B")
-        if self.written + len(block) > self.nbytes:
+        if self._position + len(block) > self.nbytes:
             raise ValueError(f"{self.name}: more than {self.nbytes} bytes")
-        self._hash.update(block)
+        if self._hash is not None:
+            self._hash.update(block)
         with storage_errors(self._path):
             while block:
-                count = os.pwrite(self._fd, block, self._offset + self.written)
+                count = os.pwrite(self._fd, block, self._offset + self._position)
+                self._position += count
                 self.written += count
                 block = block[count:]
 
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
+    def move(self, position: int) -> None:
+        """Write on from a byte of the tensor. Once this leaves a gap, the digest is that of what the file holds."""
+        if position != self._position:
+            self._hash = None
+            self._position = position
+
+    def skip(self, nbytes: int) -> None:
+        """Count bytes from here on as written: those that an earlier process has written."""
+        self.written += nbytes
+        self._position += nbytes
+        self._hash = None
+
+    def expect_digest(self) -> None:
+        """Do not hash what is written from here on, because ``give_digest`` will be called."""
+        self._hash = None
+
+    def give_digest(self, digest: str) -> None:
+        """Take the caller's sha256 of the whole tensor."""
+        self._digest = digest
+
+    def digest(self) -> str:
+        """Return the sha256 of the tensor, which is complete. Raises StorageError when it must be read and cannot."""
+        if self._digest is not None:
+            return self._digest
+        if self._hash is not None:
+            return str(self._hash.hexdigest())
+        digest = hashlib.sha256()
+        with storage_errors(self._path):
+            for start in range(0, self.nbytes, _READ_BYTES):
+                digest.update(os.pread(self._fd, min(_READ_BYTES, self.nbytes - start), self._offset + start))
+        return digest.hexdigest()
 
 
 class ShardWriter:
     """A context that writes one shard. Write each tensor through ``streams``, in any order; leaving the context syncs.
 
-    ``dtypes`` names the dtype of tensors that may have several (norms). After the context ``digests`` has every
-    tensor's sha256. Leaving it raises ValueError if a tensor is incomplete.
+    A file that is there already is written on: its other bytes stay. ``dtypes`` names the dtype of tensors that may
+    have several (norms). After the context ``digests`` has the sha256 of every tensor. Leaving it raises ValueError if
+    a tensor is incomplete.
     """
 
     def __init__(self, folder: Path, shard: layout.ShardLayout, dtypes: Mapping[str, str]) -> None:
@@ -71,8 +105,9 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         header = header_bytes(layout.with_fillers(self.path.name, self._tensors), layout.ALIGNMENT)
         offset = len(header)
+        flags = os.O_CREAT | os.O_NOFOLLOW | os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
         with storage_errors(self.path):
-            self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), 0o644)
+            self._fd = os.open(self.path, flags, 0o644)
             try:
                 _write_all(self._fd, header)
                 for name, (dtype, shape) in self._tensors.items():
@@ -85,6 +120,11 @@ class ShardWriter:
                 raise
         return self
 
+    def sync(self) -> None:
+        """Wait until what was written is on the medium."""
+        with storage_errors(self.path):
+            sync(self._fd)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -92,12 +132,11 @@ class ShardWriter:
             try:
                 if kind is None:
                     sync(self._fd)
+                    if short := [stream for stream in self.streams.values() if stream.written != stream.nbytes]:
+                        raise ValueError(f"{short[0].name}: {short[0].written} of {short[0].nbytes} bytes written")
+                    self.digests = {name: stream.digest() for name, stream in self.streams.items()}
             finally:
                 os.close(self._fd)
-        if kind is None:
-            if short := [stream for stream in self.streams.values() if stream.written != stream.nbytes]:
-                raise ValueError(f"{short[0].name}: {short[0].written} of {short[0].nbytes} bytes written")
-            self.digests = {name: stream.sha256 for name, stream in self.streams.items()}
 
 
 def shard_nbytes(shard: layout.ShardLayout) -> int:

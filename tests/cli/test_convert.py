@@ -46,7 +46,7 @@ def test_unknown_fields_of_the_config_are_listed_and_a_published_config_has_none
     other = shutil.copytree(checkpoint, tmp_path / "other")
     edit_json(other / "config.json", lambda raw: raw.update({"unsloth_version": "1", "a\x1b[31m": 2}))
     _, out, _ = run_cli("convert", other, "--out", tmp_path / "model")
-    assert "Not used         unknown in config.json: a\\x1b[31m, unsloth_version" in map(str.rstrip, out.splitlines())
+    assert "Not used         unknown fields: a\\x1b[31m, unsloth_version" in map(str.rstrip, out.splitlines())
     _, out, _ = run_cli("convert", checkpoint, "--out", tmp_path / "published")
     assert "Not used" not in out
 

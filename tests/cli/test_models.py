@@ -1,15 +1,20 @@
 """``gptoss-mac models``: what is installed is listed, chosen, removed and verified to the last bit."""
 
+import json
+import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import gptoss_mlx
+from convert import convert
 from gptoss_mlx.errors import ModelFolderError
 from gptoss_mlx.model_folder import ModelFolder
 from tests.batch.conftest import SMALLER
-from tests.cli.test_chat_and_run import Terminal
+from tests.cli.test_chat_and_run import Terminal, plain
 from tests.support.checkpoints import write_checkpoint
 from tests.support.cli import run_cli
 from tests.support.models import random_model
@@ -60,7 +65,7 @@ def test_a_model_that_is_not_there_is_exit_code_4(tmp_path, monkeypatch):
     monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
     code, _, err = run_cli("models", "verify", "20b")
     assert code == 4
-    assert "gptoss-mac convert gpt-oss-20b" in err
+    assert "gptoss-mac convert 20b" in err
 
 
 @pytest.fixture
@@ -87,10 +92,100 @@ def test_a_list_has_name_size_dense_type_source_and_the_default(models, words):
     rows = [line.split("\t") for line in out.splitlines()]
     size = f"{size_of(models / 'mine') / 1e3:.1f} kB"
     assert rows == [
-        ["20b", size, "bf16", "source (Hugging Face)", "default"],
-        ["mine", size, "bf16", "source (Hugging Face)", ""],
+        ["20b", size, "bf16", "source (Hugging Face)", "never", "never", "default"],
+        ["mine", size, "bf16", "source (Hugging Face)", "never", "never", ""],
     ]
     assert err.startswith(f"gptoss-mac: {models / 'broken' / 'manifest.json'}: damaged")
+
+
+def listed(name):
+    code, out, _ = run_cli("models", "list", "--json")
+    assert code == 0
+    return next(model for model in json.loads(out) if model["name"] == name)
+
+
+def is_now(time):
+    return abs((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()) < 60
+
+
+def test_a_list_as_json_has_bytes_and_times_in_utc(models):
+    assert listed("20b") == {
+        "name": "20b",
+        "bytes": size_of(models / "20b"),
+        "dense": "bf16",
+        "source": "source (Hugging Face)",
+        "last_used": None,
+        "verified": None,
+        "default": True,
+    }
+
+
+def test_a_use_is_listed(models):
+    assert run_cli("run", "hi", "--model", "mine", "--max-tokens", "1")[0] in (0, 8)
+    assert is_now(listed("mine")["last_used"])
+    assert listed("mine")["verified"] is listed("20b")["last_used"] is None
+
+
+def test_a_verification_is_listed_until_one_fails(models):
+    assert run_cli("models", "verify", "mine")[0] == 0
+    assert is_now(listed("mine")["verified"])
+    ModelFolder.open(models / "mine").verify()
+    place = ModelFolder.open(models / "mine").tensor("head.weight")
+    with (models / "mine" / "model-head.safetensors").open("r+b") as file:
+        file.seek(place.offset)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    assert run_cli("models", "verify", "mine", "--against", models / "nowhere")[0] == 3
+    assert listed("mine")["verified"], "a checkpoint that is not there says nothing about the model"
+    assert run_cli("models", "verify", "mine")[0] == 3
+    assert listed("mine")["verified"] is None
+
+
+def test_a_terminal_gets_a_table_in_columns(models, tmp_path):
+    assert run_cli("models", "verify", "mine")[0] == 0
+    terminal = Terminal(["models"], tmp_path / "home")
+    terminal.wait_for("mine.*\n")
+    assert terminal.process.wait(20) == 0
+    head, *rows = [line.rstrip() for line in plain(terminal.raw).splitlines()]
+    assert re.fullmatch(r"Name +Size +Dense +Source +Last used +Verified", head)
+    assert [row.split()[0] for row in rows] == ["20b", "mine"]
+    assert all(row[head.index("Dense") :].startswith("bf16 ") for row in rows)
+    today = f"{datetime.now():%Y-%m-%d}"
+    assert [row[head.index("Verified") :].split() for row in rows] == [["never", "default"], [today]]
+
+
+def test_a_model_is_compared_with_its_checkpoint_and_the_first_difference_is_named(tmp_path):
+    source = write_checkpoint(tmp_path / "hf", SMALLER, seed=63)
+    folder = convert(source, tmp_path / "model").destination
+    code, out, _ = run_cli("models", "verify", folder, "--against", source)
+    assert code == 0
+    checked, compared = out.splitlines()
+    assert checked.startswith(f"{folder}: all ")
+    numbers = r"27 tensors bit for bit, 6 matrices in q8 within their bound \(largest error (0\.9\d\d|1\.000) of it\)"
+    assert re.fullmatch(rf"as in {source}: {numbers}", compared)
+    other = write_checkpoint(tmp_path / "other", SMALLER, seed=64)
+    code, out, err = run_cli("models", "verify", folder, "--against", other)
+    assert (code, out) == (3, "")
+    line = err.splitlines()[-1]
+    assert line.startswith(
+        f"gptoss-mac: {folder}/model-embedding.safetensors: tensor 'embedding.weight' is further from "
+    )
+
+
+def test_a_bit_that_changes_a_q8_code_within_the_bound_is_found_by_the_checksum(tmp_path):
+    source = write_checkpoint(tmp_path / "hf", SMALLER, seed=65)
+    folder = convert(source, tmp_path / "model").destination
+    model = ModelFolder.open(folder)
+    name = "layers.0.qkv.weight"
+    place = model.tensor(name)
+    code = int(np.flatnonzero(model.read_part(name, 0, place.nbytes) == 254)[0])
+    with model.file_of(name).open("r+b") as file:
+        file.seek(place.offset + code)
+        file.write(b"\xff")
+    code, _, err = run_cli("models", "verify", folder, "--against", source)
+    assert code == 3
+    assert f"tensor '{name}' is damaged" in err
 
 
 def test_a_list_of_nothing_says_how_to_get_a_model(tmp_path, monkeypatch):

@@ -11,41 +11,39 @@ def screen_of(text, columns=140, rows=20):
     return [line.rstrip() for line in screen.display if line.strip()]
 
 
-def test_a_terminal_shows_a_bar_for_all_and_one_for_each_file(monkeypatch, capsys):
+def test_a_terminal_shows_bars_for_all_for_what_is_converted_and_for_each_file_that_is_arriving(monkeypatch, capsys):
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "140"}.items():
         monkeypatch.setenv(name, value)
     with download_progress(5_000_000) as show:
-        show("config.json", 0, 1_000_000)
-        show("config.json", 1_000_000, 1_000_000)
-        show("[bold]w.safetensors", 2_000_000, 4_000_000)
-        show("[bold]w.safetensors", 3_000_000, 4_000_000)
+        show.fetching("config.json", 0, 1_000_000)
+        show.fetching("config.json", 1_000_000, 1_000_000)
+        show.fetching("[bold]w.safetensors", 2_000_000, 4_000_000)
+        show.fetching("[bold]w.safetensors", 3_000_000, 4_000_000)
+        show.converting(500_000, 5_000_000)
     lines = screen_of(capsys.readouterr().err)
-    assert len(lines) == 3
-    assert lines[0].startswith("Downloading")
+    assert [line.split()[0] for line in lines] == ["Downloading", "Converting", "[bold]w.safetensors"]
     assert "4.0/5.0 MB" in lines[0]
-    assert lines[1].startswith("  config.json")
-    assert "1.0/1.0 MB" in lines[1]
-    assert lines[2].startswith("  [bold]w.safetensors")
-    assert "3.0/4.0 MB" in lines[2]
+    assert "0.5/5.0 MB" in lines[1]
+    assert "3.0/4.0 MB" in lines[2], "a file that is there has no bar any more"
 
 
 def test_bytes_that_were_there_say_nothing_about_the_speed(monkeypatch, capsys):
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "140"}.items():
         monkeypatch.setenv(name, value)
     with download_progress(10_000_000_000) as show:
-        show("w", 5_000_000_000, 10_000_000_000)
-        show("w", 5_000_000_000, 10_000_000_000)
+        show.fetching("w", 5_000_000_000, 10_000_000_000)
+        show.fetching("w", 5_000_000_000, 10_000_000_000)
     lines = screen_of(capsys.readouterr().err)
-    assert [line.split()[0] for line in lines] == ["Downloading", "w"]
-    assert all("5.0/10.0 GB" in line for line in lines)
+    assert [line.split()[0] for line in lines] == ["Downloading", "Converting", "w"]
+    assert all("5.0/10.0 GB" in line for line in (lines[0], lines[2]))
     assert not any("GB/s" in line or "MB/s" in line for line in lines)
 
 
 def test_without_a_terminal_the_end_is_a_line(monkeypatch, capsys):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     with download_progress(5_000_000) as show:
-        show("config.json", 1_000_000, 1_000_000)
-        show("w.safetensors", 3_000_000, 4_000_000)
-        show("w.safetensors", 4_000_000, 4_000_000)
+        show.fetching("config.json", 1_000_000, 1_000_000)
+        show.fetching("w.safetensors", 3_000_000, 4_000_000)
+        show.fetching("w.safetensors", 4_000_000, 4_000_000)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("Downloading: 100%, 5.0 MB of 5.0 MB")

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convert.repack import blocks_from_words
 from gptoss_mlx.model_folder import ModelFolder
 from tests.support.checkpoints import TWO_LAYERS_OF_20B, hf_tensors
-from tests.support.model_folders import array_of, blocks_from_words
+from tests.support.model_folders import array_of
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent

@@ -72,13 +72,13 @@ def test_a_folder_that_is_no_checkpoint(tmp_path):
     (tmp_path / "source" / "notes.txt").write_text("nothing here")
     line = refusal(tmp_path / "source", tmp_path)
     assert line.startswith(f"{tmp_path / 'source'}: no checkpoint here, looked for config.json and *.safetensors")
-    assert "hf download" in line
+    assert "`gptoss-mac convert 20b` downloads one" in line
 
 
 def test_a_path_that_is_no_folder(tmp_path):
     assert "no such folder" in refusal(tmp_path / "nowhere", tmp_path)
     (tmp_path / "file").write_text("")
-    assert "is a file" in refusal(tmp_path / "file", tmp_path)
+    assert "is no GGUF file" in refusal(tmp_path / "file", tmp_path)
 
 
 def test_weights_without_a_config(source, tmp_path):
@@ -264,9 +264,9 @@ def shift(name, by):
         (change(SINKS, shape=[15]), "spans 32 bytes where BF16 [15] needs 30"),
         (change(SINKS, shape=[16.0]), "impossible shape"),
         (change(SINKS, shape=[True, 16]), "impossible shape"),
-        (change(SINKS, dtype="F16"), "is F16 [16], config.json needs BF16 [16]"),
+        (change(SINKS, dtype="I16"), "is I16 [16], config.json needs BF16 or F16 or F32 [16]"),
         (change(SINKS, dtype="BF61"), "unknown dtype 'BF61'"),
-        (change(ROUTER, shape=[128, 8]), "is BF16 [128, 8], config.json needs BF16 [8, 128]"),
+        (change(ROUTER, shape=[128, 8]), "is BF16 [128, 8], config.json needs BF16 or F16 or F32 [8, 128]"),
         (change(BLOCKS, shape=[8, 128, 48]), "is U8 [8, 128, 48], config.json needs U8 [8, 128, 3, 16]"),
         (change(BLOCKS, shape=[1 << 30, 1 << 30, 1 << 30, 1 << 30]), "spans"),
         (change(SINKS, data_offsets=[-32, 0]), "impossible span"),

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from convert import conversion, convert
+from convert import convert, pieces
+from convert.repack import blocks_from_words
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder
 from tests.support.checkpoints import SMALL, WINDOW_64, from_bf16, hf_tensors, write_checkpoint
-from tests.support.model_folders import array_of, blocks_from_words, dtype_of
+from tests.support.model_folders import array_of, dtype_of
 from tests.support.tokenizers import small_tokenizer_json, write_json
 
 SIZES = SMALL | {"num_hidden_layers": 2}
@@ -108,7 +109,7 @@ def test_large_matrices_are_as_published_or_q8(converted, published):
 
 
 def test_a_cut_into_many_blocks_changes_nothing(converted, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(pieces, "BLOCK_BYTES", 1000)
     seen = []
     report = convert(checkpoint, tmp_path / "out", dense=converted.dense, progress=lambda *step: seen.append(step))
     assert shard_bytes(tmp_path / "out") == shard_bytes(converted.destination)

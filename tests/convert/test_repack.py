@@ -2,10 +2,10 @@
 
 import mlx.core as mx
 import numpy as np
+import pytest
 
-from convert.repack import quantize_rows, words_from_blocks
+from convert.repack import blocks_from_words, dequantize_rows, q8_error, quantize_rows, words_from_blocks
 from tests.support.checkpoints import from_bf16, to_bf16
-from tests.support.model_folders import blocks_from_words
 
 FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
 FP4 += [-value for value in FP4]
@@ -66,3 +66,47 @@ def test_q8_does_not_depend_on_the_cut_into_rows():
     parts = [quantize_rows(rows[:3]), quantize_rows(rows[3:])]
     for index in range(3):
         assert np.array_equal(whole[index], np.concatenate([part[index] for part in parts]))
+
+
+def groups(kind, rng):
+    """Rows that are hard for q8: ends of equal magnitude, a narrow range far from zero, tiny, constant, huge."""
+    shape = (256, 640)
+    if kind == "normal":
+        return rng.standard_normal(shape, np.float32)
+    if kind == "two ends":
+        width = rng.choice([1e-3, 1e-2, 1e-1], (256, 1)).astype(np.float32)
+        return np.sign(rng.standard_normal(shape)).astype(np.float32) * (1 + width * rng.random(shape, np.float32))
+    if kind == "narrow":
+        return 1 + 1e-3 * rng.random(shape, np.float32)
+    if kind == "tiny":
+        return rng.standard_normal(shape, np.float32) * 10 ** rng.uniform(-9, -4, (256, 1)).astype(np.float32)
+    if kind == "constant":
+        return np.repeat(rng.standard_normal((256, 10), np.float32), 64, axis=1)
+    return rng.standard_cauchy(shape).astype(np.float32) * np.float32(1e30)
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["normal", "two ends", "narrow", "tiny", "constant", "huge"])
+def test_no_q8_value_is_further_off_than_its_bound(kind, form):
+    rng = np.random.default_rng(4)
+    rows = groups(kind, rng) if form == "float32" else to_bf16(groups(kind, rng))
+    assert q8_error(rows, *quantize_rows(rows)).max() <= 1
+
+
+def test_the_bound_is_half_a_step_as_mlx_decodes_it_and_a_wrong_code_exceeds_it():
+    rows = to_bf16(np.random.default_rng(5).standard_normal((64, 640), np.float32))
+    weight, scales, biases = quantize_rows(rows)
+    decoded = np.array(
+        mx.dequantize(mx.array(weight), *map(mx.array, map(from_bf16, (scales, biases))), group_size=64, bits=8)
+    )
+    assert np.array_equal(dequantize_rows(weight, scales, biases), decoded)
+    steps = np.repeat(np.abs(from_bf16(scales)), 64, axis=1)
+    codes = weight.view(np.uint8).reshape(rows.shape)
+    inside = (codes > 0) & (codes < 254)
+    errors = q8_error(rows, weight, scales, biases)
+    expected = np.abs(decoded - from_bf16(rows)) / (steps / 2)
+    assert np.allclose(errors[inside], expected[inside], atol=1e-3)
+    assert errors[inside].max() > 0.99
+    moved = (codes + inside).astype(np.uint8).view("<u4")
+    sure = inside & (errors < 0.99)  # in the middle between two codes both are allowed
+    assert q8_error(rows, moved, scales, biases)[sure].min() > 1

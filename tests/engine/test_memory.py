@@ -147,7 +147,7 @@ def test_mapped_and_anonymous_bytes_are_named_apart():
 @pytest.mark.parametrize("chunk", [128, 512])
 def test_the_bundled_model_takes_what_its_plan_says(chunk):
     install_tiny()
-    check(find_model("tiny"), chunk, prompt=16_000, decoded=40)
+    check(find_model("tiny"), chunk, prompt=8_000, decoded=40)
 
 
 @linux

@@ -107,6 +107,18 @@ def test_an_added_token_that_is_not_special_is_text(small, tmp_path):
         assert again.digest == tokenizer.digest != small.digest
 
 
+def test_the_small_vocabulary_is_written_as_it_was_read(small):
+    """The published one is too: the file that is compared with tokenizers above is written by ``to_json``."""
+    assert small.to_json() == small_tokenizer_json()
+
+
+def test_a_vocabulary_that_tokenizers_would_number_otherwise_is_not_written(small):
+    special = small.special | {"<|call|>": 400}
+    tokenizer = Tokenizer([small.token_bytes(id) for id in range(260)], special, r"\s+|\S+")
+    with pytest.raises(ValueError, match="its ids have gaps"):
+        tokenizer.to_json()
+
+
 def test_a_marker_of_harmonys_stays_one_whatever_its_file_calls_it(small, tmp_path):
     raw = small_tokenizer_json()
     for entry in raw["added_tokens"]:
@@ -140,6 +152,12 @@ def test_text_with_added_tokens_encodes_as_tokenizers_encodes_it(tmp_path, seed)
             some = [*WORDS, *(entry["content"] for entry in added), *MORE]
             said = "".join(rng.choices(some, k=rng.randrange(1, 9)))
             assert ours.encode(said) == judge.encode(said, add_special_tokens=False).ids, (said, added)
+        written = write_json(tmp_path / "written.json", ours.to_json())
+        assert Tokenizer.from_file(written).digest == ours.digest
+        again = tokenizers.Tokenizer.from_file(str(written))
+        again.encode_special_tokens = True
+        assert again.encode(said, add_special_tokens=False).ids == ours.encode(said)
+        assert again.get_vocab() == judge.get_vocab()
 
 
 def test_markers_decode_only_on_request(published):

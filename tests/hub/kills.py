@@ -1,7 +1,7 @@
 """Fetch in processes that are killed, from outside or at a chosen system call.
 
-``Downloads`` is the test's side. The module as a program is the other side: it imports once and forks a process for
-each download, because imports would take most of the time, and a process with threads must not fork.
+``Downloads`` is the test's side. A module as a program is the other side: it imports once and forks a process for each
+download, because imports would take most of the time, and a process with threads must not fork.
 """
 
 import json
@@ -20,10 +20,10 @@ CALLS = ("pwrite", "ftruncate", "rename", "unlink")
 
 
 class Downloads:
-    """Starts downloads of one file of a Hub at ``address`` into ``target``. Use it as a context."""
+    """Starts downloads from a Hub at ``address`` into ``target``, as ``module`` does it. Use it as a context."""
 
-    def __init__(self, address, target, piece):
-        command = [sys.executable, "-m", "tests.hub.kills", address, str(target), str(piece)]
+    def __init__(self, address, target, piece, module="tests.hub.kills"):
+        command = [sys.executable, "-m", module, address, str(target), str(piece)]
         # No token and no proxy of this machine.
         environment = {"PATH": os.environ["PATH"], "HF_HOME": str(target.parent / "none")}
         self._forker = subprocess.Popen(
@@ -49,30 +49,32 @@ class Downloads:
         return int(self._forker.stdout.readline())
 
 
-def main():
+def serve(run):
+    """Fork a process for each line of standard input, in which ``run`` is called with the program's arguments."""
     address, target, piece = sys.argv[1:]
     for line in sys.stdin:
         process = os.fork()
         if process == 0:
-            run(address, Path(target), int(piece), **json.loads(line))
+            try:
+                run(address, Path(target), int(piece), **json.loads(line))
+                os._exit(0)
+            except BaseException as error:
+                print(repr(error), file=sys.stderr, flush=True)
+                os._exit(1)
         print(process, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 
 
 def run(address, target, piece, call, half):
-    try:
-        plan = list_files(REPO, endpoint=address)
-        file = next(file for file in plan.files if file.name == target.name)
-        if call is not None:
-            die_at(call, half)
-        fetch(plan, file, target, settings=Settings(piece=piece, first_pause=0.01))
-        os._exit(0)
-    except BaseException as error:
-        print(repr(error), file=sys.stderr, flush=True)
-        os._exit(1)
+    plan = list_files(REPO, endpoint=address)
+    file = next(file for file in plan.files if file.name == target.name)
+    if call is not None:
+        die_at(call, half)
+    fetch(plan, file, target, settings=Settings(piece=piece, first_pause=0.01))
 
 
-def die_at(number, half):
+def die_at(number, half, calls=CALLS):
+    """Kill this process at the call of that number to one of the functions of ``os`` that ``calls`` names."""
     made = 0
 
     def dying(name, real):
@@ -80,17 +82,17 @@ def die_at(number, half):
             nonlocal made
             made += 1
             if made == number:
-                if half and name == "pwrite":
-                    descriptor, data, offset = args
-                    real(descriptor, data[: len(data) // 2], offset)
+                if half and name in ("pwrite", "write"):
+                    descriptor, data, *offset = args
+                    real(descriptor, data[: len(data) // 2], *offset)
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*args, **kwargs)
 
         return call
 
-    for name in CALLS:
+    for name in calls:
         setattr(os, name, dying(name, getattr(os, name)))
 
 
 if __name__ == "__main__":
-    main()
+    serve(run)

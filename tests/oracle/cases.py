@@ -43,6 +43,8 @@ LONG = Case("long", SMALL, (5000,), seed=3)
 SHAPE_20B = Case("20b", TWO_LAYERS_OF_20B, (8, 300), seed=4, shards=8)
 ROPE = Case("rope", SMALL | {"rope_scaling": ROPE_CASES["mscale"] | {"truncate": True}}, (8, 300), seed=5)
 ALL_CASES = (*GOLDEN_CASES, ROPE, LONG, SHAPE_20B)
+EXPORTED = ("small", "window64", "rope")
+"""Cases whose model is also exported, for transformers to load."""
 
 
 def sampled_rows(length: int, count: int = 12) -> np.ndarray:

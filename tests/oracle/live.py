@@ -1,4 +1,4 @@
-"""``make oracle``: compare our logits with transformers' in float32. Writes no file that stays.
+"""``make oracle``: compare our logits with transformers' in float32, and load our exports. Writes no file that stays.
 
 Runs in the main environment. The reference runs in the oracle's, whose python is the argument. They run one after the
 other, so that only one 20b-shaped model is in memory.
@@ -16,7 +16,9 @@ from rich.table import Table
 
 import gptoss_mlx
 from convert import convert
-from tests.oracle.cases import ALL_CASES, Case, sampled_rows
+from convert.export import export
+from gptoss_mlx.model_folder import ModelFolder
+from tests.oracle.cases import ALL_CASES, EXPORTED, Case, sampled_rows
 from tests.support.checkpoints import write_checkpoint
 from tests.support.measure import relative_l2, run_in_chunks
 
@@ -30,6 +32,7 @@ def compare(case: Case, oracle_python: str, folder: Path) -> list[tuple[str, int
     subprocess.run([*script, str(checkpoint), str(folder / "reference.npz"), case.name], check=True)
     convert(checkpoint, folder / "model", dense="bf16")
     runtime = gptoss_mlx.load(folder / "model", dtype="float32")
+    exported = load_export(case, oracle_python, folder) if case.name in EXPORTED else {}
     found = []
     with np.load(folder / "reference.npz") as reference:
         for length in case.lengths:
@@ -43,7 +46,18 @@ def compare(case: Case, oracle_python: str, folder: Path) -> list[tuple[str, int
                 if chunk <= length:
                     error = relative_l2(run_in_chunks(runtime, tokens, chunk, rows), want)
                     found.append((case.name, length, way, error))
+            if case.name in EXPORTED:
+                found.append((case.name, length, "by transformers, exported", relative_l2(exported[str(length)], want)))
     return found
+
+
+def load_export(case: Case, oracle_python: str, folder: Path) -> dict[str, np.ndarray]:
+    """Return the logits that transformers computes from the model's export, by length."""
+    export(ModelFolder.open(folder / "model"), folder / "exported")
+    script = [oracle_python, "-m", "tests.oracle.write_loaded_logits"]
+    subprocess.run([*script, str(folder / "exported"), str(folder / "exported.npz"), case.name], check=True)
+    with np.load(folder / "exported.npz") as logits:
+        return dict(logits)
 
 
 if __name__ == "__main__":

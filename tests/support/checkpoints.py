@@ -53,7 +53,7 @@ DEFAULTS = {
 }
 PUBLISHED_IDS = 200019
 """Ids of the published tokenizer. The published models have more rows, which stand for no token."""
-DTYPES = {"BF16": np.uint16, "F32": np.float32, "U8": np.uint8}
+DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U8": np.uint8, "U32": np.uint32}
 BLOCK_ROWS = 8192
 """Rows of a BF16 tensor that are drawn at once, because the head in float32 would be 2.3 GB."""
 

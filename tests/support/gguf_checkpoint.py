@@ -1,8 +1,12 @@
-"""Write the weights of a random checkpoint as GGUF, llama.cpp's format, as llama.cpp's converter would.
+"""Write the weights of a random checkpoint as GGUF, llama.cpp's format, as llama.cpp's converter would, or ollama's.
 
-Knows how llama.cpp names, splits and orders gpt-oss's tensors. ``gguf``, the format's own package, writes the file and
+Knows how both name, split and order gpt-oss's tensors. ``gguf``, the format's own package, writes the file and
 quantizes. Dense weights become ggml's Q8_0 by default, 32 weights to a float16 scale. That is not our q8, which has 64
 weights to a scale and an offset, so the two are equally large but not equal. Experts are equal bit for bit.
+
+``style`` is "llama.cpp"; "ollama" for the names in ollama's library; or "ollama-first" for what ollama's converter
+wrote in August 2025 (its convert/convert_gptoss.go as it was added): q, k and v stacked, gate and up in turns, MXFP4
+with a type number of its own and the published order of codes.
 
 llama.cpp rounds activations to 8 bits before it multiplies them with Q8_0 or MXFP4. With ``exact`` every matrix is
 float32, the experts as ``gguf`` decodes their blocks, so that llama.cpp computes in float32 throughout.
@@ -18,7 +22,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 
-from tests.support.checkpoints import LazyTensor, Progress, from_bf16, hf_config, hf_plan
+from tests.support.checkpoints import LazyTensor, Progress, from_bf16, hf_config, hf_plan, original_plan
 
 NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 LAYER_NAMES = {
@@ -31,6 +35,22 @@ LAYER_NAMES = {
     "post_attention_layernorm.weight": "post_attention_norm.weight",
     "mlp.router": "ffn_gate_inp",
 }
+OLLAMA_NAMES = {"attn_output": "attn_out", "attn_sinks.weight": "attn_sinks", "post_attention_norm": "ffn_norm"}
+OLLAMA_FIRST_NAMES = (
+    ("unembedding", "output"),
+    ("embedding", "token_embd"),
+    ("block.", "blk."),
+    ("attn.norm", "attn_norm"),
+    ("attn.qkv", "attn_qkv"),
+    ("attn.sinks", "attn_sinks"),
+    ("attn.out", "attn_out"),
+    ("mlp.norm", "ffn_norm"),
+    ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.mlp1_", "ffn_gate_up_exps."),
+    ("mlp.mlp2_", "ffn_down_exps."),
+    ("norm.scale", "norm.weight"),
+)
+OLLAMA_FIRST_MXFP4 = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,8 @@ class GgufTensor:
     type: Type
     shape: tuple[int, ...]
     data: Callable[[], np.ndarray]
+    number: int | None = None
+    """The type's number, where it is not ``type``'s."""
 
     @property
     def byte_shape(self) -> tuple[int, ...]:
@@ -63,9 +85,41 @@ def repack_mxfp4(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return out.reshape(*scales.shape[:-1], -1)
 
 
-def gguf_plan(sizes: dict, seed: int = 0, exact: bool = False) -> Iterator[GgufTensor]:
-    """Yield every tensor of a checkpoint under llama.cpp's name."""
-    dense = Type.F32 if exact else Type.Q8_0
+def gguf_plan(
+    sizes: dict, seed: int = 0, exact: bool = False, dense: Type = Type.Q8_0, style: str = "llama.cpp"
+) -> Iterator[GgufTensor]:
+    """Yield every tensor of a checkpoint under its name in ``style``. ``exact`` is only for llama.cpp's."""
+    if style == "ollama-first":
+        yield from _ollama_first_plan(sizes, seed)
+        return
+    for tensor in _llama_plan(sizes, seed, exact, Type.F32 if exact else dense):
+        name = tensor.name
+        for theirs, own in OLLAMA_NAMES.items() if style == "ollama" else ():
+            name = name.replace(theirs, own)
+        yield replace(tensor, name=name)
+
+
+def _ollama_first_plan(sizes: dict, seed: int) -> Iterator[GgufTensor]:
+    blocks: LazyTensor | None = None
+    for tensor in original_plan(sizes, seed):
+        name = tensor.name if tensor.name != "norm.scale" else "output_norm.weight"
+        for theirs, own in OLLAMA_FIRST_NAMES:
+            name = name.replace(theirs, own)
+        if tensor.name.endswith(".blocks"):
+            blocks = tensor
+        elif tensor.name.endswith(".scales"):
+            name = name.removesuffix(".scales")
+            shape = (*tensor.shape[:-1], 32 * tensor.shape[-1])
+
+            def data(blocks: LazyTensor = blocks, scales: LazyTensor = tensor) -> np.ndarray:
+                return np.concatenate([scales.bits()[..., None], blocks.bits()], -1).reshape(*scales.shape[:-1], -1)
+
+            yield GgufTensor(name, Type.MXFP4, shape, data, OLLAMA_FIRST_MXFP4)
+        else:
+            yield _dense(name, tensor, Type.BF16)
+
+
+def _llama_plan(sizes: dict, seed: int, exact: bool, dense: Type) -> Iterator[GgufTensor]:
     codes: dict[str, LazyTensor] = {}
     for tensor in hf_plan(sizes, seed):
         if not tensor.name.startswith("model.layers."):
@@ -145,18 +199,29 @@ def write_gguf(
     *,
     seed: int = 0,
     exact: bool = False,
+    dense: Type = Type.Q8_0,
+    style: str = "llama.cpp",
+    tensors_in_part: int = 0,
+    edit: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
     progress: Progress = lambda done, total: None,
 ) -> Path:
-    """Write a GGUF file. ``tokenizer`` is a parsed tokenizer.json. At most one tensor is in memory at a time."""
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.GPT_OSS])
-    _add_config(writer, hf_config(sizes))
-    _add_tokenizer(writer, tokenizer, hf_config(sizes)["vocab_size"])
+    """Write a GGUF file. ``tokenizer`` is a parsed tokenizer.json. At most one tensor is in memory at a time.
+
+    With ``tensors_in_part`` it is written in parts, and ``path`` is their common name. ``edit`` may change metadata.
+    """
+    architecture = gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.GPT_OSS] if style == "llama.cpp" else "gptoss"
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_in_part)
+    _add_config(writer, hf_config(sizes), style)
+    _add_tokenizer(writer, tokenizer, hf_config(sizes)["vocab_size"], style)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    tensors = list(gguf_plan(sizes, seed, exact))
+    edit(writer)
+    tensors = list(gguf_plan(sizes, seed, exact, dense, style))
     total = 0
     for tensor in tensors:
         nbytes = int(np.prod(tensor.byte_shape))
         writer.add_tensor_info(tensor.name, tensor.byte_shape, np.dtype(np.uint8), nbytes, raw_dtype=tensor.type)
+        if tensor.number is not None:
+            writer.tensors[-1][tensor.name].dtype = tensor.number
         total += nbytes
     try:
         writer.write_header_to_file()
@@ -173,13 +238,12 @@ def write_gguf(
     return path
 
 
-def _add_config(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+def _add_config(writer: gguf.GGUFWriter, config: dict[str, Any], style: str) -> None:
     writer.add_name("random")
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_expert_feed_forward_length(config["intermediate_size"])
     writer.add_expert_count(config["num_local_experts"])
     writer.add_expert_used_count(config["num_experts_per_tok"])
     writer.add_head_count(config["num_attention_heads"])
@@ -190,18 +254,22 @@ def _add_config(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_theta"])
     rope = config["rope_scaling"]
-    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
     writer.add_rope_scaling_factor(rope["factor"])
     writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if style != "llama.cpp":
+        return
+    writer.add_expert_feed_forward_length(config["intermediate_size"])
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
     writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
     writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_MXFP4_MOE)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], rows: int) -> None:
-    """Add the vocabulary. The embedding's rows that stand for no token are called so, as llama.cpp's converter does."""
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], rows: int, style: str) -> None:
+    """Add the vocabulary. The embedding's rows that stand for no token are called so, as both converters do."""
+    llama = style == "llama.cpp"
     tokens = [f"[PAD{id}]" for id in range(rows)]
-    types = [gguf.TokenType.UNUSED] * rows
+    types = [gguf.TokenType.UNUSED if llama else gguf.TokenType.USER_DEFINED] * rows
     for text, id in tokenizer["model"]["vocab"].items():
         tokens[id] = text
         types[id] = gguf.TokenType.NORMAL
@@ -210,12 +278,16 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], rows: int
         tokens[id] = text
         types[id] = gguf.TokenType.CONTROL
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-4o")
+    writer.add_tokenizer_pre("gpt-4o" if llama else "default")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     writer.add_bos_token_id(markers["<|startoftext|>"])
-    writer.add_eos_token_id(markers["<|return|>"])
-    writer.add_pad_token_id(markers["<|endoftext|>"])
+    if llama:
+        writer.add_eos_token_id(markers["<|return|>"])
+        writer.add_pad_token_id(markers["<|endoftext|>"])
+        return
+    writer.add_eos_token_id(markers["<|endoftext|>"])
+    writer.add_array("tokenizer.ggml.eos_token_ids", [markers[m] for m in ("<|endoftext|>", "<|return|>", "<|call|>")])

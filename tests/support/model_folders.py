@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.conversion import NUMPY_DTYPE
+from convert.pieces import NUMPY_DTYPE
+from convert.repack import blocks_from_words
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model_folder import ModelFolder, Stretch, layout
 from gptoss_mlx.model_folder.safetensors import nbytes_of
@@ -18,11 +19,6 @@ def random_bits(name: str, nbytes: int) -> bytes:
     return rng.integers(0, 127, nbytes, np.uint8).tobytes()
 
 
-def blocks_from_words(words: np.ndarray) -> np.ndarray:
-    """Return MLX's MXFP4 words as a view in the published form: the inverse of ``words_from_blocks``."""
-    return words.view(np.uint8).reshape(*words.shape[:-1], -1, 16)
-
-
 def dtype_of(model: ModelFolder, name: str) -> str:
     return _stretch(model, name).tensors[name][1]
 
@@ -33,6 +29,13 @@ def array_of(model: ModelFolder, name: str) -> np.ndarray:
     offset, dtype, shape = stretch.tensors[name]
     data = model.stretch_bytes(stretch)[offset : offset + nbytes_of(dtype, shape)]
     return data.view(NUMPY_DTYPE[dtype]).reshape(shape)
+
+
+def experts_of(model: ModelFolder) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the MXFP4 blocks [E, R, G, 16] and scales [E, R, G] of each expert matrix, by the tensor's name."""
+    names = [name for name in model.names() if layout.is_expert(name) and name.endswith(".weight")]
+    scales = {name: array_of(model, name.removesuffix("weight") + "scales") for name in names}
+    return {name: (blocks_from_words(array_of(model, name)), scales[name]) for name in names}
 
 
 def _stretch(model: ModelFolder, name: str) -> Stretch:

@@ -79,11 +79,8 @@ def tokenizer_json(tokens: dict[bytes, int], special: dict[str, int], pattern: s
 def published_tokenizer_json() -> dict[str, Any]:
     """Return the tokenizer.json of the published models' whole vocabulary, made from the ranks that the runtime has."""
     from gptoss_mlx.harmony import Tokenizer
-    from gptoss_mlx.harmony.tokenizer_files import O200K_PATTERN
 
-    published = Tokenizer.bundled()
-    ranks = range(min(published.special.values()))
-    return tokenizer_json({published.token_bytes(id): id for id in ranks}, published.special, O200K_PATTERN)
+    return Tokenizer.bundled().to_json()
 
 
 def small_tokenizer_json(pattern: str = r"\s+|\S+") -> dict:

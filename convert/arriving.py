@@ -1,0 +1,238 @@
+"""Download a checkpoint and convert it as it arrives.
+
+Of the source at most two files of weights are on the disk: one that is converted, and the next, which arrives
+meanwhile. Each is deleted once no tensor needs it. Everything lies in the hidden folder of the model, whose journal
+says which files are done, so that the next call goes on after any kind of end.
+"""
+
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.assembly import Assembly
+from convert.atomic_folder import check_space, resumable_folder
+from convert.conversion import ByteProgress, Report, finish, losses, nbytes_in, tokenizer_of
+from convert.journal import read_journal, write_line
+from convert.pieces import REDOWNLOAD, Piece, Reader
+from convert.remote import JOURNAL, Remote
+from convert.sources import Checkpoint, open_planned
+from gptoss_mlx import __version__
+from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.home import DOWNLOAD
+from gptoss_mlx.hub import HubFile, Settings, fetch
+from gptoss_mlx.hub.fetch import DEFAULTS
+from gptoss_mlx.model_folder import ModelFolder, layout
+from gptoss_mlx.model_folder.safetensors import read_header
+from gptoss_mlx.model_folder.writer import storage_errors
+
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who follows a download. All are called from the thread of ``convert_remote``, except ``fetching``.
+
+    ``fetching`` gets a file's name, how many of its bytes are there, and its size. ``converting`` gets the source bytes
+    converted and all of them, ten times a second also while nothing is converted, and may raise to stop everything.
+    ``say`` gets a line when what was there is thrown away.
+    """
+
+    fetching: Callable[[str, int, int], None] = lambda name, done, size: None
+    converting: ByteProgress = lambda done, total: None
+    say: Callable[[str], None] = lambda text: None
+
+
+def convert_remote(remote: Remote, watch: Watch, *, settings: Settings = DEFAULTS) -> Report:
+    """Download what is missing, convert it, and put the model folder in its place.
+
+    After any exception what has arrived is kept, and the next call goes on. Raises HubError; StorageError, if the disk
+    fails or has too little room; CheckpointError, if a tensor cannot be used.
+    """
+    start = time.monotonic()
+    with resumable_folder(remote.destination) as folder:
+        download = folder / DOWNLOAD
+        here = remote.keep or download
+        if not (download / JOURNAL).exists() and (folder / layout.MANIFEST).exists():
+            return _finished_before(remote, folder, start)
+        with storage_errors(folder):
+            lines = _earlier_lines(remote, folder, watch.say)
+            check_space(remote.destination, remote.most - remote.taken)
+            here.mkdir(parents=True, exist_ok=True)
+        for file in remote.small:
+            fetch(remote.plan, file, here / file.name, progress=watch.fetching, say=watch.say, settings=settings)
+        checkpoint = open_planned(here, remote.headers)
+        tokenizer = tokenizer_of(checkpoint)
+        run = _Run(remote, checkpoint, download / JOURNAL, watch, settings)
+        digests = run.fill(folder, lines)
+        experts, lost = checkpoint.experts(run.reader.tally), losses(checkpoint, run.reader.tally)
+        origin = {"folder": remote.plan.repo_id, "commit": remote.plan.commit, "sha256": run.reader.digests}
+        origin |= {"experts": experts, "losses": lost}
+        finish(folder, checkpoint, tokenizer[0], origin, digests, remote.dense)
+        with storage_errors(folder):
+            shutil.rmtree(download)
+        written = nbytes_in(folder)
+    return Report(
+        destination=remote.destination,
+        layout=checkpoint.layout,
+        config=checkpoint.config,
+        unknown_fields=checkpoint.unknown_fields,
+        experts=experts,
+        losses=lost,
+        dense=remote.dense,
+        tokenizer=tokenizer[1],
+        tensors=len(digests),
+        bytes_read=checkpoint.nbytes,
+        bytes_written=written,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _finished_before(remote: Remote, folder: Path, start: float) -> Report:
+    """Report a folder that a process was killed with when only its name was missing."""
+    model = ModelFolder.open(folder)
+    source = model.manifest["source"]
+    with storage_errors(folder):
+        shutil.rmtree(folder / DOWNLOAD, ignore_errors=True)
+    return Report(
+        destination=remote.destination,
+        layout=source["layout"],
+        config=model.config,
+        unknown_fields=(),
+        experts=source["experts"],
+        losses=tuple(source["losses"]),
+        dense=remote.dense,
+        tokenizer="checkpoint" if (folder / layout.TOKENIZER).exists() else None,
+        tensors=len(model.names()),
+        bytes_read=0,
+        bytes_written=nbytes_in(folder),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _earlier_lines(remote: Remote, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Return what the journal says of each finished file. Begin a new journal, in an empty folder, if there is none or
+    if it is of another download."""
+    journal = folder / DOWNLOAD / JOURNAL
+    head = {
+        "repo": remote.plan.repo_id,
+        "commit": remote.plan.commit,
+        "dense": remote.dense,
+        "tool": __version__,
+        "keep": str(remote.keep) if remote.keep else None,
+    }
+    lines = read_journal(journal)
+    if lines and lines[0] == head:
+        for name in (layout.MANIFEST, layout.CONFIG, layout.GENERATION, layout.INDEX, layout.TOKENIZER):
+            (folder / name).unlink(missing_ok=True)  # a kill came after the last tensor
+        return lines[1:]
+    if lines:
+        say("what was downloaded before is from another version or with other options, starting over")
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    journal.parent.mkdir()
+    write_line(journal, head)
+    return []
+
+
+class _StoppedError(Exception):
+    """The thread that converts has ended, so the one that downloads shall."""
+
+
+class _Run:
+    """The weights of one download on their way into the model folder."""
+
+    def __init__(self, remote: Remote, checkpoint: Checkpoint, journal: Path, watch: Watch, settings: Settings) -> None:
+        self._remote, self._checkpoint, self._journal = remote, checkpoint, journal
+        self._watch, self._settings = watch, settings
+        self._stop = threading.Event()
+        self._converted = 0
+        self.reader = Reader(self._count)
+
+    def fill(self, folder: Path, lines: list[dict[str, Any]]) -> dict[str, str]:
+        """Fill the model folder's shards. Return the sha256 of each tensor. ``lines`` are those of the journal."""
+        before: dict[str, dict[str, str]] = {}
+        for line in lines:
+            before |= line["pieces"]
+            self.reader.digests |= line["sources"]
+            self.reader.tally += Counter(line["tally"])
+        arrived = {line["file"] for line in lines}
+        left = [piece for piece in self._checkpoint.pieces if piece.key not in before]
+        self._converted = self._checkpoint.nbytes - _nbytes(left)
+        waiting = [file for file in self._remote.weights if file.name not in arrived]
+        for file in self._remote.weights:
+            if file.name in arrived:
+                self._watch.fetching(file.name, file.size, file.size)
+        assembly = Assembly(folder, self._checkpoint.config, self._checkpoint.pieces, self._remote.dense, before)
+        with assembly, ThreadPoolExecutor(1, "download") as thread:
+            try:
+                self._delete_needless(arrived, left)
+                following = thread.submit(self._fetch, waiting[0]) if waiting else None
+                for number, file in enumerate(waiting):
+                    self._await(following)
+                    more = waiting[number + 1 : number + 2]
+                    following = thread.submit(self._fetch, more[0]) if more else None
+                    arrived.add(file.name)
+                    left = self._convert(assembly, file, arrived, left)
+            finally:
+                self._stop.set()
+        return assembly.digests
+
+    def _fetch(self, file: HubFile) -> None:
+        def progress(name: str, done: int, size: int) -> None:
+            if self._stop.is_set():
+                raise _StoppedError
+            self._watch.fetching(name, done, size)
+
+        target = self._path(file.name)
+        fetch(self._remote.plan, file, target, progress=progress, say=self._watch.say, settings=self._settings)
+
+    def _await(self, arriving: "Future[None] | None") -> None:
+        while arriving is not None and not arriving.done():
+            self._watch.converting(self._converted, self._checkpoint.nbytes)
+            self._stop.wait(_POLL_SECONDS)
+        if arriving is not None:
+            arriving.result()
+
+    def _convert(self, assembly: Assembly, file: HubFile, arrived: set[str], left: list[Piece]) -> list[Piece]:
+        """Add the pieces that the arrival of a file has completed, and delete what none needs. Return the others."""
+        path = self._path(file.name)
+        if read_header(path, CheckpointError, REDOWNLOAD) != self._remote.headers[file.name]:
+            raise CheckpointError(f"{path}: has another header than the Hub has shown; {REDOWNLOAD}")
+        known, tally = set(self.reader.digests), Counter(self.reader.tally)
+        ready = [piece for piece in left if all(source.file.name in arrived for source in piece.sources)]
+        done = {piece.key: assembly.add(piece, self.reader) for piece in ready}
+        assembly.sync()
+        line = {
+            "file": file.name,
+            "pieces": done,
+            "sources": {name: digest for name, digest in self.reader.digests.items() if name not in known},
+            "tally": {name: count - tally[name] for name, count in self.reader.tally.items()},
+        }
+        write_line(self._journal, line)
+        left = [piece for piece in left if piece.key not in done]
+        self._delete_needless(arrived, left)
+        return left
+
+    def _delete_needless(self, arrived: set[str], left: list[Piece]) -> None:
+        if self._remote.keep is None:
+            needed = {source.file.name for piece in left for source in piece.sources}
+            for name in arrived - needed:
+                with storage_errors(self._path(name)):
+                    self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._checkpoint.folder / name
+
+    def _count(self, nbytes: int) -> None:
+        self._converted += nbytes
+        self._watch.converting(self._converted, self._checkpoint.nbytes)
+
+
+def _nbytes(pieces: list[Piece]) -> int:
+    return sum(source.tensor.nbytes for piece in pieces for source in piece.sources)
