@@ -39,11 +39,13 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.files",
     "gptoss_mlx.arguments",
 }
+ALLOWED["gptoss_mlx.machine"] = set()
+ALLOWED["gptoss_mlx.budget"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}
 ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home", "gptoss_mlx.records"}
-ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.engine"] | {
-    "gptoss_mlx.engine",
+ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
+    "gptoss_mlx.budget",
     "gptoss_mlx.harmony",
     "gptoss_mlx.installed",
 }
@@ -73,6 +75,7 @@ ALLOWED["convert.remote"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.hub"}
 ALLOWED["convert.arriving"] = ALLOWED["convert.remote"] | {"convert.remote"}
 ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
+ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.home"}
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}
 ALLOWED["gptoss_mlx.bench.worker"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.bench"}
 

@@ -74,13 +74,13 @@ def test_so_many_are_in_flight_and_none_is_when_it_is_over(file, depth, monkeypa
 
 
 def test_after_an_error_nothing_is_written_any_more(file, monkeypatch):
-    """One read fails at once, while others still take their time."""
+    """The caller's own read fails at once, while those of other threads still take their time."""
     monkeypatch.setattr(Depth, "choose", lambda self: 8)
     reads, memory = parts(file, 200)
     real = os.preadv
 
     def preadv(descriptor, buffers, offset):
-        if offset == reads[3].offset:
+        if threading.current_thread() is threading.main_thread():
             raise OSError(5, "Input/output error")
         time.sleep(0.1)
         return real(descriptor, buffers, offset)

@@ -8,7 +8,7 @@ import typer
 
 from gptoss_mlx.cli import options
 from gptoss_mlx.cli.awake import awake
-from gptoss_mlx.cli.batch import AUTO_ROWS, MEMORY_SHARE
+from gptoss_mlx.cli.batch import AUTO_ROWS
 from gptoss_mlx.cli.signals import code
 from gptoss_mlx.errors import UsageError, shown
 
@@ -45,6 +45,8 @@ def serve(
         list[str] | None,
         typer.Option(metavar="URL", help="Let pages of this origin use the server.", show_default="none"),
     ] = None,
+    memory: options.Memory = None,
+    context: options.ContextTokens = None,
     yes: options.Yes = False,
 ) -> None:
     """Let other programs use a model, through the APIs of OpenAI and Anthropic.
@@ -55,6 +57,7 @@ def serve(
         raise UsageError(f"--idle-unload is {idle_unload}; give minutes, more than 0")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
         raise UsageError("the API key must be printable ASCII without blanks around it")
+    options.check_values(None, None, memory, context)
     try:
         from gptoss_mlx.server.process import Settings, serve
     except ModuleNotFoundError as error:
@@ -65,7 +68,7 @@ def serve(
     sources = {_served_name(source): source for source in (options.obtained(name, yes) for name in chosen)}
     settings = Settings(
         names=list(sources),
-        load=lambda name: _load(sources[name], max_concurrency),
+        load=lambda name: _load(sources[name], memory, context, max_concurrency),
         unload=_unload,
         host=host,
         port=port,
@@ -88,19 +91,21 @@ def _served_name(source: str) -> str:
     return published_name(source) or Path(source).name or source
 
 
-def _load(name: str, max_rows: int) -> "Loaded":
+def _load(name: str, memory: str | None, context: int | None, max_rows: int) -> "Loaded":
     """Load a model. It is called on the thread that will own it."""
     import gptoss_mlx
     from gptoss_mlx.engine.batching import Batch
-    from gptoss_mlx.engine.memory import free_bytes
     from gptoss_mlx.records import note_use
     from gptoss_mlx.server.residence import Loaded
 
-    runtime = gptoss_mlx.load(name)
+    runtime = gptoss_mlx.load(name, memory=memory, context=context)
+    for notice in runtime.plan.notices:
+        _say(notice)
     note_use(runtime.folder.path)
-    memory = int(free_bytes() * MEMORY_SHARE)
-    rows = Batch(runtime.model, max_rows, memory, prefix_view=runtime.prefix_view)
-    return Loaded(runtime, rows, memory)
+    caches = runtime.plan["caches"] + runtime.plan.room
+    view = runtime.prefix_view
+    rows = Batch(runtime.model, max_rows, caches, prefill_chunk=runtime.chunk, prefix_view=view)
+    return Loaded(runtime, rows, caches)
 
 
 def _unload() -> None:

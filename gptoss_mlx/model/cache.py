@@ -52,7 +52,8 @@ class LayerCache:
         self.flush()
         self.length += kv.shape[3]
         seen = self._add(kv)
-        return seen[0], seen[1]
+        keys, values = mx.split(seen, 2)  # an index by an integer would copy all of them
+        return keys.squeeze(0), values.squeeze(0)
 
     def view(self) -> CacheView:
         """Return what a decode step reads. :meth:`KVCache.prepare` comes first."""

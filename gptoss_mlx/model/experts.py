@@ -193,25 +193,30 @@ class PagedExperts:
             table[group] = self._where[layer, group]
             yield Pass(mx.array(table), int(pairs[group].sum()))
 
-    def row_groups(self, layer: int, logits: mx.array, tally: Tally) -> Iterator[slice]:
-        """Yield groups of neighbouring rows of logits [T, E] whose experts fit into the slots, and are there when the
-        group is yielded. What it takes to compute a group must be under way before the next is asked for."""
+    def row_groups(self, layer: int, logits: mx.array, tally: Tally) -> Iterator[list[int]]:
+        """Yield groups of rows of logits [T, E] whose experts fit into the slots, and are there when the group is
+        yielded. What it takes to compute a group must be under way before the next is asked for. The row comes next
+        that wants the fewest experts more."""
         chosen = [set(ids) for ids in self._choice([logits])[0].tolist()]
         tally.readbacks += 1
         tally.wanted += len(set().union(*chosen))
-        first = 0
-        while first < len(chosen):
-            union = chosen[first]
-            stop = first + 1
-            while stop < len(chosen) and len(union | chosen[stop]) <= self.slots:
-                union = union | chosen[stop]
-                stop += 1
+        left = list(range(len(chosen)))
+        while left:
+            present = set(np.flatnonzero(self._where[layer] >= 0).tolist())
+            union: set[int] = set()
+            group = []
+            while left:
+                row = min(left, key=lambda row: len(chosen[row] - (union or present)))
+                if len(union | chosen[row]) > self.slots:
+                    break
+                union |= chosen[row]
+                group.append(row)
+                left.remove(row)
             ids = sorted(union)
             self._now += 1
             self._used[layer, ids] = self._now
             self.fetch([(layer, ids)], tally)
-            yield slice(first, stop)
-            first = stop
+            yield sorted(group)
 
     def _choice(self, logits: Sequence[mx.array]) -> np.ndarray:
         """Wait for the logits [T, E] of layers. Return what they choose, [layers, T, K], as ``reference.top_experts``
@@ -275,7 +280,7 @@ class Visit:
         """Run :meth:`PagedExperts.passes`."""
         return self.experts.passes(self.layer, logits, self.tally)
 
-    def row_groups(self, logits: mx.array) -> Iterator[slice]:
+    def row_groups(self, logits: mx.array) -> Iterator[list[int]]:
         """Run :meth:`PagedExperts.row_groups`."""
         return self.experts.row_groups(self.layer, logits, self.tally)
 

@@ -18,9 +18,12 @@ class Routed(NamedTuple):
     normed: mx.array
     logits: mx.array
 
-    def rows(self, of: slice) -> "Routed":
+    def rows(self, of: list[int]) -> "Routed":
         """Return some of the rows."""
-        return Routed(self.x[of], self.normed[of], self.logits[of])
+        if of == list(range(len(self.x))):
+            return self
+        own = mx.array(of)
+        return Routed(self.x[own], self.normed[own], self.logits[own])
 
 
 def route(x: mx.array, weights: LayerWeights, config: ModelConfig) -> Routed:
@@ -49,10 +52,12 @@ def mix(x: mx.array, weights: LayerWeights, config: ModelConfig, visit: Visit | 
         return through_slots(routed, weights, config)
     if launch.each_row_for_itself(len(x)):
         parts = []
+        order: list[int] = []
         for rows in visit.row_groups(routed.logits):
             parts.append(through_slots(routed.rows(rows), weights, config))
             mx.async_eval(parts[-1])
-        return mx.concatenate(parts) if len(parts) > 1 else parts[0]
+            order += rows
+        return mx.concatenate(parts)[mx.argsort(mx.array(order))] if len(parts) > 1 else parts[0]
     k = config.num_experts_per_tok
     both = weights.gate_up, weights.down
     passes = visit.passes(routed.logits)

@@ -181,6 +181,8 @@ def copies(hub, tmp_path, monkeypatch):
     """Put the checkpoint in the Hugging Face cache, and say nothing else is on this machine."""
     for name in ("HF_HUB_CACHE", "OLLAMA_MODELS"):
         monkeypatch.delenv(name, raising=False)
+    # The built native library stays where it is found.
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     snapshot = tmp_path / "hf" / "hub" / "models--openai--gpt-oss-20b" / "snapshots" / ("0" * 40)
     shutil.copytree(checkpoint(), snapshot)

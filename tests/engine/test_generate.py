@@ -199,12 +199,6 @@ def test_ids_and_counts_may_be_numpys(runtime):
     assert list(odd) == list(runtime.generate(prompt(9), max_tokens=4, temperature=0, stop=()))
 
 
-@pytest.mark.parametrize("budget", ["16", -1, float("nan"), True])
-def test_a_budget_that_is_no_number_of_bytes_is_refused(runtime, budget):
-    with pytest.raises(UsageError, match="memory_budget"):
-        load(runtime.folder.path, memory_budget=budget)
-
-
 def test_generation_defaults_may_be_null(runtime):
     folder = replace(runtime.folder, generation={"eos_token_id": None, "temperature": None, "top_k": 5})
     other = replace(runtime, folder=folder)

@@ -126,6 +126,7 @@ def test_a_token_is_read_back_once_and_once_more_for_each_repeat(resident):
         counts.append(repeats)
     assert 0 in counts
     assert max(counts) > 1
+    assert experts(own).decode.wanted == 50 * 4 * 4, "each layer's choice counts once"
 
 
 def counted_reads(monkeypatch) -> list[tuple[int, int]]:
