@@ -122,6 +122,8 @@ class ReplyReader:
         self._stopped_by: str | None = None
         self._messages: list[Message] = []
         self._left_out = False  # the last message was empty
+        self._special = tokenizer.special
+        self._encode = tokenizer.encode
         self._start = tokenizer.special["<|start|>"]
         self._calls: list[Call] = []
         self._called = 0  # calls of functions on offer that have begun
@@ -131,6 +133,13 @@ class ReplyReader:
         self._thinking = self._stopped = False
         self._end = ReplyEnd("limit", None)
         self._repairs: Counter[str] = Counter()
+
+    def expect_text(self) -> None:
+        """Read what follows as the text of an answer, as if its header had come. Call it before ``feed``, for text in
+        which the model was not asked for harmony."""
+        header = [self._special["<|channel|>"], *self._encode("final"), self._special["<|message|>"]]
+        for event in self._parser.feed(header):
+            self._take(event)
 
     def feed(self, id: int) -> list[Piece | CallPiece]:
         """Read one more id and return the text that is now certain."""

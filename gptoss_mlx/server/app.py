@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from gptoss_mlx.server import chat_completions, listings, messages, responses
+from gptoss_mlx.server import chat_completions, completions, listings, messages, responses
 from gptoss_mlx.server.exchange import Answer, Dialect, Exchange
 from gptoss_mlx.server.guard import Guard, dialect_of
 from gptoss_mlx.server.service import Service
@@ -32,6 +32,7 @@ def build(service: Service, *, host: str, key: str | None = None, origins: Seque
     routes = [
         Route("/{path:path}", answer(listings.here, "", False), methods=["HEAD"]),
         post("/v1/chat/completions", chat_completions.create),
+        post("/v1/completions", completions.create),
         post("/v1/responses", responses.create),
         get("/v1/responses/{id}", responses.retrieve),
         Route("/v1/responses/{id}", answer(responses.delete, "", False), methods=["DELETE"]),

@@ -50,13 +50,15 @@ class Rows(Protocol):
 @dataclass(eq=False)
 class Order:
     """A reply to generate. ``tell`` is called in the event loop's thread, with each event. ``make`` makes the row, with
-    the id of the order, on the owner's thread. The row is kept, so that others can see how far it has been read."""
+    the id of the order, on the owner's thread. The ``row`` is kept, so that others can see how far it has been read,
+    and so are the ``ids`` that were generated."""
 
     id: Hashable
     make: Callable[[Hashable], Row]
     reader: ReplyReader
     tell: Callable[[Event], None]
     row: Row | None = field(default=None, init=False)
+    ids: list[int] = field(default_factory=list, init=False)
 
 
 class Owner:
@@ -189,6 +191,7 @@ class Owner:
             error = outcome.error
             return [Broken(error if isinstance(error, GptOssError) else EngineError(one_line(error)))]
         self.tokens += 1
+        order.ids.append(outcome.token)
         reader = order.reader
         events: list[Event] = [*reader.feed(outcome.token)]
         if outcome.finished or reader.over:

@@ -113,16 +113,22 @@ class Service:
         there is no place, what ``read`` and rendering raise, and the errors of rows that can never run."""
         async with self.model(wanted) as (name, loaded):
             request, prompt = await asyncio.to_thread(prepare, loaded.runtime, read)
-            answering = Answering(request, name, prompt)
-            try:
-                for index in range(request.n):
-                    order = self._order(loaded, answering, index)
-                    answering.orders.append(order)
-                    await asyncio.wrap_future(self.owner.add(order))
+            async with self.replying(loaded, Answering(request, name, prompt)) as answering:
                 yield answering
-            finally:
-                for order in answering.orders:
-                    self.owner.remove(order.id)
+
+    @asynccontextmanager
+    async def replying(self, loaded: Loaded, answering: Answering, *, plain: bool = False) -> AsyncIterator[Answering]:
+        """Have the replies to ``answering``'s prompt generated inside the block. Raises the errors of rows that can
+        never run. ``plain`` replies are text without harmony."""
+        try:
+            for index in range(answering.request.n):
+                order = self._order(loaded, answering, index, plain)
+                answering.orders.append(order)
+                await asyncio.wrap_future(self.owner.add(order))
+            yield answering
+        finally:
+            for order in answering.orders:
+                self.owner.remove(order.id)
 
     @asynccontextmanager
     async def model(self, wanted: str | None) -> AsyncIterator[tuple[str, Loaded]]:
@@ -141,7 +147,7 @@ class Service:
         finally:
             self.taken -= 1
 
-    def _order(self, loaded: Loaded, answering: Answering, index: int) -> Order:
+    def _order(self, loaded: Loaded, answering: Answering, index: int, plain: bool) -> Order:
         runtime = loaded.runtime
         request = answering.request
         prompt = answering.prompt
@@ -154,6 +160,8 @@ class Service:
             return Row(id, prompt, runtime.context(), limit, sampling, runtime.stop_ids, shared=shared)
 
         reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
+        if plain:
+            reader.expect_text()
         return Order(self.owner.new_id(), make, reader, lambda event: answering.told.put_nowait((index, event)))
 
 
