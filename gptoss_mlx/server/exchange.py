@@ -175,7 +175,8 @@ async def _read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
     size = 0
     while True:
         try:
-            message = await asyncio.wait_for(receive(), BODY_SECONDS)
+            async with asyncio.timeout(BODY_SECONDS):
+                message = await receive()
         except TimeoutError:
             raise Problem(408, f"nothing came for {BODY_SECONDS:.0f} s before the body ended", "timeout") from None
         if message["type"] != "http.request":

@@ -6,9 +6,9 @@ point there. Such requests have the page's Origin, or a Host that is no name of 
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,6 +17,8 @@ from gptoss_mlx.server.problems import Problem
 
 LOCAL_NAMES = (".local", ".internal", ".localhost")
 """Endings of names that no name server of the internet has."""
+
+_HOST = re.compile(r"(\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(:\d{1,5})?")
 
 OPEN_PATHS = ("/health",)
 """Answered without the key, because they say nothing of anyone's requests."""
@@ -81,10 +83,8 @@ def dialect_of(path: str) -> Dialect:
 
 def _hostname(host: str) -> str:
     """Return the name in a Host header, without its port, or "" for one that is malformed."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    found = _HOST.fullmatch(host)
+    return (found["address"] or found["name"]).lower() if found else ""
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

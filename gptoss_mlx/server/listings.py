@@ -68,6 +68,11 @@ async def missing(exchange: Exchange, service: Service) -> None:
     raise Problem(404, f"there is nothing at {exchange.path[:80]!r}", "not_found")
 
 
+async def no_such_method(exchange: Exchange, service: Service) -> None:
+    """Refuse a method that a path does not have."""
+    raise Problem(405, f"{exchange.path[:80]!r} cannot be asked that way; see the API's documentation", "bad_method")
+
+
 async def here(exchange: Exchange, service: Service) -> None:
     """Answer a client that only looks whether there is a server."""
     await exchange.reply({"gptoss_mac": gptoss_mlx.__version__})

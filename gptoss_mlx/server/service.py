@@ -66,7 +66,9 @@ class Answering:
         could not be generated, and Problem for one that calls a tool which was not offered."""
         while len(self.replies) < len(self.orders):
             try:
-                come = await asyncio.wait_for(self.told.get(), HEARTBEAT)
+                # Not wait_for, which before Python 3.12 forgets that it was cancelled if something has just come.
+                async with asyncio.timeout(HEARTBEAT):
+                    come = await self.told.get()
             except TimeoutError:
                 yield Waiting(self._read(), len(self.prompt))
                 continue

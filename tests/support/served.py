@@ -108,6 +108,14 @@ def scripted_server(
     there = SimpleNamespace(rows=rows, tokenizer=tokenizer, url="")
     ready = threading.Event()
 
+    def wait_until_idle() -> None:
+        end = time.monotonic() + 5
+        while there.owner.running or there.service.taken:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    there.wait_until_idle = wait_until_idle
+
     async def run() -> None:
         loop = there.loop = asyncio.get_running_loop()
         owner = there.owner = Owner(loop.call_soon_threadsafe)
