@@ -175,7 +175,7 @@ class Run:
         prompt = render(request.messages, runtime.tokenizer, limit=longest)
         shared = len(render_messages(_head(request.messages), runtime.tokenizer))
         limit = request.max_tokens or longest
-        row = Row(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids, shared=shared)
+        row = Row(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids, shared=(shared,))
         batch.add(row)
         reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
         return _Asked(line, request, row, reader, before)

@@ -36,7 +36,7 @@ async def count_tokens(exchange: Exchange, service: Service) -> None:
             loaded.runtime,
             lambda defaults: messages.read(exchange.body, defaults, exchange.notes, counting=True),
         )
-    await exchange.reply({"input_tokens": len(prompt)})
+    await exchange.reply({"input_tokens": len(prompt.ids)})
 
 
 @dataclass

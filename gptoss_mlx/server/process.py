@@ -5,6 +5,7 @@ SIGTERM or Ctrl-C drains: no request is accepted any more, and those under way e
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -81,6 +82,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 async def _serve(settings: Settings, listener: socket.socket, started: Callable[[str], None]) -> signal.Signals | None:
     loop = asyncio.get_running_loop()
+    # It says so each time a client has left while something was being sent to it.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
     def post(work: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended before the thread

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date as Date
+from itertools import takewhile
 
 from gptoss_mlx.engine.batching import Row
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.errors import RequestError
-from gptoss_mlx.harmony import Developer, render
+from gptoss_mlx.harmony import Developer, render, render_messages
 from gptoss_mlx.harmony.render import reply_start
 from gptoss_mlx.reply import CallPiece, Piece, Reply, ReplyReader
 from gptoss_mlx.requests import Defaults, Request
@@ -51,11 +52,13 @@ class Of:
 
 @dataclass(eq=False)
 class Answering:
-    """A request that is being answered by the model ``model``. ``replies`` are those that have ended, by index."""
+    """A request that is being answered by the model ``model``. ``shared`` is as for Row. ``replies`` are those that
+    have ended, by index."""
 
     request: Request
     model: str
     prompt: list[int]
+    shared: tuple[int, ...] = ()
     orders: list[Order] = field(default_factory=list)
     replies: dict[int, Reply] = field(default_factory=dict)
     told: asyncio.Queue[tuple[int, Event] | None] = field(default_factory=asyncio.Queue)
@@ -115,7 +118,7 @@ class Service:
         there is no place, what ``read`` and rendering raise, and the errors of rows that can never run."""
         async with self.model(wanted) as (name, loaded):
             request, prompt = await asyncio.to_thread(prepare, loaded.runtime, read)
-            async with self.replying(loaded, Answering(request, name, prompt)) as answering:
+            async with self.replying(loaded, Answering(request, name, prompt.ids, prompt.shared)) as answering:
                 yield answering
 
     @asynccontextmanager
@@ -156,10 +159,9 @@ class Service:
         limit = request.max_tokens or _longest(loaded, len(prompt))
         seed = request.sampling.seed
         sampling = replace(request.sampling, seed=None if seed is None else seed + index)
-        shared = len(prompt) - len(reply_start(runtime.tokenizer))  # another turn may begin with these messages
 
         def make(id: Hashable) -> Row:
-            return Row(id, prompt, runtime.context(), limit, sampling, runtime.stop_ids, shared=shared)
+            return Row(id, prompt, runtime.context(), limit, sampling, runtime.stop_ids, shared=answering.shared)
 
         reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
         if plain:
@@ -167,10 +169,25 @@ class Service:
         return Order(self.owner.new_id(), make, reader, lambda event: answering.told.put_nowait((index, event)))
 
 
-def prepare(runtime: Runtime, read: Callable[[Defaults], Request]) -> tuple[Request, list[int]]:
-    """Return a request and its prompt. It takes a while, so call it beside the event loop."""
+@dataclass(frozen=True)
+class Prompt:
+    """The ids of a prompt. Others may begin with the first ``shared`` of them."""
+
+    ids: list[int]
+    shared: tuple[int, ...]
+
+
+def prepare(runtime: Runtime, read: Callable[[Defaults], Request]) -> tuple[Request, Prompt]:
+    """Return a request and its prompt. It takes a while, so call it beside the event loop.
+
+    Another conversation may have the same system and developer messages, and the next turn has the same messages.
+    """
     request = read(Defaults(runtime.sampling(), date=Date.today().isoformat()))
-    return request, render(request.messages, runtime.tokenizer, limit=runtime.config.max_position_embeddings)
+    tokenizer = runtime.tokenizer
+    ids = render(request.messages, tokenizer, limit=runtime.config.max_position_embeddings)
+    head = list(takewhile(lambda message: message.role in ("system", "developer"), request.messages))
+    shared = len(render_messages(head, tokenizer)), len(ids) - len(reply_start(tokenizer))
+    return request, Prompt(ids, shared)
 
 
 def refuse_format(request: Request, param: str) -> Request:
