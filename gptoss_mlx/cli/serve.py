@@ -49,9 +49,9 @@ def serve(
     context: options.ContextTokens = None,
     yes: options.Yes = False,
 ) -> None:
-    """Let other programs use a model, through the APIs of OpenAI and Anthropic.
+    """Let other programs use a model.
 
-    Ctrl-C or SIGTERM ends the server when the replies under way have ended. A second one stops them.
+    They use it through the APIs of OpenAI and Anthropic. Ctrl-C or SIGTERM ends the server when the replies under way have ended. A second one stops them.
     """
     if idle_unload is not None and idle_unload <= 0:
         raise UsageError(f"--idle-unload is {idle_unload}; give minutes, more than 0")

@@ -200,5 +200,9 @@ class Owner:
             del self._asked[outcome.id]
             ended = outcome.finished or "stop"
             events += reader.end(ended)
-            events.append(Ended(reader.finish(ended, (order.row and order.row.cached) or 0)))
+            events.append(Ended(reader.finish(ended, _cached(order))))
         return events
+
+
+def _cached(order: Order) -> int:
+    return (order.row and order.row.cached) or 0
