@@ -51,7 +51,8 @@ def serve(
 ) -> None:
     """Let other programs use a model.
 
-    They use it through the APIs of OpenAI and Anthropic. Ctrl-C or SIGTERM ends the server when the replies under way have ended. A second one stops them.
+    They use it through the APIs of OpenAI and Anthropic. Ctrl-C or SIGTERM ends the server when the replies under way
+    have ended. A second one stops them.
     """
     if idle_unload is not None and idle_unload <= 0:
         raise UsageError(f"--idle-unload is {idle_unload}; give minutes, more than 0")

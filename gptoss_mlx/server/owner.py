@@ -200,9 +200,5 @@ class Owner:
             del self._asked[outcome.id]
             ended = outcome.finished or "stop"
             events += reader.end(ended)
-            events.append(Ended(reader.finish(ended, _cached(order))))
+            events.append(Ended(reader.finish(ended, (order.row and order.row.cached) or 0)))
         return events
-
-
-def _cached(order: Order) -> int:
-    return (order.row and order.row.cached) or 0

@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,9 +27,9 @@ class Rows:
         return bool(self.ids)
 
     def add(self, row):
-        if row == "too long":
+        if row.prompt == "too long":
             raise ContextLengthError("too long")
-        self.ids.append(row)
+        self.ids.append(row.id)
 
     def remove(self, id):
         self.ids = [one for one in self.ids if one != id]
@@ -72,9 +73,13 @@ def owner(rows, working):
 
 @pytest.fixture
 def ask(owner, tokenizer):
-    def ask(row=None):
+    def ask(prompt=""):
         told = []
-        order = Order(owner.new_id(), lambda id: id if row is None else row, ReplyReader(tokenizer), told.append)
+
+        def make(id):
+            return SimpleNamespace(id=id, prompt=prompt, cached=7)
+
+        order = Order(owner.new_id(), make, ReplyReader(tokenizer), told.append)
         order.reader.expect_text()
         owner.add(order).result(5)
         return order, told
@@ -87,12 +92,6 @@ def until(condition):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
-
-
-@pytest.fixture(autouse=True)
-def no_row_attributes(monkeypatch):
-    """Rows of these tests are their ids alone."""
-    monkeypatch.setattr("gptoss_mlx.server.owner._cached", lambda order: 0)
 
 
 def test_a_row_that_can_never_run_is_an_error_of_its_order_alone(owner, ask):
@@ -154,14 +153,12 @@ def test_a_mac_is_kept_awake_only_while_there_are_rows(owner, working, ask):
     until(lambda: working == [True, False])
 
 
-def test_a_reply_ends_with_its_counts(owner, rows, ask, tokenizer):
+def test_a_reply_ends_with_its_counts(rows, ask):
     order, told = ask()
     until(lambda: told)
-    rows.token = tokenizer.special["<|return|>"]
-    owner.do(lambda: setattr(rows, "fail", None)).result(5)
-    reader = order.reader
-    until(lambda: reader.tokens > 2)
-    reader.over = True
+    until(lambda: len(order.ids) > 2)
+    order.reader.over = True  # as after a stop string
     until(lambda: isinstance(told[-1], Ended))
     assert told[-1].reply.completion_tokens == len(order.ids)
+    assert told[-1].reply.cached_tokens == 7
     assert rows.ids == []
