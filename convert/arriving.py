@@ -13,17 +13,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from convert.assembly import Assembly
 from convert.atomic_folder import check_space, resumable_folder
 from convert.conversion import ByteProgress, Report, finish, losses, nbytes_in, tokenizer_of
-from convert.journal import read_journal, write_line
+from convert.journal import JOURNAL, Line, read_journal, write_line
 from convert.pieces import REDOWNLOAD, Piece, Reader
-from convert.remote import JOURNAL, Remote
+from convert.remote import Remote
 from convert.sources import Checkpoint, open_planned
-from gptoss_mlx import __version__
-from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
+from gptoss_mlx.files import nbytes_on_disk
 from gptoss_mlx.home import DOWNLOAD
 from gptoss_mlx.hub import HubFile, Settings, fetch
 from gptoss_mlx.hub.fetch import DEFAULTS
@@ -58,18 +57,26 @@ def convert_remote(remote: Remote, watch: Watch, *, settings: Settings = DEFAULT
     with resumable_folder(remote.destination) as folder:
         download = folder / DOWNLOAD
         here = remote.keep or download
-        if not (download / JOURNAL).exists() and (folder / layout.MANIFEST).exists():
-            return _finished_before(remote, folder, start)
+        if not (download / JOURNAL).exists() and (model := _finished_before(remote, folder)):
+            return _report_of(model, remote, start)
         with storage_errors(folder):
             lines = _earlier_lines(remote, folder, watch.say)
-            check_space(remote.destination, remote.most - remote.taken)
+            check_space(remote.destination, remote.most - nbytes_on_disk(folder, here))
+            if lines is None:
+                download.mkdir()
+                write_line(download / JOURNAL, remote.head)
             here.mkdir(parents=True, exist_ok=True)
+
+        def fetching(name: str, done: int, size: int) -> None:
+            watch.converting(0, sum(file.size for file in remote.weights))  # it may raise to stop everything
+            watch.fetching(name, done, size)
+
         for file in remote.small:
-            fetch(remote.plan, file, here / file.name, progress=watch.fetching, say=watch.say, settings=settings)
+            fetch(remote.plan, file, here / file.name, progress=fetching, say=watch.say, settings=settings)
         checkpoint = open_planned(here, remote.headers)
         tokenizer = tokenizer_of(checkpoint)
         run = _Run(remote, checkpoint, download / JOURNAL, watch, settings)
-        digests = run.fill(folder, lines)
+        digests = run.fill(folder, lines or [])
         experts, lost = checkpoint.experts(run.reader.tally), losses(checkpoint, run.reader.tally)
         origin = {"folder": remote.plan.repo_id, "commit": remote.plan.commit, "sha256": run.reader.digests}
         origin |= {"experts": experts, "losses": lost}
@@ -93,10 +100,22 @@ def convert_remote(remote: Remote, watch: Watch, *, settings: Settings = DEFAULT
     )
 
 
-def _finished_before(remote: Remote, folder: Path, start: float) -> Report:
-    """Report a folder that a process was killed with when only its name was missing."""
-    model = ModelFolder.open(folder)
+def _finished_before(remote: Remote, folder: Path) -> ModelFolder | None:
+    """Return the model of a process that was killed when only the folder's name was missing. None if there is none, or
+    if it is another one than is wanted now."""
+    if not (folder / layout.MANIFEST).exists():
+        return None
+    try:
+        model = ModelFolder.open(folder)
+    except ModelFolderError:
+        return None
     source = model.manifest["source"]
+    made = source.get("folder"), source.get("commit"), model.manifest["quantization"]["dense"]
+    return model if made == (remote.plan.repo_id, remote.plan.commit, remote.dense) else None
+
+
+def _report_of(model: ModelFolder, remote: Remote, start: float) -> Report:
+    folder, source = model.path, model.manifest["source"]
     with storage_errors(folder):
         shutil.rmtree(folder / DOWNLOAD, ignore_errors=True)
     return Report(
@@ -115,29 +134,20 @@ def _finished_before(remote: Remote, folder: Path, start: float) -> Report:
     )
 
 
-def _earlier_lines(remote: Remote, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Return what the journal says of each finished file. Begin a new journal, in an empty folder, if there is none or
-    if it is of another download."""
+def _earlier_lines(remote: Remote, folder: Path, say: Callable[[str], None]) -> list[Line] | None:
+    """Return what the journal says of each finished file. Empty the folder and return None if there is no journal or if
+    it is of another download."""
     journal = folder / DOWNLOAD / JOURNAL
-    head = {
-        "repo": remote.plan.repo_id,
-        "commit": remote.plan.commit,
-        "dense": remote.dense,
-        "tool": __version__,
-        "keep": str(remote.keep) if remote.keep else None,
-    }
-    lines = read_journal(journal)
-    if lines and lines[0] == head:
+    found = read_journal(journal)
+    if found and found[0] == remote.head:
         for name in (layout.MANIFEST, layout.CONFIG, layout.GENERATION, layout.INDEX, layout.TOKENIZER):
             (folder / name).unlink(missing_ok=True)  # a kill came after the last tensor
-        return lines[1:]
-    if lines:
+        return found[1]
+    if found:
         say("what was downloaded before is from another version or with other options, starting over")
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    journal.parent.mkdir()
-    write_line(journal, head)
-    return []
+    return None
 
 
 class _StoppedError(Exception):
@@ -154,14 +164,17 @@ class _Run:
         self._converted = 0
         self.reader = Reader(self._count)
 
-    def fill(self, folder: Path, lines: list[dict[str, Any]]) -> dict[str, str]:
+    def fill(self, folder: Path, lines: list[Line]) -> dict[str, str]:
         """Fill the model folder's shards. Return the sha256 of each tensor. ``lines`` are those of the journal."""
         before: dict[str, dict[str, str]] = {}
         for line in lines:
-            before |= line["pieces"]
-            self.reader.digests |= line["sources"]
-            self.reader.tally += Counter(line["tally"])
-        arrived = {line["file"] for line in lines}
+            before |= line.pieces
+            self.reader.digests |= line.sources
+            self.reader.tally += Counter(line.tally)
+        arrived = {line.file for line in lines}
+        complete = {piece.key for piece in self._checkpoint.pieces if _files_of(piece) <= arrived}
+        if before.keys() != complete:
+            raise StorageError(f"{self._journal}: is damaged; remove {folder} and run the command again")
         left = [piece for piece in self._checkpoint.pieces if piece.key not in before]
         self._converted = self._checkpoint.nbytes - _nbytes(left)
         waiting = [file for file in self._remote.weights if file.name not in arrived]
@@ -205,15 +218,15 @@ class _Run:
         if read_header(path, CheckpointError, REDOWNLOAD) != self._remote.headers[file.name]:
             raise CheckpointError(f"{path}: has another header than the Hub has shown; {REDOWNLOAD}")
         known, tally = set(self.reader.digests), Counter(self.reader.tally)
-        ready = [piece for piece in left if all(source.file.name in arrived for source in piece.sources)]
+        ready = [piece for piece in left if _files_of(piece) <= arrived]
         done = {piece.key: assembly.add(piece, self.reader) for piece in ready}
         assembly.sync()
-        line = {
-            "file": file.name,
-            "pieces": done,
-            "sources": {name: digest for name, digest in self.reader.digests.items() if name not in known},
-            "tally": {name: count - tally[name] for name, count in self.reader.tally.items()},
-        }
+        line = Line(
+            file=file.name,
+            pieces=done,
+            sources={name: digest for name, digest in self.reader.digests.items() if name not in known},
+            tally={name: count - tally[name] for name, count in self.reader.tally.items()},
+        )
         write_line(self._journal, line)
         left = [piece for piece in left if piece.key not in done]
         self._delete_needless(arrived, left)
@@ -221,7 +234,7 @@ class _Run:
 
     def _delete_needless(self, arrived: set[str], left: list[Piece]) -> None:
         if self._remote.keep is None:
-            needed = {source.file.name for piece in left for source in piece.sources}
+            needed = {name for piece in left for name in _files_of(piece)}
             for name in arrived - needed:
                 with storage_errors(self._path(name)):
                     self._path(name).unlink(missing_ok=True)
@@ -232,6 +245,10 @@ class _Run:
     def _count(self, nbytes: int) -> None:
         self._converted += nbytes
         self._watch.converting(self._converted, self._checkpoint.nbytes)
+
+
+def _files_of(piece: Piece) -> set[str]:
+    return {source.file.name for source in piece.sources}
 
 
 def _nbytes(pieces: list[Piece]) -> int:
