@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,16 +67,13 @@ def convert_remote(remote: Remote, watch: Watch, *, settings: Settings = DEFAULT
                 write_line(download / JOURNAL, remote.head)
             here.mkdir(parents=True, exist_ok=True)
 
-        def fetching(name: str, done: int, size: int) -> None:
-            watch.converting(0, sum(file.size for file in remote.weights))  # it may raise to stop everything
-            watch.fetching(name, done, size)
-
-        for file in remote.small:
-            fetch(remote.plan, file, here / file.name, progress=fetching, say=watch.say, settings=settings)
-        checkpoint = open_planned(here, remote.headers)
-        tokenizer = tokenizer_of(checkpoint)
-        run = _Run(remote, checkpoint, download / JOURNAL, watch, settings)
-        digests = run.fill(folder, lines or [])
+        with _Arrival(remote, here, watch, settings) as arrival:
+            for file in remote.small:
+                arrival.wait(arrival.begin(file), 0, sum(weights.size for weights in remote.weights))
+            checkpoint = open_planned(here, remote.headers)
+            tokenizer = tokenizer_of(checkpoint)
+            run = _Run(remote, checkpoint, download / JOURNAL, watch, arrival)
+            digests = run.fill(folder, lines or [])
         experts, lost = checkpoint.experts(run.reader.tally), losses(checkpoint, run.reader.tally)
         origin = {"folder": remote.plan.repo_id, "commit": remote.plan.commit, "sha256": run.reader.digests}
         origin |= {"experts": experts, "losses": lost}
@@ -154,13 +151,47 @@ class _StoppedError(Exception):
     """The thread that converts has ended, so the one that downloads shall."""
 
 
+class _Arrival:
+    """A thread that fetches files into the folder ``here``, while the context lasts."""
+
+    def __init__(self, remote: Remote, here: Path, watch: Watch, settings: Settings) -> None:
+        self._remote, self._here, self._watch, self._settings = remote, here, watch, settings
+        self._stop = threading.Event()
+        self._thread = ThreadPoolExecutor(1, "download")
+
+    def __enter__(self) -> "_Arrival":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.shutdown()
+
+    def begin(self, file: HubFile) -> "Future[None]":
+        return self._thread.submit(self._fetch, file)
+
+    def wait(self, arriving: "Future[None]", converted: int, total: int) -> None:
+        """Wait until a file is there. Raises what fetching it raised, and what ``Watch.converting`` raises."""
+        while not arriving.done():
+            self._watch.converting(converted, total)
+            wait([arriving], _POLL_SECONDS)
+        arriving.result()
+
+    def _fetch(self, file: HubFile) -> None:
+        def progress(name: str, done: int, size: int) -> None:
+            if self._stop.is_set():
+                raise _StoppedError
+            self._watch.fetching(name, done, size)
+
+        target = self._here / file.name
+        fetch(self._remote.plan, file, target, progress=progress, say=self._watch.say, settings=self._settings)
+
+
 class _Run:
     """The weights of one download on their way into the model folder."""
 
-    def __init__(self, remote: Remote, checkpoint: Checkpoint, journal: Path, watch: Watch, settings: Settings) -> None:
+    def __init__(self, remote: Remote, checkpoint: Checkpoint, journal: Path, watch: Watch, arrival: _Arrival) -> None:
         self._remote, self._checkpoint, self._journal = remote, checkpoint, journal
-        self._watch, self._settings = watch, settings
-        self._stop = threading.Event()
+        self._watch, self._arrival = watch, arrival
         self._converted = 0
         self.reader = Reader(self._count)
 
@@ -182,35 +213,15 @@ class _Run:
             if file.name in arrived:
                 self._watch.fetching(file.name, file.size, file.size)
         assembly = Assembly(folder, self._checkpoint.config, self._checkpoint.pieces, self._remote.dense, before)
-        with assembly, ThreadPoolExecutor(1, "download") as thread:
-            try:
-                self._delete_needless(arrived, left)
-                following = thread.submit(self._fetch, waiting[0]) if waiting else None
-                for number, file in enumerate(waiting):
-                    self._await(following)
-                    more = waiting[number + 1 : number + 2]
-                    following = thread.submit(self._fetch, more[0]) if more else None
-                    arrived.add(file.name)
-                    left = self._convert(assembly, file, arrived, left)
-            finally:
-                self._stop.set()
+        with assembly:
+            self._delete_needless(arrived, left)
+            following = [self._arrival.begin(file) for file in waiting[:1]]
+            for number, file in enumerate(waiting):
+                self._arrival.wait(following.pop(), self._converted, self._checkpoint.nbytes)
+                following += [self._arrival.begin(more) for more in waiting[number + 1 : number + 2]]
+                arrived.add(file.name)
+                left = self._convert(assembly, file, arrived, left)
         return assembly.digests
-
-    def _fetch(self, file: HubFile) -> None:
-        def progress(name: str, done: int, size: int) -> None:
-            if self._stop.is_set():
-                raise _StoppedError
-            self._watch.fetching(name, done, size)
-
-        target = self._path(file.name)
-        fetch(self._remote.plan, file, target, progress=progress, say=self._watch.say, settings=self._settings)
-
-    def _await(self, arriving: "Future[None] | None") -> None:
-        while arriving is not None and not arriving.done():
-            self._watch.converting(self._converted, self._checkpoint.nbytes)
-            self._stop.wait(_POLL_SECONDS)
-        if arriving is not None:
-            arriving.result()
 
     def _convert(self, assembly: Assembly, file: HubFile, arrived: set[str], left: list[Piece]) -> list[Piece]:
         """Add the pieces that the arrival of a file has completed, and delete what none needs. Return the others."""

@@ -150,7 +150,8 @@ def _show(report: "Report", named: bool) -> None:
             "published one: this model takes token ids only. To chat, convert it with its tokenizer.json."
         )
         return
-    model = report.destination.name if named else str(report.destination)
+    # A bare name would mean an installed model of that name first.
+    model = report.destination.name if named else os.path.join(os.curdir, report.destination)
     console.print(Text(f"\nNext: gptoss-mac chat --model {shown(shlex.quote(model))}"))
 
 

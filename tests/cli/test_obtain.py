@@ -15,7 +15,7 @@ import pytest
 
 from gptoss_mlx.bundled import checkpoint
 from gptoss_mlx.model_folder import ModelFolder
-from tests.support.fake_hub import FakeHub, files_of
+from tests.support.fake_hub import FakeHub, Fault, files_of
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = "from gptoss_mlx.cli import main; main()"
@@ -165,6 +165,21 @@ def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(hub, models):
     assert code == 0
     assert "MB more, " in err
     assert os.listdir(models) == ["20b"]
+
+
+def test_ctrl_c_is_heard_while_a_small_file_does_not_come(hub, models):
+    hub.faults = [Fault("hub", "/tokenizer.json", silent=8)]
+    command = [sys.executable, "-c", PROGRAM, "convert", "20b", "--yes"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not hub.asked("hub", path="/tokenizer.json"):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 5
+    assert "Traceback" not in err
 
 
 def test_the_command_that_goes_on_is_the_one_that_began(hub, models):
