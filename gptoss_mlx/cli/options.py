@@ -53,7 +53,7 @@ def open_model(
     """Load a model, None for the default one, with a progress bar if standard error is a terminal. Write there what is
     smaller than wanted.
 
-    A checkpoint is converted first, and a published model that is not installed is downloaded, if the user agrees at a
+    A checkpoint is converted first, and a model of the Hub that is not installed is downloaded, if the user agrees at a
     terminal or with ``yes``.
     """
     from rich.console import Console
@@ -63,7 +63,7 @@ def open_model(
     from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError
     from gptoss_mlx.home import BUNDLED
     from gptoss_mlx.installed import default_model, find_model
-    from gptoss_mlx.published import published_name
+    from gptoss_mlx.published import is_hub_id, published_name
     from gptoss_mlx.records import note_use
 
     name = default_model() if name is None else name
@@ -73,7 +73,7 @@ def open_model(
         except NotConvertedError as error:
             name = _convert_if_agreed(error, yes)
         except ModelNotInstalledError:
-            if published_name(name) is None:
+            if published_name(name) is None and not is_hub_id(name):
                 raise
             name = _make(name, yes)
     console = Console(stderr=True)
