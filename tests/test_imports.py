@@ -29,6 +29,7 @@ ALLOWED = {
     "gptoss_mlx.model": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.model_folder", "metal_kernels"},
 }
 ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
+    "gptoss_mlx.files",
     "gptoss_mlx.home",
     "gptoss_mlx.harmony",
     "gptoss_mlx.published",

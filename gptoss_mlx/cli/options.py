@@ -78,13 +78,13 @@ def open_model(
 def obtained(name: str | None, yes: bool = False) -> str:
     """Return the name or path of a model that is installed, None for the default one.
 
-    A checkpoint is converted first, and a published model that is not installed is downloaded, if the user agrees at a
+    A checkpoint is converted first, and a model of the Hub that is not installed is downloaded, if the user agrees at a
     terminal or with ``yes``.
     """
     from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError
     from gptoss_mlx.home import BUNDLED
     from gptoss_mlx.installed import default_model, find_model
-    from gptoss_mlx.published import published_name
+    from gptoss_mlx.published import is_hub_id, published_name
 
     name = default_model() if name is None else name
     if name == BUNDLED:
@@ -94,7 +94,7 @@ def obtained(name: str | None, yes: bool = False) -> str:
     except NotConvertedError as error:
         return _convert_if_agreed(error, yes)
     except ModelNotInstalledError:
-        if published_name(name) is None:
+        if published_name(name) is None and not is_hub_id(name):
             raise
         return _make(name, yes)
     return name
