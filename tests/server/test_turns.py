@@ -2,6 +2,9 @@
 
 import pytest
 
+from tests.server.said import ANSWER, CHAT_TOOL, NEXT, PARAMETERS, SAID, THOUGHT, calling
+from tests.support.harmony_streams import encode
+
 HEAD = "You are a careful assistant. " * 60
 
 
@@ -49,3 +52,42 @@ def test_a_turn_reads_the_last_answer_and_the_new_message(api, request):
         other.chat.completions.create(model="m", messages=[{"role": "user", "content": "Title?"}], max_tokens=2)
         _, agent, shared = chat(other, [(f"A second agent asks {len(turns)} {api.__name__}", None)])
         assert shared > 0.9 * agent - 30  # the head
+
+
+CALLED = [*THOUGHT, *NEXT, *SAID, *NEXT, *calling(arguments='{ "city" : "Paris" }')]
+
+
+def test_a_client_that_leaves_out_the_thought_of_a_call_has_the_model_read_it_all_the_same(scripted, openai_at):
+    """The next prompt begins with the very ids of the first one and of its reply, although the client sent neither the
+    thought nor the blanks in the arguments."""
+    with scripted(CALLED, ANSWER, ANSWER) as there:
+        client = openai_at(there)
+        ask = [{"role": "user", "content": "Weather?"}]
+        message = client.chat.completions.create(model="m", messages=ask, tools=[CHAT_TOOL]).choices[0].message
+        (call,) = message.tool_calls
+        function = {"name": "f", "arguments": '{"city":"Paris"}'}
+        sent = {"role": "assistant", "content": message.content}
+        sent["tool_calls"] = [{"id": call.id, "type": "function", "function": function}]
+        result = {"role": "tool", "tool_call_id": call.id, "content": "wet"}
+        client.chat.completions.create(model="m", messages=[*ask, sent, result], tools=[CHAT_TOOL])
+        other = sent | {"content": "Something else."}
+        client.chat.completions.create(model="m", messages=[*ask, other, result], tools=[CHAT_TOOL])
+        first, second, third = (row.prompt for row in there.rows.asked)
+        written = first + encode(CALLED, there.tokenizer.special, there.tokenizer.encode)
+        assert second[: len(written)] == written
+        assert "Something else." in there.tokenizer.decode(third, markers=True)
+
+
+def test_messages_too_have_the_thought_that_anthropic_s_client_never_saw(scripted, anthropic_at):
+    tool = {"name": "f", "description": "Weather.", "input_schema": PARAMETERS}
+    with scripted(CALLED, ANSWER) as there:
+        client = anthropic_at(there)
+        ask = [{"role": "user", "content": "Weather?"}]
+        said = client.messages.create(model="m", max_tokens=90, messages=ask, tools=[tool]).content
+        assert [block.type for block in said] == ["text", "tool_use"]
+        result = {"type": "tool_result", "tool_use_id": said[1].id, "content": "wet"}
+        messages = [*ask, {"role": "assistant", "content": said}, {"role": "user", "content": [result]}]
+        client.messages.create(model="m", max_tokens=90, messages=messages, tools=[tool])
+        first, second = (row.prompt for row in there.rows.asked)
+        written = first + encode(CALLED, there.tokenizer.special, there.tokenizer.encode)
+        assert second[: len(written)] == written
