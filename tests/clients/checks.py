@@ -1,6 +1,7 @@
 """What each client library does with a server. Runs where the libraries are installed, and imports nothing of ours.
 
-``python checks.py NAME URL`` runs one check, and exits with 1 if the answer is wrong.
+With the name of a check and a server's URL as arguments it runs that check, and exits with 1 if the answer is wrong.
+Without arguments it lists the checks.
 """
 
 import asyncio
