@@ -1,6 +1,7 @@
 """The serving process: its socket, its signals and its end. Knows no endpoint.
 
-SIGTERM or Ctrl-C drains: no request is accepted any more, and those under way end. A second one stops at once.
+SIGTERM, Ctrl-C or a closed terminal drains: no request is accepted any more, and those under way end. A second one
+stops at once.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ from gptoss_mlx.server.guard import is_loopback
 from gptoss_mlx.server.owner import Owner
 from gptoss_mlx.server.residence import Loaded, Residence
 from gptoss_mlx.server.service import Service
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 HEAD_SECONDS = 20.0
 """The longest a client may take to send a request's line and headers."""
@@ -124,6 +127,7 @@ class Server(uvicorn.Server):
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",
             access_log=False,
             server_header=False,
             proxy_headers=False,
@@ -141,7 +145,8 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
         """Handle signals inside the block, from before the first model is loaded."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+        taken = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]  # as under nohup
+        before = {number: signal.signal(number, self.handle_exit) for number in taken}
         try:
             yield
         finally:
@@ -161,7 +166,8 @@ class Server(uvicorn.Server):
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's connection, which closes if a request's head takes too long. uvicorn itself waits for ever."""
+    """uvicorn's connection, which closes if a request's head takes too long. uvicorn itself waits for ever. It also
+    answers bytes that are no HTTP beside the application, which then fails."""
 
     _timer: asyncio.TimerHandle | None = None
 
@@ -179,6 +185,16 @@ class TimedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are no HTTP. A request they belong to, which is being answered, may not answer too."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.close()
+                return
+        super().send_400_response(msg)
 
     def _wait_for_head(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)

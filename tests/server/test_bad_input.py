@@ -99,3 +99,4 @@ def test_bytes_that_are_no_http_do_no_harm(server):
     for case in cases:
         answer = raw(server, case)
         assert not answer or answer.startswith(b"HTTP/1.1 4"), (case, answer)
+    assert len(server.said) == 2  # that it loads, and that it serves
