@@ -45,8 +45,8 @@ def main() -> None:
     found = {
         "slots": plan.slots,
         "experts": runtime.config.num_local_experts,
-        "peak": plan.peak,
-        "parts": {part.name: part.nbytes for part in plan.parts},
+        "budget": plan.budget,
+        "running": max(plan.held - plan["prefix cache"], plan.loading),
         "loading": loaded - begin,
         "reading": read - loaded,
         "first": seconds[0],
