@@ -20,7 +20,7 @@ from gptoss_mlx.config import PUBLISHED, ModelConfig
 from gptoss_mlx.engine.expert_trace import read_trace
 from gptoss_mlx.engine.memory import plan
 from gptoss_mlx.engine.published_speeds import BANDWIDTH, GB
-from gptoss_mlx.engine.replay import POLICIES, Played, Policy, Step, as_run, invented, played, steps
+from gptoss_mlx.engine.replay import POLICIES, Played, Policy, Step, as_run, invented, kept_ahead, played, steps
 from gptoss_mlx.engine.speed import READBACK, Paging, predict
 from gptoss_mlx.errors import GptOssError, UsageError
 
@@ -89,6 +89,11 @@ def _report(given: argparse.Namespace) -> None:
         console.print(f"{given.trace}: {about.model}, {sum(not step.prompt for step in taken):,} steps of decoding")
         for name, tally in zip(("decoding", "prompts"), as_run(about, looks), strict=True):
             console.print(f"as it ran with {about.slots} of {experts} slots, {name}: hit rate {tally.hit:.3f}, {tally}")
+        if kept := kept_ahead(about, looks):
+            shares = ", ".join(f"{share:.2f}" for share in kept)
+            console.print(
+                f"of what layers behind a missed one chose, they kept: {shares} (the next layer, the one after)"
+            )
     else:
         config = PUBLISHED[given.invent]
         experts, layers, least = config.num_local_experts, config.num_hidden_layers, config.num_experts_per_tok

@@ -52,16 +52,40 @@ def as_run(about: About, looks: Sequence[Look]) -> tuple[Tally, Tally]:
 
 def steps(about: About, looks: Sequence[Look]) -> list[Step]:
     """Return what each step chose in the end. One that was not finished is left out."""
-    found = []
-    parts: list[np.ndarray] = []
+    return [
+        Step(group[0].prompt, group[0].way == "groups", np.concatenate([_settled(look) for look in group]))
+        for group in _finished(about, looks)
+    ]
+
+
+def kept_ahead(about: About, looks: Sequence[Look]) -> list[float]:
+    """Return how much of what layers behind a missed one chose they chose again when it was there: by how many layers
+    they lie behind it, from 1 on. It says how much was read ahead in vain."""
+    same: dict[int, list[float]] = {}
+    for group in _finished(about, looks):
+        final = np.concatenate([_settled(look) for look in group])
+        for look in group:
+            for layer in range(about.layers if look.missed is None else look.missed + 1, look.first + len(look.chosen)):
+                kept = np.isin(look.chosen[layer - look.first], final[layer]).mean()
+                same.setdefault(layer - (look.missed or 0), []).append(float(kept))
+    return [float(np.mean(same[distance])) for distance in sorted(same)]
+
+
+def _finished(about: About, looks: Sequence[Look]) -> Iterator[list[Look]]:
+    """Yield the looks of each step that was finished, without those that saw no layer."""
+    group: list[Look] = []
     for look in looks:
         if look.first == 0:
-            parts = []
-        settled = len(look.chosen) if look.missed is None else look.missed + 1 - look.first
-        parts.append(look.chosen[:settled])
-        if sum(map(len, parts)) == about.layers and settled:
-            found.append(Step(look.prompt, look.way == "groups", np.concatenate([part for part in parts if len(part)])))
-    return found
+            group = []
+        if len(look.chosen):
+            group.append(look)
+            if sum(len(_settled(one)) for one in group) == about.layers:
+                yield group
+
+
+def _settled(look: Look) -> np.ndarray:
+    """Return what a look's layers chose in the end, up to the one that missed."""
+    return look.chosen if look.missed is None else look.chosen[: look.missed + 1 - look.first]
 
 
 def played(taken: Sequence[Step], experts: int, slots: int, policy: Policy) -> Played:

@@ -12,7 +12,7 @@ import pytest
 import gptoss_mlx
 from gptoss_mlx.bundled import install_tiny
 from gptoss_mlx.engine.expert_trace import About, TraceWriter, read_trace
-from gptoss_mlx.engine.replay import POLICIES, Step, as_run, invented, played, steps
+from gptoss_mlx.engine.replay import POLICIES, Step, as_run, invented, kept_ahead, played, steps
 from gptoss_mlx.errors import StorageError, UsageError
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.model.experts import Look
@@ -159,6 +159,17 @@ def test_a_step_that_was_repeated_is_put_together(written):
     about, looks = read_trace(written)
     assert asdict(about) == asdict(ABOUT)
     assert [step.chosen.tolist() for step in steps(about, looks)] == [[[[0, 1]], [[2, 3]]]] * 2
+
+
+def test_what_is_chosen_behind_a_missed_layer_is_compared_with_the_choice_in_the_end(tmp_path):
+    """Of layers 1 and 2, which miss nothing, one keeps half of its choice and the other all."""
+    about = About("toy", layers=3, experts=6, per_token=2, slots=4, expert_nbytes=100)
+    looks = [
+        Look("step", False, 0, 0, np.array([[[0, 1]], [[2, 3]], [[4, 5]]]), np.zeros((3, 1, 2))),
+        Look("step", False, 1, None, np.array([[[2, 0]], [[5, 4]]]), np.zeros((2, 1, 2))),
+    ]
+    assert kept_ahead(about, looks) == [0.5, 1.0]
+    assert kept_ahead(about, looks[1:]) == [], "a step that is not whole says nothing"
 
 
 def test_a_torn_last_line_is_not_read(written):
