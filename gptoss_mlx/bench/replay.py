@@ -82,7 +82,7 @@ def sizes_of(config: ModelConfig, budgets: Sequence[int]) -> dict[str, int]:
 
 
 def _report(given: argparse.Namespace) -> None:
-    console = Console(width=120, highlight=False)
+    console = Console(width=120, highlight=False, markup=False)
     if given.trace is not None:
         about, looks = read_trace(given.trace)
         taken, experts, layers, least = steps(about, looks), about.experts, about.layers, about.per_token

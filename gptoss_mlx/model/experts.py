@@ -7,7 +7,7 @@ back instead would cost more than the disk: 0.2 to 0.35 ms a layer on a Mac (mlx
 layer, because a chunk wants most experts of a layer; each is read once for the chunk.
 
 Slots are MLX arrays that the host writes where they lie. Nothing may still read them then: ``fetch`` waits for the
-device. Knows logits, slots and files; knows no attention and no cache.
+device. Knows logits, memory and files; which expert goes is in ``slots``. Knows no attention and no cache.
 """
 
 import ctypes
