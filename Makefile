@@ -168,6 +168,13 @@ paging-stress: $(VENV)/.ready-dev
 paging-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.paging report $(MODEL)
 
+.PHONY: memory-report
+# Run 20b's shape, and two layers of 120b's, in less memory than their weights take, and print the tables of
+# paging-report and speed-report. Needs Linux, root and 40 GB of disk. Twenty minutes. KEEP=FOLDER keeps the models for
+# the next run. Exits with 1 if a goal is missed.
+memory-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP))
+
 .PHONY: download-kill-test
 # Kill downloads from a local Hub, alone and converted as they arrive: 30 times each, and at their changes of the disk.
 # Minutes.

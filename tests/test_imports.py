@@ -78,6 +78,7 @@ ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.home"}
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}
+ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.budget"] | {"gptoss_mlx.budget"}
 ALLOWED["gptoss_mlx.bench.worker"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.bench"}
 
 

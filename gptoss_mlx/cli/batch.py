@@ -47,6 +47,7 @@ def batch(
     ] = "auto",
     memory: options.Memory = None,
     context: options.ContextTokens = None,
+    trace_experts: options.TraceExperts = None,
     yes: options.Yes = False,
     allow_sleep: AllowSleep = False,
 ) -> None:
@@ -69,7 +70,7 @@ def batch(
             _say(notice)
         total = opened.survey()
         with awake(allow_sleep):
-            runtime = options.open_model(model, yes, memory=memory, context=context)
+            runtime = options.open_model(model, yes, memory=memory, context=context, trace_experts=trace_experts)
             _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
 
 

@@ -53,6 +53,7 @@ def chat(
     last: Annotated[bool, typer.Option("--continue", help="Resume the session saved last.")] = False,
     memory: options.Memory = None,
     context: options.ContextTokens = None,
+    trace_experts: options.TraceExperts = None,
     yes: options.Yes = False,
 ) -> None:
     """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
@@ -64,11 +65,28 @@ def chat(
         model = kept.model
     if kept is None:
         conversation = options.start_conversation(
-            model, reasoning or "medium", system, temperature, max_tokens, seed, yes, memory=memory, context=context
+            model,
+            reasoning or "medium",
+            system,
+            temperature,
+            max_tokens,
+            seed,
+            yes,
+            memory=memory,
+            context=context,
+            trace_experts=trace_experts,
         )
     else:
         conversation, notice = options.reopen_conversation(
-            kept, model, temperature, max_tokens, seed, yes, memory=memory, context=context
+            kept,
+            model,
+            temperature,
+            max_tokens,
+            seed,
+            yes,
+            memory=memory,
+            context=context,
+            trace_experts=trace_experts,
         )
         if notice:
             console.print(Text(shown(notice), style="dim"))

@@ -45,10 +45,19 @@ ContextTokens = Annotated[
     int | None,
     typer.Option("--context", help="Tokens that a conversation shall hold.", show_default="as many as fit"),
 ]
+TraceExperts = Annotated[
+    Path | None,
+    typer.Option("--trace-experts", help="New file for the experts that each layer chooses, as JSON lines."),
+]
 
 
 def open_model(
-    name: str | None, yes: bool = False, *, memory: str | None = None, context: int | None = None
+    name: str | None,
+    yes: bool = False,
+    *,
+    memory: str | None = None,
+    context: int | None = None,
+    trace_experts: Path | None = None,
 ) -> "Runtime":
     """Load a model, None for the default one, with a progress bar if standard error is a terminal. Write there what is
     smaller than wanted.
@@ -84,6 +93,7 @@ def open_model(
             name,
             memory=memory,
             context=context,
+            trace_experts=trace_experts,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     for notice in runtime.plan.notices:
@@ -145,12 +155,13 @@ def start_conversation(
     *,
     memory: str | None = None,
     context: int | None = None,
+    trace_experts: Path | None = None,
 ) -> "Conversation":
     """Load the model and return a new conversation with it. Raises UsageError for values out of range."""
     from gptoss_mlx.conversation import Conversation
 
     check_values(temperature, max_tokens, memory, context)
-    runtime = open_model(model, yes, memory=memory, context=context)
+    runtime = open_model(model, yes, memory=memory, context=context, trace_experts=trace_experts)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return Conversation(runtime, reasoning=reasoning, instructions=system, sampling=sampling, max_tokens=max_tokens)
 
@@ -165,11 +176,12 @@ def reopen_conversation(
     *,
     memory: str | None = None,
     context: int | None = None,
+    trace_experts: Path | None = None,
 ) -> "tuple[Conversation, str | None]":
     """Load the model and return the session's conversation, and a notice if its cache cannot be used."""
     from gptoss_mlx.sessions import open_session
 
     check_values(temperature, max_tokens, memory, context)
-    runtime = open_model(model, yes, memory=memory, context=context)
+    runtime = open_model(model, yes, memory=memory, context=context, trace_experts=trace_experts)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return open_session(session, runtime, sampling=sampling, max_tokens=max_tokens)

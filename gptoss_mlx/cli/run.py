@@ -31,6 +31,7 @@ def run(
     ] = False,
     memory: options.Memory = None,
     context: options.ContextTokens = None,
+    trace_experts: options.TraceExperts = None,
     yes: options.Yes = False,
 ) -> None:
     """Answer one prompt and exit.
@@ -42,7 +43,16 @@ def run(
     if not text.strip():
         raise UsageError("the prompt is empty")
     conversation = options.start_conversation(
-        model, reasoning, system, temperature, max_tokens, seed, yes, memory=memory, context=context
+        model,
+        reasoning,
+        system,
+        temperature,
+        max_tokens,
+        seed,
+        yes,
+        memory=memory,
+        context=context,
+        trace_experts=trace_experts,
     )
 
     from gptoss_mlx.conversation import Done, Text, Thought
