@@ -31,6 +31,7 @@ def run(
     ] = False,
     memory: options.Memory = None,
     context: options.ContextTokens = None,
+    prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     yes: options.Yes = False,
 ) -> None:
     """Answer one prompt and exit.
@@ -42,7 +43,16 @@ def run(
     if not text.strip():
         raise UsageError("the prompt is empty")
     conversation = options.start_conversation(
-        model, reasoning, system, temperature, max_tokens, seed, yes, memory=memory, context=context
+        model,
+        reasoning,
+        system,
+        temperature,
+        max_tokens,
+        seed,
+        yes,
+        memory=memory,
+        context=context,
+        prefix_disk=prefix_disk,
     )
 
     from gptoss_mlx.conversation import Done, Text, Thought
@@ -71,6 +81,7 @@ def run(
         print_json(result | {"usage": asdict(done.usage)})
     elif answer and not answer[-1].endswith("\n"):
         print(flush=True)
+    options.close_prefixes(conversation.runtime)
     if done.reason == "cancelled":
         asked.end()
     if done.cut_in_thought or done.no_answer or not answer:
