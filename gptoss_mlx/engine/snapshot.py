@@ -26,7 +26,7 @@ from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.decoder import Decoder
 from metal_kernels import launch
 
-VERSION = "gptoss-mac snapshot 3"
+VERSION = "1"
 
 BLOCK = 256
 """Positions of a block: 6 MB for 20b in bf16, as many as are copied at once."""
@@ -51,7 +51,7 @@ class _Names:
     @classmethod
     def of(cls, model_key: str, ids: list[int], lengths: Sequence[int]) -> "_Names":
         """Return the names of the snapshots at ``lengths`` and of the blocks before them."""
-        about = f"{VERSION}\n{model_key}\nMLX {mx.__version__}\n{launch.where()}\n"  # type: ignore[attr-defined]
+        about = f"snapshot {VERSION}\n{model_key}\nMLX {mx.__version__}\n{launch.where()}\n"  # type: ignore[attr-defined]
         digest = hashlib.sha256(about.encode())
         digests = {}
         done = 0
