@@ -75,6 +75,7 @@ def run(
                         _write(sys.stdout, piece)
                 case Done():
                     done = event
+                    break  # before the reply goes to disk, which only a next turn could use
     assert done is not None
     if as_json:
         result = {"answer": "".join(answer), "thought": "".join(thought), "finish_reason": done.reason}

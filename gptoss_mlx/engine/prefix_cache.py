@@ -156,7 +156,8 @@ class PrefixView:
         length, trunk = self.prefixes._find(self.model_key, prompt)
         for saved in self._worth_loading(prompt, max(own, length)):
             assert self.prefixes.snapshots is not None
-            context.forget()  # first, because memory has no room for both
+            self.save(context)
+            context.forget()  # because memory has no room for both
             own = 0
             loaded = self.prefixes.snapshots.load(self.model_key, self.model, prompt, saved)
             if loaded is not None:

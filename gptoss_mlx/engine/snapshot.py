@@ -31,8 +31,8 @@ VERSION = "1"
 BLOCK = 256
 """Positions of a block: 6 MB for 20b in bf16, as many as are copied at once."""
 
-PENDING = 8
-"""Files that wait to be written, copies of keys and values. It bounds the memory that writing takes: 50 MB for 20b."""
+PENDING = 4
+"""Files that wait to be written, copies of keys and values. It bounds the memory that writing takes: 25 MB for 20b."""
 
 MOST = 0.9
 """The share of the budget that one context may take. Digests and the like take some of the rest."""

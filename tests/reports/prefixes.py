@@ -270,8 +270,8 @@ def main() -> int:
         bad = wrong([*held, *after])
         missed += len(bad) + (not evicted)
         print(
-            f"{len(held) + len(after)} turns, of which {len(bad)} read more than was new or spoke otherwise than a cold "
-            f"start; {evicted} went from memory to disk\n"
+            f"{len(held) + len(after)} turns, of which {len(bad)} read more than was new or said what a cold one does "
+            f"not; {evicted} went from memory to disk\n"
         )
     return 1 if missed else 0
 

@@ -4,7 +4,7 @@ from tests.reports.prefixes import Scale, budgets, sample, wrong
 
 
 def test_every_turn_reads_only_what_is_new_whatever_memory_dropped_and_after_a_kill():
-    held, after = sample(Scale(length=700, turns=3, guests=(1,), kept=1500, context=1500))
+    held, after = sample(Scale(length=700, turns=3, guests=(1,), kept=1000, context=1500))
     assert not wrong([*held, *after])
     assert {turn.name for turn in held} == {turn.name for turn in after} == {"first", "second", "guest-1"}
     assert sum(turn.evicted for turn in held) >= 1
