@@ -203,6 +203,11 @@ engine-report: $(VENV)/.ready-compare
 cpu-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.cpu
 
+.PHONY: prefix-report
+# Let conversations of 20,000 tokens take turns in the memory that 20b has on a Mac, kill the process and go on. Minutes.
+prefix-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.prefixes
+
 .PHONY: speed-report
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.
 speed-report: $(VENV)/.ready-dev

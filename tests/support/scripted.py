@@ -57,6 +57,9 @@ class ScriptedPrefixes:
     def resume(self, context: ScriptedContext, prompt: list[int]) -> ScriptedContext:
         return context
 
+    def save(self, context: ScriptedContext) -> None:
+        pass
+
 
 @dataclass
 class ScriptedConfig:
