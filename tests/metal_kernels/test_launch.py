@@ -170,7 +170,7 @@ def test_an_unknown_setting_is_refused_in_one_line(monkeypatch, tmp_path):
 
 def test_emulation_without_a_compiler_is_refused_before_anything_is_loaded(monkeypatch, emulated):
     def none():
-        raise ToolchainError("no usable clang: `pip install ziglang`, or install clang 17 or newer")
+        raise ToolchainError("no usable clang: `pip install ziglang`, or install clang 16 or newer")
 
     monkeypatch.setattr(toolchain, "find", none)
     with pytest.raises(ValueError, match="pip install ziglang"):

@@ -6,7 +6,7 @@ weights in memory. Each primitive in a recording is a known number of dispatches
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -63,8 +63,20 @@ def stretches(config: ModelConfig, dense: str) -> list[Stretch]:
     return found
 
 
-def record(config: ModelConfig, dense: str, length: int) -> list[Node]:
-    """Record one greedy step after ``length`` positions, in bfloat16, from token id to token id."""
+Ending = Callable[[Decoder, mx.array], Sequence[mx.array]]
+
+
+def record(
+    config: ModelConfig,
+    dense: str,
+    length: int,
+    *,
+    rows: int = 1,
+    dtype: mx.Dtype = mx.bfloat16,
+    ending: Ending = Decoder.greedy,
+) -> list[Node]:
+    """Record one step of ``rows`` tokens after ``length`` positions, from token ids to what ``ending`` makes of the
+    residual stream: to token ids, if it is greedy."""
     parts = stretches(config, dense)
     buffers = [mx.zeros((part.nbytes,), mx.uint8) for part in parts]
     cache = KVCache.empty(config)
@@ -76,19 +88,19 @@ def record(config: ModelConfig, dense: str, length: int) -> list[Node]:
             layer.body_rows = min(layer.body_rows, layer.window - 1)
         heads = config.num_key_value_heads
         dim = config.head_dim
-        layer.body = mx.zeros((2, 1, heads, layer.body_rows + 100, dim), mx.bfloat16)
-        layer.tail = mx.zeros((2, 1, heads, TAIL, dim), mx.bfloat16)
+        layer.body = mx.zeros((2, 1, heads, layer.body_rows + 100, dim), dtype)
+        layer.tail = mx.zeros((2, 1, heads, TAIL, dim), dtype)
     held = cache.arrays()
 
     def step(token: mx.array, *arrays: mx.array) -> list[mx.array]:
         found: dict[str, mx.array] = {}
         for part, buffer in zip(parts, arrays, strict=False):
-            found |= tensors(buffer, part, mx.bfloat16)
+            found |= tensors(buffer, part, dtype)
         for number, layer in enumerate(cache.layers):
             layer.body, layer.tail = arrays[len(parts) + 2 * number :][:2]
         model = Decoder(config, assembled(config, found))
         return [
-            *model.greedy(model(token, cache)[:, -1]),
+            *ending(model, model(token, cache)[0]),
             *(layer.tail for layer in cache.layers if layer.tail is not None),
         ]
 
@@ -101,7 +113,7 @@ def record(config: ModelConfig, dense: str, length: int) -> list[Node]:
         patch.object(mx.fast, "rope", _refused),
         patch.object(mx.fast, "scaled_dot_product_attention", _refused),
     ):
-        mx.export_function(recorded.append, step, mx.zeros((1, 1), mx.uint32), *buffers, *held)
+        mx.export_function(recorded.append, step, mx.zeros((1, rows), mx.uint32), *buffers, *held)
     return [_node(entry) for entry in recorded if entry["type"] == "primitive"]
 
 

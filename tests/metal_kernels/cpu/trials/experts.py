@@ -53,7 +53,7 @@ def expert_gate_up(draw: Draw) -> Trial:
         f"T={T} H={H} I={inner} E={logits.shape[1]} K={k}",
         lambda: natural(native.expert_gate_up(*arguments)),
         lambda: natural(reference.expert_gate_up(*arguments)),
-        [made(experts.swiglu(through(exact(x)[:, None], choice(logits, slots, k)[0], up)))],
+        [made(experts.swiglu(through(exact(x)[:, None], choice(logits, slots, k)[0], up), LIMIT))],
     )
 
 
@@ -86,7 +86,7 @@ def expert_mlp_grouped(draw: Draw) -> Trial:
     residual = draw.normal(T, H, scale=5)
     arguments = reference.chunk_major(x, F32), logits, slots, up, down, residual
     slot, share = choice(logits, slots, k)
-    activated = experts.swiglu(through(exact(x)[:, None], slot, up))
+    activated = experts.swiglu(through(exact(x)[:, None], slot, up), LIMIT)
     each = through(activated, slot, down) * share[..., None]
     return Trial(
         f"T={T} H={H} I={inner} E={logits.shape[1]} K={k}",
