@@ -20,6 +20,7 @@ from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import MemoryBudgetError, ModelFolderError, UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.installed import find_model
+from gptoss_mlx.kernel_check import replace_wrong_shaders
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.model.weights import load_weights
 from gptoss_mlx.model_folder import ModelFolder
@@ -197,6 +198,7 @@ def load(
             progress(read, total)
 
     decoder = Decoder(folder.config, load_weights(folder, chosen, advance))
+    replace_wrong_shaders(decoder)
     if prefixes is None:
         prefixes = PrefixCache(int(free_bytes() * PREFIX_SHARE))
     return Runtime(folder, decoder, prefixes)

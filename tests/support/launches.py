@@ -6,7 +6,6 @@ from unittest.mock import patch
 import mlx.core as mx
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.model.decoder import Decoder
 from metal_kernels import launch
 from metal_kernels.dispatches import FEW_ROWS, Dispatch
 from tests.support import decode_graph

@@ -14,8 +14,8 @@ from tests.metal_kernels.shaders import registers
 MOST = 128
 """Registers that a thread of an Apple GPU has."""
 ATTENTION = 239
-"""What decode_attention takes, with float32 keys and values; 236 with bfloat16 ones. Its 64 sums a lane do not fit beside
-the keys and values that it has in flight."""
+"""What decode_attention takes, with float32 keys and values; 236 with bfloat16 ones. Its 64 sums a lane do not fit
+beside the keys and values that it has in flight."""
 
 
 @pytest.fixture(scope="module")
