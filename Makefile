@@ -79,11 +79,12 @@ $(CUDA_VENV)/.ready: Makefile
 test: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
-# Test the published shapes: a conversion, in minutes with 6 GB of disk, and the experts of one layer on emulated shaders,
-# with 2 GB of memory.
+# Test the published shapes: a conversion, in minutes with 6 GB of disk, the experts of one layer on emulated shaders, with
+# 2 GB of memory, and the memory plan beside measured peaks, with 7 GB of disk.
 test-20b: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -s -m slow tests/convert/test_20b_shapes.py
 	$(VENV)/bin/python -m pytest -s -m slow tests/metal_kernels/test_launch.py
+	$(VENV)/bin/python -m pytest -s -m slow tests/engine/test_memory.py
 
 .PHONY: kernel-report mutate
 # Measure in the emulator what the shaders read and how exact they are, and count registers. Write kernel-report.md.
@@ -168,10 +169,27 @@ compare-full: $(VENV)/.ready-compare $(LLAMA_VENV)/.ready-$(LLAMA_VERSION)
 batch-kill-test: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.batch.kills
 
+.PHONY: paging-report paging-stress
+# Decode 10,000 steps with few slots for experts, in several ways, and compare with all experts in memory. Minutes.
+paging-stress: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.paging stress --steps 10000
+
+# Measure what paging costs where nothing is missing, and with MODEL=FOLDER how fast slots are filled.
+paging-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.paging report $(MODEL)
+
 .PHONY: download-kill-test
-# Kill downloads from a local Hub 30 times, and at each of their changes of the disk. Half a minute.
+# Kill downloads from a local Hub, alone and converted as they arrive: 30 times each, and at their changes of the disk.
+# Minutes.
 download-kill-test: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m pytest -s -m slow tests/hub/test_kills.py
+	$(VENV)/bin/python -m pytest -s -m slow tests/hub/test_kills.py tests/convert/test_arriving.py
+
+.PHONY: convert-report
+# Convert one random checkpoint in every form, beside copying one of 20b's shape; read thousands of damaged files; kill
+# downloads. Minutes, with 15 GB of disk.
+convert-report: download-kill-test $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.fuzz_files --count 3000 --seed $(SEED)
+	$(VENV)/bin/python -m tests.reports.conversion
 
 # Test a prefill of 16,000 tokens and a cache of 131,072 positions.
 test-long: $(VENV)/.ready-dev
@@ -187,6 +205,11 @@ engine-report: $(VENV)/.ready-compare
 # Measure the native CPU library beside this machine's memory, and the bundled model. A minute, best on an idle machine.
 cpu-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.cpu
+
+.PHONY: speed-report
+# Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.
+speed-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.speeds
 
 # Rewrite the command line's reference in README.md.
 readme: $(VENV)/.ready

@@ -21,6 +21,7 @@ from convert.conversion import losses
 from convert.pieces import NUMPY_DTYPE, Piece, Q8Rows, Reader
 from convert.repack import blocks_from_words, dequantize_rows, q8_error, round_to_bf16, widen_bf16
 from convert.sources import Checkpoint, open_checkpoint
+from convert.sources.checkpoint import bit_for_bit
 from gptoss_mlx.errors import ModelFolderError
 from gptoss_mlx.model_folder import ModelFolder, layout
 
@@ -80,11 +81,14 @@ def compare(model: ModelFolder, source: str | Path, progress: Callable[[int, int
                 raise ModelFolderError(_difference(model, checkpoint, target, found))
     checkpoint.check_unchanged()
     _check_complete(model, found)
+    lost = losses(checkpoint, reader.tally)
+    if (experts := checkpoint.experts(reader.tally)) != bit_for_bit(reader.tally):
+        lost += (f"experts are {experts}",)
     return Comparison(
         exact=len(found.values) - len(found.largest),
         q8=len(found.largest),
         largest=max(found.largest.values(), default=0.0),
-        losses=losses(checkpoint, reader.tally),
+        losses=lost,
     )
 
 

@@ -24,7 +24,9 @@ def load(
     model: "str | Path",
     *,
     dtype: "str | mx.Dtype | None" = None,
-    memory_budget: int | None = None,
+    memory: int | str | None = None,
+    context: int | None = None,
+    slots: int | None = None,
     verify: bool = False,
     prefixes: "PrefixCache | None" = None,
     progress: "Callable[[int, int], None] | None" = None,
@@ -37,7 +39,16 @@ def load(
 
     if model == BUNDLED:
         bundled.install_tiny()
-    return load(model, dtype=dtype, memory_budget=memory_budget, verify=verify, prefixes=prefixes, progress=progress)
+    return load(
+        model,
+        dtype=dtype,
+        memory=memory,
+        context=context,
+        slots=slots,
+        verify=verify,
+        prefixes=prefixes,
+        progress=progress,
+    )
 
 
 def __getattr__(name: str) -> "Any":

@@ -184,3 +184,10 @@ def _attention_factor(fields: Fields, factor: float) -> float:
 
 def _alternating(layers: int) -> tuple[str, ...]:
     return tuple(SLIDING if i % 2 == 0 else FULL for i in range(min(layers, MAX_LAYERS)))
+
+
+PUBLISHED = {
+    "20b": ModelConfig(24, 32, layer_types=_alternating(24)),
+    "120b": ModelConfig(36, 128, layer_types=_alternating(36)),
+}
+"""The configs of the published models."""

@@ -304,6 +304,7 @@ class Conversation:
                 max_tokens=self.max_tokens or room,
                 sampling=self.sampling,
                 stop=self.runtime.stop_ids,
+                prefill_chunk=self.runtime.chunk,
                 cancelled=lambda: self._cancelled,
                 progress=self.on_prefill,
             )
@@ -331,7 +332,9 @@ class Conversation:
         if len(self.context.ids) < head:
             on_prefill = self.on_prefill
             progress = on_prefill and (lambda read, _: on_prefill(read, len(prompt)))
-            self.context.read(prompt[:head], cancelled=lambda: self._cancelled, progress=progress)
+            self.context.read(
+                prompt[:head], chunk=self.runtime.chunk, cancelled=lambda: self._cancelled, progress=progress
+            )
             self.context.mark()
             self.runtime.prefix_view.keep(self.context)
 

@@ -72,7 +72,7 @@ def model_name(source: Path) -> str:
         source = source.parent.parent
     name = source.name.rpartition("--")[2] if source.name.startswith("models--") else source.name
     name = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", name)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-") or "model"
     return published_name(name) or name
 
 

@@ -152,10 +152,15 @@ def _is_name(name: str) -> bool:
 def _converted(folder: Path) -> Path:
     """Return ``folder``. Raises NotConvertedError if it looks like a checkpoint rather than a model folder."""
     if not os.path.lexists(folder / MANIFEST) and _is_checkpoint(folder):
-        source = shlex.quote(str(folder))
+        source, name = shlex.quote(str(folder)), model_name(folder)
+        if name in installed_models():
+            raise ModelNotInstalledError(
+                f"{folder}: is a checkpoint, and a model '{name}' is installed; `gptoss-mac chat --model {name}` opens "
+                f"that one, `gptoss-mac convert {source} --out FOLDER` makes another"
+            )
         raise NotConvertedError(
             f"{folder}: is a checkpoint, which must be converted once; run: gptoss-mac convert {source} "
-            f"&& gptoss-mac chat --model {model_name(folder)}",
+            f"&& gptoss-mac chat --model {name}",
             str(folder),
         )
     return folder

@@ -88,6 +88,7 @@ def judged(place: str, shapes: Shapes) -> Verdict:
     for compared in comparison.compare(run, shapes):
         for shader in () if compared.agrees else compared.shaders:
             verdict.setdefault(shader, f"off by {compared.error:.0e} of {compared.allowed:.0e}: {compared.what}")
+    mx.clear_cache()  # some 200 MB of inputs
     return verdict
 
 

@@ -1,28 +1,29 @@
 """A loaded model: the one object that the command line, conversations and batches hold. Knows no messages."""
 
 import hashlib
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import mlx.core as mx
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
-from gptoss_mlx.arguments import real, whole
+from gptoss_mlx.arguments import whole
+from gptoss_mlx.budget import context_limit, memory_limit, plan_here
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
+from gptoss_mlx.engine.allocators import limit_allocators
+from gptoss_mlx.engine.context import Context
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.memory import free_bytes
+from gptoss_mlx.engine.memory import MemoryPlan
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
 from gptoss_mlx.engine.sampling import Sampling
-from gptoss_mlx.errors import MemoryBudgetError, ModelFolderError, UsageError, quoted
+from gptoss_mlx.errors import ModelFolderError, UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.kernel_check import replace_wrong_shaders
 from gptoss_mlx.model.decoder import Decoder
-from gptoss_mlx.model.weights import load_weights
+from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
 from metal_kernels import launch
 
@@ -30,12 +31,6 @@ DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 STOP_MARKERS = ("<|return|>", "<|call|>", "<|endoftext|>")
 INNER_MARKERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
 """Harmony's markers inside a reply. None of them ends it, even if the model folder lists it as an end."""
-
-METAL_CACHE_LIMIT = 1 << 30
-"""Bytes MLX's allocator may keep for reuse. Its own default is in effect unbounded."""
-
-PREFIX_SHARE = 0.0625
-"""The prefix cache's share of the memory that is free once the weights are loaded."""
 
 
 @dataclass
@@ -45,12 +40,18 @@ class Runtime:
 
     folder: ModelFolder
     model: Decoder
+    plan: MemoryPlan
     prefixes: PrefixCache = field(default_factory=lambda: PrefixCache(budget=0))
 
     @property
     def config(self) -> ModelConfig:
         """Return the model's sizes."""
         return self.model.config
+
+    @property
+    def chunk(self) -> int:
+        """Return how many positions of a prompt are read at a time."""
+        return self.plan.chunk
 
     @cached_property
     def hash(self) -> str:
@@ -124,8 +125,8 @@ class Runtime:
             raise UsageError(f"a token lies outside the vocabulary of {self.config.vocab_size}")
         context = self.context()
         parts = []
-        for start in range(0, ids.shape[1], PREFILL_CHUNK):  # bounds the memory of the attention scores
-            parts.append(self.model.logits(self.model(ids[:, start : start + PREFILL_CHUNK], context.cache)))
+        for start in range(0, ids.shape[1], self.chunk):
+            parts.append(self.model.logits(self.model(ids[:, start : start + self.chunk], context.cache)))
             mx.eval(parts[-1], context.cache.arrays())
         return mx.concatenate(parts, axis=1)
 
@@ -150,14 +151,18 @@ class Runtime:
         limit = whole("max_tokens", max_tokens, 1, "a whole number, 1 or more")
         sampling = Sampling(temperature, top_p, top_k, min_p, seed)
         stops = self.stop_ids if stop is None else frozenset(_ids("stop", stop))
-        return generate(self.context(), prompt, max_tokens=limit, sampling=sampling, stop=stops)
+        return generate(
+            self.context(), prompt, max_tokens=limit, sampling=sampling, stop=stops, prefill_chunk=self.chunk
+        )
 
 
 def load(
     model: str | Path,
     *,
     dtype: str | mx.Dtype | None = None,
-    memory_budget: int | None = None,
+    memory: int | str | None = None,
+    context: int | None = None,
+    slots: int | None = None,
     verify: bool = False,
     prefixes: PrefixCache | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -165,30 +170,37 @@ def load(
     """Load an installed model by name, folder or Hub id.
 
     ``dtype`` is that of dense weights, keys and values, "float32" or "bfloat16". The default is bfloat16 on Metal and
-    float32 on the CPU backend, where products run in float32 either way. ``memory_budget`` bounds the bytes of the
-    weights. ``verify`` first compares every byte of them with the manifest. ``prefixes`` may be another model's too. By
-    default it is a new cache of a sixteenth of the free memory. ``progress`` is called with (bytes read, total).
+    float32 on the CPU backend, where products run in float32 either way.
 
-    Raises ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
+    ``memory`` is what everything together may take: bytes, text such as "10GB", or "auto", the default, which is what
+    the machine has free. ``context`` is how many tokens a conversation shall hold; the default is as many as fit, up to
+    the model's own. The runtime's ``plan`` says what fits, and its ``notices`` what is smaller than wanted. ``slots``
+    is how many experts a layer holds at once, the others being read from disk when they are chosen; the default is the
+    plan's. ``verify`` first compares every byte of the weights with the manifest. ``prefixes`` may be another model's
+    too. By default it is a new cache of the plan's size. ``progress`` is called with (bytes read, total).
+
+    Where shaders run, the first load on a machine compares them with plain MLX, which does the work of wrong ones from
+    then on. A warning names them.
+
+    Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
     """
-    folder = ModelFolder.open(find_model(model))
     chosen = _dtype(dtype)
-    if memory_budget is not None:
-        memory_budget = int(real("memory_budget", memory_budget, 0, sys.maxsize, "a number of bytes"))
+    limit = memory_limit(memory)
+    wanted = context_limit(context)
+    folder = ModelFolder.open(find_model(model))
     try:
         launch.check()
     except ValueError as error:
         raise UsageError(str(error)) from error
-    total = sum(stretch.nbytes for stretch in folder.stretches())
-    if memory_budget is not None and total > memory_budget:
-        raise MemoryBudgetError(
-            f"{folder.path}: the weights take {total / 1e9:.2f} GB, the budget is {memory_budget / 1e9:.2f} GB; "
-            "allow more, or convert with --dense q8"
-        )
+    planned = plan_here(folder.config, folder.dense, memory=limit, context=wanted, dtype=chosen)
+    if slots is None:
+        slots = planned.slots
+    else:
+        slots = whole("slots", slots, folder.config.num_experts_per_tok, "as many as a token chooses experts, or more")
     if verify:
         folder.verify()
-    if mx.metal.is_available():
-        mx.set_cache_limit(METAL_CACHE_LIMIT)
+    limit_allocators(planned["allocator cache"])
+    total = loaded_nbytes(folder, chosen, slots)
     read = 0
 
     def advance(count: int) -> None:
@@ -197,11 +209,12 @@ def load(
         if progress is not None:
             progress(read, total)
 
-    decoder = Decoder(folder.config, load_weights(folder, chosen, advance))
+    config = replace(folder.config, max_position_embeddings=planned.context)
+    decoder = Decoder(config, load_weights(folder, chosen, advance, slots=slots))
     replace_wrong_shaders(decoder)
     if prefixes is None:
-        prefixes = PrefixCache(int(free_bytes() * PREFIX_SHARE))
-    return Runtime(folder, decoder, prefixes)
+        prefixes = PrefixCache(planned["prefix cache"])
+    return Runtime(folder, decoder, planned, prefixes)
 
 
 def _ids(name: str, given: Iterable[int]) -> list[int]:

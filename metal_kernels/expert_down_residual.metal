@@ -1,5 +1,5 @@
 // The second projection of the experts that each row chooses, its bias, the weighted sum over the choices, and the
-// residual.
+// residual. An absent expert adds nothing.
 //
 // Grid: x over rows of the matrix, y over rows of the input. A threadgroup has one simdgroup for each of the K choices,
 // and each takes the same ROWS rows of its expert's matrix. The choices are added in threadgroup memory, always in one
@@ -10,9 +10,9 @@
 template <typename T = half, typename B = bfloat, typename X = float, int COLUMNS = 2880, int OUTPUTS = 2880,
           int EXPERTS = 32, int K = 4, int ROWS = 4, int BATCH = 4>
 [[kernel]] void expert_down_residual(
-    const device T* activated,       // [rows, K, COLUMNS], chunk-major
+    const device T* activated,       // [rows, K, COLUMNS], chunk-major, unread for an absent expert
     const device float* logits,      // [rows, EXPERTS]
-    const device int* slots,         // [EXPERTS]
+    const device int* slots,         // [EXPERTS], -1 for an absent expert
     const device B* bias,            // [slots, OUTPUTS]
     const device uint* weight,       // [slots, OUTPUTS, COLUMNS / 8]
     const device uint8_t* scales,    // [slots, OUTPUTS, COLUMNS / 32]
@@ -27,18 +27,22 @@ template <typename T = half, typename B = bfloat, typename X = float, int COLUMN
   uint ids[K];
   float values[K];
   top_experts<EXPERTS, K>(logits + row * EXPERTS, lane, ids, values);
-  uint slot = slot_of(slots, pick<K>(ids, choice), lane);
+  int slot = slot_of(slots, pick<K>(ids, choice), lane);
   float total = 0;
 #pragma unroll
   for (int k = 0; k < K; k++) total += exp(values[k] - values[0]);
   float share = exp(pick<K>(values, choice) - values[0]) / total;
 
-  uint first = slot * uint(OUTPUTS) + matrix_row;
-  float sums[ROWS];
-  mxfp4_rows<COLUMNS, ROWS, BATCH>(weight, scales, first, activated + (row * K + choice) * COLUMNS, lane, sums);
+  if (slot < 0) {
+    if (lane < uint(ROWS)) parts[choice][lane] = 0;
+  } else {
+    uint first = uint(slot) * uint(OUTPUTS) + matrix_row;
+    float sums[ROWS];
+    mxfp4_rows<COLUMNS, ROWS, BATCH>(weight, scales, first, activated + (row * K + choice) * COLUMNS, lane, sums);
 #pragma unroll
-  for (int r = 0; r < ROWS; r++) {
-    if (lane == uint(r)) parts[choice][r] = share * (sums[r] + float(bias[first + r]));
+    for (int r = 0; r < ROWS; r++) {
+      if (lane == uint(r)) parts[choice][r] = share * (sums[r] + float(bias[first + r]));
+    }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (choice == 0 && lane < uint(ROWS)) {

@@ -18,11 +18,11 @@ template <typename T = half, typename B = bfloat, typename O = half, int COLUMNS
 [[kernel]] void expert_gate_up(
     const device T* normed,          // [rows, COLUMNS], chunk-major
     const device float* logits,      // [rows, EXPERTS]
-    const device int* slots,         // [EXPERTS]
+    const device int* slots,         // [EXPERTS], -1 for an absent expert
     const device B* bias,            // [slots, 2 * OUTPUTS]
     const device uint* weight,       // [slots, 2 * OUTPUTS, COLUMNS / 8]
     const device uint8_t* scales,    // [slots, 2 * OUTPUTS, COLUMNS / 32]
-    device O* activated,             // [rows, K, OUTPUTS], chunk-major
+    device O* activated,             // [rows, K, OUTPUTS], chunk-major, unwritten for an absent expert
     uint simdgroup_index_in_threadgroup [[simdgroup_index_in_threadgroup]],
     uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
     uint3 threadgroup_position_in_grid [[threadgroup_position_in_grid]]) {
@@ -32,10 +32,11 @@ template <typename T = half, typename B = bfloat, typename O = half, int COLUMNS
   uint ids[K];
   float values[K];
   top_experts<EXPERTS, K>(logits + row * EXPERTS, lane, ids, values);
-  uint slot = slot_of(slots, pick<K>(ids, choice), lane);
+  int slot = slot_of(slots, pick<K>(ids, choice), lane);
+  if (slot < 0) return;
 
   uint matrix_row = (group.x * SIMDGROUPS + simdgroup_index_in_threadgroup) * ROWS;
-  uint first = slot * uint(2 * OUTPUTS) + matrix_row;
+  uint first = uint(slot) * uint(2 * OUTPUTS) + matrix_row;
   float sums[ROWS];
   mxfp4_rows<COLUMNS, ROWS, BATCH>(weight, scales, first, normed + row * COLUMNS, lane, sums);
   activated += (row * K + choice) * OUTPUTS;

@@ -22,7 +22,7 @@ from metal_kernels import cpu_draws, dispatches, draws, float32_sums, reference
 from metal_kernels.cpu import operations as cpu
 from metal_kernels.cpu.library import library
 from metal_kernels.dispatches import FEW_ROWS, FOLDER, Dispatch
-from metal_kernels.reference import Attention, CacheView, Dense, input_dtype  # noqa: F401  (called through this module)
+from metal_kernels.reference import Attention, CacheView, Dense, Pass, input_dtype  # noqa: F401  (used through this module)
 from metal_kernels.source import MetalSource
 
 VARIABLE = "GPTOSS_MAC_KERNELS"
@@ -76,8 +76,10 @@ expert_down_residual = _operation(
     dispatches.expert_down_residual,
 )
 expert_mlp_grouped = _operation(reference.expert_mlp_grouped, float32_sums.expert_mlp_grouped, cpu.expert_mlp_grouped)
+expert_mlp_in_passes = _operation(
+    reference.expert_mlp_in_passes, float32_sums.expert_mlp_in_passes, cpu.expert_mlp_in_passes
+)
 norm_head = _operation(reference.norm_head, float32_sums.norm_head, cpu.norm_head, dispatches.norm_head)
-embed = _operation(reference.embed, reference.embed, cpu.embed)
 rope_tables = _operation(reference.rope_tables, reference.rope_tables, cpu.rope_tables)
 
 
@@ -120,6 +122,15 @@ def norm_head_argmax(x: mx.array, norm: mx.array, eps: float, head: Dense) -> tu
     if best is not None and (out := _launch(dispatches.norm_head_argmax_combine, *best)) is not None:
         return out[0], out[1]
     return (float32_sums if on_cpu() else reference).norm_head_argmax(x, norm, eps, head)
+
+
+def embed(tokens: mx.array, table: Dense) -> mx.array:
+    """Run :func:`reference.embed` on the CPU, wherever the rest runs: the GPU would keep all of the table in memory for
+    the few rows that it reads."""
+    if where() == "cpu" and (made := cpu.embed(tokens, table)) is not None:
+        return made
+    with mx.stream(mx.cpu):
+        return reference.embed(tokens, table)
 
 
 def scaled(logits: mx.array, temperature: float) -> mx.array:

@@ -8,7 +8,7 @@ The residual stream is float32 throughout. A product runs in the dtype of its we
 and ``product_dtype`` replace that, because MLX's CPU backend needs others (``float32_sums``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import reduce
 from itertools import accumulate
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class Dense(NamedTuple):
 
 class Experts(NamedTuple):
     """One projection of all experts in MXFP4: ``weight`` [S, R, C / 8] uint32, ``scales`` [S, R, C / 32] uint8 and
-    ``bias`` [S, R]. S counts slots. A table tells the slot of each expert."""
+    ``bias`` [S, R]. S counts slots. A table tells the slot of each expert, and has -1 for one that is absent."""
 
     weight: mx.array
     scales: mx.array
@@ -52,6 +52,14 @@ class Experts(NamedTuple):
     def input_dtype(self) -> mx.Dtype:
         """The dtype its input rows have."""
         return input_dtype(self.bias.dtype)
+
+
+class Pass(NamedTuple):
+    """Some of the experts that rows choose: ``slots`` [E] int32 holds their slots, and -1 for all others. ``pairs`` is
+    how many choices of all rows they are."""
+
+    slots: mx.array
+    pairs: int
 
 
 class Attention(NamedTuple):
@@ -298,10 +306,10 @@ def expert_gate_up(
 ) -> mx.array:
     """Project each of T chunk-major rows by the K experts its logits [T, E] choose, add biases and activate.
 
-    Returns [T, K] chunk-major rows of I. ``slots`` [E] int32 tells the slot of each expert. This is for few rows: it
-    reads an expert once for each row that chooses it.
+    Returns [T, K] chunk-major rows of I. ``slots`` [E] int32 tells the slot of each expert. Rows of an absent one may
+    be anything. This is for few rows: it reads an expert once for each row that chooses it.
     """
-    slot = slots[top_experts(logits, k)[0]]
+    slot = mx.maximum(slots[top_experts(logits, k)[0]], 0)
     rows = natural(normed)[:, None, None].astype(product_dtype or experts.bias.dtype)
     out = _gather(rows, experts, slot).squeeze(-2) + experts.bias[slot]
     return chunk_major(swiglu(out, limit), experts.input_dtype)
@@ -317,9 +325,10 @@ def expert_down_residual(
     product_dtype: mx.Dtype | None = None,
 ) -> mx.array:
     """Project [T, K] chunk-major rows of I by the experts that made them, add biases, and add each row's weighted sum
-    to residual [T, H] float32."""
+    to residual [T, H] float32. An absent expert adds nothing."""
     chosen, weights = top_experts(logits, activated.shape[1])
-    slot = slots[chosen]
+    weights = mx.where(slots[chosen] < 0, 0, weights)
+    slot = mx.maximum(slots[chosen], 0)
     rows = natural(activated)[:, :, None].astype(product_dtype or experts.bias.dtype)
     out = _gather(rows, experts, slot).squeeze(-2) + experts.bias[slot]
     return residual + (out.astype(mx.float32) * weights[..., None]).sum(axis=1)
@@ -338,17 +347,46 @@ def expert_mlp_grouped(
     product: GroupedProduct = grouped,
 ) -> mx.array:
     """Do both expert projections for many chunk-major rows, and add their weighted sums to residual [T, H] float32.
+    No chosen expert may be absent.
 
     Rows are sorted by expert, so that each weight is read once.
     """
+    whole = [Pass(slots, len(logits) * k)]
+    return expert_mlp_in_passes(normed, logits, whole, gate_up, down, residual, k=k, limit=limit, product=product)
+
+
+def expert_mlp_in_passes(
+    normed: mx.array,
+    logits: mx.array,
+    passes: Iterable[Pass],
+    gate_up: Experts,
+    down: Experts,
+    residual: mx.array,
+    *,
+    k: int,
+    limit: float,
+    product: GroupedProduct = grouped,
+) -> mx.array:
+    """Do the same in passes over experts, of which each has its slot in one pass only.
+
+    A pass is under way on the device before the next one is asked for. Whoever gives other experts the same slots then
+    waits for the device.
+    """
     T, H = residual.shape
     chosen, weights = top_experts(logits, k)
-    flat = slots[chosen].reshape(-1)
-    order = mx.argsort(flat)
-    slot = flat[order]
-    out = product(natural(normed)[order // k], slot, gate_up) + gate_up.bias[slot]
-    out = product(swiglu(out, limit), slot, down) + down.bias[slot]
-    out = out[mx.argsort(order)].reshape(T, k, H)
+    rows = natural(normed)
+    orders = []
+    outs = []
+    for slots, pairs in passes:
+        flat = slots[chosen].reshape(-1)
+        order = mx.argsort(flat)[flat.size - pairs :]  # those without a slot come first
+        slot = flat[order]
+        out = product(rows[order // k], slot, gate_up) + gate_up.bias[slot]
+        out = product(swiglu(out, limit), slot, down) + down.bias[slot]
+        mx.async_eval(order, out)
+        orders.append(order)
+        outs.append(out)
+    out = mx.concatenate(outs)[mx.argsort(mx.concatenate(orders))].reshape(T, k, H)
     return residual + (out.astype(mx.float32) * weights[..., None]).sum(axis=1)
 
 

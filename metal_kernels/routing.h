@@ -45,9 +45,9 @@ METAL_FUNC T pick(const thread T (&v)[K], uint k) {
   return picked;
 }
 
-// Returns the slot of an expert. One lane reads it for its simdgroup.
-METAL_FUNC uint slot_of(const device int* slots, uint expert, uint lane) {
+// Returns the slot of an expert, or -1 if it is absent. One lane reads it for its simdgroup.
+METAL_FUNC int slot_of(const device int* slots, uint expert, uint lane) {
   int slot = 0;
   if (lane == 0) slot = slots[expert];
-  return uint(simd_broadcast_first(slot));
+  return simd_broadcast_first(slot);
 }

@@ -29,6 +29,7 @@ ALLOWED = {
     "gptoss_mlx.model": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.model_folder", "metal_kernels"},
 }
 ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
+    "gptoss_mlx.files",
     "gptoss_mlx.home",
     "gptoss_mlx.harmony",
     "gptoss_mlx.published",
@@ -39,6 +40,8 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.files",
     "gptoss_mlx.arguments",
 }
+ALLOWED["gptoss_mlx.machine"] = set()
+ALLOWED["gptoss_mlx.budget"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}
 ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home", "gptoss_mlx.records"}
@@ -47,9 +50,9 @@ ALLOWED["gptoss_mlx.kernel_check"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.home",
     "gptoss_mlx.model",
 }
-ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.engine"] | {
+ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
+    "gptoss_mlx.budget",
     "gptoss_mlx.kernel_check",
-    "gptoss_mlx.engine",
     "gptoss_mlx.harmony",
     "gptoss_mlx.installed",
 }
@@ -79,6 +82,7 @@ ALLOWED["convert.remote"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.hub"}
 ALLOWED["convert.arriving"] = ALLOWED["convert.remote"] | {"convert.remote"}
 ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
+ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.home"}
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}
 ALLOWED["gptoss_mlx.bench.worker"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.bench"}
 

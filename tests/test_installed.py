@@ -98,6 +98,14 @@ def test_a_gguf_file_is_a_checkpoint_too(text):
     assert f"run: gptoss-mac convert {Path(text)} && gptoss-mac chat --model {Path(text).stem}" in str(refusal.value)
 
 
+def test_a_checkpoint_that_was_converted_before_names_its_model():
+    checkpoint(Path("mine"))
+    install("mine")
+    with pytest.raises(ModelNotInstalledError, match="`gptoss-mac chat --model mine` opens that one") as refusal:
+        find_model("./mine")
+    assert not isinstance(refusal.value, NotConvertedError), "converting it again would fail"
+
+
 def test_a_checkpoints_path_is_quoted_for_a_shell(home):
     folder = checkpoint(home / "my model's")
     with pytest.raises(NotConvertedError) as refusal:

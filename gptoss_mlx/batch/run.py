@@ -116,7 +116,13 @@ class Run:
         """
         runtime = self.runtime
         failures = 0
-        batch = Batch(runtime.model, self.max_rows, self.memory, prefix_view=runtime.prefix_view)
+        batch = Batch(
+            runtime.model,
+            self.max_rows,
+            self.memory,
+            prefill_chunk=runtime.chunk,
+            prefix_view=runtime.prefix_view,
+        )
         asked: dict[Hashable, _Asked] = {}  # by line number
         lines = self._to_do()
         while not stopped():

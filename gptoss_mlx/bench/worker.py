@@ -51,7 +51,10 @@ class Ours:
             raise UsageError(f"{len(tokens)} ids for {len(self._contexts)} sequences")
         caches = [context.cache for context in self._contexts]
         model = self._runtime.model
-        logits = model.logits(model.decode(mx.array(list(tokens)), caches))
+        step = model.decode(mx.array(list(tokens)), caches)
+        while step.repeat():
+            pass
+        logits = model.logits(step.x)
         mx.eval(logits, [cache.arrays() for cache in caches])
         return logits
 

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 AUTO_ROWS = 16
 """Rows decoded together with ``--concurrency auto``. Memory may admit fewer."""
 
-MEMORY_SHARE = 0.5
-"""Share of the free memory for the rows' caches. A step's own arrays and the caches' spare room take the rest."""
-
 
 def batch(
     source: Annotated[
@@ -48,6 +45,8 @@ def batch(
         Literal["auto", "jsonl", "csv", "text"],
         typer.Option("--format", help="Format of IN. Guessed from the file name, then from the content."),
     ] = "auto",
+    memory: options.Memory = None,
+    context: options.ContextTokens = None,
     yes: options.Yes = False,
     allow_sleep: AllowSleep = False,
 ) -> None:
@@ -62,7 +61,7 @@ def batch(
     from gptoss_mlx.batch.source import open_source
 
     max_rows = _max_rows(concurrency)
-    options.check_values(temperature, max_tokens)
+    options.check_values(temperature, max_tokens, memory, context)
     chosen = BatchOptions(reasoning, system, temperature, max_tokens, seed, include_thinking)
     with open_source(source, None if form == "auto" else form) as opened:
         check_output(out, opened.status)
@@ -70,7 +69,7 @@ def batch(
             _say(notice)
         total = opened.survey()
         with awake(allow_sleep):
-            runtime = options.open_model(model, yes)
+            runtime = options.open_model(model, yes, memory=memory, context=context)
             _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
 
 
@@ -84,7 +83,6 @@ def _answer(
     from gptoss_mlx.batch.answers import Answers, Errors
     from gptoss_mlx.batch.run import Run, Tally
     from gptoss_mlx.cli.progress import batch_progress
-    from gptoss_mlx.engine.memory import free_bytes
 
     about = {
         "input": {"sha256": source.sha256, "format": source.form},
@@ -95,7 +93,7 @@ def _answer(
         tally = Tally(total, len(answers.answered))
         if tally.before:
             _say(f"{tally.before} of {total} were answered before; resuming")
-        memory = int(free_bytes() * MEMORY_SHARE)
+        memory = runtime.plan["caches"] + runtime.plan.room
         run = Run(runtime, source, answers, errors, chosen, tally, max_rows=max_rows, memory=memory)
         stop = Event()
         with batch_progress() as report, on_interrupt(stop.set) as asked:

@@ -51,6 +51,8 @@ def chat(
         ),
     ] = None,
     last: Annotated[bool, typer.Option("--continue", help="Resume the session saved last.")] = False,
+    memory: options.Memory = None,
+    context: options.ContextTokens = None,
     yes: options.Yes = False,
 ) -> None:
     """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
@@ -62,10 +64,12 @@ def chat(
         model = kept.model
     if kept is None:
         conversation = options.start_conversation(
-            model, reasoning or "medium", system, temperature, max_tokens, seed, yes
+            model, reasoning or "medium", system, temperature, max_tokens, seed, yes, memory=memory, context=context
         )
     else:
-        conversation, notice = options.reopen_conversation(kept, model, temperature, max_tokens, seed, yes)
+        conversation, notice = options.reopen_conversation(
+            kept, model, temperature, max_tokens, seed, yes, memory=memory, context=context
+        )
         if notice:
             console.print(Text(shown(notice), style="dim"))
         effort = reasoning or conversation.reasoning

@@ -37,9 +37,21 @@ MaxTokens = Annotated[int | None, typer.Option(help="Stop a reply after this man
 Yes = Annotated[bool, typer.Option("--yes", help="Download and convert a model that is not installed without asking.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the random draws. The same seed repeats a reply.")]
 
+Memory = Annotated[
+    str | None,
+    typer.Option(help="What the model may take in all, such as 10GB.", metavar="SIZE", show_default="what is free"),
+]
+ContextTokens = Annotated[
+    int | None,
+    typer.Option("--context", help="Tokens that a conversation shall hold.", show_default="as many as fit"),
+]
 
-def open_model(name: str | None, yes: bool = False) -> "Runtime":
-    """Load a model, None for the default one, with a progress bar if standard error is a terminal.
+
+def open_model(
+    name: str | None, yes: bool = False, *, memory: str | None = None, context: int | None = None
+) -> "Runtime":
+    """Load a model, None for the default one, with a progress bar if standard error is a terminal. Write there what is
+    smaller than wanted.
 
     A checkpoint is converted first, and a published model that is not installed is downloaded, if the user agrees at a
     terminal or with ``yes``.
@@ -68,7 +80,14 @@ def open_model(name: str | None, yes: bool = False) -> "Runtime":
     columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
-        runtime = gptoss_mlx.load(name, progress=lambda done, total: progress.update(task, completed=done, total=total))
+        runtime = gptoss_mlx.load(
+            name,
+            memory=memory,
+            context=context,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    for notice in runtime.plan.notices:
+        print(notice, file=sys.stderr)
     note_use(runtime.folder.path)
     return runtime
 
@@ -102,12 +121,15 @@ def _make(source: str, yes: bool) -> str:
     return report.destination.name
 
 
-def check_values(temperature: float | None, max_tokens: int | None) -> None:
+def check_values(temperature: float | None, max_tokens: int | None, memory: str | None, context: int | None) -> None:
     """Raise UsageError for values out of range. Call it before loading the model, because loading is slow."""
+    from gptoss_mlx.budget import context_limit, memory_limit
     from gptoss_mlx.engine.sampling import Sampling
     from gptoss_mlx.errors import UsageError
 
     Sampling(temperature=1.0 if temperature is None else temperature)
+    memory_limit(memory)
+    context_limit(context)
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"--max-tokens is {max_tokens}; it must be 1 or more")
 
@@ -120,12 +142,15 @@ def start_conversation(
     max_tokens: int | None,
     seed: int | None,
     yes: bool = False,
+    *,
+    memory: str | None = None,
+    context: int | None = None,
 ) -> "Conversation":
     """Load the model and return a new conversation with it. Raises UsageError for values out of range."""
     from gptoss_mlx.conversation import Conversation
 
-    check_values(temperature, max_tokens)
-    runtime = open_model(model, yes)
+    check_values(temperature, max_tokens, memory, context)
+    runtime = open_model(model, yes, memory=memory, context=context)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return Conversation(runtime, reasoning=reasoning, instructions=system, sampling=sampling, max_tokens=max_tokens)
 
@@ -137,11 +162,14 @@ def reopen_conversation(
     max_tokens: int | None,
     seed: int | None,
     yes: bool = False,
+    *,
+    memory: str | None = None,
+    context: int | None = None,
 ) -> "tuple[Conversation, str | None]":
     """Load the model and return the session's conversation, and a notice if its cache cannot be used."""
     from gptoss_mlx.sessions import open_session
 
-    check_values(temperature, max_tokens)
-    runtime = open_model(model, yes)
+    check_values(temperature, max_tokens, memory, context)
+    runtime = open_model(model, yes, memory=memory, context=context)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return open_session(session, runtime, sampling=sampling, max_tokens=max_tokens)

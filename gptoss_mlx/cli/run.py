@@ -29,6 +29,8 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object with answer, thought and counts.")
     ] = False,
+    memory: options.Memory = None,
+    context: options.ContextTokens = None,
     yes: options.Yes = False,
 ) -> None:
     """Answer one prompt and exit.
@@ -39,7 +41,9 @@ def run(
     text = prompt if prompt is not None else _from_stdin()
     if not text.strip():
         raise UsageError("the prompt is empty")
-    conversation = options.start_conversation(model, reasoning, system, temperature, max_tokens, seed, yes)
+    conversation = options.start_conversation(
+        model, reasoning, system, temperature, max_tokens, seed, yes, memory=memory, context=context
+    )
 
     from gptoss_mlx.conversation import Done, Text, Thought
 

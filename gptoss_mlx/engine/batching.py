@@ -5,61 +5,16 @@ delay the other rows. Knows nothing of text or of where rows come from.
 """
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Literal
-
-import mlx.core as mx
 
 from gptoss_mlx.arguments import whole
-from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
+from gptoss_mlx.engine.context import PREFILL_CHUNK
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixView
-from gptoss_mlx.engine.sampling import Drawn, Sampling, draw_token
-from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError, one_line
+from gptoss_mlx.engine.stepping import Failed, Produced, Row, Stepper
+from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
 from gptoss_mlx.model.decoder import Decoder
-
-Finish = Literal["stop", "length"]
-"""How a row ended: by one of its stop ids, or by its limit."""
-
-
-@dataclass(eq=False)
-class Row:
-    """One sequence to generate. ``context`` may already have read a prefix of ``prompt``. The first ``shared`` ids of
-    the prompt may begin other rows' prompts too. ``cached`` is how many ids of the prompt need not be read, and None
-    until reading begins. ``token`` was drawn last and has not been read."""
-
-    id: Hashable
-    prompt: list[int]
-    context: Context
-    max_tokens: int
-    sampling: Sampling
-    stop: frozenset[int]
-    shared: int = field(default=0, kw_only=True)
-    cached: int | None = field(default=None, init=False)
-    produced: int = field(default=0, init=False)
-    token: int = field(default=0, init=False)
-    points: Iterator[mx.array] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.points = self.sampling.points()
-
-
-@dataclass(frozen=True)
-class Produced:
-    """A row's next id. ``finished`` is None unless it was the last."""
-
-    id: Hashable
-    token: int
-    finished: Finish | None
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A row that could not be computed and has been removed. ``problem`` says why, in one line."""
-
-    id: Hashable
-    problem: str
 
 
 @dataclass
@@ -75,7 +30,14 @@ class Batch:
     prefix_view: PrefixView | None = field(default=None, kw_only=True)
     waiting: deque[Row] = field(default_factory=deque, init=False)
     reading: list[Row] = field(default_factory=list, init=False)
-    decoding: list[Row] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._stepper = Stepper(self.model)
+
+    @property
+    def decoding(self) -> list[Row]:
+        """Return the rows that have read their prompts."""
+        return self._stepper.rows
 
     def add(self, row: Row) -> None:
         """Queue a row. Raises UsageError, ContextLengthError or MemoryBudgetError for one that can never run."""
@@ -100,7 +62,7 @@ class Batch:
         """Remove a row, whether it waits, is read or decodes. The other rows' ids stay the same."""
         self.waiting = deque(row for row in self.waiting if row.id != id)
         self.reading = [row for row in self.reading if row.id != id]
-        self.decoding = [row for row in self.decoding if row.id != id]
+        self._stepper.remove(id)
 
     @property
     def busy(self) -> bool:
@@ -109,10 +71,10 @@ class Batch:
 
     def step(self) -> list[Produced | Failed]:
         """Admit the rows that fit, draw one token for each decoding row, and read one chunk of one prompt. Returns what
-        came of each row. A row that cannot be computed is removed. Raises EngineError if there are several decoding
-        rows and each fails alone too: the cause is then not a row's, and all rows stay."""
+        came of each row. A row that cannot be computed is removed. Raises what ``Stepper.step`` raises, and all rows
+        stay."""
         self._admit()
-        outcomes = self._decode()
+        outcomes = self._stepper.step()
         if self.reading:
             row = self.reading[0]
             try:
@@ -124,7 +86,7 @@ class Batch:
     def _admit(self) -> None:
         """Admit rows in the order of arrival, so that small rows cannot overtake a large one for ever."""
         while self.waiting and len(self.reading) + len(self.decoding) < self.max_rows:
-            running = sum(self._bytes(row) for row in (*self.reading, *self.decoding))
+            running = sum(self._bytes(row) for row in (*self.reading, *self._stepper.held()))
             if self.memory is not None and running + self._bytes(self.waiting[0]) > self.memory:
                 return
             self.reading.append(self.waiting.popleft())
@@ -147,72 +109,11 @@ class Batch:
             return []
         self.reading.remove(row)
         context.mark()
-        self.decoding.append(row)
-        return self._draw([(row, logits)])
-
-    def _decode(self) -> list[Produced | Failed]:
-        rows = list(self.decoding)
-        if not rows:
-            return []
-        try:
-            logits = self._read_tokens(rows)
-        except Exception as error:
-            return self._decode_singly(error)
-        return self._draw([(row, logits[number : number + 1]) for number, row in enumerate(rows)])
-
-    def _decode_singly(self, error: Exception) -> list[Produced | Failed]:
-        """Retry each row alone after ``error``. Remove rows that fail again. If several rows all fail, raise."""
-        outcomes: list[tuple[Row, mx.array | Exception]] = []
-        for row in self.decoding:
-            try:
-                outcomes.append((row, self._read_tokens([row])))
-            except Exception as own:
-                outcomes.append((row, own))
-        if len(outcomes) > 1 and all(isinstance(outcome, Exception) for _, outcome in outcomes):
-            raise EngineError(f"the model cannot be run: {one_line(error)}") from error
-        failed = [self._fail(row, outcome) for row, outcome in outcomes if isinstance(outcome, Exception)]
-        return [*failed, *self._draw([(row, out) for row, out in outcomes if not isinstance(out, Exception)])]
+        return [self._stepper.begin(row, logits)]
 
     def _fail(self, row: Row, error: Exception) -> Failed:
         self.remove(row.id)
-        return Failed(row.id, one_line(error))
-
-    def _read_tokens(self, rows: list[Row]) -> mx.array:
-        """Read each row's last token into its cache and return logits [rows, V]. Rewind every row after an error."""
-        marks = [row.context.cache.mark() for row in rows]
-        try:
-            x = self.model.decode(mx.array([row.token for row in rows]), [row.context.cache for row in rows])
-            logits = self.model.logits(x)
-            mx.eval(logits, [row.context.cache.arrays() for row in rows])
-        except BaseException:
-            for row, mark in zip(rows, marks, strict=True):
-                row.context.cache.rewind(mark)
-            raise
-        for row in rows:
-            row.context.ids.append(row.token)
-        return logits
-
-    def _draw(self, rows: list[tuple[Row, mx.array]]) -> list[Produced | Failed]:
-        """Draw a token for each row from its logits [1, V], and wait for all at once. Points are used in the same order
-        as in ``generate``, so that a seed gives a row what it gives alone."""
-        draws = [draw_token(logits, row.sampling, next(row.points)) for row, logits in rows]
-        mx.eval(draws)
-        return [self._take(row, draw) for (row, _), draw in zip(rows, draws, strict=True)]
-
-    def _take(self, row: Row, draw: Drawn) -> Produced | Failed:
-        try:
-            row.token = draw.id()
-        except EngineError as error:
-            return self._fail(row, error)
-        row.produced += 1
-        finished: Finish | None = None
-        if row.token in row.stop:
-            finished = "stop"
-        elif row.produced == row.max_tokens:
-            finished = "length"
-        if finished:
-            self.decoding.remove(row)
-        return Produced(row.id, row.token, finished)
+        return Failed(row.id, error)
 
     def _bytes(self, row: Row) -> int:
         """Return the bytes of the row's cache, grown to its end."""

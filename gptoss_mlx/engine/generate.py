@@ -1,12 +1,11 @@
-"""One sequence's generation loop: one id at a time, with the next step already under way. Knows nothing about text."""
+"""One sequence's generation: its prompt, then one id at a time. Knows nothing about text."""
 
 from collections.abc import Callable, Collection, Generator
 
-import mlx.core as mx
-
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
-from gptoss_mlx.engine.sampling import Drawn, Sampling, draw_token
-from gptoss_mlx.errors import ContextLengthError, EngineError
+from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.engine.stepping import Failed, Row, Stepper
+from gptoss_mlx.errors import ContextLengthError
 
 
 def generate(
@@ -24,8 +23,8 @@ def generate(
 
     Close the iterator to stop early. ``cancelled`` is called between tokens and between prefill chunks. Either way
     ``context`` holds exactly what it has read and can be used again. Generation ends where the context is full. Raises
-    ContextLengthError for a prompt that leaves no room for a token, and EngineError for a step that cannot be computed
-    or whose logits are not finite.
+    ContextLengthError for a prompt that leaves no room for a token, EngineError for a step that cannot be computed or
+    whose logits are not finite, and ModelFolderError where experts cannot be read.
     """
     limit = context.model.config.max_position_embeddings
     room = limit - len(prompt)
@@ -36,33 +35,13 @@ def generate(
         )
     logits = context.read(prompt, chunk=prefill_chunk, cancelled=cancelled, progress=progress)
     context.mark()
-    points = sampling.points()
-    draw = draw_token(logits, sampling, next(points))
-    mx.async_eval(draw)
-    last = min(max_tokens, room)
-    for count in range(1, last + 1):
-        following: Drawn | None = None
-        try:
-            with context.undone_on_error():
-                if count < last:
-                    # The next step is launched before this token is read back, so that reading it costs no idle time.
-                    following = _draw_following(context, draw.token, sampling, next(points))
-                    mx.async_eval(following, context.cache.arrays())
-                id = draw.id()
-                if following is not None:
-                    context.ids.append(id)
-        except EngineError:
-            context.rewind_to_mark()
-            raise
-        yield id
-        if following is None or id in stop or (cancelled is not None and cancelled()):
-            return
-        draw = following
-
-
-def _draw_following(context: Context, token: mx.array, sampling: Sampling, point: mx.array) -> Drawn:
-    """Read ``token`` [1] into the cache and return the draw after it. Greedy decoding keeps no logits in memory."""
-    x = context.model.decode(token, [context.cache])
-    if sampling.temperature == 0:
-        return Drawn(*context.model.greedy(x))
-    return draw_token(context.model.logits(x), sampling, point)
+    stepper = Stepper(context.model)
+    outcomes = [stepper.begin(Row(None, prompt, context, min(max_tokens, room), sampling, frozenset(stop)), logits)]
+    while True:
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):
+                raise outcome.error
+            yield outcome.token
+            if outcome.finished or (cancelled is not None and cancelled()):
+                return
+        outcomes = stepper.step()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from gptoss_mlx.arguments import real, whole
-from gptoss_mlx.errors import EngineError
 from metal_kernels import launch
 
 NOT_FINITE = (
@@ -57,16 +57,16 @@ class Sampling:
 
 
 class Drawn(NamedTuple):
-    """A drawn id [1] uint32 and a ``witness`` [1] float32, finite only if its logits are. Neither need be evaluated."""
+    """Ids [B] uint32 that were drawn, and a ``witness`` [B] float32 for each, finite only if its logits are. Neither
+    need be evaluated."""
 
     token: mx.array
     witness: mx.array
 
-    def id(self) -> int:
-        """Wait for the id and return it. Raises EngineError if it was drawn from logits that are not finite."""
-        if not math.isfinite(self.witness.item()):  # type: ignore[arg-type]
-            raise EngineError(NOT_FINITE)
-        return int(self.token.item())  # type: ignore[arg-type]
+    def ids(self) -> list[int | None]:
+        """Wait for the ids and return them, with None for one that was drawn from logits that are not finite."""
+        ids, witnesses = np.array(self.token).tolist(), np.array(self.witness).tolist()
+        return [id if math.isfinite(witness) else None for id, witness in zip(ids, witnesses, strict=True)]
 
 
 def draw_token(logits: mx.array, sampling: Sampling, point: mx.array) -> Drawn:

@@ -52,7 +52,8 @@ class LayerCache:
         self.flush()
         self.length += kv.shape[3]
         seen = self._add(kv)
-        return seen[0], seen[1]
+        keys, values = mx.split(seen, 2)  # an index by an integer would copy all of them
+        return keys.squeeze(0), values.squeeze(0)
 
     def view(self) -> CacheView:
         """Return what a decode step reads. :meth:`KVCache.prepare` comes first."""
@@ -66,6 +67,12 @@ class LayerCache:
         self.tail = tail
         self.tail_rows += count
         self.length += count
+
+    def retract(self, count: int) -> None:
+        """Forget the ``count`` positions that the last ``advance`` added, for a step that is computed again. No mark
+        may have been made since."""
+        self.tail_rows -= count
+        self.length -= count
 
     def flush(self) -> None:
         """Move the tail into the body."""

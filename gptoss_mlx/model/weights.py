@@ -2,13 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.model.experts import PagedExperts, holds_experts, paged_nbytes, slot_stretch
 from gptoss_mlx.model_folder import ModelFolder, Stretch
 from metal_kernels import launch
 from metal_kernels.reference import Dense, Experts
@@ -26,18 +27,19 @@ class LayerWeights:
     mlp_norm: mx.array  # [H]
     router: Dense  # [E, H]
     slots: mx.array  # [E] int32: the slot of each expert in the two below
-    gate_up: Experts  # [E, 2I, H]
-    down: Experts  # [E, H, I]
+    gate_up: Experts  # [S, 2I, H]
+    down: Experts  # [S, H, I]
 
 
 @dataclass
 class Weights:
-    """All weights of a model."""
+    """All weights of a model. ``paged`` knows which experts are in the layers' slots, and is None where all are."""
 
     embedding: Dense  # [V, H], as stored: rows are cast after they are picked
     layers: list[LayerWeights]
     norm: mx.array  # [H]
     head: Dense  # [V, H]
+    paged: PagedExperts | None = None
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -45,26 +47,54 @@ class Weights:
         return self.layers[0].qkv.dtype
 
 
-def load_weights(folder: ModelFolder, dtype: mx.Dtype, progress: Callable[[int], None] | None = None) -> Weights:
-    """Read every tensor. Call ``progress`` with the bytes of each stretch after it is read.
+def load_weights(
+    folder: ModelFolder,
+    dtype: mx.Dtype,
+    progress: Callable[[int], None] | None = None,
+    *,
+    slots: int | None = None,
+) -> Weights:
+    """Read every tensor, but with ``slots`` no experts: each layer then has room for so many. Call ``progress`` with
+    the bytes that each stretch takes, after it is read. Raises ModelFolderError, and UsageError for a number of slots
+    that does not fit the model.
 
     A layer has two buffers, one for its dense tensors and one for its experts. On Metal they are the mapped file
-    itself. MLX decides by the buffers it has met when to commit work, and a buffer for each tensor would be fifty
-    commits a token. A tensor that has to be cast gets a buffer of its own.
+    itself, except for slots. The embedding is, too, but no GPU reads it (``launch.embed``), so its pages are the
+    system's to drop. MLX decides by the buffers it has met when to commit work, and a buffer for each tensor
+    would be fifty commits a token. A tensor that has to be cast gets a buffer of its own.
     """
     arrays: dict[str, mx.array] = {}
+    paged = None if slots is None else PagedExperts.open(folder, slots)
+    tables: list[mx.array] = []
     for stretch in folder.stretches():
-        read_whole = "embedding.weight" not in stretch.tensors  # a token reads only one row of the embedding
-        adopt = mx.metal.is_available() and read_whole  # adopted buffers stay in memory while the GPU works
-        buffer = _adopted(folder.stretch_bytes(stretch)) if adopt else mx.array(folder.read(stretch))
-        if read_whole:
+        if paged is not None and holds_experts(stretch):
+            room = slot_stretch(stretch, paged.slots, dtype)
+            buffer = mx.zeros(room.nbytes, mx.uint8)
+            launch.settle(buffer)
+            own = tensors(buffer, room, dtype)
+            tables.append(paged.add_layer(stretch, own))
+            arrays |= own
+            if progress is not None:
+                progress(paged_nbytes(stretch, paged.slots, dtype))
+            continue
+        mapped = mx.metal.is_available()
+        buffer = _adopted(folder.stretch_bytes(stretch)) if mapped else mx.array(folder.read(stretch))
+        if "embedding.weight" not in stretch.tensors:  # of which a token reads one row
             launch.settle(buffer)
         found = tensors(buffer, stretch, dtype)
         mx.eval(found)  # so that a cast's source is freed before the next stretch is read
         arrays |= found
         if progress is not None:
             progress(stretch.nbytes)
-    return assembled(folder.config, arrays)
+    return assembled(folder.config, arrays, tables, paged)
+
+
+def loaded_nbytes(folder: ModelFolder, dtype: mx.Dtype, slots: int | None = None) -> int:
+    """Return the bytes that ``load_weights`` reads or makes room for, by shapes alone."""
+    return sum(
+        stretch.nbytes if slots is None or not holds_experts(stretch) else paged_nbytes(stretch, slots, dtype)
+        for stretch in folder.stretches()
+    )
 
 
 def _adopted(data: np.ndarray) -> mx.array:
@@ -93,8 +123,14 @@ def tensors(buffer: mx.array, stretch: Stretch, dtype: mx.Dtype) -> dict[str, mx
     return found
 
 
-def assembled(config: ModelConfig, arrays: dict[str, mx.array]) -> Weights:
-    """Return a model's tensors, given by name, in their places."""
+def assembled(
+    config: ModelConfig,
+    arrays: dict[str, mx.array],
+    tables: Sequence[mx.array] = (),
+    paged: PagedExperts | None = None,
+) -> Weights:
+    """Return a model's tensors, given by name, in their places. ``tables`` are the layers' slots if experts are
+    paged."""
 
     def dense(name: str) -> Dense:
         return Dense(arrays[f"{name}.weight"], *(arrays.get(f"{name}.{part}") for part in ("bias", "scales", "biases")))
@@ -102,7 +138,7 @@ def assembled(config: ModelConfig, arrays: dict[str, mx.array]) -> Weights:
     def experts(name: str) -> Experts:
         return Experts(*(arrays[f"{name}.{part}"] for part in ("weight", "scales", "bias")))
 
-    def layer(name: str) -> LayerWeights:
+    def layer(name: str, slots: mx.array) -> LayerWeights:
         return LayerWeights(
             attn_norm=arrays[f"{name}.attn_norm.weight"],
             qkv=dense(f"{name}.qkv"),
@@ -115,10 +151,11 @@ def assembled(config: ModelConfig, arrays: dict[str, mx.array]) -> Weights:
             down=experts(f"{name}.experts.down"),
         )
 
-    slots = mx.array(np.arange(config.num_local_experts, dtype=np.int32))
+    tables = tables or [mx.array(np.arange(config.num_local_experts, dtype=np.int32))] * config.num_hidden_layers
     return Weights(
         embedding=dense("embedding"),
-        layers=[layer(f"layers.{n}") for n in range(config.num_hidden_layers)],
+        layers=[layer(f"layers.{number}", slots) for number, slots in enumerate(tables)],
         norm=arrays["norm.weight"],
         head=dense("head"),
+        paged=paged,
     )

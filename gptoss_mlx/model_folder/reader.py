@@ -88,6 +88,11 @@ class ModelFolder:
         return cls(path, config, generation, manifest, found)
 
     @property
+    def dense(self) -> str:
+        """How dense matrices are stored: "q8" or "bf16"."""
+        return self.manifest["quantization"]["dense"]
+
+    @property
     def tokenizer_path(self) -> Path | None:
         """The file of harmony's compact tokenizer, or None if the checkpoint had none that fits its vocabulary."""
         return self.path / layout.TOKENIZER if layout.TOKENIZER in self.manifest["files"] else None

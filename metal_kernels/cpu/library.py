@@ -59,6 +59,8 @@ SIGNATURES: dict[str, tuple] = {
     "expert_gate_up": (V, POINTER(Routing), M, c_float, V),
     "expert_down_residual": (V, POINTER(Routing), M, V, V),
     "expert_mlp_grouped": (V, POINTER(Routing), M, M, c_float, V, V),
+    "expert_pass": (V, POINTER(Routing), M, M, c_float, V),
+    "expert_combine": (V, POINTER(Routing), N, V, V),
     "norm_head": (V, V, c_float, M, N, V),
     "norm_head_argmax": (V, V, c_float, M, N, V, V),
     "embed": (V, M, N, V),

@@ -8,7 +8,7 @@ Results are complete when a function returns. Knows no device; ``launch`` decide
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import addressof, byref
 from typing import Any
 
@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from metal_kernels.cpu.library import FORMATS, STRIDES, Cache, Heads, Library, Matrix, Routing, library
-from metal_kernels.reference import Attention, CacheView, Dense, Experts
+from metal_kernels.reference import Attention, CacheView, Dense, Experts, Pass
 
 GROUP = 32
 """Columns come in whole groups of so many, and so do the dimensions of a head."""
@@ -161,6 +161,35 @@ def expert_mlp_grouped(
     out = _empty(*residual.shape)
     given = _in(normed), byref(routing), byref(up), byref(back), limit, _in(residual)
     _library().call("expert_mlp_grouped", *given, _at(out))
+    return out
+
+
+def expert_mlp_in_passes(
+    normed: mx.array,
+    logits: mx.array,
+    passes: Iterable[Pass],
+    gate_up: Experts,
+    down: Experts,
+    residual: mx.array,
+    *,
+    k: int,
+    limit: float,
+) -> mx.array | None:
+    """As :func:`reference.expert_mlp_in_passes`. A pass is over before the next one is asked for."""
+    up = _experts(gate_up, 2 * GROUP)
+    back = _experts(down, GROUP)
+    if up is None or back is None or not _float32(normed, logits, residual):
+        return None
+    T, H = residual.shape
+    made = np.empty((T, k, H), np.float32)
+    routing = None
+    for slots, _ in passes:
+        routing = _routing(logits, slots, k)
+        assert routing is not None, "slots in int32, and the router's own logits"
+        _library().call("expert_pass", _in(normed), byref(routing), byref(up), byref(back), limit, made.ctypes.data)
+    assert routing is not None, "there is a pass"
+    out = _empty(T, H)
+    _library().call("expert_combine", made.ctypes.data, byref(routing), H, _in(residual), _at(out))
     return out
 
 

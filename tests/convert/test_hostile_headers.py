@@ -28,7 +28,7 @@ MOST_MEMORY = 64 << 20
 def damaged(header: bytes, rng: random.Random) -> bytes:
     """Return a file's header, with its length before it, changed as JSON or as bytes."""
     if rng.random() < 0.7:
-        text = hostile(json.loads(header[8:]), rng).encode("utf-8", "surrogatepass")
+        text = hostile(json.loads(header[8:]), rng)
         return len(text).to_bytes(8, "little") + text
     changed = bytearray(header)
     for _ in range(rng.randint(1, 4)):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from metal_kernels import dispatches
+from metal_kernels.emulator.report import FindingKind
 from metal_kernels.reference import Experts
 from tests.metal_kernels.shaders.common import (
     FLOAT32_ERROR,
@@ -26,12 +27,15 @@ from tests.metal_kernels.shaders.experts import (
     TILINGS,
     Arrays,
     Case,
+    chosen,
     defined,
+    defined_gate_up,
     dispatch,
     edges,
     handed,
     published_size,
     results,
+    values,
 )
 
 
@@ -68,9 +72,11 @@ def test_every_line_of_every_shader_is_reached_by_these_cases():
     reached = set()
     for operation in OPERATIONS:
         for case, handed_on in CASES:
-            _, report = run(dispatch(operation, case, handed_on), mode="cover")
-            places |= report.lines
-            reached |= report.lines_reached
+            absent = case.having(slots=mx.full(case.experts, -1, mx.int32))
+            for each in (case, absent):
+                _, report = run(dispatch(operation, each, handed_on), mode="cover")
+                places |= report.lines
+                reached |= report.lines_reached
     assert {str(place) for place in places - reached} == set()
     # A function that no case calls has no code at all, so its lines are not among those.
     lines = {(place.file, place.line) for place in reached}
@@ -117,6 +123,40 @@ def test_no_logits_lead_outside_the_weights(operation, experts, folder):
     sane = [4, 5] if operation == "expert_down_residual" else [5]
     for got, want in zip(results(operation, out), defined(operation, case), strict=True):
         assert error(got[sane], want[sane]) < FLOAT32_ERROR
+
+
+@pytest.mark.parametrize("operation", ["expert_gate_up", "expert_down_residual"])
+def test_an_absent_expert_adds_nothing_and_is_not_read(operation, folder):
+    """Of the choices of each row some are in slot 0, some in others, and some nowhere."""
+    case = Case(6, 64, 64, 33)
+    a = case.arrays
+    slots = np.array(a.slots)
+    first = [chosen(logits, case.k)[0] for logits in exact(a.logits)]
+    slots[slots == 0] = slots[first[0][0]]
+    slots[first[0][0]] = 0
+    slots[[first[0][1], first[1][0], first[2][3], *first[5]]] = -1
+    away = np.array([[slots[id] < 0 for id in ids] for ids in first])
+    assert 0 < away.sum() < away.size
+    assert away[5].all()
+    made = dispatch(operation, case.having(slots=mx.array(slots)))
+    (out,), report = run(made, folder, mode="check")
+    (got,) = results(operation, [out])
+    if operation == "expert_gate_up":
+        (left,) = report.findings
+        assert left.kind is FindingKind.UNWRITTEN
+        assert f"{away.sum() * 64 * out.itemsize} of the {out.nbytes} bytes" in left.message
+        want = defined_gate_up(case.having(slots=mx.array(np.maximum(slots, 0))).arrays, case.k)
+        assert error(got[~away], want[~away]) <= ROUNDING[made.output_dtypes[0]]
+        return
+    assert not report.findings, str(report)
+    want = exact(a.x)
+    for t, logits in enumerate(exact(a.logits)):
+        for choice, (expert, share) in enumerate(zip(*chosen(logits, case.k), strict=True)):
+            slot = int(slots[expert])
+            if slot >= 0:
+                row = values(a.down, slot) @ exact(a.activated[t, choice]) + exact(a.down.bias[slot])
+                want[t] += share * row
+    assert error(got, want) <= ROUNDING[made.output_dtypes[0]]
 
 
 def test_every_code_under_every_extreme_of_scale_is_exact(folder):
@@ -170,6 +210,7 @@ def check_all(operations: Sequence[str], folder: Path) -> None:
     for operation in operations:
         if operation in TILINGS:
             test_the_same_bits_in_every_tiling(operation, folder)
+            test_an_absent_expert_adds_nothing_and_is_not_read(operation, folder)
             for experts in (32, 33):
                 test_no_logits_lead_outside_the_weights(operation, experts, folder)
     if "expert_down_residual" in operations:

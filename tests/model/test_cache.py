@@ -164,3 +164,14 @@ def test_a_step_copies_no_more_than_a_tail_but_where_a_body_grows(tmp_path, monk
     # The average over these tokens: tails, the rows moved into bodies, and bodies that grew.
     for copied in zip(*moved, strict=True):
         assert TAIL / 2 + 1 + sum(copied) / 600 <= TAIL
+
+
+def test_a_chunk_of_a_prompt_copies_no_keys_that_were_there():
+    layer = LayerCache()
+    chunk = mx.ones((2, 1, 4, 512, 64))
+    for _ in range(7):
+        mx.eval(layer.append(chunk), layer.body)
+    held = mx.get_active_memory()
+    seen = layer.append(chunk)
+    mx.eval(seen, layer.body)
+    assert mx.get_active_memory() - held <= 1.1 * chunk.nbytes

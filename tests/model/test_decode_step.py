@@ -1,5 +1,7 @@
 """The launches of one decode step, counted on recordings of the decoder at the published shapes."""
 
+from contextlib import contextmanager
+
 import mlx.core as mx
 import pytest
 
@@ -47,6 +49,45 @@ def test_with_a_buffer_for_each_tensor_commits_would_be_many(monkeypatch):
     nodes = record(config("20b"), "q8", 1024)
     monkeypatch.setattr(decode_graph, "VIEWS", decode_graph.VIEWS - {"View"})  # so that each view counts as a buffer
     assert commits(nodes, (40, 40)) > 40
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_a_step_with_paged_experts_is_the_same_dispatches_and_waits_once_at_its_end(model):
+    """All that the host reads back is made by the one recording: the draw, and the router logits of every layer. A
+    design that asked each layer would wait as often as there are layers, and a step that waits cannot be traced."""
+    layers, experts, most = PUBLISHED[model]
+    whole = record(config(model), "q8", 1024)
+    paged = record(config(model), "q8", 1024, slots=experts // 2)
+    assert dispatches(paged) == dispatches(whole)
+    for limits in decode_graph.LIMITS.values():
+        assert commits(paged, limits) <= most
+    routed = [node.outputs[1][0] for node in paged if node.shader == "norm_router"]
+    assert len(routed) == layers
+    assert paged[-1].shader == "norm_head_argmax_combine"
+
+
+def test_the_embedding_is_read_on_the_cpu(monkeypatch):
+    """The GPU would keep the whole table in memory."""
+    streams = []
+    real = mx.stream
+    embed = reference.embed
+    inside = []
+
+    @contextmanager
+    def stream(of):
+        streams.append(of)
+        with real(of):
+            yield
+        streams.pop()
+
+    def seen(tokens, table):
+        inside.append(list(streams))
+        return embed(tokens, table)
+
+    monkeypatch.setattr(mx, "stream", stream)
+    monkeypatch.setattr(reference, "embed", seen)
+    record(config("20b"), "q8", 1024)
+    assert inside == [[mx.cpu]]
 
 
 def test_no_shader_is_given_what_has_to_be_copied_first():

@@ -44,6 +44,8 @@ def by_definition(x, logits, slots, gate_up, down):
         weights = np.exp([logits[t, e] for e in chosen])
         for e, weight in zip(chosen, weights / weights.sum(), strict=True):
             s = slots[e]
+            if s < 0:
+                continue
             h = up[s] @ row + np.array(gate_up.bias, np.float64)[s]
             gate = np.minimum(h[0::2], LIMIT)
             linear = np.clip(h[1::2], -LIMIT, LIMIT)
@@ -72,6 +74,53 @@ def test_both_ways_agree_with_the_definition_and_honour_the_slot_table(layer, ro
     many = launch.expert_mlp_grouped(*args, gate_up, down, residual, k=K, limit=LIMIT)
     for got in (few, many):
         np.testing.assert_allclose(np.array(got), want, rtol=0, atol=3e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("kernels", ["", "off"])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_an_absent_expert_adds_nothing_and_leaves_the_others_their_shares(layer, rows, kernels, monkeypatch):
+    monkeypatch.setenv(launch.VARIABLE, kernels)
+    gate_up, down = layer
+    rng = np.random.default_rng(rows)
+    x = rng.standard_normal((rows, H), np.float32)
+    logits = rng.standard_normal((rows, E), np.float32)
+    slots = rng.permutation(E).astype(np.int32)
+    best = int(logits[0].argmax())
+    slots[[best, (best + 2) % E]] = -1
+    want = by_definition(x, logits, slots, gate_up, down)
+    args = reference.chunk_major(mx.array(x), mx.float32), mx.array(logits), mx.array(slots)
+    activated = launch.expert_gate_up(*args, gate_up, K, LIMIT)
+    got = launch.expert_down_residual(activated, args[1], args[2], down, mx.zeros((rows, H)))
+    np.testing.assert_allclose(np.array(got), want, rtol=0, atol=3e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("kernels", ["", "off"])
+def test_passes_over_experts_have_the_bits_of_one_pass_over_all(layer, kernels, monkeypatch):
+    """Each pass is computed before the next is asked for: here the next one gives the same slots to other experts."""
+    monkeypatch.setenv(launch.VARIABLE, kernels)
+    gate_up, down = layer
+    rng = np.random.default_rng(1)
+    rows = 40
+    x = mx.array(rng.standard_normal((rows, H), np.float32))
+    logits = mx.array(rng.standard_normal((rows, E), np.float32))
+    handed = reference.chunk_major(x, mx.float32)
+    whole = launch.expert_mlp_grouped(handed, logits, mx.arange(E, dtype=mx.int32), gate_up, down, x, k=K, limit=LIMIT)
+    chosen = np.array(reference.top_experts(logits, K)[0])
+    held = [[mx.array(np.array(part[:2])) for part in both] for both in (gate_up, down)]
+
+    def passes():
+        for first in range(0, E, 2):
+            mx.synchronize()
+            for both, arrays in zip((gate_up, down), held, strict=True):
+                for part, array in zip(both, arrays, strict=True):
+                    np.array(array, copy=False)[:] = np.array(part[first : first + 2])
+            table = np.full(E, -1, np.int32)
+            table[first : first + 2] = (0, 1)
+            yield reference.Pass(mx.array(table), int(((chosen >= first) & (chosen < first + 2)).sum()))
+
+    few = [Experts(*arrays) for arrays in held]
+    got = launch.expert_mlp_in_passes(handed, logits, passes(), *few, x, k=K, limit=LIMIT)
+    assert np.array_equal(np.array(got), np.array(whole))
 
 
 def test_equal_router_logits_go_to_the_lower_expert():

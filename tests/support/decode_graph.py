@@ -15,8 +15,10 @@ import mlx.core as mx
 from gptoss_mlx.config import FULL, SLIDING, ModelConfig
 from gptoss_mlx.model.cache import TAIL, KVCache
 from gptoss_mlx.model.decoder import Decoder
+from gptoss_mlx.model.experts import PagedExperts, holds_experts, slot_stretch
 from gptoss_mlx.model.weights import assembled, tensors
 from gptoss_mlx.model_folder import Stretch, layout
+from gptoss_mlx.model_folder.part_reader import PartReader
 from gptoss_mlx.model_folder.safetensors import nbytes_of
 from metal_kernels import launch
 
@@ -74,10 +76,15 @@ def record(
     rows: int = 1,
     dtype: mx.Dtype = mx.bfloat16,
     ending: Ending = Decoder.greedy,
+    slots: int | None = None,
 ) -> list[Node]:
     """Record one step of ``rows`` tokens after ``length`` positions, from token ids to what ``ending`` makes of the
-    residual stream: to token ids, if it is greedy."""
+    residual stream: to token ids, if it is greedy. With ``slots`` experts are paged, and what the host waits for is an
+    output too. A step that waited in its midst could not be recorded."""
     parts = stretches(config, dense)
+    if slots is not None:
+        parts = [slot_stretch(part, slots, dtype) if holds_experts(part) else part for part in parts]
+    tables = [mx.zeros(config.num_local_experts, mx.int32) for _ in range(config.num_hidden_layers if slots else 0)]
     buffers = [mx.zeros((part.nbytes,), mx.uint8) for part in parts]
     cache = KVCache.empty(config)
     for layer in cache.layers:
@@ -98,9 +105,13 @@ def record(
             found |= tensors(buffer, part, dtype)
         for number, layer in enumerate(cache.layers):
             layer.body, layer.tail = arrays[len(parts) + 2 * number :][:2]
-        model = Decoder(config, assembled(config, found))
+        own = arrays[len(parts) + 2 * len(cache.layers) :]
+        paged = None if slots is None else PagedExperts(slots, config, PartReader([]))
+        model = Decoder(config, assembled(config, found, own, paged))
+        made = model.decode(token.reshape(-1), [cache])
         return [
-            *ending(model, model(token, cache)[0]),
+            *ending(model, made.x),
+            *made.pending[1:],
             *(layer.tail for layer in cache.layers if layer.tail is not None),
         ]
 
@@ -113,7 +124,7 @@ def record(
         patch.object(mx.fast, "rope", _refused),
         patch.object(mx.fast, "scaled_dot_product_attention", _refused),
     ):
-        mx.export_function(recorded.append, step, mx.zeros((1, rows), mx.uint32), *buffers, *held)
+        mx.export_function(recorded.append, step, mx.zeros((1, rows), mx.uint32), *buffers, *held, *tables)
     return [_node(entry) for entry in recorded if entry["type"] == "primitive"]
 
 

@@ -78,6 +78,7 @@ class ScriptedRuntime:
     folder: ScriptedFolder = field(default_factory=ScriptedFolder)
     prefix_view: ScriptedPrefixes = field(default_factory=ScriptedPrefixes)
     hash: str = "scripted"
+    chunk: int = 512
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -93,7 +94,15 @@ class ScriptedRuntime:
         return self.prefix_view.resume(context, prompt)
 
 
-def generate(context: ScriptedContext, prompt: list[int], *, sampling: Sampling, progress: Any, **options: Any):
+def generate(
+    context: ScriptedContext,
+    prompt: list[int],
+    *,
+    sampling: Sampling,
+    prefill_chunk: int,
+    progress: Any,
+    **options: Any,
+):
     """Stands for the engine's ``generate`` with the model of ``context``."""
     return context.model.generate(prompt, **options)
 

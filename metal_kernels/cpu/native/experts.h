@@ -4,7 +4,7 @@ constexpr float ALPHA = 1.702f;  // the sigmoid's slope in gpt-oss's SwiGLU: fix
 
 // The chosen experts of T rows, and the (row, choice) pairs in the order of their experts.
 struct Chosen {
-    int32_t* slot;    // [T, k]: of the chosen experts, in falling order of the logit; of equal ones the lower first
+    int32_t* slot;    // [T, k]: of the chosen experts, in falling order of the logit; of equal ones the lower first; -1 if absent
     float* share;     // [T, k]: the softmax over the chosen
     int32_t* pairs;   // [T * k]: pair t * k + i is row t's choice i
     const float** x;  // [T * k]: the row of each pair, in their order
@@ -52,7 +52,7 @@ static Chosen chosen_experts(const Routing& r, size_t values) {
     for (long e = 0, first = 0; e < r.experts; ++e) {
         const long n = starts[e];
         starts[e] = first;
-        for (long done = 0; done < n; done += MOST_ROWS)
+        for (long done = 0; done < n && r.slots[e] >= 0; done += MOST_ROWS)  // none for an absent expert
             c.jobs[c.count++] = {r.slots[e], first + done, n - done < MOST_ROWS ? n - done : MOST_ROWS};
         first += n;
     }
@@ -99,22 +99,25 @@ static bool project_up(const Matrix& m, const Chosen& c, float limit, float* out
     });
 }
 
-// Projects each pair's activated row back to `made` [T * k, H], and adds each row's weighted sum to its residual.
-static bool project_down(const Matrix& m, const Chosen& c, long T, long k, const float* residual, float* made, float* out) {
+// Projects each pair's activated row back to `made` [T * k, H].
+static bool project_down(const Matrix& m, const Chosen& c, float* made) {
     const long H = m.rows;
-    const bool done = multiply(m, c.jobs, c.count, c.x, [&](long at, long r0, long r1, const float* sums) {
+    return multiply(m, c.jobs, c.count, c.x, [&](long at, long r0, long r1, const float* sums) {
         const long pair = c.pairs[at];
         for (long r = r0; r < r1; ++r) made[pair * H + r] = sums[r - r0] + m.bias[c.slot[pair] * H + r];
     });
-    if (!done) return false;
+}
+
+// Adds the weighted sum of each row's pairs, made [T * k, H], to its residual. An absent expert's are not read.
+static void combine(const Chosen& c, long T, long k, long H, const float* made, const float* residual, float* out) {
     parallel(T, 4.0 * T * k * H, [&](long t, int) {
         for (long h = 0; h < H; h += WIDTH) {
             vf total = {};
-            for (long i = 0; i < k; ++i) total += load(made + (t * k + i) * H + h) * c.share[t * k + i];
+            for (long i = 0; i < k; ++i)
+                if (c.slot[t * k + i] >= 0) total += load(made + (t * k + i) * H + h) * c.share[t * k + i];
             store(out + t * H + h, load(residual + t * H + h) + total);
         }
     });
-    return true;
 }
 
 // Chunk-major rows [T, H] to activated rows [T, k], chunk-major.
@@ -136,7 +139,21 @@ EXPORT(expert_down_residual)(const float* activated, const Routing* routing, con
     if (!c.values) return 1;
     reorder(activated, pairs, I, c.values);
     point(c, pairs, c.values, I, 1);
-    return !project_down(*down, c, T, routing->k, residual, c.values + pairs * I, out);
+    float* made = c.values + pairs * I;
+    if (!project_down(*down, c, made)) return 1;
+    combine(c, T, routing->k, H, made, residual, out);
+    return 0;
+}
+
+// Both projections of the pairs whose experts have a slot, to their rows of made [T, k, H]. Other rows are left alone.
+static bool project(const float* normed, const Routing& r, const Matrix& up, const Matrix& down, float limit, const Chosen& c, float* values,
+                    float* made) {
+    const long T = r.T, pairs = T * r.k, H = up.columns, I = down.columns;
+    float* activated = values + T * H;
+    reorder(normed, T, H, values), point(c, pairs, values, H, r.k);
+    if (!project_up(up, c, limit, activated, nibble_order)) return false;
+    point(c, pairs, activated, I, 1);
+    return project_down(down, c, made);
 }
 
 // Both projections for many rows.
@@ -144,11 +161,28 @@ EXPORT(expert_mlp_grouped)(const float* normed, const Routing* routing, const Ma
                            float* out) {
     Operation held;
     const long T = routing->T, k = routing->k, pairs = T * k, H = up->columns, I = down->columns;
-    const Chosen c = chosen_experts(*routing, T * H + pairs * (I + H));
+    const Chosen c = chosen_experts(*routing, T * H + pairs * (I + down->rows));
     if (!c.values) return 1;
-    float* activated = c.values + T * H;
-    reorder(normed, T, H, c.values), point(c, pairs, c.values, H, k);
-    if (!project_up(*up, c, limit, activated, nibble_order)) return 1;
-    point(c, pairs, activated, I, 1);
-    return !project_down(*down, c, T, k, residual, activated + pairs * I, out);
+    float* made = c.values + T * H + pairs * I;
+    if (!project(normed, *routing, *up, *down, limit, c, c.values, made)) return 1;
+    combine(c, T, k, down->rows, made, residual, out);
+    return 0;
+}
+
+// The same for the experts that have a slot, to their rows of made [T, k, H]: one pass of several.
+EXPORT(expert_pass)(const float* normed, const Routing* routing, const Matrix* up, const Matrix* down, float limit, float* made) {
+    Operation held;
+    const long T = routing->T;
+    const Chosen c = chosen_experts(*routing, T * up->columns + T * routing->k * down->columns);
+    return !c.values || !project(normed, *routing, *up, *down, limit, c, c.values, made);
+}
+
+// What all passes made, weighted and summed. Of the routing only the logits count, for no expert was absent from all passes.
+EXPORT(expert_combine)(const float* made, const Routing* routing, int64_t H, const float* residual, float* out) {
+    Operation held;
+    const Chosen c = chosen_experts(*routing, 0);
+    if (!c.values) return 1;
+    memset(c.slot, 0, routing->T * routing->k * sizeof(int32_t));
+    combine(c, routing->T, routing->k, H, made, residual, out);
+    return 0;
 }

@@ -15,7 +15,8 @@ struct Matrix {
     int64_t wide;
 };
 
-// The experts' choice: raw logits [T, experts], of which each row takes the k largest, and the slot of each expert.
+// The experts' choice: raw logits [T, experts], of which each row takes the k largest, and the slot of each expert, or
+// -1 for one that is absent, which adds nothing.
 struct Routing {
     const float* logits;
     const int32_t* slots;

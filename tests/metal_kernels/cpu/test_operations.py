@@ -13,6 +13,7 @@ from metal_kernels.reference import Attention, CacheView, Dense, Experts
 from tests.metal_kernels.cpu.trials import OPERATIONS
 from tests.metal_kernels.cpu.trials.attention import TAIL
 from tests.metal_kernels.cpu.trials.common import Draw
+from tests.metal_kernels.cpu.trials.experts import in_passes
 from tests.metal_kernels.shaders.common import EPS, F32, exact
 from tests.metal_kernels.shaders.experts import FP4, LIMIT
 from tests.reports.fuzz_cpu import judged
@@ -30,7 +31,9 @@ def test_an_operation_is_as_exact_as_plain_mlx(operation):
 
 
 def test_the_trials_cover_every_operation():
-    assert sorted(operation.__name__ for operation in OPERATIONS) == sorted(library.SIGNATURES)
+    """Passes over experts are two functions of the library, for the passes and for their sum."""
+    names = {operation.__name__ for operation in OPERATIONS} - {"expert_mlp_in_passes"}
+    assert names | {"expert_pass", "expert_combine"} == set(library.SIGNATURES)
 
 
 def through_one_expert(codes: np.ndarray, scale: int, x: np.ndarray) -> np.ndarray:
@@ -142,6 +145,9 @@ def products(T: int, kind: str):
             handed[of], logits[of], slots, up, down, stream[of], k=k, limit=LIMIT
         ),
         "experts one by one": one_by_one,
+        "experts in passes": lambda of: operations.expert_mlp_in_passes(
+            handed[of], logits[of], in_passes(slots, 3), up, down, stream[of], k=k, limit=LIMIT
+        ),
     }
 
 
@@ -171,6 +177,7 @@ def test_grouped_experts_give_a_row_the_bits_that_they_give_it_one_by_one(archit
     calls = products(33, "float32")
     every = slice(0, 33)
     assert same(outputs(calls["experts"](every)), outputs(calls["experts one by one"](every)))
+    assert same(outputs(calls["experts"](every)), outputs(calls["experts in passes"](every)))
 
 
 @pytest.mark.parametrize("rows", [1, 5, 130])

@@ -12,7 +12,7 @@ from tests.metal_kernels.cpu.trials.common import Draw, Trial
 OPERATIONS = (
     *(dense.norm_qkv_rope, attention.prefill_attention, attention.decode_attention, dense.output_residual),
     *(dense.norm_router, experts.expert_gate_up, experts.expert_down_residual, experts.expert_mlp_grouped),
-    *(dense.norm_head, dense.norm_head_argmax, dense.embed, dense.rope_tables),
+    *(dense.norm_head, dense.norm_head_argmax, dense.embed, dense.rope_tables, experts.expert_mlp_in_passes),
 )
 """A function for each operation of the library, of its name."""
 

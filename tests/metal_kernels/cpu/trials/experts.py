@@ -1,11 +1,13 @@
 """Trials of the mixture of experts, among whose logits are many ties."""
 
+from types import ModuleType
+
 import mlx.core as mx
 import numpy as np
 
 from metal_kernels import reference
 from metal_kernels.cpu import operations as native
-from metal_kernels.reference import Experts
+from metal_kernels.reference import Experts, Pass
 from tests.metal_kernels.cpu.trials.common import COLUMNS, F32, MANY, Draw, Trial, made, results
 from tests.metal_kernels.shaders import experts
 from tests.metal_kernels.shaders.common import exact
@@ -75,7 +77,26 @@ def expert_down_residual(draw: Draw) -> Trial:
     )
 
 
+def in_passes(slots: mx.array, count: int, chosen: np.ndarray | None = None) -> list[Pass]:
+    """Split the experts into so many passes. ``chosen`` [T, k] are the slots that rows choose."""
+    table = np.array(slots)
+    passes = []
+    for number in range(count):
+        own = np.where(np.arange(len(table)) % count == number, table, -1).astype(np.int32)
+        passes.append(Pass(mx.array(own), 0 if chosen is None else int(np.isin(chosen, own[own >= 0]).sum())))
+    return passes
+
+
 def expert_mlp_grouped(draw: Draw) -> Trial:
+    return _mixture(draw, 1)
+
+
+def expert_mlp_in_passes(draw: Draw) -> Trial:
+    return _mixture(draw, draw.whole(2, 5))
+
+
+def _mixture(draw: Draw, count: int) -> Trial:
+    """Return a trial of both projections, whole or in so many passes."""
     H = draw.one_of(*COLUMNS[:-1])
     T = draw.one_of(*MANY) if H <= 128 and draw.chance(0.3) else draw.rows(H)
     inner = draw.one_of(32, 64, 96, 160)
@@ -84,13 +105,20 @@ def expert_mlp_grouped(draw: Draw) -> Trial:
     down = draw.mixture(logits.shape[1], H, inner)
     x = draw.normal(T, H)
     residual = draw.normal(T, H, scale=5)
-    arguments = reference.chunk_major(x, F32), logits, slots, up, down, residual
+    handed = reference.chunk_major(x, F32)
     slot, share = choice(logits, slots, k)
+    passes = in_passes(slots, count, slot)
+
+    def run(module: ModuleType) -> list[np.ndarray]:
+        if count == 1:
+            return results(module.expert_mlp_grouped(handed, logits, slots, up, down, residual, k=k, limit=LIMIT))
+        return results(module.expert_mlp_in_passes(handed, logits, passes, up, down, residual, k=k, limit=LIMIT))
+
     activated = experts.swiglu(through(exact(x)[:, None], slot, up), LIMIT)
     each = through(activated, slot, down) * share[..., None]
     return Trial(
-        f"T={T} H={H} I={inner} E={logits.shape[1]} K={k}",
-        lambda: results(native.expert_mlp_grouped(*arguments, k=k, limit=LIMIT)),
-        lambda: results(reference.expert_mlp_grouped(*arguments, k=k, limit=LIMIT)),
+        f"T={T} H={H} I={inner} E={logits.shape[1]} K={k} passes={count}",
+        lambda: run(native),
+        lambda: run(reference),
         [made(exact(residual) + each.sum(1))],
     )

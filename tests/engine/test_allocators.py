@@ -1,0 +1,42 @@
+"""What is freed goes back to the system, so that a plan's sums are what a process holds."""
+
+import sys
+
+import mlx.core as mx
+import pytest
+
+from gptoss_mlx import machine
+from gptoss_mlx.engine.allocators import limit_allocators
+
+
+def test_mlx_keeps_no_more_than_it_may():
+    before = mx.set_cache_limit(0)
+    try:
+        limit_allocators(1 << 20)
+        mx.clear_cache()
+        arrays = [mx.zeros(1 << 18) + n for n in range(8)]
+        mx.eval(arrays)
+        del arrays
+        assert mx.get_cache_memory() <= 1 << 20
+        assert mx.set_cache_limit(0) == 1 << 20
+    finally:
+        mx.set_cache_limit(before)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's account of a process")
+def test_arrays_freed_between_others_leave_no_holes():
+    before = mx.set_cache_limit(0)
+    try:
+        limit_allocators(0)
+        large = mx.zeros(7 << 20) + 1
+        mx.eval(large)
+        del large  # glibc's own threshold would now be 28 MB
+        held = machine.own_bytes()
+        arrays = [mx.zeros(1 << 20) + n for n in range(16)]
+        mx.eval(arrays)
+        grown = machine.own_bytes() - held
+        del arrays[::2]
+        assert grown > 60e6
+        assert machine.own_bytes() - held < 0.6 * grown
+    finally:
+        mx.set_cache_limit(before)

@@ -1,0 +1,213 @@
+"""``make paging-stress`` and ``make paging-report``: thousands of steps with few slots, and what paging costs.
+
+    python -m tests.reports.paging stress --steps 10000
+    python -m tests.reports.paging report [MODEL FOLDER]
+
+``stress`` asks the bundled model with 4 and 5 slots a layer, one question at a time, four at a time, and on emulated
+shaders. Every reply must have the tokens of the model in memory. ``report`` measures in turns within one process, so
+only its ratios mean anything. It exits with 1 if a goal is missed.
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import gptoss_mlx
+from convert import convert
+from gptoss_mlx.bundled import checkpoint
+from gptoss_mlx.model.experts import PagedExperts, Tally, expert_nbytes
+from gptoss_mlx.model_folder import ModelFolder
+from gptoss_mlx.runtime import Runtime
+from metal_kernels import launch
+from tests.support.questions import is_right, replies
+
+WAYS = ((4, 1), (5, 1), (4, 4), (5, 4))
+"""Slots, and questions at a time."""
+EMULATED_STEPS = 200
+TURNS = 20
+READS = 7
+OVERHEAD = 1.03
+"""The most that paging may cost where every expert is in a slot."""
+THROUGHPUT = 0.8
+"""The least share of a plain loop's rate that filling slots reaches."""
+
+
+def paged(runtime: Runtime) -> PagedExperts:
+    found = runtime.model.weights.paged
+    assert found is not None, "loaded with slots"
+    return found
+
+
+def tiny(folder: Path) -> Path:
+    return convert(checkpoint(), folder / "tiny").destination
+
+
+def stressed(model: Path, steps: int, slots: int, rows: int) -> list[str]:
+    """Ask until so many steps have been taken. Return the table's line. Raises AssertionError at the first token that
+    differs."""
+    whole = gptoss_mlx.load(model, dtype="float32")
+    own = gptoss_mlx.load(model, dtype="float32", slots=slots)
+    taken = asked = 0
+    for first in itertools.count(0, 8):
+        numbers = range(first, first + min(8, max(1, -(-(steps - taken) // 70))))
+        got = replies(own, numbers, rows)
+        want = replies(whole, numbers, rows)
+        assert got == want, [number for number in numbers if got[number] != want[number]]
+        assert all(is_right(own, number, reply) for number, reply in got.items())
+        asked += len(numbers)
+        taken += sum(map(len, got.values())) - len(numbers)
+        if taken >= steps:
+            break
+    tally = paged(own).decode
+    assert tally.evictions > 0
+    assert rows > 1 or tally.repeats > 0
+    hit = 1 - tally.misses / tally.wanted
+    return [
+        f"{slots} slots, {rows} at a time, {launch.where()}",
+        f"{taken:,} steps, {asked} answers, all right and the same",
+        f"hit rate {hit:.2f}, {tally.evictions:,} evictions, {tally.repeats / taken:.2f} repeats a step",
+    ]
+
+
+def stress(steps: int) -> int:
+    table = Table("experts", "answers", "decoding")
+    with tempfile.TemporaryDirectory() as temporary:
+        model = tiny(Path(temporary))
+        for slots, rows in WAYS:
+            table.add_row(*stressed(model, steps, slots, rows))
+        with mock.patch.dict(os.environ, {launch.VARIABLE: "emulated"}):
+            table.add_row(*stressed(model, min(steps, EMULATED_STEPS), 5, 1))
+    Console(width=120).print(table)
+    return 0
+
+
+def in_turns(actions: list[Callable[[], object]], turns: int) -> list[list[float]]:
+    """Return the seconds of each action in so many turns, after one that does not count. Each begins a turn in turn."""
+    found: list[list[float]] = [[] for _ in actions]
+    for turn in range(turns + 1):
+        for number in sorted(range(len(actions)), key=lambda n: (n - turn) % len(actions)):
+            start = time.perf_counter()
+            actions[number]()
+            if turn:
+                found[number].append(time.perf_counter() - start)
+    return found
+
+
+def ratio(own: list[float], other: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(own, other, strict=True))
+
+
+def overhead(model: Path, tokens: int) -> tuple[list[list[str]], bool]:
+    """Measure decoding with every expert in a slot, as it is and where the host looks for misses all the same."""
+    whole, full, looking = (gptoss_mlx.load(model, slots=slots) for slots in (None, *[_experts(model)] * 2))
+    for runtime in (full, looking):
+        layers = range(runtime.config.num_hidden_layers)
+        paged(runtime).fetch([(layer, list(range(runtime.config.num_local_experts))) for layer in layers], Tally())
+    assert paged(full).complete
+    prompt = np.random.default_rng(0).integers(0, 500, 16).tolist()
+
+    def said(runtime: Runtime) -> list[int]:
+        if runtime is looking:
+            paged(looking).complete = False
+        return list(runtime.generate(prompt, max_tokens=tokens, temperature=0, stop=()))
+
+    assert said(whole) == said(full) == said(looking)
+    resident, slots, looked = in_turns([lambda r=r: said(r) for r in (whole, full, looking)], TURNS)
+    cost = ratio(slots, resident)
+    lines = [
+        [f"{model.name}: every expert in a slot", f"{cost:.3f} of the time in memory", f"at most {OVERHEAD}"],
+        [f"{model.name}: and the host looks for misses", f"{ratio(looked, resident):.3f} of the time in memory", ""],
+    ]
+    return lines, cost <= OVERHEAD
+
+
+def _experts(model: Path) -> int:
+    return ModelFolder.open(model).config.num_local_experts
+
+
+def throughput(model: Path) -> tuple[list[list[str]], bool]:
+    """Measure filling eight slots of a layer beside a plain loop of reads of the same bytes, with the system's page
+    cache and without."""
+    own = paged(gptoss_mlx.load(model, slots=8))
+    layer = own.layers[0]
+    size = expert_nbytes(layer.stretch)
+    elsewhere = layer._replace(parts={name: np.zeros_like(part) for name, part in layer.parts.items()})
+    groups = itertools.cycle([list(range(8)), list(range(8, 16))])
+
+    def fill() -> None:
+        own.fetch([(0, next(groups))], Tally())
+
+    def loop() -> None:
+        for slot, id in enumerate(next(groups)):
+            for part in elsewhere.reads(id, slot):
+                assert os.preadv(descriptor, [part.into], part.offset) == len(part.into)
+
+    def forget() -> None:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    lines = []
+    reached = True
+    with layer.stretch.file.open("rb") as file:
+        descriptor = file.fileno()
+        for name, before in (("warm", lambda: None), ("cold", forget)):
+            seconds: list[list[float]] = [[], []]
+            for turn in range(READS + 1):
+                for number in (0, 1) if turn % 2 else (1, 0):
+                    before()
+                    start = time.perf_counter()
+                    (fill, loop)[number]()
+                    if turn:
+                        seconds[number].append(time.perf_counter() - start)
+            share = 1 / ratio(*seconds)
+            rates = [8 * size / statistics.median(each) / 1e9 for each in seconds]
+            lines.append(
+                [
+                    f"{model.name}: filling slots, {name}",
+                    f"{rates[0]:.2f} GB/s, {share:.2f} of a plain loop's {rates[1]:.2f}",
+                    f"at least {THROUGHPUT}",
+                ]
+            )
+            reached &= share >= THROUGHPUT
+        lines.append([f"{model.name}: reads in flight", f"rates {own.reader.depth.rates}", ""])
+    return lines, reached
+
+
+def report(given: Path | None) -> int:
+    table = Table("what", "measured", "goal")
+    reached = []
+    with tempfile.TemporaryDirectory() as temporary:
+        parts = [overhead(tiny(Path(temporary)), 200)]
+        if given is not None:
+            parts += [overhead(given, 12), throughput(given)]
+        for lines, fine in parts:
+            reached.append(fine)
+            for line in lines:
+                table.add_row(*line)
+    Console(width=120).print(table)
+    if not all(reached):
+        print("paging-report: a goal was not reached")
+    return 0 if all(reached) else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="paging", description="Stress paged experts, or measure them.")
+    ways = parser.add_subparsers(dest="way", required=True)
+    ways.add_parser("stress").add_argument("--steps", type=int, default=10_000)
+    ways.add_parser("report").add_argument("model", type=Path, nargs="?")
+    given = parser.parse_args()
+    return stress(given.steps) if given.way == "stress" else report(given.model)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
