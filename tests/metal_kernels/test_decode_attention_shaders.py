@@ -132,7 +132,7 @@ def test_a_row_depends_on_no_row_beside_it_nor_on_where_its_keys_lie(window, fol
 def test_the_same_bits_however_many_keys_a_lane_holds_at_a_time(folder):
     made = dispatch(Case(70, 3, 2))
     (out, _), _ = run(made, folder, mode="fast")
-    for batch in (1, 2, 8):
+    for batch in (1, 4, 8):
         (again, _), _ = run(retiled(made, BATCH=batch), folder, mode="fast")
         assert mx.array_equal(out, again), batch
 
