@@ -25,6 +25,7 @@ from gptoss_mlx.errors import ModelFolderError, UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.home import snapshots_dir
 from gptoss_mlx.installed import find_model
+from gptoss_mlx.kernel_check import replace_wrong_shaders
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.model.experts import expert_nbytes, holds_experts
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
@@ -189,6 +190,9 @@ def load(
     take there, for this process and others. The default, "off", is to keep none. ``progress`` is called with (bytes
     read, total).
 
+    Where shaders run, the first load on a machine compares them with plain MLX, which does the work of wrong ones from
+    then on. A warning names them.
+
     Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, and StorageError for a trace that
     cannot be written.
     """
@@ -224,6 +228,7 @@ def load(
 
     config = replace(folder.config, max_position_embeddings=planned.context)
     decoder = Decoder(config, load_weights(folder, chosen, advance, slots=slots, watch=watch))
+    replace_wrong_shaders(decoder)
     if prefixes is None:
         snapshots = Snapshots(BoundedFolder(snapshots_dir(), on_disk)) if on_disk else None
         prefixes = PrefixCache(planned["prefix cache"], snapshots)
