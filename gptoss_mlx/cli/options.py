@@ -71,31 +71,14 @@ def open_model(
     prefix_disk: str = PREFIX_DISK,
 ) -> "Runtime":
     """Load a model, None for the default one, with a progress bar if standard error is a terminal. Write there what is
-    smaller than wanted.
-
-    A checkpoint is converted first, and a model of the Hub that is not installed is downloaded, if the user agrees at a
-    terminal or with ``yes``.
-    """
+    smaller than wanted. The model is made first, as ``obtained`` does."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     import gptoss_mlx
-    from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError
-    from gptoss_mlx.home import BUNDLED
-    from gptoss_mlx.installed import default_model, find_model
-    from gptoss_mlx.published import is_hub_id, published_name
     from gptoss_mlx.records import note_use
 
-    name = default_model() if name is None else name
-    if name != BUNDLED:
-        try:
-            find_model(name)
-        except NotConvertedError as error:
-            name = _convert_if_agreed(error, yes)
-        except ModelNotInstalledError:
-            if published_name(name) is None and not is_hub_id(name):
-                raise
-            name = _make(name, yes)
+    name = obtained(name, yes)
     console = Console(stderr=True)
     columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -112,6 +95,31 @@ def open_model(
         print(notice, file=sys.stderr)
     note_use(runtime.folder.path)
     return runtime
+
+
+def obtained(name: str | None, yes: bool = False) -> str:
+    """Return the name or path of a model that is installed, None for the default one.
+
+    A checkpoint is converted first, and a model of the Hub that is not installed is downloaded, if the user agrees at a
+    terminal or with ``yes``.
+    """
+    from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError
+    from gptoss_mlx.home import BUNDLED
+    from gptoss_mlx.installed import default_model, find_model
+    from gptoss_mlx.published import is_hub_id, published_name
+
+    name = default_model() if name is None else name
+    if name == BUNDLED:
+        return name
+    try:
+        find_model(name)
+    except NotConvertedError as error:
+        return _convert_if_agreed(error, yes)
+    except ModelNotInstalledError:
+        if published_name(name) is None and not is_hub_id(name):
+            raise
+        return _make(name, yes)
+    return name
 
 
 def _convert_if_agreed(error: "NotConvertedError", yes: bool) -> str:
