@@ -5,10 +5,14 @@ VENV ?= .venv
 ORACLE_VENV ?= .venv-oracle
 LLAMA_VENV ?= .venv-llama
 CUDA_VENV ?= .venv-cuda
+CLIENTS_VENV ?= .venv-clients
 SEED ?= 1
 # The oracle's versions are pinned, because a package index also lists releases that are not tested. transformers loads
 # MXFP4 checkpoints only with accelerate.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 openai-harmony==0.0.8 numpy safetensors tiktoken
+# Client libraries, pinned, so that a report says what passed.
+CLIENTS_PACKAGES = openai==3.57.0 openai-agents==0.24.0 anthropic==2.14.0 langchain-openai==1.7.4 \
+	langchain-anthropic==1.7.10 litellm==1.110.2 llm==0.36
 LLAMA_VERSION = 0.3.36
 # llama.cpp is compiled with its default flags, so that it uses all that this machine's processor has. Without a cache,
 # because a wheel that was compiled with other flags may be in it.
@@ -61,6 +65,12 @@ $(VENV)/.ready-compare: $(VENV)/.ready
 $(ORACLE_VENV)/.ready: CONTENTS = PyTorch, transformers and openai-harmony, to compare with
 $(ORACLE_VENV)/.ready: PACKAGES = $(ORACLE_PACKAGES)
 $(ORACLE_VENV)/.ready: Makefile
+	$(environment)
+	$(install)
+
+$(CLIENTS_VENV)/.ready: CONTENTS = client libraries, to talk to the server with
+$(CLIENTS_VENV)/.ready: PACKAGES = $(CLIENTS_PACKAGES)
+$(CLIENTS_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
@@ -186,6 +196,11 @@ paging-report: $(VENV)/.ready-dev
 memory-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP))
 
+.PHONY: clients
+# Have other people's client libraries talk to the server on the bundled model. Write clients-report.md. Minutes.
+clients: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
+	$(VENV)/bin/python -m tests.clients $(CLIENTS_VENV)/bin/python
+
 .PHONY: download-kill-test
 # Kill downloads from a local Hub, alone and converted as they arrive: 30 times each, and at their changes of the disk.
 # Minutes.
@@ -229,4 +244,4 @@ readme: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.support.cli_reference
 
 clean:
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

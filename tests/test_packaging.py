@@ -47,7 +47,7 @@ def test_dependencies_are_what_the_product_imports():
 
 def installed_by(target, folder):
     """Return what ``make TARGET`` gives to pip for the product's environment if nothing is installed yet."""
-    environments = [f"{name}={folder}/{name}" for name in ("VENV", "ORACLE_VENV", "LLAMA_VENV")]
+    environments = [f"{name}={folder}/{name}" for name in ("VENV", "ORACLE_VENV", "LLAMA_VENV", "CLIENTS_VENV")]
     places = (*environments, f"PYTHON={sys.executable}")
     command = ["make", "-n", target, *places]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -62,7 +62,14 @@ def test_what_only_runs_the_product_installs_only_the_product(target, tmp_path):
 
 @pytest.mark.parametrize(
     ("target", "extra"),
-    [("test", "dev"), ("check", "dev"), ("mutate", "dev"), ("compare", "compare"), ("engine-report", "compare")],
+    [
+        ("test", "dev"),
+        ("check", "dev"),
+        ("mutate", "dev"),
+        ("clients", "dev"),
+        ("compare", "compare"),
+        ("engine-report", "compare"),
+    ],
 )
 def test_what_needs_more_adds_it(target, extra, tmp_path):
     assert installed_by(target, tmp_path) == ["-e .", f"-e '.[{extra}]'"]

@@ -18,6 +18,7 @@ from gptoss_mlx.requests.request import (
     WITHOUT_EFFECT,
     Defaults,
     Request,
+    call_key,
     needed_parts,
     offered,
     read_called_name,
@@ -71,7 +72,7 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False, notes: l
     messages = body.objects("messages")
     if not messages:
         raise body.error("messages", "is missing" if messages is None else "is empty")
-    history = History()
+    history = History(defaults.recall)
     for number, message in enumerate(messages):
         _read_message(message, f"messages[{number}]", history)
     functions = _read_tools(body)
@@ -139,7 +140,7 @@ def write_usage(*replies: Reply) -> dict[str, Any]:
 
 def call_id(id: str, index: int, number: int) -> str:
     """Return the id of the ``number``th call in the choice ``index``."""
-    return f"call_{id}_{number}" if index == 0 else f"call_{id}_{index}_{number}"
+    return f"call_{call_key(id, index, number)}"
 
 
 def _message(reply: Reply, id: str, index: int, thought: bool) -> dict[str, Any]:

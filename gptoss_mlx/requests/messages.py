@@ -5,6 +5,8 @@ that would change the answer are refused.
 """
 
 import json
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 from gptoss_mlx.errors import RequestError
@@ -17,6 +19,7 @@ from gptoss_mlx.requests.request import (
     CACHING,
     Defaults,
     Request,
+    call_key,
     each_once,
     read_called_name,
     read_effort,
@@ -43,7 +46,7 @@ def read(raw: Any, defaults: Defaults, notes: list[str], *, counting: bool = Fal
     body.skip("metadata", "service_tier", "betas", "cache_control")
     body.only("mcp_servers", [])
     body.only("container")
-    history = History()
+    history = History(defaults.recall)
     if body.any("system") is not None:
         history.instruct(_read_text(body, "system"), "system")
     messages = body.objects("messages")
@@ -80,7 +83,8 @@ def read(raw: Any, defaults: Defaults, notes: list[str], *, counting: bool = Fal
 def write(reply: Reply, request: Request, *, id: str, model: str) -> dict[str, Any]:
     """Return the ``message`` object for ``reply``. All ids in it are made from ``id``."""
     parts = [part for part in reply.parts if request.thoughts != "hidden" or not _is_thought(part)]
-    content = [_block(part, id, number) for number, part in enumerate(parts)]
+    ids = (call_id(id, number) for number in count())
+    content = [_block(part, ids) for part in parts]
     return begun(id, model) | write_end(reply) | {"content": content, "usage": write_usage(reply)}
 
 
@@ -109,17 +113,17 @@ def write_usage(reply: Reply) -> dict[str, int]:
 
 
 def call_id(id: str, number: int) -> str:
-    """Return the id of the call that is the ``number``th block of message ``id``."""
-    return f"toolu_{id}_{number}"
+    """Return the id of the ``number``th call of message ``id``."""
+    return f"toolu_{call_key(id, 0, number)}"
 
 
-def _block(part: Piece | Call, id: str, number: int) -> Block:
+def _block(part: Piece | Call, call_ids: Iterator[str]) -> Block:
     if isinstance(part, Call):
         try:
             given = json.loads(part.arguments)
         except (ValueError, RecursionError):
             given = part.arguments  # as the model wrote it
-        return {"type": "tool_use", "id": call_id(id, number), "name": part.name, "input": given}
+        return {"type": "tool_use", "id": next(call_ids), "name": part.name, "input": given}
     if part.section == "thought":
         return {"type": "thinking", "thinking": part.text, "signature": SIGNATURE}
     return {"type": "text", "text": part.text}

@@ -9,7 +9,7 @@ from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import RequestError, UsageError
 from gptoss_mlx.harmony import Function, Message, ResponseFormat
 from gptoss_mlx.harmony.messages import Effort
-from gptoss_mlx.requests.history import Carried
+from gptoss_mlx.requests.history import Carried, Recall
 from gptoss_mlx.requests.json_object import JsonObject
 
 OTHER_EFFORTS: Mapping[str, Effort] = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
@@ -38,13 +38,21 @@ _CALLED_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 @dataclass(frozen=True)
 class Defaults:
-    """Values for fields that a request does not have. ``max_tokens`` None means: up to the end of the context."""
+    """Values for fields that a request does not have. ``max_tokens`` None means: up to the end of the context.
+    ``recall`` is as for History."""
 
     sampling: Sampling
     reasoning: Effort = "medium"
     instructions: str | None = None
     max_tokens: int | None = None
     date: str | None = None
+    recall: Recall = lambda id: None
+
+
+def call_key(id: str, index: int, number: int) -> str:
+    """Return what tells the ``number``th call of the reply ``index`` to the request ``id`` from all others. The ids
+    that clients see are made from it, and end with it."""
+    return f"{id}_{number}" if index == 0 else f"{id}_{index}_{number}"
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ that come in.
 
 import base64
 import binascii
+from itertools import count
 from typing import Any, Literal
 
 from gptoss_mlx.reply import Call, Piece, Reply
-from gptoss_mlx.requests.request import Thoughts
+from gptoss_mlx.requests.request import Thoughts, call_key
 
 Item = dict[str, Any]
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -73,22 +74,27 @@ def summary_part(text: str) -> dict[str, Any]:
     return {"type": "summary_text", "text": text}
 
 
-def item_ids(id: str, section: str, number: int) -> tuple[str, str]:
-    """Return the ids of the ``number``th item of response ``id``, and of its call if it is one."""
-    kind = {"thought": "rs", "call": "fc"}.get(section, "msg")
-    return f"{kind}_{id}_{number}", f"call_{id}_{number}"
+def item_id(id: str, section: str, number: int) -> str:
+    """Return the id of the ``number``th item of response ``id``."""
+    return f"{ {'thought': 'rs', 'call': 'fc'}.get(section, 'msg') }_{id}_{number}"
+
+
+def call_id(id: str, number: int) -> str:
+    """Return the id of the ``number``th call of response ``id``."""
+    return f"call_{call_key(id, 0, number)}"
 
 
 def items(reply: Reply, id: str, thoughts: Thoughts, sealed: bool = False) -> list[Item]:
     """Return the items of a whole reply. Only the last one is incomplete if the reply was cut off."""
     shown = [part for part in reply.parts if thoughts != "hidden" or _section(part) != "thought"]
     found = []
+    calls = (call_id(id, number) for number in count())
     for number, part in enumerate(shown):
         cut_off = reply.reason == "length" and number + 1 == len(shown)
         status: Status = "incomplete" if cut_off else "completed"
-        own, call_id = item_ids(id, _section(part), number)
+        own = item_id(id, _section(part), number)
         if isinstance(part, Call):
-            found.append(call_item(own, call_id, part.name, part.arguments, "completed"))
+            found.append(call_item(own, next(calls), part.name, part.arguments, "completed"))
         elif part.section == "thought":
             found.append(reasoning_item(own, part.text, thoughts, sealed))
         else:

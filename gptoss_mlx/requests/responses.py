@@ -60,7 +60,7 @@ def read(raw: Any, defaults: Defaults, *, carried: Carried | None = None, notes:
     body.skip("stream_options", "client_metadata")
     if carried is None:
         body.only("previous_response_id")
-    history = History()
+    history = History(defaults.recall)
     if instructions := body.text("instructions"):
         history.instruct(instructions, "instructions")
     own = bool(instructions and instructions.strip())

@@ -16,6 +16,7 @@ async def create(exchange: Exchange, service: Service) -> None:
     """Answer a chat."""
     created = int(time.time())
     async with service.answering(
+        exchange.id,
         model_of(exchange.body),
         lambda defaults: refuse_format(
             chat_completions.read(exchange.body, defaults, notes=exchange.notes), "response_format"

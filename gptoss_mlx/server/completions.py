@@ -32,7 +32,9 @@ async def create(exchange: Exchange, service: Service) -> None:
         if asked.request.stream:
             await _stream(exchange, service, loaded, asked, head)
             return
-        choices = await _together([_answer(service, loaded, asked, index, name) for index in range(len(asked.prompts))])
+        choices = await _together(
+            [_answer(service, loaded, asked, index, name, exchange.id) for index in range(len(asked.prompts))]
+        )
     used = sum(len(prompt) for prompt in asked.prompts)
     added = sum(tokens for _, tokens in choices)
     usage = {"prompt_tokens": used, "completion_tokens": added, "total_tokens": used + added}
@@ -49,7 +51,9 @@ async def _together(works: "Sequence[Coroutine[None, None, tuple[Choice, int]]]"
     return [task.result() for task in tasks]
 
 
-async def _answer(service: Service, loaded: Loaded, asked: Completion, index: int, name: str) -> tuple[Choice, int]:
+async def _answer(
+    service: Service, loaded: Loaded, asked: Completion, index: int, name: str, id: str
+) -> tuple[Choice, int]:
     """Return the choice for one prompt, and how many tokens were added to it."""
     tokenizer = loaded.runtime.tokenizer
     prompt = list(asked.prompts[index])
@@ -58,7 +62,9 @@ async def _answer(service: Service, loaded: Loaded, asked: Completion, index: in
     reason = "length"
     added: list[int] = []
     if asked.limit:
-        async with service.replying(loaded, Answering(asked.request, name, prompt), plain=True) as answering:
+        async with service.replying(
+            loaded, Answering(id, asked.request, name, prompt, service.calls), plain=True
+        ) as answering:
             (reply,) = await answering.whole()
             (order,) = answering.orders
         added = order.ids
@@ -83,7 +89,9 @@ async def _stream(
         await exchange.event(head | {"choices": [choice]})
 
     prompt = list(asked.prompts[0])
-    async with service.replying(loaded, Answering(asked.request, head["model"], prompt), plain=True) as answering:
+    async with service.replying(
+        loaded, Answering(exchange.id, asked.request, head["model"], prompt, service.calls), plain=True
+    ) as answering:
         try:
             async for come in answering.events():
                 match come:

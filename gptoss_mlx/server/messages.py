@@ -11,7 +11,7 @@ from gptoss_mlx.server.chat_completions import model_of
 from gptoss_mlx.server.exchange import Exchange
 from gptoss_mlx.server.owner import Ended
 from gptoss_mlx.server.problems import Problem, problem_of
-from gptoss_mlx.server.service import Answering, Of, Service, Waiting, prepare
+from gptoss_mlx.server.service import Answering, Of, Service, Waiting
 
 MessageEvent = dict[str, Any]
 
@@ -19,7 +19,7 @@ MessageEvent = dict[str, Any]
 async def create(exchange: Exchange, service: Service) -> None:
     """Answer with a message."""
     async with service.answering(
-        _model_of(exchange.body), lambda defaults: messages.read(exchange.body, defaults, exchange.notes)
+        exchange.id, _model_of(exchange.body), lambda defaults: messages.read(exchange.body, defaults, exchange.notes)
     ) as answering:
         if answering.request.stream:
             await _stream(exchange, answering)
@@ -30,9 +30,10 @@ async def create(exchange: Exchange, service: Service) -> None:
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
     """Count the tokens of a prompt."""
-    async with service.model(_model_of(exchange.body)) as (_, loaded):
+    async with service.model(_model_of(exchange.body)) as (name, loaded):
         _, prompt = await asyncio.to_thread(
-            prepare,
+            service.prepare,
+            name,
             loaded.runtime,
             lambda defaults: messages.read(exchange.body, defaults, exchange.notes, counting=True),
         )
@@ -54,8 +55,8 @@ class Growing:
         if isinstance(piece, CallPiece):
             events = []
             if self._open != "call" or self._call != piece.number:
-                events = self._begin("call", {"type": "tool_use", "name": piece.name, "input": {}})
                 self._call = piece.number
+                events = self._begin("call", {"type": "tool_use", "name": piece.name, "input": {}})
             return events + ([self._delta("input_json_delta", partial_json=piece.text)] if piece.text else [])
         if piece.section == "thought":
             if not self.shown:
@@ -77,7 +78,7 @@ class Growing:
         self._open = section
         self._index += 1
         if section == "call":
-            block |= {"id": messages.call_id(self.id, self._index)}
+            block |= {"id": messages.call_id(self.id, self._call)}
         return [*closed, {"type": "content_block_start", "index": self._index, "content_block": block}]
 
     def _close(self) -> list[MessageEvent]:

@@ -22,7 +22,6 @@ class _Open:
     section: str
     index: int
     id: str
-    call_id: str
     name: str = ""
     number: int = 0
     text: str = ""
@@ -102,7 +101,8 @@ class Growing:
             events = self._close("completed")
             self._open = self._new("call")
             self._open.name, self._open.number = piece.name, piece.number
-            item = objects.call_item(self._open.id, self._open.call_id, piece.name, "", "in_progress")
+            call_id = objects.call_id(self.id, piece.number)
+            item = objects.call_item(self._open.id, call_id, piece.name, "", "in_progress")
             events.append(self._item("added", item))
         if piece.text:
             self._open.text += piece.text
@@ -117,7 +117,7 @@ class Growing:
             return []
         text = opened.text
         if opened.section == "call":
-            item = objects.call_item(opened.id, opened.call_id, opened.name, text, status)
+            item = objects.call_item(opened.id, objects.call_id(self.id, opened.number), opened.name, text, status)
             at = {"item_id": opened.id, "output_index": opened.index}
             done = {"name": opened.name, "arguments": text}
             events = [self._event("function_call_arguments.done", at | done)]
@@ -138,7 +138,7 @@ class Growing:
 
     def _new(self, section: str) -> _Open:
         index = len(self.response["output"])
-        return _Open(section, index, *objects.item_ids(self.id, section, index))
+        return _Open(section, index, objects.item_id(self.id, section, index))
 
     def _place(self) -> dict[str, Any]:
         """Return where the open item's only part is."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.requests import Defaults, Request, responses
+from gptoss_mlx.requests import response_objects as objects
 from gptoss_mlx.server.chat_completions import model_of
 from gptoss_mlx.server.exchange import Exchange
 from gptoss_mlx.server.owner import Ended
@@ -36,7 +37,7 @@ async def create(exchange: Exchange, service: Service) -> None:
             responses.read(exchange.body, defaults, carried=carried, notes=exchange.notes), "text.format"
         )
 
-    async with service.answering(wanted, read) as answering:
+    async with service.answering(exchange.id, wanted, read) as answering:
         growing = Growing(exchange.id, created, answering.model, answering.request)
 
         def stop() -> dict[str, Any]:
@@ -150,8 +151,7 @@ def _events(come: Of | Waiting, growing: Growing) -> list[ResponseEvent]:
 def _stored(exchange: Exchange, answering: Answering, growing: Growing) -> Stored:
     carried = answering.request.carried
     if 0 in answering.replies and growing.response["status"] != "failed":
-        calls = [item["call_id"] for item in growing.response["output"] if item["type"] == "function_call"]
-        carried = carried.after(answering.replies[0], lambda number: calls[number])
+        carried = carried.after(answering.replies[0], lambda number: objects.call_id(exchange.id, number))
     given = exchange.body["input"]
     if isinstance(given, str):
         given = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]

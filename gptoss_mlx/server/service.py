@@ -18,11 +18,13 @@ from gptoss_mlx.harmony import Developer, render, render_messages
 from gptoss_mlx.harmony.render import reply_start
 from gptoss_mlx.reply import CallPiece, Piece, Reply, ReplyReader
 from gptoss_mlx.requests import Defaults, Request
+from gptoss_mlx.requests.history import recalled
+from gptoss_mlx.requests.request import call_key
 from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.server.owner import Broken, Ended, Event, Order, Owner
 from gptoss_mlx.server.problems import busy, not_offered
 from gptoss_mlx.server.residence import Loaded, Residence
-from gptoss_mlx.server.stored import Responses
+from gptoss_mlx.server.stored import Calls, Responses
 
 HEARTBEAT = 10.0
 """Seconds without any event after which a stream shows that it is alive. Clients give up after 60 or more."""
@@ -52,12 +54,14 @@ class Of:
 
 @dataclass(eq=False)
 class Answering:
-    """A request that is being answered by the model ``model``. ``shared`` is as for Row. ``replies`` are those that
-    have ended, by index."""
+    """The request ``id`` while the model ``model`` answers it. ``calls`` remember its calls. ``shared`` is as for Row.
+    ``replies`` are those that have ended, by index."""
 
+    id: str
     request: Request
     model: str
     prompt: list[int]
+    calls: Calls
     shared: tuple[int, ...] = ()
     orders: list[Order] = field(default_factory=list)
     replies: dict[int, Reply] = field(default_factory=dict)
@@ -84,6 +88,8 @@ class Answering:
                 if event.reply.unknown_calls:
                     raise not_offered(event.reply.unknown_calls[0].name)
                 self.replies[index] = event.reply
+                for number, call in enumerate(recalled(event.reply)):
+                    self.calls.keep(self.model, call_key(self.id, index, number), call)
             yield Of(index, event)
 
     async def whole(self) -> list[Reply]:
@@ -102,6 +108,14 @@ class Answering:
         return max((min(len(row.context.ids), len(self.prompt)) for row in rows), default=0)
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """The ids of a prompt. Others may begin with the first ``shared`` of them."""
+
+    ids: list[int]
+    shared: tuple[int, ...]
+
+
 @dataclass(eq=False)
 class Service:
     """Answers at most ``places`` requests at a time, those that wait for the model included."""
@@ -110,15 +124,19 @@ class Service:
     residence: Residence
     places: int
     responses: Responses = field(default_factory=Responses)
+    calls: Calls = field(default_factory=Calls)
     taken: int = field(default=0, init=False)
 
     @asynccontextmanager
-    async def answering(self, wanted: str | None, read: Callable[[Defaults], Request]) -> AsyncIterator[Answering]:
-        """Answer the request that ``read`` returns, with the model ``wanted``, inside the block. Raises Problem if
-        there is no place, what ``read`` and rendering raise, and the errors of rows that can never run."""
+    async def answering(
+        self, id: str, wanted: str | None, read: Callable[[Defaults], Request]
+    ) -> AsyncIterator[Answering]:
+        """Answer the request ``id`` that ``read`` returns, with the model ``wanted``, inside the block. Raises Problem
+        if there is no place, what ``read`` and rendering raise, and the errors of rows that can never run."""
         async with self.model(wanted) as (name, loaded):
-            request, prompt = await asyncio.to_thread(prepare, loaded.runtime, read)
-            async with self.replying(loaded, Answering(request, name, prompt.ids, prompt.shared)) as answering:
+            request, prompt = await asyncio.to_thread(self.prepare, name, loaded.runtime, read)
+            answer = Answering(id, request, name, prompt.ids, self.calls, prompt.shared)
+            async with self.replying(loaded, answer) as answering:
                 yield answering
 
     @asynccontextmanager
@@ -141,6 +159,18 @@ class Service:
         with self._place():
             async with self.residence.lease(wanted) as held:
                 yield held
+
+    def prepare(self, model: str, runtime: Runtime, read: Callable[[Defaults], Request]) -> tuple[Request, Prompt]:
+        """Return a request to ``model`` and its prompt. It takes a while, so call it beside the event loop.
+
+        Another conversation may have the same system and developer messages, and the next turn has the same messages.
+        """
+        request = read(Defaults(runtime.sampling(), date=Date.today().isoformat(), recall=self.calls.of(model)))
+        tokenizer = runtime.tokenizer
+        ids = render(request.messages, tokenizer, limit=runtime.config.max_position_embeddings)
+        head = list(takewhile(lambda message: message.role in ("system", "developer"), request.messages))
+        shared = len(render_messages(head, tokenizer)), len(ids) - len(reply_start(tokenizer))
+        return request, Prompt(ids, shared)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -167,27 +197,6 @@ class Service:
         if plain:
             reader.expect_text()
         return Order(self.owner.new_id(), make, reader, lambda event: answering.told.put_nowait((index, event)))
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The ids of a prompt. Others may begin with the first ``shared`` of them."""
-
-    ids: list[int]
-    shared: tuple[int, ...]
-
-
-def prepare(runtime: Runtime, read: Callable[[Defaults], Request]) -> tuple[Request, Prompt]:
-    """Return a request and its prompt. It takes a while, so call it beside the event loop.
-
-    Another conversation may have the same system and developer messages, and the next turn has the same messages.
-    """
-    request = read(Defaults(runtime.sampling(), date=Date.today().isoformat()))
-    tokenizer = runtime.tokenizer
-    ids = render(request.messages, tokenizer, limit=runtime.config.max_position_embeddings)
-    head = list(takewhile(lambda message: message.role in ("system", "developer"), request.messages))
-    shared = len(render_messages(head, tokenizer)), len(ids) - len(reply_start(tokenizer))
-    return request, Prompt(ids, shared)
 
 
 def refuse_format(request: Request, param: str) -> Request:

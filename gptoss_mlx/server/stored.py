@@ -1,4 +1,7 @@
-"""Responses that may be asked for again, or continued. They are kept in memory, and the oldest are forgotten."""
+"""What is remembered of replies: responses that may be asked for again or continued, and calls that come back.
+
+They are kept in memory, and the oldest are forgotten.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -6,9 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gptoss_mlx.requests import Carried
+from gptoss_mlx.requests.history import Recall, Recalled
 
 MOST = 512
 """Responses kept."""
+
+MOST_CALLS = 4096
+"""Calls remembered, with what was thought before them."""
 
 MOST_BYTES = 64 << 20
 """Bytes of the bodies that asked for them."""
@@ -32,6 +39,22 @@ class Stored:
         messages = tuple(replace(message, ids=None) for message in self.carried.messages)
         awaited = {id: replace(message, ids=None) for id, message in self.carried.awaited.items()}
         return Carried(self.carried.instructions, messages, awaited)
+
+
+@dataclass(eq=False)
+class Calls:
+    """Calls as models wrote them, by model and key. The oldest are forgotten."""
+
+    _kept: "OrderedDict[tuple[str, str], Recalled]" = field(default_factory=OrderedDict)
+
+    def keep(self, model: str, key: str, call: Recalled) -> None:
+        self._kept[model, key] = call
+        if len(self._kept) > MOST_CALLS:
+            self._kept.popitem(last=False)
+
+    def of(self, model: str) -> Recall:
+        """Return what finds the calls of one model. A key is found by any id that ends with it, behind a prefix."""
+        return lambda id: self._kept.get((model, id.partition("_")[2]))
 
 
 @dataclass(eq=False)

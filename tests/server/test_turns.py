@@ -3,6 +3,8 @@
 import openai
 import pytest
 
+from tests.server.said import ANSWER, CHAT_TOOL, NEXT, PARAMETERS, SAID, THOUGHT, calling
+from tests.support.harmony_streams import encode
 from tests.support.served import serving
 
 HEAD = "You are a careful assistant. " * 60
@@ -67,3 +69,42 @@ def test_a_server_that_is_started_again_reads_only_what_is_new(tmp_path):
             assert server.end()[0] == 143
     assert seen[0][2] == 0
     assert seen[1][2] >= seen[0][1] - 4
+
+
+CALLED = [*THOUGHT, *NEXT, *SAID, *NEXT, *calling(arguments='{ "city" : "Paris" }')]
+
+
+def test_a_client_that_leaves_out_the_thought_of_a_call_has_the_model_read_it_all_the_same(scripted, openai_at):
+    """The next prompt begins with the very ids of the first one and of its reply, although the client sent neither the
+    thought nor the blanks in the arguments."""
+    with scripted(CALLED, ANSWER, ANSWER) as there:
+        client = openai_at(there)
+        ask = [{"role": "user", "content": "Weather?"}]
+        message = client.chat.completions.create(model="m", messages=ask, tools=[CHAT_TOOL]).choices[0].message
+        (call,) = message.tool_calls
+        function = {"name": "f", "arguments": '{"city":"Paris"}'}
+        sent = {"role": "assistant", "content": message.content}
+        sent["tool_calls"] = [{"id": call.id, "type": "function", "function": function}]
+        result = {"role": "tool", "tool_call_id": call.id, "content": "wet"}
+        client.chat.completions.create(model="m", messages=[*ask, sent, result], tools=[CHAT_TOOL])
+        other = sent | {"content": "Something else."}
+        client.chat.completions.create(model="m", messages=[*ask, other, result], tools=[CHAT_TOOL])
+        first, second, third = (row.prompt for row in there.rows.asked)
+        written = first + encode(CALLED, there.tokenizer.special, there.tokenizer.encode)
+        assert second[: len(written)] == written
+        assert "Something else." in there.tokenizer.decode(third, markers=True)
+
+
+def test_messages_too_have_the_thought_that_anthropic_s_client_never_saw(scripted, anthropic_at):
+    tool = {"name": "f", "description": "Weather.", "input_schema": PARAMETERS}
+    with scripted(CALLED, ANSWER) as there:
+        client = anthropic_at(there)
+        ask = [{"role": "user", "content": "Weather?"}]
+        said = client.messages.create(model="m", max_tokens=90, messages=ask, tools=[tool]).content
+        assert [block.type for block in said] == ["text", "tool_use"]
+        result = {"type": "tool_result", "tool_use_id": said[1].id, "content": "wet"}
+        messages = [*ask, {"role": "assistant", "content": said}, {"role": "user", "content": [result]}]
+        client.messages.create(model="m", max_tokens=90, messages=messages, tools=[tool])
+        first, second = (row.prompt for row in there.rows.asked)
+        written = first + encode(CALLED, there.tokenizer.special, there.tokenizer.encode)
+        assert second[: len(written)] == written
