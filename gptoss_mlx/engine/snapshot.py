@@ -96,24 +96,9 @@ class Snapshots:
         config = model.config
         dtype = model.weights.dtype
         files = _Names.of(model_key, prompt, [length]).files(length)
-        # Each layer is allocated once, and the files fill it one after the other.
-        kept = [
-            np.empty(_shape(config, length if kind == FULL else _window_rows(config, length)), NUMPY_DTYPES[dtype])
-            for kind in config.layer_types
-        ]
-        for number, name in enumerate(files):
-            rows = slice(number * BLOCK, None if name == files[-1] else (number + 1) * BLOCK)
-            wanted = [
-                own[:, :, :, rows] if kind == FULL else own
-                for own, kind in zip(kept, config.layer_types, strict=True)
-                if kind == FULL or name == files[-1]
-            ]
-            data = self.folder.read(name)
-            if data is None or data.nbytes != sum(part.nbytes for part in wanted):
-                return None
-            for part in filter(np.size, wanted):
-                part[...] = np.frombuffer(data[: part.nbytes], part.dtype).reshape(part.shape)
-                data = data[part.nbytes :]
+        kept = self._read(files, config, length, NUMPY_DTYPES[dtype])
+        if kept is None:
+            return None
         held = {}
         for number in reversed(range(len(kept))):  # one by one, so that only one layer is there twice
             array = mx.array(kept.pop())
@@ -159,6 +144,27 @@ class Snapshots:
             return None
         self._told = True
         return self._failure
+
+    def _read(self, files: list[str], config: ModelConfig, length: int, dtype: type) -> list[np.ndarray] | None:
+        """Return keys and values of each layer, [2, 1, M, rows, D]. Each is allocated once, and the files fill it."""
+        kept: list[np.ndarray] = [
+            np.empty(_shape(config, length if kind == FULL else _window_rows(config, length)), dtype)
+            for kind in config.layer_types
+        ]
+        for number, name in enumerate(files):
+            rows = slice(number * BLOCK, None if name == files[-1] else (number + 1) * BLOCK)
+            wanted = [
+                own[:, :, :, rows] if kind == FULL else own
+                for own, kind in zip(kept, config.layer_types, strict=True)
+                if kind == FULL or name == files[-1]
+            ]
+            data = self.folder.read(name)
+            if data is None or data.nbytes != sum(part.nbytes for part in wanted):
+                return None
+            for part in filter(np.size, wanted):
+                part[...] = np.frombuffer(data[: part.nbytes], dtype).reshape(part.shape)
+                data = data[part.nbytes :]
+        return kept
 
     def _put(self, name: str, arrays: Iterable[mx.array]) -> None:
         if self._failure is None and not self._room.acquire(timeout=2 * PATIENCE):
