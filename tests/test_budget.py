@@ -3,7 +3,7 @@
 import pytest
 
 import gptoss_mlx
-from gptoss_mlx.budget import context_limit, memory_limit
+from gptoss_mlx.budget import context_limit, memory_limit, plan_here
 from gptoss_mlx.engine.memory import LEAST_CONTEXT, cache_bytes
 from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
 from tests.support.checkpoints import SMALL
@@ -72,3 +72,18 @@ def test_a_budget_that_holds_no_model_is_refused_in_one_line(folder):
     with pytest.raises(MemoryBudgetError, match=r"allow more: --memory \d+\.\d\dGB") as refused:
         gptoss_mlx.load(folder, memory="1MB")
     assert "\n" not in str(refused.value)
+
+
+def test_a_budget_below_all_experts_pages_them_and_changes_no_token(folder):
+    whole = gptoss_mlx.load(folder, context=512)
+    budgets = range(whole.plan.peak, 0, -100_000)
+    plans = (plan_here(whole.config, whole.folder.dense, memory=budget, context=512) for budget in budgets)
+    paged = gptoss_mlx.load(folder, memory=next(plan.budget for plan in plans if plan.decision == "paged"), context=512)
+    assert whole.config.num_experts_per_tok <= paged.plan.slots < whole.config.num_local_experts
+    assert paged.plan.decision == "paged"
+    assert any("are read from disk when they are chosen" in notice for notice in paged.plan.notices)
+    prompt = list(range(1, 200))
+    answers = [list(runtime.generate(prompt, max_tokens=60, temperature=0, stop=())) for runtime in (whole, paged)]
+    assert len(answers[0]) == 60
+    assert answers[0] == answers[1]
+    assert paged.model.weights.paged.decode.misses > 0

@@ -30,6 +30,7 @@ ALLOWED = {
     "gptoss_mlx.model": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.model_folder", "metal_kernels"},
 }
 ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
+    "gptoss_mlx.files",
     "gptoss_mlx.home",
     "gptoss_mlx.harmony",
     "gptoss_mlx.published",
@@ -45,8 +46,14 @@ ALLOWED["gptoss_mlx.budget"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engin
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}
 ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home", "gptoss_mlx.records"}
+ALLOWED["gptoss_mlx.kernel_check"] = ALLOWED["gptoss_mlx.model"] | {
+    "gptoss_mlx.files",
+    "gptoss_mlx.home",
+    "gptoss_mlx.model",
+}
 ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
     "gptoss_mlx.budget",
+    "gptoss_mlx.kernel_check",
     "gptoss_mlx.harmony",
     "gptoss_mlx.home",
     "gptoss_mlx.installed",
@@ -80,6 +87,7 @@ ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"]
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}
+ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.budget"] | {"gptoss_mlx.budget"}
 ALLOWED["gptoss_mlx.bench.worker"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.bench"}
 
 

@@ -47,6 +47,7 @@ def batch(
     ] = "auto",
     memory: options.Memory = None,
     context: options.ContextTokens = None,
+    trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     yes: options.Yes = False,
     allow_sleep: AllowSleep = False,
@@ -70,7 +71,9 @@ def batch(
             _say(notice)
         total = opened.survey()
         with awake(allow_sleep):
-            runtime = options.open_model(model, yes, memory=memory, context=context, prefix_disk=prefix_disk)
+            runtime = options.open_model(
+                model, yes, memory=memory, context=context, trace_experts=trace_experts, prefix_disk=prefix_disk
+            )
             _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
 
 

@@ -53,6 +53,7 @@ def chat(
     last: Annotated[bool, typer.Option("--continue", help="Resume the session saved last.")] = False,
     memory: options.Memory = None,
     context: options.ContextTokens = None,
+    trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     yes: options.Yes = False,
 ) -> None:
@@ -74,6 +75,7 @@ def chat(
             yes,
             memory=memory,
             context=context,
+            trace_experts=trace_experts,
             prefix_disk=prefix_disk,
         )
     else:
@@ -86,6 +88,7 @@ def chat(
             yes,
             memory=memory,
             context=context,
+            trace_experts=trace_experts,
             prefix_disk=prefix_disk,
         )
         effort = reasoning or conversation.reasoning

@@ -31,6 +31,7 @@ def run(
     ] = False,
     memory: options.Memory = None,
     context: options.ContextTokens = None,
+    trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     yes: options.Yes = False,
 ) -> None:
@@ -52,6 +53,7 @@ def run(
         yes,
         memory=memory,
         context=context,
+        trace_experts=trace_experts,
         prefix_disk=prefix_disk,
     )
 
