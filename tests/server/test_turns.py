@@ -1,6 +1,9 @@
 """A turn reads only what is new, whichever API it comes through and whatever else was asked in between."""
 
+import openai
 import pytest
+
+from tests.support.served import serving
 
 HEAD = "You are a careful assistant. " * 60
 
@@ -49,3 +52,18 @@ def test_a_turn_reads_the_last_answer_and_the_new_message(api, request):
         other.chat.completions.create(model="m", messages=[{"role": "user", "content": "Title?"}], max_tokens=2)
         _, agent, shared = chat(other, [(f"A second agent asks {len(turns)} {api.__name__}", None)])
         assert shared > 0.9 * agent - 30  # the head
+
+
+def test_a_server_that_is_started_again_reads_only_what_is_new(tmp_path):
+    options = ("--model", "tiny", "--prefix-disk", "1GB")
+    turns = [("What is 12 + 30?", None)]
+    seen = []
+    for _ in range(2):
+        with serving(*options, GPTOSS_MAC_HOME=str(tmp_path)) as server:
+            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
+            seen.append(chat(client, turns))
+            turns = [(turns[0][0], seen[-1][0]), ("and plus 10?", None)]
+            server.process.terminate()
+            assert server.end()[0] == 143
+    assert seen[0][2] == 0
+    assert seen[1][2] >= seen[0][1] - 4
