@@ -22,6 +22,7 @@ import numpy as np
 from gptoss_mlx.bounded_folder import PATIENCE, BoundedFolder
 from gptoss_mlx.config import FULL, ModelConfig
 from gptoss_mlx.engine.context import Context
+from gptoss_mlx.errors import one_line
 from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.decoder import Decoder
 from metal_kernels import launch
@@ -78,6 +79,7 @@ class Snapshots:
     folder: BoundedFolder
     _failure: str | None = field(default=None, init=False)
     _told: bool = field(default=False, init=False)
+    _pending: set[str] = field(default_factory=set, init=False)
     # Python joins the thread of an executor at exit, so what waits is written then.
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "snapshots"), init=False)
     _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(PENDING), init=False)
@@ -109,30 +111,34 @@ class Snapshots:
         context.mark()
         return context
 
-    def save(self, model_key: str, ids: list[int], cache: KVCache, marks: Sequence[KVCache]) -> None:
+    def save(
+        self, model_key: str, ids: list[int], cache: KVCache, marks: Sequence[KVCache], *, wait: bool = True
+    ) -> bool:
         """Write a snapshot of each of the ``marks`` of ``cache``, which has read ``ids``, and the blocks that are not
-        there. Copy them first, and wait for the writer where PENDING copies wait. Nothing is written if the budget
-        cannot hold all of it."""
+        there. Copy them first, and where PENDING copies are not written yet ``wait`` for the writer, or else return
+        False, to be called again. Nothing is written if the budget cannot hold all of it."""
         if self._failure is not None or not marks:
-            return
+            return True
+        if not wait and len(self._pending) >= PENDING:
+            return False
         last = marks[-1].length
         names = _Names.of(model_key, ids, [mark.length for mark in marks])
         state = cache.at(marks[-1])
         points = {mark.length: cache.at(mark).held(mark.length // BLOCK * BLOCK) for mark in marks}
         whole = [state.full_rows(0, last), *(point.values() for point in points.values())]
         if sum(array.nbytes for arrays in whole for array in arrays) > self.folder.budget * MOST:
-            return
+            return True
         blocks = names.files(last)[:-1]
         order = [*map(names.snapshot, sorted(points, reverse=True)), *reversed(blocks)]  # a shared beginning goes last
         self.folder.touch(order)  # lest writing some removes others
-        there = self.folder.names()
-        for number, name in enumerate(blocks):
-            if name not in there:
-                self._put(name, state.full_rows(number * BLOCK, (number + 1) * BLOCK))
-        for length, point in points.items():
-            if (name := names.snapshot(length)) not in there:
-                self._put(name, point.values())
+        there = self._pending | self.folder.names()
+        parts = [(name, state.full_rows(at * BLOCK, (at + 1) * BLOCK)) for at, name in enumerate(blocks)]
+        parts += [(names.snapshot(length), list(point.values())) for length, point in points.items()]
+        for name, arrays in parts:
+            if name not in there and not self._put(name, arrays, wait):
+                return self._failure is not None
         self._writer.submit(self.folder.touch, order)
+        return True
 
     def close(self) -> None:
         """Wait until all is written."""
@@ -166,13 +172,21 @@ class Snapshots:
                 data = data[part.nbytes :]
         return kept
 
-    def _put(self, name: str, arrays: Iterable[mx.array]) -> None:
-        if self._failure is None and not self._room.acquire(timeout=2 * PATIENCE):
-            self._fail("the disk does not answer")
-        if self._failure is not None:
-            return
-        parts = [np.array(array.view(mx.uint8)).data.cast("B") for array in arrays]
+    def _put(self, name: str, arrays: Iterable[mx.array], wait: bool) -> bool:
+        """Copy and hand over a file. Return False if there is no room for a copy."""
+        if not self._room.acquire(timeout=2 * PATIENCE if wait else 0):
+            if wait:
+                self._fail("the disk does not answer")
+            return False
+        try:
+            parts = [np.array(array.view(mx.uint8)).data.cast("B") for array in arrays]
+        except (RuntimeError, MemoryError) as error:
+            self._room.release()
+            self._fail(one_line(error))
+            return False
+        self._pending.add(name)
         self._writer.submit(self._write, name, parts)
+        return True
 
     def _write(self, name: str, parts: list[memoryview]) -> None:
         try:
@@ -181,6 +195,7 @@ class Snapshots:
         except OSError as error:
             self._fail(error.strerror or "it cannot be written")
         finally:
+            self._pending.discard(name)
             self._room.release()
 
     def _fail(self, why: str) -> None:
