@@ -25,13 +25,15 @@ loads 60,000 tokens a second, and no Mac reads 2,000."""
 
 @dataclass(eq=False)
 class _Trunk:
-    """A cache that has read ``ids``, and its marks by their length. ``nbytes`` are those of all its arrays."""
+    """A cache that has read ``ids``, and its marks by their length. ``nbytes`` are those of all its arrays. ``saved``
+    says that it was handed over to the disk."""
 
     model_key: str
     ids: list[int]
     cache: KVCache
     marks: dict[int, KVCache]
     nbytes: int
+    saved: bool = False
 
 
 @dataclass(eq=False)
@@ -99,6 +101,13 @@ class PrefixCache:
             self._drop(self._trunks.pop(0))
         return True
 
+    def write(self) -> bool:
+        """Hand over to the disk what is kept and is not there, as far as that takes no waiting. Return whether that was
+        all. Call it again and again where nobody waits, so that nothing is left to do when memory is needed."""
+        for trunk in self._trunks:
+            trunk.saved = trunk.saved or self._save_trunk(trunk, wait=False)
+        return all(trunk.saved for trunk in self._trunks)
+
     def close(self) -> None:
         """Write to disk what is kept, and wait for it."""
         for trunk in self._trunks:
@@ -110,12 +119,14 @@ class PrefixCache:
         """Return, once, why nothing more is written to disk, or None."""
         return None if self.snapshots is None else self.snapshots.notice()
 
-    def _save(self, model_key: str, ids: list[int], cache: KVCache, marks: Sequence[KVCache]) -> None:
-        if self.snapshots is not None:
-            self.snapshots.save(model_key, ids, cache, marks)
+    def _save(
+        self, model_key: str, ids: list[int], cache: KVCache, marks: Sequence[KVCache], *, wait: bool = True
+    ) -> bool:
+        return self.snapshots is None or self.snapshots.save(model_key, ids, cache, marks, wait=wait)
 
-    def _save_trunk(self, trunk: _Trunk) -> None:
-        self._save(trunk.model_key, trunk.ids, trunk.cache, [trunk.marks[length] for length in sorted(trunk.marks)])
+    def _save_trunk(self, trunk: _Trunk, *, wait: bool = True) -> bool:
+        marks = [trunk.marks[length] for length in sorted(trunk.marks)]
+        return self._save(trunk.model_key, trunk.ids, trunk.cache, marks, wait=wait)
 
     def _drop(self, trunk: _Trunk) -> None:
         """Move ``trunk`` to disk. Remove it from the trie, with the nodes that then lead nowhere."""

@@ -22,6 +22,7 @@ import numpy as np
 from gptoss_mlx.bounded_folder import PATIENCE, BoundedFolder
 from gptoss_mlx.config import FULL, ModelConfig
 from gptoss_mlx.engine.context import Context
+from gptoss_mlx.errors import one_line
 from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.decoder import Decoder
 from metal_kernels import launch
@@ -78,6 +79,7 @@ class Snapshots:
     folder: BoundedFolder
     _failure: str | None = field(default=None, init=False)
     _told: bool = field(default=False, init=False)
+    _pending: set[str] = field(default_factory=set, init=False)
     # Python joins the thread of an executor at exit, so what waits is written then.
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "snapshots"), init=False)
     _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(PENDING), init=False)
@@ -96,9 +98,63 @@ class Snapshots:
         config = model.config
         dtype = model.weights.dtype
         files = _Names.of(model_key, prompt, [length]).files(length)
-        # Each layer is allocated once, and the files fill it one after the other.
-        kept = [
-            np.empty(_shape(config, length if kind == FULL else _window_rows(config, length)), NUMPY_DTYPES[dtype])
+        kept = self._read(files, config, length, NUMPY_DTYPES[dtype])
+        if kept is None:
+            return None
+        held = {}
+        for number in reversed(range(len(kept))):  # one by one, so that only one layer is there twice
+            array = mx.array(kept.pop())
+            held[f"{number}.kv"] = array.view(mx.bfloat16) if dtype == mx.bfloat16 else array
+            mx.eval(held[f"{number}.kv"])
+        self.folder.touch(reversed(files))
+        context = Context(model, KVCache.restored(config, length, held, dtype), prompt[:length])
+        context.mark()
+        return context
+
+    def save(
+        self, model_key: str, ids: list[int], cache: KVCache, marks: Sequence[KVCache], *, wait: bool = True
+    ) -> bool:
+        """Write a snapshot of each of the ``marks`` of ``cache``, which has read ``ids``, and the blocks that are not
+        there. Copy them first, and where PENDING copies are not written yet ``wait`` for the writer, or else return
+        False, to be called again. Nothing is written if the budget cannot hold all of it."""
+        if self._failure is not None or not marks:
+            return True
+        if not wait and len(self._pending) >= PENDING:
+            return False
+        last = marks[-1].length
+        names = _Names.of(model_key, ids, [mark.length for mark in marks])
+        state = cache.at(marks[-1])
+        points = {mark.length: cache.at(mark).held(mark.length // BLOCK * BLOCK) for mark in marks}
+        whole = [state.full_rows(0, last), *(point.values() for point in points.values())]
+        if sum(array.nbytes for arrays in whole for array in arrays) > self.folder.budget * MOST:
+            return True
+        blocks = names.files(last)[:-1]
+        order = [*map(names.snapshot, sorted(points, reverse=True)), *reversed(blocks)]  # a shared beginning goes last
+        self.folder.touch(order)  # lest writing some removes others
+        there = self._pending | self.folder.names()
+        parts = [(name, state.full_rows(at * BLOCK, (at + 1) * BLOCK)) for at, name in enumerate(blocks)]
+        parts += [(names.snapshot(length), list(point.values())) for length, point in points.items()]
+        for name, arrays in parts:
+            if name not in there and not self._put(name, arrays, wait):
+                return self._failure is not None
+        self._writer.submit(self.folder.touch, order)
+        return True
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        self._writer.submit(int).result()
+
+    def notice(self) -> str | None:
+        """Return, once, why nothing more is written, or None."""
+        if self._failure is None or self._told:
+            return None
+        self._told = True
+        return self._failure
+
+    def _read(self, files: list[str], config: ModelConfig, length: int, dtype: type) -> list[np.ndarray] | None:
+        """Return keys and values of each layer, [2, 1, M, rows, D]. Each is allocated once, and the files fill it."""
+        kept: list[np.ndarray] = [
+            np.empty(_shape(config, length if kind == FULL else _window_rows(config, length)), dtype)
             for kind in config.layer_types
         ]
         for number, name in enumerate(files):
@@ -112,61 +168,25 @@ class Snapshots:
             if data is None or data.nbytes != sum(part.nbytes for part in wanted):
                 return None
             for part in filter(np.size, wanted):
-                part[...] = np.frombuffer(data[: part.nbytes], part.dtype).reshape(part.shape)
+                part[...] = np.frombuffer(data[: part.nbytes], dtype).reshape(part.shape)
                 data = data[part.nbytes :]
-        held = {}
-        for number in reversed(range(len(kept))):  # one by one, so that only one layer is there twice
-            array = mx.array(kept.pop())
-            held[f"{number}.kv"] = array.view(mx.bfloat16) if dtype == mx.bfloat16 else array
-            mx.eval(held[f"{number}.kv"])
-        self.folder.touch(reversed(files))
-        context = Context(model, KVCache.restored(config, length, held, dtype), prompt[:length])
-        context.mark()
-        return context
+        return kept
 
-    def save(self, model_key: str, ids: list[int], cache: KVCache, marks: Sequence[KVCache]) -> None:
-        """Write a snapshot of each of the ``marks`` of ``cache``, which has read ``ids``, and the blocks that are not
-        there. Copy them first, and wait for the writer where PENDING copies wait. Nothing is written if the budget
-        cannot hold all of it."""
-        if self._failure is not None or not marks:
-            return
-        last = marks[-1].length
-        names = _Names.of(model_key, ids, [mark.length for mark in marks])
-        state = cache.at(marks[-1])
-        points = {mark.length: cache.at(mark).held(mark.length // BLOCK * BLOCK) for mark in marks}
-        whole = [state.full_rows(0, last), *(point.values() for point in points.values())]
-        if sum(array.nbytes for arrays in whole for array in arrays) > self.folder.budget * MOST:
-            return
-        blocks = names.files(last)[:-1]
-        order = [*map(names.snapshot, sorted(points, reverse=True)), *reversed(blocks)]  # a shared beginning goes last
-        self.folder.touch(order)  # lest writing some removes others
-        there = self.folder.names()
-        for number, name in enumerate(blocks):
-            if name not in there:
-                self._put(name, state.full_rows(number * BLOCK, (number + 1) * BLOCK))
-        for length, point in points.items():
-            if (name := names.snapshot(length)) not in there:
-                self._put(name, point.values())
-        self._writer.submit(self.folder.touch, order)
-
-    def close(self) -> None:
-        """Wait until all is written."""
-        self._writer.submit(int).result()
-
-    def notice(self) -> str | None:
-        """Return, once, why nothing more is written, or None."""
-        if self._failure is None or self._told:
-            return None
-        self._told = True
-        return self._failure
-
-    def _put(self, name: str, arrays: Iterable[mx.array]) -> None:
-        if self._failure is None and not self._room.acquire(timeout=2 * PATIENCE):
-            self._fail("the disk does not answer")
-        if self._failure is not None:
-            return
-        parts = [np.array(array.view(mx.uint8)).data.cast("B") for array in arrays]
+    def _put(self, name: str, arrays: Iterable[mx.array], wait: bool) -> bool:
+        """Copy and hand over a file. Return False if there is no room for a copy."""
+        if not self._room.acquire(timeout=2 * PATIENCE if wait else 0):
+            if wait:
+                self._fail("the disk does not answer")
+            return False
+        try:
+            parts = [np.array(array.view(mx.uint8)).data.cast("B") for array in arrays]
+        except (RuntimeError, MemoryError) as error:
+            self._room.release()
+            self._fail(one_line(error))
+            return False
+        self._pending.add(name)
         self._writer.submit(self._write, name, parts)
+        return True
 
     def _write(self, name: str, parts: list[memoryview]) -> None:
         try:
@@ -175,6 +195,7 @@ class Snapshots:
         except OSError as error:
             self._fail(error.strerror or "it cannot be written")
         finally:
+            self._pending.discard(name)
             self._room.release()
 
     def _fail(self, why: str) -> None:

@@ -2,7 +2,10 @@
 
 import os
 import resource
+import threading
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +18,7 @@ from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.snapshot import BLOCK, Snapshots
+from gptoss_mlx.model.cache import KVCache
 from metal_kernels import launch
 from tests.support.checkpoints import SMALL
 from tests.support.measure import relative_l2
@@ -300,6 +304,46 @@ def test_saving_holds_no_more_copies_than_allowed(runtime, view, monkeypatch):
     assert max(waiting) <= snapshot.PENDING
     assert room._value == snapshot.PENDING
     assert own.reusable(runtime.context(), [*ids(1, 12 * BLOCK), 1]) == 12 * BLOCK
+
+
+def test_what_memory_holds_is_written_without_waiting_and_once(runtime, view, monkeypatch):
+    """As a server does between its steps and while it is idle: the writer is slow, and no call waits for it."""
+    own = view(memory=1 << 30)
+    context = read(runtime, ids(1, 100), ids(1, 100) + ids(2, 10 * BLOCK))
+    own.keep(context)
+    go = threading.Event()
+    written = []
+    real = BoundedFolder.write
+
+    def slow(self, name, parts):
+        go.wait()
+        written.append(name)
+        real(self, name, parts)
+
+    monkeypatch.setattr(BoundedFolder, "write", slow)
+    assert not own.prefixes.write()
+    assert not own.prefixes.write()
+    assert len(own.prefixes.snapshots._pending) == snapshot.PENDING
+    go.set()
+    while not own.prefixes.write():
+        time.sleep(0.001)
+    own.prefixes.snapshots.close()
+    assert len(written) == len(set(written)) == 10 + 2
+    assert own.prefixes.write()
+    assert view().reusable(runtime.context(), [*context.ids, 1]) == len(context.ids)
+    assert view().reusable(runtime.context(), [*ids(1, 100), 1]) == 100
+
+
+def test_memory_that_runs_out_while_copying_is_no_error_of_the_reply(runtime, view, monkeypatch):
+    def out(*_, **__):
+        raise RuntimeError("[metal::malloc] out of memory")
+
+    own = view()
+    context = read(runtime, ids(1, 300))
+    monkeypatch.setattr(KVCache, "full_rows", lambda *_: [SimpleNamespace(nbytes=1, view=out)])
+    own.save(context)
+    own.prefixes.close()
+    assert "out of memory" in own.prefixes.notice()
 
 
 def test_a_snapshot_takes_little_more_than_its_keys_and_values(runtime, view, folder):

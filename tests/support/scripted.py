@@ -145,6 +145,9 @@ class ScriptedBatch:
     def remove(self, id: Hashable) -> None:
         self.rows = [(row, ids) for row, ids in self.rows if row.id != id]
 
+    def write(self) -> bool:
+        return True
+
     def step(self) -> list[Produced]:
         time.sleep(self.pause)
         self.steps += 1
