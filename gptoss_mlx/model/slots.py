@@ -30,7 +30,8 @@ class Tally:
 
     @property
     def hit(self) -> float:
-        """Return the share of the chosen experts that were there, 1 if none was chosen."""
+        """Return the share of the chosen experts that were there, 1 if none was chosen. What was read in vain counts
+        as missed, so it may be negative."""
         return 1 - self.misses / self.wanted if self.wanted else 1.0
 
 
