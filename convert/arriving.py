@@ -10,20 +10,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from convert.assembly import Assembly
 from convert.atomic_folder import check_space, resumable_folder
 from convert.conversion import ByteProgress, Report, finish, losses, nbytes_in, tokenizer_of
-from convert.journal import read_journal, write_line
+from convert.journal import JOURNAL, Line, read_journal, write_line
 from convert.pieces import REDOWNLOAD, Piece, Reader
-from convert.remote import JOURNAL, Remote
+from convert.remote import Remote
 from convert.sources import Checkpoint, open_planned
-from gptoss_mlx import __version__
-from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
+from gptoss_mlx.files import nbytes_on_disk
 from gptoss_mlx.home import DOWNLOAD
 from gptoss_mlx.hub import HubFile, Settings, fetch
 from gptoss_mlx.hub.fetch import DEFAULTS
@@ -58,18 +57,23 @@ def convert_remote(remote: Remote, watch: Watch, *, settings: Settings = DEFAULT
     with resumable_folder(remote.destination) as folder:
         download = folder / DOWNLOAD
         here = remote.keep or download
-        if not (download / JOURNAL).exists() and (folder / layout.MANIFEST).exists():
-            return _finished_before(remote, folder, start)
+        if not (download / JOURNAL).exists() and (model := _finished_before(remote, folder)):
+            return _report_of(model, remote, start)
         with storage_errors(folder):
             lines = _earlier_lines(remote, folder, watch.say)
-            check_space(remote.destination, remote.most - remote.taken)
+            check_space(remote.destination, remote.most - nbytes_on_disk(folder, here))
+            if lines is None:
+                download.mkdir()
+                write_line(download / JOURNAL, remote.head)
             here.mkdir(parents=True, exist_ok=True)
-        for file in remote.small:
-            fetch(remote.plan, file, here / file.name, progress=watch.fetching, say=watch.say, settings=settings)
-        checkpoint = open_planned(here, remote.headers)
-        tokenizer = tokenizer_of(checkpoint)
-        run = _Run(remote, checkpoint, download / JOURNAL, watch, settings)
-        digests = run.fill(folder, lines)
+
+        with _Arrival(remote, here, watch, settings) as arrival:
+            for file in remote.small:
+                arrival.wait(arrival.begin(file), 0, sum(weights.size for weights in remote.weights))
+            checkpoint = open_planned(here, remote.headers)
+            tokenizer = tokenizer_of(checkpoint)
+            run = _Run(remote, checkpoint, download / JOURNAL, watch, arrival)
+            digests = run.fill(folder, lines or [])
         experts, lost = checkpoint.experts(run.reader.tally), losses(checkpoint, run.reader.tally)
         origin = {"folder": remote.plan.repo_id, "commit": remote.plan.commit, "sha256": run.reader.digests}
         origin |= {"experts": experts, "losses": lost}
@@ -93,10 +97,22 @@ def convert_remote(remote: Remote, watch: Watch, *, settings: Settings = DEFAULT
     )
 
 
-def _finished_before(remote: Remote, folder: Path, start: float) -> Report:
-    """Report a folder that a process was killed with when only its name was missing."""
-    model = ModelFolder.open(folder)
+def _finished_before(remote: Remote, folder: Path) -> ModelFolder | None:
+    """Return the model of a process that was killed when only the folder's name was missing. None if there is none, or
+    if it is another one than is wanted now."""
+    if not (folder / layout.MANIFEST).exists():
+        return None
+    try:
+        model = ModelFolder.open(folder)
+    except ModelFolderError:
+        return None
     source = model.manifest["source"]
+    made = source.get("folder"), source.get("commit"), model.manifest["quantization"]["dense"]
+    return model if made == (remote.plan.repo_id, remote.plan.commit, remote.dense) else None
+
+
+def _report_of(model: ModelFolder, remote: Remote, start: float) -> Report:
+    folder, source = model.path, model.manifest["source"]
     with storage_errors(folder):
         shutil.rmtree(folder / DOWNLOAD, ignore_errors=True)
     return Report(
@@ -115,73 +131,50 @@ def _finished_before(remote: Remote, folder: Path, start: float) -> Report:
     )
 
 
-def _earlier_lines(remote: Remote, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Return what the journal says of each finished file. Begin a new journal, in an empty folder, if there is none or
-    if it is of another download."""
+def _earlier_lines(remote: Remote, folder: Path, say: Callable[[str], None]) -> list[Line] | None:
+    """Return what the journal says of each finished file. Empty the folder and return None if there is no journal or if
+    it is of another download."""
     journal = folder / DOWNLOAD / JOURNAL
-    head = {
-        "repo": remote.plan.repo_id,
-        "commit": remote.plan.commit,
-        "dense": remote.dense,
-        "tool": __version__,
-        "keep": str(remote.keep) if remote.keep else None,
-    }
-    lines = read_journal(journal)
-    if lines and lines[0] == head:
+    found = read_journal(journal)
+    if found and found[0] == remote.head:
         for name in (layout.MANIFEST, layout.CONFIG, layout.GENERATION, layout.INDEX, layout.TOKENIZER):
             (folder / name).unlink(missing_ok=True)  # a kill came after the last tensor
-        return lines[1:]
-    if lines:
+        return found[1]
+    if found:
         say("what was downloaded before is from another version or with other options, starting over")
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    journal.parent.mkdir()
-    write_line(journal, head)
-    return []
+    return None
 
 
 class _StoppedError(Exception):
     """The thread that converts has ended, so the one that downloads shall."""
 
 
-class _Run:
-    """The weights of one download on their way into the model folder."""
+class _Arrival:
+    """A thread that fetches files into the folder ``here``, while the context lasts."""
 
-    def __init__(self, remote: Remote, checkpoint: Checkpoint, journal: Path, watch: Watch, settings: Settings) -> None:
-        self._remote, self._checkpoint, self._journal = remote, checkpoint, journal
-        self._watch, self._settings = watch, settings
+    def __init__(self, remote: Remote, here: Path, watch: Watch, settings: Settings) -> None:
+        self._remote, self._here, self._watch, self._settings = remote, here, watch, settings
         self._stop = threading.Event()
-        self._converted = 0
-        self.reader = Reader(self._count)
+        self._thread = ThreadPoolExecutor(1, "download")
 
-    def fill(self, folder: Path, lines: list[dict[str, Any]]) -> dict[str, str]:
-        """Fill the model folder's shards. Return the sha256 of each tensor. ``lines`` are those of the journal."""
-        before: dict[str, dict[str, str]] = {}
-        for line in lines:
-            before |= line["pieces"]
-            self.reader.digests |= line["sources"]
-            self.reader.tally += Counter(line["tally"])
-        arrived = {line["file"] for line in lines}
-        left = [piece for piece in self._checkpoint.pieces if piece.key not in before]
-        self._converted = self._checkpoint.nbytes - _nbytes(left)
-        waiting = [file for file in self._remote.weights if file.name not in arrived]
-        for file in self._remote.weights:
-            if file.name in arrived:
-                self._watch.fetching(file.name, file.size, file.size)
-        assembly = Assembly(folder, self._checkpoint.config, self._checkpoint.pieces, self._remote.dense, before)
-        with assembly, ThreadPoolExecutor(1, "download") as thread:
-            try:
-                self._delete_needless(arrived, left)
-                following = thread.submit(self._fetch, waiting[0]) if waiting else None
-                for number, file in enumerate(waiting):
-                    self._await(following)
-                    more = waiting[number + 1 : number + 2]
-                    following = thread.submit(self._fetch, more[0]) if more else None
-                    arrived.add(file.name)
-                    left = self._convert(assembly, file, arrived, left)
-            finally:
-                self._stop.set()
-        return assembly.digests
+    def __enter__(self) -> "_Arrival":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.shutdown()
+
+    def begin(self, file: HubFile) -> "Future[None]":
+        return self._thread.submit(self._fetch, file)
+
+    def wait(self, arriving: "Future[None]", converted: int, total: int) -> None:
+        """Wait until a file is there. Raises what fetching it raised, and what ``Watch.converting`` raises."""
+        while not arriving.done():
+            self._watch.converting(converted, total)
+            wait([arriving], _POLL_SECONDS)
+        arriving.result()
 
     def _fetch(self, file: HubFile) -> None:
         def progress(name: str, done: int, size: int) -> None:
@@ -189,15 +182,46 @@ class _Run:
                 raise _StoppedError
             self._watch.fetching(name, done, size)
 
-        target = self._path(file.name)
+        target = self._here / file.name
         fetch(self._remote.plan, file, target, progress=progress, say=self._watch.say, settings=self._settings)
 
-    def _await(self, arriving: "Future[None] | None") -> None:
-        while arriving is not None and not arriving.done():
-            self._watch.converting(self._converted, self._checkpoint.nbytes)
-            self._stop.wait(_POLL_SECONDS)
-        if arriving is not None:
-            arriving.result()
+
+class _Run:
+    """The weights of one download on their way into the model folder."""
+
+    def __init__(self, remote: Remote, checkpoint: Checkpoint, journal: Path, watch: Watch, arrival: _Arrival) -> None:
+        self._remote, self._checkpoint, self._journal = remote, checkpoint, journal
+        self._watch, self._arrival = watch, arrival
+        self._converted = 0
+        self.reader = Reader(self._count)
+
+    def fill(self, folder: Path, lines: list[Line]) -> dict[str, str]:
+        """Fill the model folder's shards. Return the sha256 of each tensor. ``lines`` are those of the journal."""
+        before: dict[str, dict[str, str]] = {}
+        for line in lines:
+            before |= line.pieces
+            self.reader.digests |= line.sources
+            self.reader.tally += Counter(line.tally)
+        arrived = {line.file for line in lines}
+        complete = {piece.key for piece in self._checkpoint.pieces if _files_of(piece) <= arrived}
+        if before.keys() != complete:
+            raise StorageError(f"{self._journal}: is damaged; remove {folder} and run the command again")
+        left = [piece for piece in self._checkpoint.pieces if piece.key not in before]
+        self._converted = self._checkpoint.nbytes - _nbytes(left)
+        waiting = [file for file in self._remote.weights if file.name not in arrived]
+        for file in self._remote.weights:
+            if file.name in arrived:
+                self._watch.fetching(file.name, file.size, file.size)
+        assembly = Assembly(folder, self._checkpoint.config, self._checkpoint.pieces, self._remote.dense, before)
+        with assembly:
+            self._delete_needless(arrived, left)
+            following = [self._arrival.begin(file) for file in waiting[:1]]
+            for number, file in enumerate(waiting):
+                self._arrival.wait(following.pop(), self._converted, self._checkpoint.nbytes)
+                following += [self._arrival.begin(more) for more in waiting[number + 1 : number + 2]]
+                arrived.add(file.name)
+                left = self._convert(assembly, file, arrived, left)
+        return assembly.digests
 
     def _convert(self, assembly: Assembly, file: HubFile, arrived: set[str], left: list[Piece]) -> list[Piece]:
         """Add the pieces that the arrival of a file has completed, and delete what none needs. Return the others."""
@@ -205,15 +229,15 @@ class _Run:
         if read_header(path, CheckpointError, REDOWNLOAD) != self._remote.headers[file.name]:
             raise CheckpointError(f"{path}: has another header than the Hub has shown; {REDOWNLOAD}")
         known, tally = set(self.reader.digests), Counter(self.reader.tally)
-        ready = [piece for piece in left if all(source.file.name in arrived for source in piece.sources)]
+        ready = [piece for piece in left if _files_of(piece) <= arrived]
         done = {piece.key: assembly.add(piece, self.reader) for piece in ready}
         assembly.sync()
-        line = {
-            "file": file.name,
-            "pieces": done,
-            "sources": {name: digest for name, digest in self.reader.digests.items() if name not in known},
-            "tally": {name: count - tally[name] for name, count in self.reader.tally.items()},
-        }
+        line = Line(
+            file=file.name,
+            pieces=done,
+            sources={name: digest for name, digest in self.reader.digests.items() if name not in known},
+            tally={name: count - tally[name] for name, count in self.reader.tally.items()},
+        )
         write_line(self._journal, line)
         left = [piece for piece in left if piece.key not in done]
         self._delete_needless(arrived, left)
@@ -221,7 +245,7 @@ class _Run:
 
     def _delete_needless(self, arrived: set[str], left: list[Piece]) -> None:
         if self._remote.keep is None:
-            needed = {source.file.name for piece in left for source in piece.sources}
+            needed = {name for piece in left for name in _files_of(piece)}
             for name in arrived - needed:
                 with storage_errors(self._path(name)):
                     self._path(name).unlink(missing_ok=True)
@@ -232,6 +256,10 @@ class _Run:
     def _count(self, nbytes: int) -> None:
         self._converted += nbytes
         self._watch.converting(self._converted, self._checkpoint.nbytes)
+
+
+def _files_of(piece: Piece) -> set[str]:
+    return {source.file.name for source in piece.sources}
 
 
 def _nbytes(pieces: list[Piece]) -> int:

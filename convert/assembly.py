@@ -10,7 +10,7 @@ import numpy as np
 from convert.pieces import REDOWNLOAD, Arrays, Piece, Q8Rows, Reader
 from convert.repack import dequantize_rows, quantize_rows, round_to_bf16, words_from_blocks
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.errors import CheckpointError, StorageError
 from gptoss_mlx.model_folder import layout
 from gptoss_mlx.model_folder.writer import ShardWriter, TensorStream
 
@@ -22,6 +22,7 @@ class Assembly:
     """A context in which the shards of ``folder`` are filled. After it ``digests`` has every tensor's sha256.
 
     ``before`` has what ``add`` returned for each piece that an earlier process has added, by the piece's ``key``.
+    Raises StorageError where a shard that these are in is gone.
     Leaving the context after an error leaves the files as they are; otherwise it raises ValueError unless every piece
     was added.
     """
@@ -112,6 +113,9 @@ class Assembly:
 
     def _writer(self, file: str) -> ShardWriter:
         if file not in self._open:
+            path = self._folder / file
+            if any(piece.key in self._added for piece in self._pieces[file]) and not path.exists():
+                raise StorageError(f"{path}: is gone; remove {self._folder} and run the command again")
             writer = ShardWriter(self._folder, self._shards[file], self._dtypes).__enter__()
             self._open[file] = writer
             for piece in self._pieces[file]:

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from convert.journal import JOURNAL, read_journal
 from gptoss_mlx.errors import StorageError
-from gptoss_mlx.home import DOWNLOAD, hidden_folder
+from gptoss_mlx.home import DOWNLOAD, hidden_folder, models_dir
 from gptoss_mlx.model_folder.writer import storage_errors, sync_folder
 
 
@@ -26,7 +27,7 @@ def atomic_folder(destination: Path, needed: int) -> Iterator[Path]:
     writing the same destination, when an unfinished download is kept for it, or when a folder cannot be made.
     """
     destination = Path(os.path.abspath(destination))
-    _check_absent(destination)
+    check_absent(destination)
     partial = hidden_folder(destination)
     made: list[Path] = []
     lock = None
@@ -37,15 +38,12 @@ def atomic_folder(destination: Path, needed: int) -> Iterator[Path]:
         if (partial / DOWNLOAD).exists():
             os.close(lock)
             lock = None
-            raise StorageError(
-                f"{destination}: its download is unfinished; go on with `gptoss-mac convert {destination.name}`, "
-                f"discard it with `gptoss-mac models rm {destination.name}`, or use --out"
-            )
+            raise StorageError(f"{destination}: its download is unfinished; {_remedies(destination)}, or use --out")
         with storage_errors(destination.parent):
             _empty(partial)
             check_space(destination, needed)
         yield partial
-        _check_absent(destination)
+        check_absent(destination)
         with storage_errors(destination):
             sync_folder(partial)
             os.rename(partial, destination)
@@ -70,14 +68,14 @@ def resumable_folder(destination: Path) -> Iterator[Path]:
     Raises StorageError as ``atomic_folder`` does.
     """
     destination = Path(os.path.abspath(destination))
-    _check_absent(destination)
+    check_absent(destination)
     partial = hidden_folder(destination)
     with storage_errors(destination.parent):
         destination.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(partial, destination)
     try:
         yield partial
-        _check_absent(destination)
+        check_absent(destination)
         with storage_errors(destination):
             sync_folder(partial)
             os.rename(partial, destination)
@@ -88,7 +86,19 @@ def resumable_folder(destination: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _check_absent(destination: Path) -> None:
+def _remedies(destination: Path) -> str:
+    """Return in words how an unfinished download is gone on with or discarded."""
+    partial = hidden_folder(destination)
+    journal = read_journal(partial / DOWNLOAD / JOURNAL)
+    installed = destination.parent == Path(os.path.abspath(models_dir()))
+    discard = f"with `gptoss-mac models rm {destination.name}`" if installed else f"by removing {partial}"
+    return (
+        f"go on with `{journal[0].command(destination)}`, discard it {discard}" if journal else f"discard it {discard}"
+    )
+
+
+def check_absent(destination: Path) -> None:
+    """Raise StorageError when something is at ``destination``, or when it cannot be a path."""
     try:
         os.lstat(destination)
     except ValueError as error:  # a NUL, or half a surrogate pair

@@ -1,4 +1,5 @@
-"""Checkpoints that other programs have put on this machine: the Hugging Face cache, LM Studio's and ollama's folders.
+"""Checkpoints on this machine: those that a download has kept, and those that other programs have put into the
+Hugging Face cache, LM Studio's and ollama's folders.
 
 Knows how these programs name and lay out their folders, and asks ``open_checkpoint`` which copies can be converted.
 Their files are not trusted: a manifest is bounded, and what it names is looked for in one folder only.
@@ -16,6 +17,8 @@ from typing import Any
 from convert.sources import open_checkpoint
 from convert.sources.gguf import is_first_part
 from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.home import checkpoints_dir
+from gptoss_mlx.published import is_hub_id
 
 OLLAMA = "ollama:"
 """Before the name of a model in ollama, where a source is named."""
@@ -46,7 +49,7 @@ class Found:
 
 def find_local(name: str) -> list[Found]:
     """Return the copies of a published model, "20b" or "120b", that can be converted, those without losses first."""
-    candidates = [*_in_hub_cache(name), *_in_lm_studio(name), *_in_ollama(name)]
+    candidates = [*_kept(name), *_in_hub_cache(name), *_in_lm_studio(name), *_in_ollama(name)]
     return _usable(candidates)
 
 
@@ -66,7 +69,7 @@ def resolve_source(text: str) -> Path | None:
         return blob
     if ":" in text:
         return ollama_model(text)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text):
+    if not is_hub_id(text):
         return None
     owner, _, repo = text.partition("/")
     folders = [*_snapshots(_hub_cache() / f"models--{owner}--{repo}"), *(d / owner / repo for d in _lm_studio_dirs())]
@@ -108,6 +111,11 @@ def _usable(candidates: Iterable[tuple[Path, str]]) -> list[Found]:
         copy = Found(path, f"{where} ({checkpoint.layout})", checkpoint.nbytes, checkpoint.losses({}))
         found.setdefault(os.path.realpath(path), copy)
     return sorted(found.values(), key=lambda copy: bool(copy.losses))
+
+
+def _kept(name: str) -> Iterator[tuple[Path, str]]:
+    for copy in _copies_in(checkpoints_dir() / name):
+        yield copy, f"{name}, kept by an earlier download"
 
 
 def _in_hub_cache(name: str) -> Iterator[tuple[Path, str]]:

@@ -3,21 +3,24 @@
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convert.conversion import check_dense, converted_nbytes
-from convert.journal import read_journal
+from convert.journal import JOURNAL, Head, read_journal
 from convert.pieces import Piece
 from convert.sources import Checkpoint, open_planned
+from convert.sources.checkpoint import read_index
+from gptoss_mlx import __version__
 from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.files import nbytes_on_disk
 from gptoss_mlx.home import DOWNLOAD, hidden_folder
 from gptoss_mlx.hub import HubFile, Plan, Settings, fetch, list_files, measure_rate, read_beginnings
 from gptoss_mlx.hub.fetch import DEFAULTS
+from gptoss_mlx.hub.plan import NoRevisionError
 from gptoss_mlx.model_folder import layout
 from gptoss_mlx.model_folder.safetensors import StoredTensor, header_length, parse_header
 
-JOURNAL = "journal.jsonl"
 _REMEDY = "get the published checkpoint"
 _HEADER_GUESS = 256 << 10
 _MOST_SMALL = 64 << 20
@@ -46,6 +49,12 @@ class Remote:
     rate: float
 
     @property
+    def head(self) -> Head:
+        """What the journal begins with."""
+        keep = str(self.keep) if self.keep else None
+        return Head(self.plan.repo_id, self.plan.commit, self.dense, __version__, keep)
+
+    @property
     def small(self) -> tuple[HubFile, ...]:
         """The files beside the weights."""
         return tuple(file for file in self.plan.files if file not in self.weights)
@@ -67,28 +76,27 @@ def look(
 ) -> Remote:
     """Ask the Hub for a checkpoint and check it, from its config and the headers of its weights. Leaves no file.
 
-    If a download to ``destination`` is unfinished, the commit is the one that it began with. Raises HubError, and
-    CheckpointError if the checkpoint cannot be converted.
+    If a download to ``destination`` with these options is unfinished, the commit is the one that it began with, unless
+    that is gone. Raises HubError, and CheckpointError if the checkpoint cannot be converted.
     """
     check_dense(dense)
     download = hidden_folder(destination) / DOWNLOAD
-    head, *lines = read_journal(download / JOURNAL) or [{}]
-    begun = head.get("repo") == repo_id and isinstance(head.get("commit"), str)
-    plan = list_files(
-        repo_id, head["commit"] if begun else "main", endpoint=endpoint, attempts=min(4, settings.attempts)
-    )
-    headers = _headers(plan, settings)
-    with tempfile.TemporaryDirectory(prefix="gptoss-mac-") as place:
-        for file in plan.files:
-            if file.name in (layout.CONFIG, layout.GENERATION, layout.INDEX):
-                if file.size > _MOST_SMALL:
-                    raise CheckpointError(f"{repo_id}: {file.name} has {file.size:,} bytes, which cannot be right")
-                fetch(plan, file, Path(place) / file.name, settings=settings)
-        checkpoint = _open(Path(place), headers, repo_id)
+    head, lines = read_journal(download / JOURNAL) or (None, [])
+    wanted = Head(repo_id, head.commit if head else "main", dense, __version__, str(keep) if keep else None)
+    attempts = min(4, settings.attempts)
+    try:
+        plan = list_files(repo_id, wanted.commit if head == wanted else "main", endpoint=endpoint, attempts=attempts)
+    except NoRevisionError:
+        if head != wanted:
+            raise
+        plan = list_files(repo_id, endpoint=endpoint, attempts=attempts)
+    plan, headers, checkpoint = _open(plan, settings)
     weights = _in_order(plan, checkpoint)
-    done = {line.get("file") for line in lines} if begun else set()
+    goes_on = head == replace(wanted, commit=plan.commit)
+    done = {line.file for line in lines} if goes_on else set()
     here = keep or download
-    there = sum(file.size if file.name in done else _nbytes_there(here / file.name, file) for file in plan.files)
+    left = (file.size if file.name in done else _nbytes_there(here / file.name, file) for file in plan.files)
+    there = sum(left) if goes_on or keep else 0  # else what is there will be deleted
     after = converted_nbytes(checkpoint.config, dense) + (plan.nbytes if keep else 0)
     return Remote(
         plan=plan,
@@ -100,7 +108,7 @@ def look(
         there=there,
         most=after if keep else after + _most_at_once(weights, checkpoint.pieces) + _small_nbytes(plan, weights),
         after=after,
-        taken=_nbytes_on_disk(hidden_folder(destination), here),
+        taken=nbytes_on_disk(hidden_folder(destination), here),
         rate=measure_rate(plan, weights[0], settings=settings),
     )
 
@@ -125,11 +133,24 @@ def _headers(plan: Plan, settings: Settings) -> dict[str, dict[str, StoredTensor
     }
 
 
-def _open(place: Path, headers: dict[str, dict[str, StoredTensor]], repo_id: str) -> Checkpoint:
-    try:
-        return open_planned(place, headers)
-    except CheckpointError as error:  # the folder is a temporary one, whose name tells the user nothing
-        raise CheckpointError(str(error).replace(str(place), repo_id)) from error
+def _open(plan: Plan, settings: Settings) -> tuple[Plan, dict[str, dict[str, StoredTensor]], Checkpoint]:
+    """Return a plan without the files of weights that the index does not name, the headers, and the checkpoint."""
+    with tempfile.TemporaryDirectory(prefix="gptoss-mac-") as place:
+        folder = Path(place)
+        for file in plan.files:
+            if file.name in (layout.CONFIG, layout.GENERATION, layout.INDEX):
+                if file.size > _MOST_SMALL:
+                    raise CheckpointError(f"{plan.repo_id}: {file.name} has {file.size:,} bytes, which cannot be right")
+                fetch(plan, file, folder / file.name, settings=settings)
+        try:
+            if (folder / layout.INDEX).exists():
+                named = set(read_index(folder / layout.INDEX).values())
+                kept = tuple(file for file in plan.files if file.name in named or not is_weights(file.name))
+                plan = replace(plan, files=kept)
+            headers = _headers(plan, settings)
+            return plan, headers, open_planned(folder, headers)
+        except CheckpointError as error:  # the folder's name tells the user nothing
+            raise CheckpointError(str(error).replace(place, plan.repo_id)) from error
 
 
 def _in_order(plan: Plan, checkpoint: Checkpoint) -> tuple[HubFile, ...]:
@@ -168,9 +189,3 @@ def _nbytes_there(path: Path, file: HubFile) -> int:
         except OSError:
             continue
     return 0
-
-
-def _nbytes_on_disk(*folders: Path) -> int:
-    """Return the bytes that the files in and below folders take. Files with holes take fewer than their size."""
-    found = {path for folder in folders for path in folder.rglob("*")}
-    return sum(path.lstat().st_blocks * 512 for path in found)

@@ -1,10 +1,10 @@
-"""Writing a file whole or not at all. Knows nothing of its content."""
+"""Writing a file whole or not at all, and the room that files take. Knows nothing of their content."""
 
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -25,3 +25,14 @@ def replaced_whole(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def nbytes_on_disk(*folders: Path) -> int:
+    """Return the bytes that the files in and below folders take. Files with holes take fewer than their size, and those
+    that another process removes meanwhile take nothing."""
+    paths = {os.path.join(top, name) for folder in folders for top, _, names in os.walk(folder) for name in names}
+    total = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            total += os.lstat(path).st_blocks * 512
+    return total

@@ -44,6 +44,16 @@ def sessions_dir() -> Path:
     return home_dir() / "sessions"
 
 
+def snapshots_dir() -> Path:
+    """Return the folder that holds what models have read."""
+    return home_dir() / "snapshots"
+
+
+def verdicts_dir() -> Path:
+    """Return the folder that holds which shaders are right on this machine."""
+    return home_dir() / "shaders"
+
+
 def default_model_file() -> Path:
     """Return the file that holds the name or path of the default model."""
     return home_dir() / "default-model"
@@ -67,7 +77,7 @@ def model_name(source: Path) -> str:
         source = source.parent.parent
     name = source.name.rpartition("--")[2] if source.name.startswith("models--") else source.name
     name = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", name)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-") or "model"
     return published_name(name) or name
 
 

@@ -10,7 +10,8 @@ import mlx.core as mx
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.arguments import whole
-from gptoss_mlx.budget import context_limit, memory_limit, plan_here
+from gptoss_mlx.bounded_folder import BoundedFolder
+from gptoss_mlx.budget import context_limit, disk_limit, memory_limit, plan_here
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.allocators import limit_allocators
 from gptoss_mlx.engine.context import Context
@@ -19,9 +20,12 @@ from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import MemoryPlan
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
 from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.errors import ModelFolderError, UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
+from gptoss_mlx.home import snapshots_dir
 from gptoss_mlx.installed import find_model
+from gptoss_mlx.kernel_check import replace_wrong_shaders
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.model.experts import expert_nbytes, holds_experts
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
@@ -163,6 +167,7 @@ def load(
     dtype: str | mx.Dtype | None = None,
     memory: int | str | None = None,
     context: int | None = None,
+    prefix_disk: int | str | None = None,
     slots: int | None = None,
     trace_experts: str | Path | None = None,
     verify: bool = False,
@@ -181,7 +186,12 @@ def load(
     plan's. ``trace_experts`` is a new file that gets what every layer chooses, in the form of ``engine.expert_trace``.
     Every expert then has a slot if all fit, and the host waits for each step's choice. ``verify`` first compares every
     byte of the weights with the manifest. ``prefixes`` may be another model's too. By default it is a new cache of the
-    plan's size. ``progress`` is called with (bytes read, total).
+    plan's size, and ``prefix_disk``, bytes or text such as "4GB", is what the keys and values that it keeps on disk may
+    take there, for this process and others. The default, "off", is to keep none. ``progress`` is called with (bytes
+    read, total).
+
+    Where shaders run, the first load on a machine compares them with plain MLX, which does the work of wrong ones from
+    then on. A warning names them.
 
     Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, and StorageError for a trace that
     cannot be written.
@@ -189,6 +199,7 @@ def load(
     chosen = _dtype(dtype)
     limit = memory_limit(memory)
     wanted = context_limit(context)
+    on_disk = disk_limit(prefix_disk)
     folder = ModelFolder.open(find_model(model))
     try:
         launch.check()
@@ -217,8 +228,10 @@ def load(
 
     config = replace(folder.config, max_position_embeddings=planned.context)
     decoder = Decoder(config, load_weights(folder, chosen, advance, slots=slots, watch=watch))
+    replace_wrong_shaders(decoder)
     if prefixes is None:
-        prefixes = PrefixCache(planned["prefix cache"])
+        snapshots = Snapshots(BoundedFolder(snapshots_dir(), on_disk)) if on_disk else None
+        prefixes = PrefixCache(planned["prefix cache"], snapshots)
     return Runtime(folder, decoder, planned, prefixes)
 
 

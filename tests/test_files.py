@@ -1,10 +1,10 @@
-"""A file replaced whole: nothing beside it is touched, and nothing is left behind."""
+"""A file replaced whole: nothing beside it is touched, and nothing is left behind. The room that files take."""
 
 import os
 
 import pytest
 
-from gptoss_mlx.files import replaced_whole
+from gptoss_mlx.files import nbytes_on_disk, replaced_whole
 
 
 def test_the_file_is_replaced_private_and_alone(tmp_path):
@@ -38,3 +38,15 @@ def test_a_link_laid_in_its_way_is_not_written_through(tmp_path):
     assert target.read_text() == "mine"
     assert not path.is_symlink()
     assert path.read_text() == "new"
+
+
+def test_the_room_of_files_counts_each_once_holes_not_and_those_that_vanish_not(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "it").write_bytes(b"x" * 8192)
+    with (tmp_path / "holes").open("wb") as file:
+        file.truncate(1 << 30)
+    assert nbytes_on_disk(tmp_path, tmp_path / "in", tmp_path / "nowhere") == 8192
+    walk = list(os.walk(tmp_path))
+    (tmp_path / "in" / "it").unlink()
+    monkeypatch.setattr(os, "walk", lambda folder: walk)
+    assert nbytes_on_disk(tmp_path) == 0

@@ -33,6 +33,7 @@ def test_a_home_of_nobody_is_refused(monkeypatch):
         ("/models/my finetune (v2)", "my-finetune-v2"),
         ("/models/gpt-oss-20b-finetuned", "gpt-oss-20b-finetuned"),
         ("/models/..hidden", "hidden"),
+        ("/models/_mine", "mine"),
         ("/", "model"),
         ("/models/gpt-oss-20b-mxfp4.gguf", "gpt-oss-20b-mxfp4"),
         ("/models/gpt-oss-120b-mxfp4-00002-of-00003.gguf", "gpt-oss-120b-mxfp4"),

@@ -1,7 +1,6 @@
 """``gptoss-mac convert``: make a model folder from a checkpoint."""
 
 import os
-import re
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
@@ -66,13 +65,19 @@ def make_model(
 ) -> "Report":
     """Convert what ``source`` names, after a download if need be, with progress on standard error. ``out`` is the model
     folder, None: that of its name among the installed models. ``yes``: download without asking."""
-    from gptoss_mlx.home import BUNDLED, checkpoints_dir, models_dir
+    from gptoss_mlx.home import BUNDLED, DOWNLOAD, checkpoints_dir, hidden_folder, models_dir
 
-    name, folder, repo_id = _resolve(source, yes)
+    name, folder, repo_id = _resolve(source)
     destination = out if out is not None else models_dir() / name
     if folder is None:
-        from gptoss_mlx.cli.obtain import obtain
+        from convert.atomic_folder import check_absent
+        from gptoss_mlx.cli.obtain import local_copy, obtain
+        from gptoss_mlx.published import HUB_IDS
 
+        check_absent(destination)
+        if repo_id in HUB_IDS.values() and not (hidden_folder(destination) / DOWNLOAD).exists():
+            folder = local_copy(name, destination, dense, yes)
+    if folder is None:
         keep = checkpoints_dir() / name if keep_source else None
         return obtain(repo_id, destination, dense=dense, keep=keep, yes=yes)
 
@@ -87,22 +92,21 @@ def make_model(
         return convert.convert(folder, destination, dense=dense, progress=stoppable)
 
 
-def _resolve(source: str, yes: bool) -> tuple[str, Path | None, str]:
-    """Return the model name for what a user calls a source, where it lies, None if it must be downloaded, and its id on
-    the Hub, "" if it has none."""
+def _resolve(source: str) -> tuple[str, Path | None, str]:
+    """Return the model name for what a user calls a source, where it lies, None if only its id on the Hub is known, and
+    that id, "" if it has none."""
     from gptoss_mlx.home import BUNDLED, model_name, name_for_hub_id
-    from gptoss_mlx.published import HUB_IDS, published_name
+    from gptoss_mlx.published import HUB_IDS, is_hub_id, published_name
 
     path = Path(source)
     if os.path.exists(path) or source == BUNDLED:  # Path.exists raises for a name that is too long
         return model_name(path), path, ""
 
     from convert.local import resolve_source
-    from gptoss_mlx.cli.obtain import local_copy
 
     if published := published_name(source):
-        return published, local_copy(published, yes), HUB_IDS[published]
-    is_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
+        return published, None, HUB_IDS[published]
+    is_id = is_hub_id(source)
     name = name_for_hub_id(source) if is_id else model_name(path)
     if copy := resolve_source(source):
         return name, copy, ""
@@ -145,7 +149,8 @@ def _show(report: "Report", named: bool) -> None:
             "published one: this model takes token ids only. To chat, convert it with its tokenizer.json."
         )
         return
-    model = report.destination.name if named else str(report.destination)
+    # A bare name would mean an installed model of that name first.
+    model = report.destination.name if named else os.path.join(os.curdir, report.destination)
     console.print(Text(f"\nNext: gptoss-mac chat --model {shown(shlex.quote(model))}"))
 
 

@@ -50,10 +50,8 @@ def list_(
     Each line has name, size, type of dense weights, source, when the model was last used and last verified, and which
     one is the default. A terminal gets a table, anything else fields between tabs.
     """
-    from rich.filesize import decimal
 
     from gptoss_mlx.errors import ModelFolderError
-    from gptoss_mlx.home import hidden_folder, models_dir
     from gptoss_mlx.installed import default_model, installed_models, unfinished_models
     from gptoss_mlx.published import published_name
 
@@ -70,10 +68,24 @@ def list_(
     elif found:
         _print_table(found)
     for name in unfinished_models():
-        size = decimal(_taken(hidden_folder(models_dir() / name)))
-        print(f"{name}: {size} of an unfinished download; `gptoss-mac convert {name}` goes on", file=sys.stderr)
+        print(_unfinished(name), file=sys.stderr)
     if not installed_models() and not unfinished_models():
         print("no model is installed; for the small one run: gptoss-mac convert tiny", file=sys.stderr)
+
+
+def _unfinished(name: str) -> str:
+    """Return a line about an unfinished download: its size on disk, and the command that goes on with it."""
+    from rich.filesize import decimal
+
+    from convert.journal import JOURNAL, read_journal
+    from gptoss_mlx.files import nbytes_on_disk
+    from gptoss_mlx.home import DOWNLOAD, hidden_folder, models_dir
+
+    folder = models_dir() / name
+    hidden = hidden_folder(folder)
+    journal = read_journal(hidden / DOWNLOAD / JOURNAL)
+    remedy = f"`{journal[0].command(folder)}` goes on" if journal else f"`gptoss-mac models rm {name}` discards it"
+    return shown(f"{name}: {decimal(nbytes_on_disk(hidden))} of an unfinished download; {remedy}")
 
 
 def _listed(name: str, default: str) -> Listed:
@@ -176,6 +188,7 @@ def remove(
 
     from gptoss_mlx.cli.terminal import agreed
     from gptoss_mlx.errors import UsageError
+    from gptoss_mlx.files import nbytes_on_disk
     from gptoss_mlx.home import hidden_folder, models_dir
     from gptoss_mlx.installed import check_installed, remove_model
     from gptoss_mlx.published import published_name
@@ -187,7 +200,7 @@ def remove(
         size = 0 if folder.is_symlink() else _size(folder)
     else:
         folder = hidden_folder(folder)
-        size = _taken(folder)
+        size = nbytes_on_disk(folder)
     if not yes and not agreed(f"Delete {shown(str(folder))} ({decimal(size)})?"):
         raise UsageError(f"'{name}' is kept; answer y at a terminal, or give --yes")
     remove_model(name)
@@ -198,7 +211,7 @@ def remove(
 def verify(
     name: Name,
     against: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="SOURCE",
             help="Compare with this checkpoint too: bit for bit, and 8-bit dense matrices within their rounding.",
@@ -250,23 +263,19 @@ def _not_recorded(folder: Path) -> Iterator[None]:
         print(f"gptoss-mac: {shown(str(folder))}: cannot be written ({error.strerror}), not recorded", file=sys.stderr)
 
 
-def _compare(folder: "ModelFolder", source: Path) -> str:
+def _compare(folder: "ModelFolder", source: str) -> str:
     """Return a line that says what was compared. Raises ModelFolderError where they differ."""
+    from convert.local import resolve_source
     from convert.verification import compare
     from gptoss_mlx.cli.progress import byte_progress
 
     with byte_progress("Comparing") as progress:
-        found = compare(folder, source, progress)
+        found = compare(folder, resolve_source(source) or source, progress)
     parts = [f"{found.exact} tensors bit for bit"]
     if found.q8:
         parts.append(f"{found.q8} matrices in q8 within their bound (largest error {found.largest:.3f} of it)")
-    return "\n".join((f"as in {shown(str(source))}: {', '.join(parts)}", *map(shown, found.losses)))
+    return "\n".join((f"as in {shown(source)}: {', '.join(parts)}", *map(shown, found.losses)))
 
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-
-
-def _taken(folder: Path) -> int:
-    """Return the bytes on disk of all files below a folder. Files with holes take fewer than their size."""
-    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))

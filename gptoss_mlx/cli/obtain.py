@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from convert.remote import Remote
 
 
-def local_copy(name: str, yes: bool) -> Path | None:
-    """Return the copy of a published model on this machine that shall be converted, None for a download.
+def local_copy(name: str, destination: Path, dense: str, yes: bool) -> Path | None:
+    """Return the copy of a published model on this machine that shall be converted to ``destination``, None for a
+    download.
 
     The user chooses at a terminal. With ``yes`` a copy with the published weights is taken, and one whose weights were
     rounded is not. Raises ModelNotInstalledError if the user wants neither.
@@ -25,7 +26,6 @@ def local_copy(name: str, yes: bool) -> Path | None:
     from convert.local import find_local
     from gptoss_mlx.cli.terminal import answer_to, at_terminal
     from gptoss_mlx.errors import ModelNotInstalledError, shown
-    from gptoss_mlx.home import models_dir
 
     copies = find_local(name)
     if yes:
@@ -37,9 +37,10 @@ def local_copy(name: str, yes: bool) -> Path | None:
         return None
     lines = [f"{copy.kind}, {decimal(copy.nbytes)}{''.join(f'; {loss}' for loss in copy.losses)}" for copy in copies]
     if not at_terminal():
+        option = f" --dense {dense}" if dense != "q8" else ""
         raise ModelNotInstalledError(
             f"{name} is not installed, but this machine has {lines[0]}; to convert it, run: "
-            f"gptoss-mac convert {shlex.quote(str(copies[0].path))} --out {shlex.quote(str(models_dir() / name))}"
+            f"gptoss-mac convert {shlex.quote(str(copies[0].path))} --out {shlex.quote(str(destination))}{option}"
         )
     print(f"{name} is not installed, but this machine has", file=sys.stderr)
     for number, line in enumerate(lines, 1):
@@ -87,7 +88,7 @@ def obtain(repo_id: str, destination: Path, *, dense: str = "q8", keep: Path | N
     if yes:
         print(text, file=sys.stderr)
     elif not agreed(f"{text}. Do it now?"):
-        raise ModelNotInstalledError(f"{text}; to do it, run: gptoss-mac convert {_name(repo_id)} --yes")
+        raise ModelNotInstalledError(f"{text}; to do it, run: {remote.head.command(destination)} --yes")
     with download_progress(remote.plan.nbytes) as show, between_calls(show.converting) as stoppable:
         return convert_remote(remote, Watch(show.fetching, stoppable, show.say))
 

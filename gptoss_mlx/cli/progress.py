@@ -54,11 +54,15 @@ def download_progress(total: int) -> Iterator[DownloadDisplay]:
 
     if not console.is_terminal:
         lines = _byte_lines(console, "Downloading")
+        earlier = 0
 
         def show_line(file: str, done: int, size: int) -> None:
+            nonlocal earlier
+            if file not in there:
+                earlier += done
             before, there[file] = there.get(file), done
             if before != done:
-                lines(sum(there.values()), total)
+                lines(sum(there.values()), total, earlier)
 
         yield DownloadDisplay(show_line, lambda done, total: None, say)
         return
@@ -87,15 +91,17 @@ def download_progress(total: int) -> Iterator[DownloadDisplay]:
         yield DownloadDisplay(show_bars, show_converted, say)
 
 
-def _byte_lines(console: Console, label: str) -> Callable[[int, int], None]:
+def _byte_lines(console: Console, label: str) -> Callable[..., None]:
+    """Return a function that prints (bytes done, all bytes, bytes done before) every few seconds, and at the end."""
     start = time.monotonic()
     due = _every(LINE_SECONDS)
 
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int, earlier: int = 0) -> None:
         if done >= total or due():
             seconds = time.monotonic() - start
-            rate = done / max(seconds, 1e-6)
-            left = f", {(total - done) / rate:.0f} s left" if done < total else f" in {seconds:.0f} s"
+            rate = (done - earlier) / max(seconds, 1e-6)
+            left = f", {(total - done) / rate:.0f} s left" if rate else ""
+            left = left if done < total else f" in {seconds:.0f} s"
             line = f"{label}: {done / total:4.0%}, {decimal(done)} of {decimal(total)}, {decimal(int(rate))}/s{left}"
             console.print(line, highlight=False, soft_wrap=True)
 

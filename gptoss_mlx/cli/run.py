@@ -32,6 +32,7 @@ def run(
     memory: options.Memory = None,
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
+    prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     yes: options.Yes = False,
 ) -> None:
     """Answer one prompt and exit.
@@ -53,6 +54,7 @@ def run(
         memory=memory,
         context=context,
         trace_experts=trace_experts,
+        prefix_disk=prefix_disk,
     )
 
     from gptoss_mlx.conversation import Done, Text, Thought
@@ -75,12 +77,14 @@ def run(
                         _write(sys.stdout, piece)
                 case Done():
                     done = event
+                    break  # before the reply goes to disk, which only a next turn could use
     assert done is not None
     if as_json:
         result = {"answer": "".join(answer), "thought": "".join(thought), "finish_reason": done.reason}
         print_json(result | {"usage": asdict(done.usage)})
     elif answer and not answer[-1].endswith("\n"):
         print(flush=True)
+    options.close_prefixes(conversation.runtime)
     if done.reason == "cancelled":
         asked.end()
     if done.cut_in_thought or done.no_answer or not answer:

@@ -99,10 +99,9 @@ class Batch:
         context = row.context
         done = len(context.ids)
         end = min(done + self.prefill_chunk, len(row.prompt))
-        if done < row.shared < end:
-            end = row.shared
+        end = min((shared for shared in row.shared if done < shared < end), default=end)
         logits = context.read(row.prompt[:end], chunk=self.prefill_chunk)
-        if end == row.shared and self.prefix_view is not None:
+        if end in row.shared and self.prefix_view is not None:
             context.mark()
             self.prefix_view.keep(context)
         if end < len(row.prompt):

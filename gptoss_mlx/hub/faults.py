@@ -50,7 +50,7 @@ ON_THE_WAY = (
 )
 """What a request raises. ``fault_of`` can put it into words."""
 
-IN_AN_ANSWER = (json.JSONDecodeError, KeyError, TypeError, AttributeError)
+IN_AN_ANSWER = (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError)
 """What huggingface_hub raises beside ON_THE_WAY for an answer that is not the Hub's."""
 
 IN_AN_ADDRESS = (ValueError, ImportError)
@@ -128,7 +128,7 @@ def fault_of(error: BaseException, place: Place) -> Fault:
                 f"HF_ENDPOINT, and {RESUMES}",
                 passing=True,
             )
-        case json.JSONDecodeError() | KeyError() | TypeError() | AttributeError():
+        case json.JSONDecodeError() | KeyError() | TypeError() | AttributeError() | RecursionError():
             return Fault(
                 f"{place.endpoint} gives no answer of a Hub ({one_line(error)}); check HF_ENDPOINT, and whether this "
                 "network asks to sign in"

@@ -8,6 +8,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.utils import build_hf_headers
 
 from gptoss_mlx.errors import HubError
+from gptoss_mlx.hub.faults import IN_AN_ANSWER, ON_THE_WAY, Place, fault_of
 from gptoss_mlx.hub.plan import HubFile, Plan
 
 
@@ -37,7 +38,13 @@ class Links:
         file is no longer the one that was planned."""
         async with self._asking:
             if self._link is None:
-                self._link = await asyncio.to_thread(_ask, self._plan, self._file)
+                try:
+                    self._link = await asyncio.to_thread(_ask, self._plan, self._file)
+                except ON_THE_WAY:  # of which one is a ValueError
+                    raise
+                except (*IN_AN_ANSWER, ValueError) as error:  # for example a link to a port that cannot be
+                    place = Place(self._plan.repo_id, self._plan.endpoint, self._plan.commit, self._file.name)
+                    raise HubError(fault_of(error, place).text) from error
             return self._link
 
     def drop(self, link: Link) -> None:

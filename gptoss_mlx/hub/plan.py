@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from gptoss_mlx.errors import HubError, quoted
@@ -19,6 +20,10 @@ NEEDED = ("config.json", "generation_config.json", "tokenizer.json", "model.safe
 _WEIGHTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
+
+
+class NoRevisionError(HubError):
+    """The repository does not have the revision."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def list_files(
     """Ask the Hub at ``endpoint`` (by default HF_ENDPOINT, else huggingface.co) what a checkpoint consists of.
 
     Only files at the top level count: ``original/`` and ``metal/`` hold the same weights again. Raises HubError after
-    ``attempts`` failures that could have passed, or at the first other one.
+    ``attempts`` failures that could have passed, or at the first other one, NoRevisionError if it is that.
     """
     place = Place(repo_id, (endpoint or constants.ENDPOINT).rstrip("/"), revision)
     for attempt in range(1, attempts + 1):
@@ -74,7 +79,8 @@ def list_files(
         except (*ON_THE_WAY, *IN_AN_ANSWER, *IN_AN_ADDRESS) as error:
             fault = fault_of(error, place)
             if attempt == attempts or not fault.passing:
-                raise HubError(fault.text) from error
+                kind = NoRevisionError if isinstance(error, RevisionNotFoundError) else HubError
+                raise kind(fault.text) from error
             sleep(pause(fault, attempt))
     raise ValueError("attempts must be at least 1")
 

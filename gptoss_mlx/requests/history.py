@@ -3,11 +3,31 @@
 The module knows harmony's rules for a conversation. It knows nothing of JSON or of either endpoint's fields.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import Developer, Function, Message, ResponseFormat, System, tool_call, tool_result
 from gptoss_mlx.harmony.messages import Effort
+from gptoss_mlx.reply import Reply
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A finished exchange that another request may continue: its instructions, except those of the request's own field,
+    its messages without system and developer message, and calls that have no result yet, by id."""
+
+    instructions: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()
+    awaited: Mapping[str, Message] = field(default_factory=dict)
+
+    def after(self, reply: Reply, call_id: Callable[[int], str]) -> "Carried":
+        """Return what is carried on after ``reply``, whose calls have got the ids that ``call_id`` returns for their
+        numbers. A call of the reply goes into the history when its result comes."""
+        calls = {id(call.message): call_id(number) for number, call in enumerate(reply.calls)}
+        said = [message for message in reply.messages if id(message) not in calls]
+        awaited = {calls[id(message)]: message for message in reply.messages if id(message) in calls}
+        return Carried(self.instructions, (*self.messages, *said), awaited)
 
 
 class History:
@@ -21,6 +41,16 @@ class History:
         self._messages: list[Message] = []
         self._awaited: dict[str, Message] = {}  # calls that have no result yet, by id
 
+    def go_on(self, carried: Carried) -> None:
+        """Begin with an earlier exchange."""
+        self._instructions += carried.instructions
+        self._messages += carried.messages
+        self._awaited |= carried.awaited
+
+    def carried(self, own: int) -> Carried:
+        """Return what a later request continues: all but the first ``own`` instructions."""
+        return Carried(tuple(self._instructions[own:]), tuple(self._messages))
+
     def instruct(self, text: str, where: str) -> None:
         """Add a system or developer message. Those before all other messages are joined into one."""
         self._check_settled(where)
@@ -29,10 +59,10 @@ class History:
         elif text.strip():
             self._instructions.append(text)
 
-    def user(self, text: str, where: str) -> None:
-        """Add a user message."""
+    def user(self, text: str, where: str, *, empty: bool = False) -> None:
+        """Add a user message. It may be ``empty`` only if that is said."""
         self._check_settled(where)
-        if not text.strip():
+        if not text.strip() and not empty:
             raise RequestError(f"{where} is empty", where)
         self._messages.append(Message("user", text))
 

@@ -35,6 +35,12 @@ def test_piped_output_is_plain_lines(checkpoint, tmp_path):
     assert out.splitlines()[-1] == f"Next: gptoss-mac chat --model '{tmp_path / 'my model'}'"
 
 
+def test_a_folder_here_is_named_as_a_path(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, out, _ = run_cli("convert", checkpoint, "--out", "20b")
+    assert out.splitlines()[-1] == "Next: gptoss-mac chat --model ./20b", "20b is what is installed"
+
+
 def test_a_name_is_shown_as_it_is_without_markup_or_control_characters(checkpoint, tmp_path):
     code, out, _ = run_cli("convert", checkpoint, "--out", tmp_path / "a[red]b:smile:\x1b[31m")
     assert code == 0

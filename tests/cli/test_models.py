@@ -17,7 +17,9 @@ from tests.batch.conftest import SMALLER
 from tests.cli.test_chat_and_run import Terminal, plain
 from tests.support.checkpoints import write_checkpoint
 from tests.support.cli import run_cli
+from tests.support.gguf_checkpoint import write_gguf
 from tests.support.models import random_model
+from tests.support.random_checkpoint import tokenizer_of
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,25 @@ def test_a_terminal_gets_a_table_in_columns(models, tmp_path):
     assert all(row[head.index("Dense") :].startswith("bf16 ") for row in rows)
     today = f"{datetime.now():%Y-%m-%d}"
     assert [row[head.index("Verified") :].split() for row in rows] == [["never", "default"], [today]]
+
+
+def test_a_model_is_compared_with_what_ollama_has(tmp_path, monkeypatch):
+    weights = write_gguf(tmp_path / "m.gguf", SMALLER, tokenizer_of(SMALLER))
+    folder = convert(weights, tmp_path / "model").destination
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    digest = "0123456789abcdef" * 4
+    (tmp_path / "ollama" / "blobs").mkdir(parents=True)
+    weights.rename(tmp_path / "ollama" / "blobs" / f"sha256-{digest}")
+    manifest = tmp_path / "ollama" / "manifests" / "registry.ollama.ai" / "library" / "gpt-oss" / "20b"
+    manifest.parent.mkdir(parents=True)
+    layer = {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}"}
+    manifest.write_text(json.dumps({"layers": [layer]}))
+    code, out, err = run_cli("models", "verify", folder, "--against", "ollama:gpt-oss:20b")
+    assert code == 0, err
+    assert "as in ollama:gpt-oss:20b: " in out
+    code, _, err = run_cli("models", "verify", folder, "--against", "ollama:other")
+    assert code == 3
+    assert "ollama has no model 'other'" in err
 
 
 def test_a_model_is_compared_with_its_checkpoint_and_the_first_difference_is_named(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from gptoss_mlx.bundled import checkpoint
 from gptoss_mlx.model_folder import ModelFolder
-from tests.support.fake_hub import FakeHub, files_of
+from tests.support.fake_hub import FakeHub, Fault, files_of
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = "from gptoss_mlx.cli import main; main()"
@@ -137,12 +138,12 @@ def test_no_is_respected(hub, models):
     os.close(terminal)
 
 
-def interrupted(hub, models):
+def interrupted(hub, models, source="20b", *options):
     """Interrupt a download in the middle. Return what the command wrote on standard error."""
     hub.rate = 300_000
-    command = [sys.executable, "-c", PROGRAM, "convert", "20b", "--yes"]
+    command = [sys.executable, "-c", PROGRAM, "convert", source, "--yes", *options]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    weights = models / ".20b.partial" / "download" / "model.safetensors.part"
+    weights = models / f".{source.rpartition('/')[2]}.partial" / "download" / "model.safetensors.part"
     while not weights.exists() or weights.stat().st_blocks * 512 < 300_000:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
@@ -164,6 +165,71 @@ def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(hub, models):
     assert code == 0
     assert "MB more, " in err
     assert os.listdir(models) == ["20b"]
+
+
+def test_ctrl_c_is_heard_while_a_small_file_does_not_come(hub, models):
+    hub.faults = [Fault("hub", "/tokenizer.json", silent=8)]
+    command = [sys.executable, "-c", PROGRAM, "convert", "20b", "--yes"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not hub.asked("hub", path="/tokenizer.json"):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 5
+    assert "Traceback" not in err
+
+
+def test_the_command_that_goes_on_is_the_one_that_began(hub, models):
+    hub.repo_id = "someone/tune"
+    interrupted(hub, models, "someone/tune", "--dense", "bf16")
+    _, _, err = run("models", "list")
+    command = re.search(r"`(.*)` goes on", err)[1]
+    assert command == "gptoss-mac convert someone/tune --dense bf16"
+    code, _, err = run(*command.split()[1:], "--yes")
+    assert code == 0
+    assert "MB more, " in err
+    assert "starting over" not in err
+    assert os.listdir(models) == ["tune"]
+
+
+def test_an_unfinished_download_goes_on_though_a_copy_is_here(hub, models, tmp_path, monkeypatch):
+    interrupted(hub, models)
+    snapshot = tmp_path / "hf" / "hub" / "models--openai--gpt-oss-20b" / "snapshots" / ("0" * 40)
+    shutil.copytree(checkpoint(), snapshot)
+    code, _, err = run("convert", "20b", "--yes")
+    assert code == 0, err
+    assert "MB more, " in err
+
+
+def test_a_model_that_is_installed_is_not_offered_again(hub, models):
+    assert run("convert", "20b", "--yes")[0] == 0
+    asked = len(hub.requests)
+    code, _, err = run("convert", "20b")
+    assert (code, err) == (
+        5,
+        f"gptoss-mac: {models / '20b'}: exists already; remove it or choose another place with --out\n",
+    )
+    assert len(hub.requests) == asked
+
+
+def test_the_command_in_a_refusal_has_all_options(hub, models, tmp_path):
+    options = ["--dense", "bf16", "--keep-source", "--out", str(tmp_path / "my model")]
+    _, _, err = run("convert", "20b", *options)
+    command = shlex.split(err.rpartition("; to do it, run: ")[2])
+    assert command == ["gptoss-mac", "convert", "20b", *options, "--yes"]
+
+
+def test_a_kept_source_is_used_again(hub, models):
+    assert run("convert", "20b", "--yes", "--keep-source")[0] == 0
+    shutil.rmtree(models / "20b")
+    asked = len(hub.requests)
+    code, _, err = run("convert", "20b", "--yes", "--dense", "bf16")
+    assert code == 0
+    assert "20b, kept by an earlier download" in err
+    assert len(hub.requests) == asked
 
 
 def test_an_unfinished_download_can_be_discarded(hub, models):

@@ -39,6 +39,17 @@ def test_bytes_that_were_there_say_nothing_about_the_speed(monkeypatch, capsys):
     assert not any("GB/s" in line or "MB/s" in line for line in lines)
 
 
+def test_in_a_log_they_say_nothing_about_it_either(monkeypatch, capsys):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setattr("gptoss_mlx.cli.progress.LINE_SECONDS", 0.0)
+    with download_progress(10_000_000_000) as show:
+        show.fetching("w", 5_000_000_000, 10_000_000_000)
+        show.fetching("w", 5_000_000_001, 10_000_000_000)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "Downloading:  50%, 5.0 GB of 10.0 GB, 0 bytes/s"
+    assert "kB/s" in second or " bytes/s" in second
+
+
 def test_without_a_terminal_the_end_is_a_line(monkeypatch, capsys):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     with download_progress(5_000_000) as show:

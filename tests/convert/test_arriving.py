@@ -1,5 +1,6 @@
 """A checkpoint on the Hub becomes the model that its folder becomes, within the room that was said, after any end."""
 
+import json
 import os
 import random
 import re
@@ -212,11 +213,104 @@ def test_a_damaged_journal_starts_over(served, place, expected):
     assert shard_bytes(place) == shard_bytes(expected.destination)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"file": ["x"]}',
+        '{"file": ["x"], "pieces": {}, "sources": {}, "tally": {}}',
+        '{"file": "x", "pieces": [], "sources": {}, "tally": {}}',
+        '{"file": "x", "pieces": {"x": 5}, "sources": {}, "tally": {}}',
+        '{"file": "x", "pieces": {}, "sources": 3, "tally": {}}',
+        '{"file": "x", "pieces": {}, "sources": {}, "tally": {"a": "b"}}',
+    ],
+)
+def test_a_journal_with_other_types_starts_over(served, place, expected, line):
+    with pytest.raises(Stop):
+        get(served, place, Watch(converting=stopping_after(40)))
+    with open(hidden_folder(place) / "download" / "journal.jsonl", "a") as journal:
+        journal.write(line + "\n")
+    get(served, place)
+    assert shard_bytes(place) == shard_bytes(expected.destination)
+
+
+def stop_after_a_file(served, place):
+    """Stop when a file has been converted. Return the journal."""
+    journal = hidden_folder(place) / "download" / "journal.jsonl"
+
+    def report(done, total):
+        if journal.exists() and journal.read_text().count("\n") > 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        get(served, place, Watch(converting=report))
+    return journal
+
+
+def test_a_journal_that_counts_on_what_was_not_converted_is_an_error(served, place):
+    journal = stop_after_a_file(served, place)
+    head, first, *_ = journal.read_text().splitlines()
+    journal.write_text(f"{head}\n{json.dumps(json.loads(first) | {'pieces': {}})}\n")
+    with pytest.raises(StorageError, match=rf"is damaged; remove {hidden_folder(place)} and run the command again"):
+        get(served, place)
+
+
+def test_a_shard_that_is_gone_is_not_taken_for_one_of_zeros(served, place):
+    stop_after_a_file(served, place)
+    for shard in hidden_folder(place).glob("*.safetensors"):
+        shard.unlink()
+    with pytest.raises(StorageError, match=rf"is gone; remove {hidden_folder(place)} and run the command again"):
+        get(served, place)
+
+
+def test_a_commit_that_is_gone_gives_way_to_the_newest(served, place, expected):
+    journal = stop_after_a_file(served, place)
+    journal.write_text(journal.read_text().replace("0123456789abcdef" * 2, "fedcba9876543210" * 2))
+    remote = look(REPO, place, endpoint=served.address, settings=QUICK)
+    assert remote.there == 0
+    said = []
+    convert_remote(remote, Watch(say=said.append), settings=QUICK)
+    assert said == ["what was downloaded before is from another version or with other options, starting over"]
+    assert shard_bytes(place) == shard_bytes(expected.destination)
+
+
+@pytest.mark.parametrize("options", [{"dense": "bf16"}, {"keep": "kept"}])
+def test_what_other_options_throw_away_does_not_count_as_here(served, place, tmp_path, options):
+    stop_after_a_file(served, place)
+    options = {name: tmp_path / "kept" if name == "keep" else value for name, value in options.items()}
+    again = look(REPO, place, endpoint=served.address, settings=QUICK, **options)
+    assert again.there == 0
+    assert look(REPO, place, endpoint=served.address, settings=QUICK).there > 0
+
+
+def test_a_finished_folder_of_another_model_is_not_given_this_name(served, source, place, tmp_path):
+    bf16 = convert(source, tmp_path / "local", dense="bf16")
+    place.parent.mkdir()
+    bf16.destination.rename(hidden_folder(place))
+    get(served, place)
+    assert ModelFolder.open(place).manifest["quantization"]["dense"] == "q8"
+    assert ModelFolder.open(place).manifest["source"]["folder"] == REPO
+
+
+def test_weights_that_the_index_does_not_name_are_left_on_the_hub(served, place, expected):
+    served.files["consolidated.safetensors"] = served.files["model-00001-of-00004.safetensors"]
+    served.files["junk.safetensors"] = Stored(b"", True)
+    get(served, place)
+    assert shard_bytes(place) == shard_bytes(expected.destination)
+
+
+def test_an_empty_file_of_weights_is_named_at_once(served, place):
+    del served.files["model.safetensors.index.json"]
+    served.files["empty.safetensors"] = Stored(b"", True)
+    with pytest.raises(CheckpointError, match=r"empty\.safetensors: truncated at 0 bytes"):
+        look(REPO, place, endpoint=served.address, settings=QUICK)
+
+
 def test_a_folder_is_not_converted_over_an_unfinished_download(served, source, place):
     with pytest.raises(Stop):
         get(served, place, Watch(converting=stopping_after(5)))
     before = sorted(hidden_folder(place).rglob("*"))
-    with pytest.raises(StorageError, match=r"its download is unfinished; go on with `gptoss-mac convert 20b`"):
+    said = rf"its download is unfinished; go on with `(gptoss-mac convert 20b --out {place})`, discard it by removing"
+    with pytest.raises(StorageError, match=said):
         convert(source, place)
     assert sorted(hidden_folder(place).rglob("*")) == before
 

@@ -46,3 +46,10 @@ def test_a_file_of_another_size_has_no_link(hub):
     hub.files["config.json"].data += b" "
     with pytest.raises(HubError, match=r"config\.json has changed"):
         asyncio.run(ours.get())
+
+
+@pytest.mark.parametrize("address", ["http://a:99999/", "http://[a/"])
+def test_a_link_that_is_no_address_is_named(hub, monkeypatch, address):
+    monkeypatch.setattr(type(hub), "link", lambda self, file: address)
+    with pytest.raises(HubError, match="check HF_ENDPOINT"):
+        asyncio.run(links(hub).get())

@@ -126,7 +126,15 @@ def test_what_does_not_pass_is_one_line(hub, fault, says, times):
 
 
 @pytest.mark.parametrize(
-    "answer", [b"<html>Sign in</html>", b"[]", b"{}", b'{"id": "x", "siblings": [{}]}', b'{"id": "x", "siblings": 3}']
+    "answer",
+    [
+        b"<html>Sign in</html>",
+        b"[]",
+        b"{}",
+        b'{"id": "x", "siblings": [{}]}',
+        b'{"id": "x", "siblings": 3}',
+        b"[" * 100_000,
+    ],
 )
 def test_an_answer_that_is_not_the_hubs_is_named(hub, answer, monkeypatch):
     monkeypatch.setattr("tests.support.fake_hub._Hub._model", lambda self, hub, query: self.reply(200, {}, answer))
