@@ -88,11 +88,14 @@ def _report(given: argparse.Namespace) -> None:
         taken, experts, layers, least = steps(about, looks), about.experts, about.layers, about.per_token
         console.print(f"{given.trace}: {about.model}, {sum(not step.prompt for step in taken):,} steps of decoding")
         for name, tally in zip(("decoding", "prompts"), as_run(about, looks), strict=True):
-            console.print(f"as it ran with {about.slots} of {experts} slots, {name}: hit rate {tally.hit:.3f}, {tally}")
+            console.print(
+                f"as it ran with {about.slots} of {experts} slots, {name}: {tally.wanted:,} experts chosen, "
+                f"{tally.misses:,} read, {tally.repeats:,} repeats, {tally.readbacks:,} readbacks"
+            )
         if kept := kept_ahead(about, looks):
             shares = ", ".join(f"{share:.2f}" for share in kept)
             console.print(
-                f"of what layers behind a missed one chose, they kept: {shares} (the next layer, the one after)"
+                f"of what layers behind a missed one chose, they kept: {shares} (the next layer, the one after, ...)"
             )
     else:
         config = PUBLISHED[given.invent]

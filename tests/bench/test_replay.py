@@ -8,8 +8,8 @@ import pytest
 
 from gptoss_mlx.bench import replay
 from gptoss_mlx.config import PUBLISHED
-from gptoss_mlx.engine.expert_trace import About, TraceWriter
-from gptoss_mlx.engine.replay import POLICIES, invented, played
+from gptoss_mlx.engine.expert_trace import About, TraceWriter, read_trace
+from gptoss_mlx.engine.replay import POLICIES, as_run, invented, played
 from gptoss_mlx.engine.speed import predict
 from gptoss_mlx.model.experts import Look
 
@@ -40,6 +40,9 @@ TAKEN = invented(3, 8, 2, 40, skew=0.5, stay=0.5, before=5)
 def test_hit_rates_are_printed_by_slots_and_policy(said, trace):
     printed = said(trace, "--slots", 3, "--slots", 5)
     assert "small, 40 steps of decoding" in printed
+    decode, _ = as_run(*read_trace(trace))
+    ran = f"8 of 8 slots, decoding: {decode.wanted} experts chosen, {decode.misses} read, {decode.repeats} repeats"
+    assert ran in " ".join(printed.split())
     for slots in (3, 5):
         line = next(line for line in printed.splitlines() if f" {slots} of 8 slots" in line)
         want = [f"{played(TAKEN, 8, slots, policy).tally.hit:.3f}" for policy in POLICIES]
