@@ -181,10 +181,6 @@ class Conversation:
         self.messages = []
         self._pending = []
 
-    def rewind(self) -> None:
-        """Rewind ``context`` to where the next message will resume. Call this only between replies."""
-        self.context = self.runtime.go_on(self.context, self.next_prompt())
-
     def to_read(self) -> tuple[int, int]:
         """Return how many tokens so far the next message has to read, and how many there are.
 
@@ -251,6 +247,7 @@ class Conversation:
         cut_in_thought = reply.cut_in_thought and reason in ("length", "cancelled")
         context_full = reason == "length" and len(self.context.ids) + 1 >= self.runtime.config.max_position_embeddings
         yield Done(reason, meter.usage(), cut_in_thought, context_full, reply.no_answer, meter.repairs())
+        self.runtime.prefix_view.save(self.context)  # when the reader has the whole reply
 
     @contextmanager
     def _turn_of(self, message: Message, unanswered: list[ToolCall]) -> Iterator[_Turn]:

@@ -83,6 +83,10 @@ class Batch:
                 outcomes.append(self._fail(row, error))
         return outcomes
 
+    def write(self) -> bool:
+        """Write to disk some of what rows shared, without waiting. Return whether all of it is there."""
+        return self.prefix_view is None or self.prefix_view.prefixes.write()
+
     def _admit(self) -> None:
         """Admit rows in the order of arrival, so that small rows cannot overtake a large one for ever."""
         while self.waiting and len(self.reading) + len(self.decoding) < self.max_rows:

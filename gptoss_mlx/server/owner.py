@@ -6,6 +6,7 @@ no HTTP, no requests and no names of models.
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +17,9 @@ from typing import Protocol, TypeVar
 from gptoss_mlx.engine.batching import Failed, Produced, Row
 from gptoss_mlx.errors import EngineError, GptOssError, one_line
 from gptoss_mlx.reply import CallPiece, Piece, Reply, ReplyReader
+
+PAUSE = 0.005
+"""Seconds between looks at the disk while nothing else is to be done. A new request waits no longer."""
 
 T = TypeVar("T")
 
@@ -45,6 +49,7 @@ class Rows(Protocol):
     def add(self, row: Row) -> None: ...
     def remove(self, id: Hashable) -> None: ...
     def step(self) -> list[Produced | Failed]: ...
+    def write(self) -> bool: ...
 
 
 @dataclass(eq=False)
@@ -153,8 +158,15 @@ class Owner:
             with self._working() if self._busy else nullcontext():
                 while self._busy and not self._closed:
                     self._step()
+                    self._write()
                     while not self._orders.empty():
                         self._orders.get()()
+            while not self._write() and self._orders.empty() and not self._closed:
+                time.sleep(PAUSE)
+
+    def _write(self) -> bool:
+        """Write to disk some of what was read, so that a kill does not lose it. Return whether all of it is there."""
+        return self._rows is None or self._rows.write()
 
     @property
     def _busy(self) -> bool:

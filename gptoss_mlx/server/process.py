@@ -110,6 +110,8 @@ async def _serve(settings: Settings, listener: socket.socket, started: Callable[
             if settings.idle_unload is not None:
                 unloading = asyncio.create_task(residence.unload_when_idle(settings.idle_unload))
             await server.serve([listener])
+            if not server.force_exit:
+                await residence.close()
     finally:
         if unloading is not None:
             unloading.cancel()

@@ -19,11 +19,15 @@ from gptoss_mlx.server.owner import Owner, Rows
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory, its batch, and the bytes that the caches of one row of it may take, None for any number."""
+    """A model in memory, its batch, and the bytes that the caches of one row of it may take, None for any number.
+
+    ``leave`` is called on the owner's thread before the model is unloaded.
+    """
 
     runtime: Runtime
     rows: Rows
     memory: int | None
+    leave: Callable[[], None] = lambda: None
 
 
 class Residence:
@@ -97,10 +101,20 @@ class Residence:
                 if not self._users and self.present and time.monotonic() - self._last_used >= seconds:
                     await _to_its_end(self._swap(None))
 
+    async def close(self) -> None:
+        """Leave the model that is in memory. Nothing may use it any more."""
+        if self._loaded is not None:
+            await asyncio.wrap_future(self._owner.do(self._loaded.leave))
+
     async def _swap(self, name: str | None) -> None:
+        leave = self._loaded.leave if self._loaded is not None else None
         self.present = self._loaded = None
 
         def work() -> Loaded | None:
+            nonlocal leave
+            if leave is not None:
+                leave()
+            leave = None  # it may hold the model
             self._owner.use(None)
             self._unload()
             if name is None:

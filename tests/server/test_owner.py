@@ -14,13 +14,15 @@ from gptoss_mlx.server.owner import Broken, Ended, Order, Owner
 
 
 class Rows:
-    """Rows that produce the same id for ever. ``fail`` is raised by the next step."""
+    """Rows that produce the same id for ever. ``fail`` is raised by the next step. ``unwritten`` calls of ``write``
+    find something to do."""
 
     def __init__(self, token):
         self.token = token
         self.ids = []
         self.steps = 0
         self.fail = None
+        self.unwritten = 0
 
     @property
     def busy(self):
@@ -33,6 +35,10 @@ class Rows:
 
     def remove(self, id):
         self.ids = [one for one in self.ids if one != id]
+
+    def write(self):
+        self.unwritten = max(0, self.unwritten - 1)
+        return not self.unwritten
 
     def step(self):
         time.sleep(0.01)
@@ -151,6 +157,19 @@ def test_a_mac_is_kept_awake_only_while_there_are_rows(owner, working, ask):
     assert working == [True]
     owner.remove(order.id)
     until(lambda: working == [True, False])
+
+
+def test_what_was_read_is_written_while_nobody_waits_and_delays_no_order(owner, rows, ask):
+    order, told = ask()
+    until(lambda: told)
+    rows.unwritten = 10_000  # of which each takes a pause
+    owner.remove(order.id)
+    until(lambda: 0 < rows.unwritten < 9_990 and not rows.ids)
+    told = ask()[1]
+    until(lambda: told)
+    assert rows.unwritten > 5_000
+    rows.unwritten = 3
+    until(lambda: not rows.unwritten)
 
 
 def test_a_reply_ends_with_its_counts(rows, ask):

@@ -1,9 +1,14 @@
 """A turn reads only what is new, whichever API it comes through and whatever else was asked in between."""
 
+import signal
+import time
+
+import openai
 import pytest
 
 from tests.server.said import ANSWER, CHAT_TOOL, NEXT, PARAMETERS, SAID, THOUGHT, calling
 from tests.support.harmony_streams import encode
+from tests.support.served import serving
 
 HEAD = "You are a careful assistant. " * 60
 
@@ -52,6 +57,29 @@ def test_a_turn_reads_the_last_answer_and_the_new_message(api, request):
         other.chat.completions.create(model="m", messages=[{"role": "user", "content": "Title?"}], max_tokens=2)
         _, agent, shared = chat(other, [(f"A second agent asks {len(turns)} {api.__name__}", None)])
         assert shared > 0.9 * agent - 30  # the head
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_server_that_is_started_again_reads_only_what_is_new(tmp_path, number):
+    """Also after a kill, once nobody waits for the server and it has written what it read."""
+    options = ("--model", "tiny", "--prefix-disk", "1GB")
+    turns = [("What is 12 + 30?", None)]
+    seen = []
+    for _ in range(2):
+        with serving(*options, GPTOSS_MAC_HOME=str(tmp_path)) as server:
+            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
+            seen.append(chat(client, turns))
+            turns = [(turns[0][0], seen[-1][0]), ("and plus 10?", None)]
+            end = time.monotonic() + 30
+            while number == signal.SIGKILL and not any(
+                int(path.name.split("-")[1]) >= seen[-1][1] - 4 for path in (tmp_path / "snapshots").glob("at-*")
+            ):
+                assert time.monotonic() < end, "nothing was written"
+                time.sleep(0.05)
+            server.process.send_signal(number)
+            assert server.end()[0] == (143 if number == signal.SIGTERM else -number)
+    assert seen[0][2] == 0
+    assert seen[1][2] >= seen[0][1] - 4
 
 
 CALLED = [*THOUGHT, *NEXT, *SAID, *NEXT, *calling(arguments='{ "city" : "Paris" }')]

@@ -58,6 +58,9 @@ class ScriptedPrefixes:
     def resume(self, context: ScriptedContext, prompt: list[int]) -> ScriptedContext:
         return context
 
+    def save(self, context: ScriptedContext) -> None:
+        pass
+
 
 @dataclass
 class ScriptedConfig:
@@ -141,6 +144,9 @@ class ScriptedBatch:
 
     def remove(self, id: Hashable) -> None:
         self.rows = [(row, ids) for row, ids in self.rows if row.id != id]
+
+    def write(self) -> bool:
+        return True
 
     def step(self) -> list[Produced]:
         time.sleep(self.pause)

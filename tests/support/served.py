@@ -27,14 +27,15 @@ SECONDS = 60
 
 
 class Process:
-    """``gptoss-mac serve`` as a user runs it, on a free port. ``url`` is without ``/v1``. ``said`` are the lines it has
-    printed, standard output and error together."""
+    """``gptoss-mac serve`` as a user runs it, on a free port, and without a store on disk unless ``arguments`` give it
+    one. ``url`` is without ``/v1``. ``said`` are the lines it has printed, standard output and error together."""
 
     def __init__(self, *arguments: object, **environment: str) -> None:
         self.said: list[str] = []
         self.url = ""
+        disk = () if "--prefix-disk" in arguments else ("--prefix-disk", "off")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gptoss_mlx.cli", "serve", "--port", "0", *map(str, arguments)],
+            [sys.executable, "-m", "gptoss_mlx.cli", "serve", "--port", "0", *disk, *map(str, arguments)],
             cwd=ROOT,
             env=os.environ | environment,
             stdin=subprocess.DEVNULL,
