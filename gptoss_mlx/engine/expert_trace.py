@@ -22,7 +22,7 @@ import numpy as np
 from gptoss_mlx.errors import StorageError, UsageError
 from gptoss_mlx.model.experts import Look, Way
 
-FORMAT = "gptoss-mac experts"
+FORMAT = "expert trace"
 VERSION = 1
 DIGITS = 4
 """Digits of a weight that are kept."""
