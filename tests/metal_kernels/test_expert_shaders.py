@@ -145,7 +145,7 @@ def test_an_absent_expert_adds_nothing_and_is_not_read(operation, folder):
         (left,) = report.findings
         assert left.kind is FindingKind.UNWRITTEN
         assert f"{away.sum() * 64 * out.itemsize} of the {out.nbytes} bytes" in left.message
-        want = defined_gate_up(case.having(slots=mx.array(np.maximum(slots, 0))).arrays, case.k)
+        want = defined_gate_up(case.having(slots=mx.array(np.maximum(slots, 0))).arrays, case.k, case.limit)
         assert error(got[~away], want[~away]) <= ROUNDING[made.output_dtypes[0]]
         return
     assert not report.findings, str(report)
