@@ -13,6 +13,7 @@ from gptoss_mlx.arguments import whole
 from gptoss_mlx.budget import context_limit, memory_limit, plan_here
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.allocators import limit_allocators
+from gptoss_mlx.engine.constraint import Constraint
 from gptoss_mlx.engine.context import Context
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import MemoryPlan
@@ -140,10 +141,12 @@ class Runtime:
         min_p: float = 0.0,
         seed: int | None = None,
         stop: Collection[int] | None = None,
+        constraint: Constraint | None = None,
     ) -> Iterator[int]:
         """Return an iterator over up to ``max_tokens`` ids that follow ``tokens``. An id of ``stop`` (default
-        ``stop_ids``) is yielded and is the last. Raises UsageError at once for an argument of the wrong type or out of
-        range. The iterator raises ContextLengthError and EngineError."""
+        ``stop_ids``) is yielded and is the last. With a ``constraint``, which serves one call, only what it allows is
+        drawn. Raises UsageError at once for an argument of the wrong type or out of range. The iterator raises
+        ContextLengthError, EngineError and ConstraintError."""
         prompt = _ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")
@@ -151,7 +154,13 @@ class Runtime:
         sampling = Sampling(temperature, top_p, top_k, min_p, seed)
         stops = self.stop_ids if stop is None else frozenset(_ids("stop", stop))
         return generate(
-            self.context(), prompt, max_tokens=limit, sampling=sampling, stop=stops, prefill_chunk=self.chunk
+            self.context(),
+            prompt,
+            max_tokens=limit,
+            sampling=sampling,
+            stop=stops,
+            constraint=constraint,
+            prefill_chunk=self.chunk,
         )
 
 

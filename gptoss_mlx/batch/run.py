@@ -132,6 +132,8 @@ class Run:
             if not batch.busy:
                 return True
             for produced in batch.step():
+                if produced.id not in asked:  # its reply ended before the last of what a constraint forced
+                    continue
                 if isinstance(produced, Failed):
                     failures += 1
                     if failures == FAILURES:
