@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -26,6 +27,9 @@ from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
 from metal_kernels import launch
+
+if TYPE_CHECKING:
+    from gptoss_mlx.grammars import Vocabulary
 
 DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 STOP_MARKERS = ("<|return|>", "<|call|>", "<|endoftext|>")
@@ -71,6 +75,14 @@ class Runtime:
                 f"{self.folder.path}: has no tokenizer; put tokenizer.json beside the checkpoint and convert it again"
             )
         return Tokenizer.load(self.folder.tokenizer_path)
+
+    @cached_property
+    def vocabulary(self) -> "Vocabulary":
+        """Return what the tokenizer's tokens spell, to make constraints with. Its first use builds it, in a thread.
+        Raises ModelFolderError without a tokenizer."""
+        from gptoss_mlx.grammars import Vocabulary
+
+        return Vocabulary(self.tokenizer)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -144,9 +156,9 @@ class Runtime:
         constraint: Constraint | None = None,
     ) -> Iterator[int]:
         """Return an iterator over up to ``max_tokens`` ids that follow ``tokens``. An id of ``stop`` (default
-        ``stop_ids``) is yielded and is the last. With a ``constraint``, which serves one call, only what it allows is
-        drawn. Raises UsageError at once for an argument of the wrong type or out of range. The iterator raises
-        ContextLengthError, EngineError and ConstraintError."""
+        ``stop_ids``) is yielded and is the last. With a ``constraint`` of ``vocabulary``, which serves one call, only
+        what it allows is drawn. Raises UsageError at once for an argument of the wrong type or out of range. The
+        iterator raises ContextLengthError, EngineError and ConstraintError."""
         prompt = _ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")

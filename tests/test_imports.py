@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("gptoss_mlx", "metal_kernels", "convert")
 NETWORK = {"huggingface_hub", "httpx2"}
-HEAVY = {"mlx", "mlx.core", "numpy", "tiktoken", "transformers", "torch"} | NETWORK
+HEAVY = {"mlx", "mlx.core", "numpy", "tiktoken", "llguidance", "transformers", "torch"} | NETWORK
 
 # Each floor may import itself and what stands to its right.
 ALLOWED = {
@@ -45,8 +45,10 @@ ALLOWED["gptoss_mlx.budget"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engin
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}
 ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home", "gptoss_mlx.records"}
+ALLOWED["gptoss_mlx.grammars"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
 ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
     "gptoss_mlx.budget",
+    "gptoss_mlx.grammars",
     "gptoss_mlx.harmony",
     "gptoss_mlx.installed",
 }
