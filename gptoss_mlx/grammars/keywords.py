@@ -111,8 +111,10 @@ def is_a(value: Any, name: str) -> bool:
     return name == ("string" if isinstance(value, str) else "array" if isinstance(value, list) else "object")
 
 
-def both(one: Schema, other: Schema, path: str) -> Schema:
-    """Return the schema of what satisfies two. Raises GrammarError for keywords that cannot be combined."""
+def both(one: Any, other: Any, path: str) -> Schema:
+    """Return the schema of what satisfies two. Raises GrammarError for an invalid one, and for keywords that cannot be
+    combined."""
+    one, other = checked(one, path), checked(other, path)
     if isinstance(one, bool):
         return other if one else False
     if isinstance(other, bool):
@@ -158,7 +160,9 @@ def _combine(out: dict[str, Any], keyword: str, value: Any, path: str) -> None:
         case "anyOf" | "oneOf" | "$ref" | "allOf":
             out["allOf"] = [*out.get("allOf", []), *(value if keyword == "allOf" else [{keyword: value}])]
         case "properties" | "patternProperties" | "additionalProperties":
-            pass
+            pass  # by _properties
+        case _ if keyword in UNENFORCED:
+            pass  # whoever makes the grammar refuses or drops it
         case _:
             raise GrammarError(f"{keyword} is asked for twice, in ways that cannot be enforced together", path)
 
@@ -182,15 +186,17 @@ def _properties(out: dict[str, Any], one: dict[str, Any], other: dict[str, Any],
         out["additionalProperties"] = both(rest, others_rest, f"{path}/additionalProperties")
 
 
-def disjoint(one: Schema, other: Schema, depth: int = 4) -> bool:
-    """Return whether it is certain that no value satisfies both. The schemas have no $ref and no allOf at their top."""
+def disjoint(one: Any, other: Any, path: str, depth: int = 4) -> bool:
+    """Return whether it is certain that no value satisfies both. The schemas have no $ref and no allOf at their top.
+    Raises GrammarError for an invalid one."""
+    one, other = checked(one, path), checked(other, path)
     if isinstance(one, bool) or isinstance(other, bool):
         return one is False or other is False
     if depth == 0:
         return False
     for a, b in ((one, other), (other, one)):
         for keyword in ("anyOf", "oneOf"):
-            if keyword in a and _all_disjoint(a, keyword, b, depth - 1):
+            if keyword in a and _all_disjoint(a, keyword, b, path, depth - 1):
                 return True
     kinds = [_certain_types(one), _certain_types(other)]
     if not any(_overlap(a, b) for a in kinds[0] for b in kinds[1]):
@@ -204,16 +210,18 @@ def disjoint(one: Schema, other: Schema, depth: int = 4) -> bool:
         if not any(is_a(value, name) for value in mine for name in _certain_types(schema)):
             return True
     if kinds == [["object"], ["object"]]:
-        return _disjoint_objects(one, other, depth) or _disjoint_objects(other, one, depth)
+        return _disjoint_objects(one, other, path, depth) or _disjoint_objects(other, one, path, depth)
     return False
 
 
-def _all_disjoint(one: dict[str, Any], keyword: str, other: Schema, depth: int) -> bool:
+def _all_disjoint(one: dict[str, Any], keyword: str, other: Schema, path: str, depth: int) -> bool:
     rest = {name: value for name, value in one.items() if name != keyword}
-    return all("$ref" not in content(way) and disjoint(both(rest, way, ""), other, depth) for way in one[keyword])
+    return all(
+        "$ref" not in content(way) and disjoint(both(rest, way, path), other, path, depth) for way in one[keyword]
+    )
 
 
-def _disjoint_objects(one: dict[str, Any], other: dict[str, Any], depth: int) -> bool:
+def _disjoint_objects(one: dict[str, Any], other: dict[str, Any], path: str, depth: int) -> bool:
     held = other.get("properties", {})
     for name in one.get("required", ()):
         if other.get("patternProperties"):
@@ -223,7 +231,7 @@ def _disjoint_objects(one: dict[str, Any], other: dict[str, Any], depth: int) ->
         mine = one.get("properties", {}).get(name)
         if mine is None or name not in held or "$ref" in content([mine, held[name]]):
             continue
-        if disjoint(mine, held[name], depth - 1):
+        if disjoint(mine, held[name], path, depth - 1):
             return True
     return False
 

@@ -110,15 +110,20 @@ def _ascii(way: str) -> str:
         r"\D": r"[^\d]",
         r"\W": r"[^\w]",
     }
-    out = []
+    out: list[str] = []
+    before = ""
     for piece in _pieces(way):
+        lazy = piece == "?" and before in ("*", "+", "?", "}")  # of what is matched whole, lazy is as greedy
+        before = "" if lazy else piece
+        if lazy:
+            continue
         if piece.startswith("[") and len(piece) > 1:
             negated = piece.startswith("[^")
             inner = [
-                (part if negated else inside.get(part, part)) if part != "[" else r"\["
+                {"[": r"\[", r"\/": "/"}.get(part) or (part if negated else inside.get(part, part))
                 for part in re.findall(r"\\.|.", piece[1 + negated : -1], re.DOTALL)
             ]
-            out.append(f"[{'^' * negated}{''.join(inner)}]".replace(r"\/", "/"))
+            out.append(f"[{'^' * negated}{''.join(inner)}]")
         elif re.fullmatch(r"\\[1-9k]", piece):
             raise NotEnforced("has a backreference, which cannot be enforced")
         else:

@@ -51,6 +51,7 @@ SCHEMAS = [
     {"type": "string", "pattern": "ab|^c$", "maxLength": 9},
     {"type": "string", "pattern": r"^[^\s/\\]{1,5}$"},
     {"type": "string", "pattern": "^(?:x|/y/)$"},
+    {"type": "string", "pattern": r"^[^\\/:\s]{2}/[\/\d]+?\/$", "maxLength": 9},
     *({"type": "string", "format": name} for name in ("date", "date-time", "time", "uuid", "ipv4", "ipv6", "duration")),
     {"type": "string", "format": "date", "minLength": 10, "pattern": "^2"},
     {"type": ["string", "null"], "maxLength": 3},
@@ -135,12 +136,12 @@ def test_what_is_drawn_is_valid(schema, vocabulary, tokenizer):
 
 def test_any_object_is_json(vocabulary, tokenizer):
     ended = 0
-    for seed in range(60):
-        ids, complete = walk(vocabulary, json_object(), seed, most=60)
+    for seed in range(40):
+        ids, complete = walk(vocabulary, json_object(), seed, most=40)
         if complete:
             assert isinstance(json.loads(tokenizer.decode(ids)), dict)
             ended += 1
-    assert ended > 5
+    assert ended > 3
 
 
 def takes(vocabulary, tokenizer, schema, text):
