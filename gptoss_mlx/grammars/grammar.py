@@ -14,15 +14,18 @@ MOST_TEXT = 1 << 20
 
 @dataclass(frozen=True)
 class Grammar:
-    """What a text must be, in llguidance's Lark. ``warnings`` say what of the source is not enforced."""
+    """What a text must be, in llguidance's Lark. ``warnings`` say what of the source is not enforced. ``parts`` are the
+    names and texts of further grammars, to which ``@name`` refers."""
 
     lark: str
     warnings: tuple[str, ...] = ()
+    parts: tuple[tuple[str, str], ...] = ()
 
     @property
     def llguidance(self) -> str:
         """Return the form that llguidance's matcher takes."""
-        return json.dumps({"grammars": [{"lark_grammar": self.lark}]})
+        parts = [{"name": name, "lark_grammar": text} for name, text in self.parts]
+        return json.dumps({"grammars": [{"lark_grammar": self.lark}, *parts]})
 
 
 def from_regex(pattern: str) -> Grammar:

@@ -47,15 +47,16 @@ class Vocabulary:
         """Return a constraint for one row. Waits for the vocabulary. A grammar is compiled once. Raises GrammarError
         where it takes too much work."""
         tokens = self.build().result()
+        text = grammar.llguidance
         with self._lock:
-            compiled = self._compiled.get(grammar.lark)
+            compiled = self._compiled.get(text)
         if compiled is None:
-            compiled = LLMatcher(tokens, grammar.llguidance, log_level=0, limits=LLParserLimits(verbose_errors=False))
+            compiled = LLMatcher(tokens, text, log_level=0, limits=LLParserLimits(verbose_errors=False))
             if compiled.is_error():
                 raise GrammarError(f"the grammar cannot be enforced ({one_line(ValueError(compiled.get_error()))})")
         with self._lock:
-            self._compiled[grammar.lark] = compiled
-            self._compiled.move_to_end(grammar.lark)
+            self._compiled[text] = compiled
+            self._compiled.move_to_end(text)
             while len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
         return Matcher(compiled.deep_copy(), self.end)
