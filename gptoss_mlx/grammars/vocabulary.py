@@ -5,6 +5,7 @@ messages.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future
 from threading import Lock, Thread
 
@@ -82,6 +83,10 @@ class Matcher:
     def complete(self) -> bool:
         """Return whether the row may end here."""
         return self._matcher.is_accepting()
+
+    def allows(self, ids: Sequence[int]) -> bool:
+        """Return whether all of ``ids`` may follow, one after the other."""
+        return self._matcher.validate_tokens(list(ids)) == len(ids)
 
     def accept(self, id: int) -> None:
         if not self._matcher.consume_token(id):

@@ -8,6 +8,7 @@ import pytest
 
 from gptoss_mlx.engine.constraint import follow
 from gptoss_mlx.grammars import from_lark, from_schema
+from gptoss_mlx.grammars.budget import ThoughtBudget
 from gptoss_mlx.grammars.reply import PYTHON, Tool, function, reply
 from gptoss_mlx.harmony import StreamParser
 from gptoss_mlx.harmony.parser import MessageEnd, ReplyEnd
@@ -28,17 +29,19 @@ TOOLS = [
 ]
 
 
-def drawn(vocabulary, tokenizer, grammar, seed, most=160):
+def drawn(vocabulary, tokenizer, grammar, seed, most=160, budget=None, share=0.5):
     """Return ids drawn uniformly, but where text and markers are allowed a marker half the time. Ends at a stop."""
     rng = np.random.default_rng(seed)
     constraint = vocabulary.constraint(grammar)
+    if budget is not None:
+        constraint = ThoughtBudget.of(constraint, budget, tokenizer)
     special = np.array(sorted(tokenizer.special.values()))
     stops = {tokenizer.special["<|return|>"], tokenizer.special["<|call|>"]}
     ids = follow(constraint, None)
     while not stops & {*ids} and len(ids) < most:
         mask = np.unpackbits(constraint.mask().view(np.uint8), bitorder="little")
         markers = special[mask[special] == 1]
-        ids.append(int(rng.choice(markers if len(markers) and rng.random() < 0.5 else np.flatnonzero(mask))))
+        ids.append(int(rng.choice(markers if len(markers) and rng.random() < share else np.flatnonzero(mask))))
         if ids[-1] not in stops:
             ids += follow(constraint, ids[-1])
     return ids[: next((n + 1 for n, id in enumerate(ids) if id in stops), len(ids))]
@@ -111,3 +114,34 @@ def test_a_call_that_must_be_made_needs_a_tool():
     for choice in ("required", "functions.absent"):
         with pytest.raises(ValueError, match="no tool is offered"):
             reply(None, [] if choice == "required" else TOOLS, choice)
+
+
+@pytest.mark.parametrize(("choice", "kinds"), [("auto", {"answer"}), ("required", {"call"})])
+def test_a_thought_ends_where_its_budget_does_and_what_must_come_begins(choice, kinds, vocabulary, tokenizer):
+    """Uniform draws of text would think for ever."""
+    grammar = reply(from_schema(ANSWER), TOOLS, choice)
+    begins = set()
+    for seed in range(12):
+        ids = drawn(vocabulary, tokenizer, grammar, seed, budget=30, share=0)
+        messages, _, repairs = read(tokenizer, ids)
+        assert not repairs
+        thought, last = messages[0], messages[-1]
+        assert "\ufffd" not in thought.message.content
+        if thought.kind == "thought":
+            assert 25 <= len(thought.message.ids) <= 40
+        begins.add(last.kind)
+        if last.kind == "answer":
+            assert last.complete
+            jsonschema.validate(json.loads(last.message.content), ANSWER)
+    assert kinds <= begins <= {"answer", "call"}
+
+
+def test_an_answer_or_a_call_that_has_begun_is_not_cut_by_the_budget(vocabulary, tokenizer):
+    grammar = reply(from_schema({"type": "string", "minLength": 40, "maxLength": 60}), TOOLS)
+    opened = [tokenizer.special["<|channel|>"], *tokenizer.encode("final"), tokenizer.special["<|message|>"]]
+    budget = ThoughtBudget.of(vocabulary.constraint(grammar), 5, tokenizer)
+    for id in [*opened, *tokenizer.encode('"' + "a b " * 12)]:
+        assert not budget.forced() or budget.forced()[0] != tokenizer.special["<|end|>"]
+        budget.accept(id)
+    budget.rewind(2)
+    assert budget.length == 2
