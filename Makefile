@@ -4,15 +4,23 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV ?= .venv
 ORACLE_VENV ?= .venv-oracle
 LLAMA_VENV ?= .venv-llama
+CUDA_VENV ?= .venv-cuda
+CLIENTS_VENV ?= .venv-clients
 SEED ?= 1
 # The oracle's versions are pinned, because a package index also lists releases that are not tested. transformers loads
 # MXFP4 checkpoints only with accelerate.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 openai-harmony==0.0.8 numpy safetensors tiktoken
+# Client libraries, pinned, so that a report says what passed.
+CLIENTS_PACKAGES = openai==3.57.0 openai-agents==0.24.0 anthropic==2.14.0 langchain-openai==1.7.4 \
+	langchain-anthropic==1.7.10 litellm==1.110.2 llm==0.36
 LLAMA_VERSION = 0.3.36
 # llama.cpp is compiled with its default flags, so that it uses all that this machine's processor has. Without a cache,
 # because a wheel that was compiled with other flags may be in it.
 LLAMA_PACKAGES = --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==$(LLAMA_VERSION) \
 	--config-settings=cmake.define.CMAKE_CXX_FLAGS="-include $(CURDIR)/tests/compare/tile_config.h"
+
+# NVIDIA's compiler, whose versions count registers differently. It needs no GPU.
+CUDA_PACKAGES = nvidia-cuda-nvrtc==13.5.37
 
 .PHONY: batch-kill-test chat check clean compare compare-full cpu-report engine-report format fuzz-report goldens \
 	goldens-harmony goldens-tiny oracle readme sequence-report test test-20b test-long test-wheel tiny-eval tiny-train
@@ -60,9 +68,21 @@ $(ORACLE_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
+$(CLIENTS_VENV)/.ready: CONTENTS = client libraries, to talk to the server with
+$(CLIENTS_VENV)/.ready: PACKAGES = $(CLIENTS_PACKAGES)
+$(CLIENTS_VENV)/.ready: Makefile
+	$(environment)
+	$(install)
+
 $(LLAMA_VENV)/.ready-$(LLAMA_VERSION): CONTENTS = llama.cpp, to compare with. Compiling it takes five minutes
 $(LLAMA_VENV)/.ready-$(LLAMA_VERSION): PACKAGES = $(LLAMA_PACKAGES)
 $(LLAMA_VENV)/.ready-$(LLAMA_VERSION):
+	$(environment)
+	$(install)
+
+$(CUDA_VENV)/.ready: CONTENTS = NVIDIA's compiler, to count the registers of shaders
+$(CUDA_VENV)/.ready: PACKAGES = $(CUDA_PACKAGES)
+$(CUDA_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
@@ -77,13 +97,14 @@ test-20b: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -s -m slow tests/engine/test_memory.py
 
 .PHONY: kernel-report mutate
-# Measure in the emulator what the shaders read and how exact they are. Write kernel-report.md.
-kernel-report: $(VENV)/.ready-dev
+# Measure in the emulator what the shaders read and how exact they are, and count registers. Write kernel-report.md.
+kernel-report: $(VENV)/.ready-dev $(CUDA_VENV)/.ready
 	$(VENV)/bin/python -m tests.metal_kernels.kernel_report
 
-# Change every barrier, bound and row offset of the shaders, one at a time, and check that the tests notice. Ten minutes.
+# Change every barrier, bound, row offset, constant, term, guard and operand of the shaders, one at a time, and check that
+# the tests notice. An hour, best on an idle machine; KINDS="guard: term:" chooses among seven kinds.
 mutate: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m tests.metal_kernels.mutate
+	$(VENV)/bin/python -m tests.metal_kernels.mutate $(KINDS)
 
 check: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .
@@ -168,6 +189,18 @@ paging-stress: $(VENV)/.ready-dev
 paging-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.paging report $(MODEL)
 
+.PHONY: memory-report
+# Run 20b's shape, and two layers of 120b's, in less memory than their weights take, and print the tables of
+# paging-report and speed-report. Needs Linux, root and 40 GB of disk. Twenty minutes. KEEP=FOLDER keeps the models for
+# the next run. Exits with 1 if a goal is missed.
+memory-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP))
+
+.PHONY: clients
+# Have other people's client libraries talk to the server on the bundled model. Write clients-report.md. Minutes.
+clients: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
+	$(VENV)/bin/python -m tests.clients $(CLIENTS_VENV)/bin/python
+
 .PHONY: download-kill-test
 # Kill downloads from a local Hub, alone and converted as they arrive: 30 times each, and at their changes of the disk.
 # Minutes.
@@ -201,6 +234,11 @@ cpu-report: $(VENV)/.ready-dev
 structured-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.structured
 
+.PHONY: prefix-report
+# Let conversations of 20,000 tokens take turns in the memory that 20b has on a Mac, kill the process and go on. Minutes.
+prefix-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.prefixes
+
 .PHONY: speed-report
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.
 speed-report: $(VENV)/.ready-dev
@@ -211,4 +249,4 @@ readme: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.support.cli_reference
 
 clean:
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

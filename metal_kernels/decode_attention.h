@@ -79,8 +79,8 @@ METAL_FUNC void reduce_scatter_step(thread float (&v)[N], uint lane) {
   bool later = (lane & uint(BIT)) != 0;
 #pragma unroll
   for (int i = 0; i < KEPT; i++) {
-    float mine = later ? v[i + KEPT] : v[i], other = later ? v[i] : v[i + KEPT];
-    v[i] = mine + simd_shuffle_xor(other, ushort(BIT));
+    float first = v[i], second = v[i + KEPT];  // loaded before the choice, or v would leave the registers
+    v[i] = (later ? second : first) + simd_shuffle_xor(later ? first : second, ushort(BIT));
   }
 }
 

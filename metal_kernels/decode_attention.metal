@@ -12,7 +12,7 @@
 #include "decode_attention.h"
 
 template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 64, int GROUP = 8, int TAIL = 64,
-          int WINDOW = 0, int SPLIT = 0, int BATCH = 4, int SIMDGROUPS = 4, int SCALE_BITS = 1040187392>  // the bits of 0.125
+          int WINDOW = 0, int SPLIT = 0, int BATCH = 2, int SIMDGROUPS = 4, int SCALE_BITS = 1040187392>  // the bits of 0.125
 [[kernel]] void decode_attention(
     const device float* q,           // [rows, heads, D]
     const device T* kv,              // [rows, 2, kv heads, D]: keys, then values
@@ -69,7 +69,7 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
 #pragma unroll 1
   for (uint run = begin + 32 * simdgroup; run < end; run += 32 * SIMDGROUPS) {
     float scores[GROUP];
-#pragma unroll
+#pragma unroll 1  // with the keys of all batches in flight, a lane would need more than 128 registers
     for (int b = 0; b < BATCHES; b++) {
       Eight keys[BATCH];
 #pragma unroll
@@ -101,7 +101,7 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
 #pragma unroll
       for (int i = 0; i < 8; i++) sums[h * 8 + i] *= away;
     }
-#pragma unroll
+#pragma unroll 1
     for (int b = 0; b < BATCHES; b++) {
       Eight values[BATCH];
 #pragma unroll

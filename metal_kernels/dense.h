@@ -113,8 +113,9 @@ METAL_FUNC float dot_codes(uint low, uint high, const thread Eight& x, float sum
 // Returns to lane l of four the sum of v[l] over the four. It takes three exchanges for four sums.
 METAL_FUNC float sum_of_four(const thread float* v, uint lane) {
   bool upper = lane & 2, odd = lane & 1;
-  float a = (upper ? v[2] : v[0]) + simd_shuffle_xor(upper ? v[0] : v[2], 2);
-  float b = (upper ? v[3] : v[1]) + simd_shuffle_xor(upper ? v[1] : v[3], 2);
+  float v0 = v[0], v1 = v[1], v2 = v[2], v3 = v[3];  // loaded before the choice, or v would leave the registers
+  float a = (upper ? v2 : v0) + simd_shuffle_xor(upper ? v0 : v2, 2);
+  float b = (upper ? v3 : v1) + simd_shuffle_xor(upper ? v1 : v3, 2);
   return (odd ? b : a) + simd_shuffle_xor(odd ? a : b, 1);
 }
 

@@ -4,13 +4,14 @@ This is the only place that chooses between them. It chooses by device; ``dispat
 not take, and ``cpu.operations`` those that the library does not. By default shaders run where there is Metal, and the
 library on MLX's CPU backend where it is built. Plain MLX does the rest, on the CPU backend with products that add up in
 float32 (``float32_sums``). ``GPTOSS_MAC_KERNELS=off`` runs plain MLX only; ``=emulated`` runs shaders in the emulator,
-on any machine and slowly. If a shader does not compile, this warns once, and plain MLX does its work from then on.
+on any machine and slowly. If a shader does not compile, this warns once, and plain MLX does its work from then on, as
+it does that of shaders found wrong on this machine (``give_to_plain_mlx``).
 """
 
 import functools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -206,13 +207,19 @@ def run(dispatch: Dispatch, place: str) -> list[mx.array]:
     return kernel_at(dispatch.shader, place)(dispatch)
 
 
+def give_to_plain_mlx(shaders: Iterable[str], place: str) -> None:
+    """Let plain MLX do the work of these shaders from now on, where it would be done at ``place``."""
+    for shader in shaders:
+        kernel_at(shader, place).broken = True
+
+
 class CompileError(Exception):
     """A shader did not compile. ``str()`` is the compiler's message."""
 
 
 @dataclass
 class Kernel:
-    """One shader at one place. Knows the templates that have compiled, and whether one has failed to."""
+    """One shader at one place. Knows the templates that have compiled, and whether one has failed to or is wrong."""
 
     source: MetalSource
     place: str

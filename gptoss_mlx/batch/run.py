@@ -131,8 +131,9 @@ class Run:
                     asked[line.number] = added
             if not batch.busy:
                 return True
+            over: set[Hashable] = set()
             for produced in batch.step():
-                if produced.id not in asked:  # its reply ended before the last of what a constraint forced
+                if produced.id in over:  # its reply ended before the last of what a constraint forced
                     continue
                 if isinstance(produced, Failed):
                     failures += 1
@@ -146,6 +147,7 @@ class Run:
                 if produced.finished or reader.over:
                     if not produced.finished:
                         batch.remove(produced.id)
+                        over.add(produced.id)
                     failures = 0
                     if again := self._end(asked.pop(produced.id), produced.finished or "stop", batch):
                         asked[produced.id] = again
@@ -177,7 +179,7 @@ class Run:
         prompt = render(request.messages, runtime.tokenizer, limit=longest)
         shared = len(render_messages(_head(request.messages), runtime.tokenizer))
         limit = request.max_tokens or longest
-        row = Row(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids, shared=shared)
+        row = Row(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids, shared=(shared,))
         batch.add(row)
         reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
         return _Asked(line, request, row, reader, before)
@@ -192,6 +194,8 @@ class Run:
                 request = _read_plain(line.body, self._defaults)
         if request.stream:
             raise RequestError("stream: a batch does not stream; leave it out", "stream")
+        if request.n > 1:
+            raise RequestError(f"n: a batch answers each line once, not {request.n} times; leave it out", "n")
         self.tally.ignored.update(request.unknown)
         if request.model is not None and request.model != self.model:
             self.tally.other_models[request.model] += 1

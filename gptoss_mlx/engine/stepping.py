@@ -26,10 +26,10 @@ Finish = Literal["stop", "length"]
 
 @dataclass(eq=False)
 class Row:
-    """One sequence to generate. ``context`` may already have read a prefix of ``prompt``. The first ``shared`` ids of
-    the prompt may begin other rows' prompts too. ``cached`` is how many ids of the prompt need not be read, and None
-    until reading begins. ``produced`` of ``max_tokens`` ids have been given out; those of the last time are ``unread``
-    until the next step. ``constraint`` is None where every id may be drawn. Its end is added to ``stop``."""
+    """One sequence to generate. ``context`` may already have read a prefix of ``prompt``. ``shared`` are lengths of
+    prefixes with which other rows' prompts may begin too. ``cached`` is how many ids of the prompt need not be read,
+    and None until reading begins. ``produced`` of ``max_tokens`` ids have been given out; those of the last time are
+    ``unread`` until the next step. ``constraint`` is None where every id may be drawn. Its end is added to ``stop``."""
 
     id: Hashable
     prompt: list[int]
@@ -37,7 +37,7 @@ class Row:
     max_tokens: int
     sampling: Sampling
     stop: frozenset[int]
-    shared: int = field(default=0, kw_only=True)
+    shared: tuple[int, ...] = field(default=(), kw_only=True)
     constraint: Constraint | None = field(default=None, kw_only=True)
     cached: int | None = field(default=None, init=False)
     produced: int = field(default=0, init=False)

@@ -62,7 +62,7 @@ def _decode_attention(
         "TAIL": room,
         "WINDOW": window or 0,
         "SPLIT": SPLIT_KEYS if splits else 0,
-        "BATCH": D // 16,
+        "BATCH": D // 32,  # keys that a lane holds at a time; of 64 dimensions four would take more than 128 registers
         "SIMDGROUPS": SIMDGROUPS,
         "SCALE_BITS": bits(scale),
     }

@@ -29,7 +29,9 @@ flush.
 
 *What a source has to do.* It declares each ``threadgroup`` variable in a statement of its own. It reads and writes
 structs in device or threadgroup memory member by member, or through vectors. In the checked modes such memory is
-volatile, so that every access happens as written. Accesses to constant memory are counted as compiled.
+volatile, so that every access happens as written. Accesses to constant memory are counted as compiled. It indexes
+private arrays by what is constant once loops are unrolled, because the lint rejects a private variable that the
+compiler leaves in memory.
 
 *Divergence is strict.* All live lanes of a simdgroup must meet at one simd operation in the source, although hardware
 may let a subset pass. Reading a lane that takes no part is an error. All threads must reach a barrier.

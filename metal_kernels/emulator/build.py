@@ -19,10 +19,10 @@ from metal_kernels.emulator.cover import insert_marks
 from metal_kernels.emulator.errors import EmulatorError, LintError
 from metal_kernels.emulator.flush import flush_halves
 from metal_kernels.emulator.lint import diagnostics, lint
+from metal_kernels.emulator.program import program
 from metal_kernels.emulator.report import Place
 from metal_kernels.emulator.signature import Function
 from metal_kernels.emulator.sites import insert_sites
-from metal_kernels.emulator.source_edit import edit
 from metal_kernels.emulator.toolchain import NATIVE
 from metal_kernels.toolchain import Toolchain
 
@@ -64,7 +64,7 @@ def build(
         with cache.workshop() as work:
             source = work / "kernel.cpp"
             library = work / "kernel.so"
-            source.write_text(tools.PRELUDE + tools.INLINE_ALL + edit(function.source) + _entry(function))
+            source.write_text(program(function))
             code, places, blocks = _compile(toolchain, source, mode, as_written, flush_subnormals)
             _link(toolchain, [code, _runtime(toolchain)], library)
             tables = {
@@ -79,25 +79,6 @@ def build(
         final,
         tuple(Place(*row) for row in tables["sites"]),
         tuple(frozenset((file, line) for file, line in block) for block in tables["blocks"]),
-    )
-
-
-def _entry(function: Function) -> str:
-    """Return the source of the function that the runtime calls in every thread."""
-    arguments = []
-    index = 0
-    for parameter in function.parameters:
-        if parameter.kind == "buffer":
-            number = int(parameter.name) if parameter.name.isdigit() else index
-            arguments.append(f"{{buffers[{number}], nullptr}}")
-            index += 1
-        else:
-            arguments.append(f"{{nullptr, ids->{parameter.name}}}")
-    return (
-        f'\n{tools.INLINE_END}#line 1 "<emulator>"\n'
-        f'extern "C" void emu_entry(void** buffers) {{\n  const emu_ids* ids = emu_self();\n'
-        f"  const emu_argument arguments[] = {{{', '.join(arguments)}}};\n  (void)ids;\n"
-        f"  emu_call({function.expression}, arguments);\n}}\n"
     )
 
 

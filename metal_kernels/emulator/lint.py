@@ -1,4 +1,5 @@
-"""The first pass: checks that a source is Metal. Clang checks it with real address spaces and generates no code."""
+"""The first pass: checks that a source is Metal. Clang checks it with real address spaces and generates no code. Then a
+second compilation finds what it would leave in memory (``private_arrays``)."""
 
 import re
 
@@ -6,9 +7,10 @@ from metal_kernels.build_cache import use
 from metal_kernels.emulator import cache
 from metal_kernels.emulator import toolchain as tools
 from metal_kernels.emulator.errors import LintError
+from metal_kernels.emulator.private_arrays import private_arrays
 from metal_kernels.emulator.report import Finding, FindingKind, Place
 from metal_kernels.emulator.signature import Function
-from metal_kernels.emulator.source_edit import edit, unqualified_parameters
+from metal_kernels.emulator.source_edit import chosen_elements, edit, unqualified_parameters
 from metal_kernels.toolchain import Toolchain
 
 _FLAGS = (
@@ -43,7 +45,7 @@ def lint(function: Function, toolchain: Toolchain | None = None) -> None:
     passed = cache.place(".linted", toolchain, function.source, function.expression)
     if use(passed):
         return
-    found = unqualified_parameters(function.source, "source")
+    found = unqualified_parameters(function.source, "source") + chosen_elements(function.source, "source")
     instantiate = ""
     if "<" in function.expression:
         instantiate = f'\n#line 1 "<emulator>"\ntemplate decltype({function.expression}) {function.expression};\n'
@@ -53,6 +55,7 @@ def lint(function: Function, toolchain: Toolchain | None = None) -> None:
         done = toolchain.compile(*tools.LANGUAGE_FLAGS, *_FLAGS, *tools.include_flags(work), source)
         if done.returncode:
             found += diagnostics(done.stderr)
+        found += [] if found else private_arrays(function, toolchain, work)
         if found:
             raise LintError(found)
         (work / "passed").touch()

@@ -62,6 +62,13 @@ class DebugInfo:
             at = int(caller) if caller is not None else None
         return tuple(chain)
 
+    def variable(self, node: int) -> tuple[str, Place] | None:
+        """Return a variable's name and where it is declared, or None for one of the emulator's own."""
+        name = self._field(node, "name")
+        scope = self._field(node, "scope")
+        file, own = self._file(int(scope) if scope else None)
+        return None if own or not name else (name, Place(file, int(self._field(node, "line") or 0)))
+
 
 class SiteTable:
     """Numbers of places, from 1. Places with the same line but different call chains have different numbers."""

@@ -59,7 +59,7 @@ METAL_HEADERS = (
     *("metal_logging", "metal_math", "metal_simdgroup", "metal_simdgroup_matrix", "metal_type_traits", "metal_types"),
 )
 """The names under which kernels may include metal_stdlib or parts of it."""
-SYSTEM_NAMES = ("clang++", *(f"clang++-{version}" for version in range(26, 16, -1)))
+SYSTEM_NAMES = ("clang++", *(f"clang++-{version}" for version in range(26, 15, -1)))
 
 _TRIAL = f"{INLINE_ALL}_Float16 square(_Float16 x) {{ return x * x; }}\n{INLINE_END}"
 """A source with a line of each kind the builds rely on."""
@@ -88,4 +88,4 @@ def find() -> Toolchain:
     for candidate in compilers.candidates(SYSTEM_NAMES):
         if toolchain := qualify(candidate):
             return toolchain
-    raise ToolchainError("no usable clang: `pip install ziglang`, or install clang 17 or newer")
+    raise ToolchainError("no usable clang: `pip install ziglang`, or install clang 16 or newer")

@@ -1,5 +1,5 @@
 """Writes kernel-report.md: what the shaders read at the published size, counted in the emulator, and their errors, with
-MLX's kernels on the same weights beside them.
+MLX's kernels on the same weights beside them; and their registers, by NVIDIA's compiler.
 
 Run as ``python -m tests.metal_kernels.kernel_report [FILE]``. Nothing in it was measured on a GPU.
 """
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from gptoss_mlx.config import ModelConfig
+from metal_kernels.cuda import nvrtc
+from tests.metal_kernels.shaders import registers
 from tests.metal_kernels.shaders.row import WEIGHTS, Row
 from tests.metal_kernels.shaders.suites import SUITES
 from tests.support import decode_graph
@@ -79,7 +81,11 @@ def decode_step() -> str:
 
 
 def main() -> None:
-    text = table([row for suite in SUITES for row in suite.rows()]) + decode_step()
+    try:
+        text = registers.table()  # first, because it may be absent
+    except nvrtc.Absent as error:
+        sys.exit(str(error))
+    text = table([row for suite in SUITES for row in suite.rows()]) + text + decode_step()
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
     file.write_text(text)
     print(text)

@@ -20,6 +20,7 @@ from tests.metal_kernels.shaders.common import (
     ROUNDING,
     error,
     exact,
+    in_range,
     retiled,
     run,
     same,
@@ -35,6 +36,7 @@ from tests.metal_kernels.shaders.decode_attention import (
     defined,
     defined_combine,
     dispatch,
+    edges,
     layer,
     view,
 )
@@ -64,6 +66,17 @@ def test_right_clean_and_the_same_in_every_order(case, handed_on, folder):
         assert mx.array_equal(out, first), order
 
 
+EDGES = edges()
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_right_where_a_softmax_needs_its_maximum_and_rows_their_guard(edge, folder):
+    case, handed_on, allowed = EDGES[edge]
+    out, _, _ = attended(case, handed_on, folder, mode="fast")
+    assert np.isfinite(exact(out)).all()
+    assert error(exact(out), in_range(defined(case), handed_on)) <= allowed
+
+
 COMBINED = [(2, 32, F32), (32, 64, BF16), (33, 128, F16)]
 
 
@@ -90,6 +103,22 @@ def test_splits_below_at_and_above_the_lanes_are_joined(splits, dim, dtype, fold
         assert same(outputs, again), order
 
 
+COMBINED_EDGES = [(1e36, 0, 89, F32), (1, -200, -199, F32), (1, 200, 201, F32), (1e5, 0, 0, F16)]
+
+
+@pytest.mark.parametrize(("values", "top", "sink", "dtype"), COMBINED_EDGES)
+def test_splits_are_joined_where_a_softmax_needs_its_maximum_and_rows_their_guard(values, top, sink, dtype, folder):
+    parts = np.random.default_rng(1).standard_normal((1, 8, 3, 68)).astype(np.float32)
+    parts[..., -4] += top
+    parts[..., -3] = 2
+    parts[..., :-4] *= values
+    given = mx.array(parts)
+    sinks = mx.full((8,), sink, F32)
+    (out,), _ = run(dispatches.decode_attention_combine(given, sinks, dtype), folder, mode="fast")
+    assert np.isfinite(exact(out)).all()
+    assert error(exact(out), in_range(defined_combine(given, sinks), dtype)) <= ROUNDING[dtype]
+
+
 @pytest.mark.parametrize("window", [None, 128])
 def test_a_row_depends_on_no_row_beside_it_nor_on_where_its_keys_lie(window, folder):
     case = Case(dispatches.SPLIT_KEYS - 13, 7, 8, window=window, kv=F32)  # two rows reach into a second split
@@ -103,7 +132,7 @@ def test_a_row_depends_on_no_row_beside_it_nor_on_where_its_keys_lie(window, fol
 def test_the_same_bits_however_many_keys_a_lane_holds_at_a_time(folder):
     made = dispatch(Case(70, 3, 2))
     (out, _), _ = run(made, folder, mode="fast")
-    for batch in (1, 2, 8):
+    for batch in (1, 4, 8):
         (again, _), _ = run(retiled(made, BATCH=batch), folder, mode="fast")
         assert mx.array_equal(out, again), batch
 
@@ -184,7 +213,11 @@ def check_all(operations: Sequence[str], folder: Path) -> None:
     if "decode_attention_combine" in operations:
         for splits, dim, dtype in COMBINED:
             test_splits_below_at_and_above_the_lanes_are_joined(splits, dim, dtype, folder)
+        for edge in COMBINED_EDGES:
+            test_splits_are_joined_where_a_softmax_needs_its_maximum_and_rows_their_guard(*edge, folder)
     if "decode_attention" in operations:
+        for edge in EDGES:
+            test_right_where_a_softmax_needs_its_maximum_and_rows_their_guard(edge, folder)
         for case, handed_on in CASES:
             test_right_clean_and_the_same_in_every_order(case, handed_on, folder)
         test_the_same_bits_however_many_keys_a_lane_holds_at_a_time(folder)

@@ -10,7 +10,7 @@ import pytest
 
 from metal_kernels import dispatches, launch
 from metal_kernels.reference import Dense
-from tests.metal_kernels.shaders.common import EPS, F32, ROUNDING, error, exact, retiled, run, same
+from tests.metal_kernels.shaders.common import EPS, F32, ROUNDING, error, exact, in_range, retiled, run, same
 from tests.metal_kernels.shaders.dense import (
     CASES,
     OPERATIONS,
@@ -20,6 +20,7 @@ from tests.metal_kernels.shaders.dense import (
     defined,
     defined_logits,
     dispatch,
+    edges,
     of_20b,
 )
 
@@ -37,6 +38,19 @@ def test_right_clean_and_the_same_in_every_order(operation, case, handed_on, fol
         again, report = run(made, folder, mode="check", order=order)
         assert not report.findings, str(report)
         assert same(outputs, again), order
+
+
+EDGES = edges()
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_right_where_a_formula_needs_its_epsilon_or_guard(edge, folder):
+    operation, case, handed_on = EDGES[edge]
+    made = dispatch(operation, case, handed_on)
+    outputs, _ = run(made, folder, mode="fast")
+    for got, want, dtype in zip(map(exact, outputs), defined(operation, case), made.output_dtypes, strict=True):
+        assert np.isfinite(got).all()
+        assert error(got, in_range(want, dtype)) <= ROUNDING[dtype]
 
 
 def test_every_line_of_every_shader_is_reached_by_these_cases():
@@ -85,7 +99,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(operation, folder):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_row_of_logits_that_are_not_finite_is_told_and_leaves_other_rows_as_they_are(value, folder):
     case = Case(2, 64, 4, 1, 16, 512)
-    logits = np.round(defined_logits(case.arrays), 9)
+    logits = np.round(defined_logits(case), 9)
     x = np.array(case.arrays.x)
     x[0, 5] = value
     tokens, largest = best_of(case.having(x=mx.array(x)), folder)
@@ -146,6 +160,9 @@ def test_arrays_no_shader_is_made_for_are_declined():
 
 def check_all(operations: Sequence[str], folder: Path) -> None:
     """Run the tests of some operations that a mutant in ``folder`` has to fail, quick ones first."""
+    for edge, (operation, _, _) in EDGES.items():
+        if operation in operations:
+            test_right_where_a_formula_needs_its_epsilon_or_guard(edge, folder)
     for operation in operations:
         for case, handed_on in CASES:
             test_right_clean_and_the_same_in_every_order(operation, case, handed_on, folder)

@@ -10,7 +10,17 @@ import pytest
 from metal_kernels import dispatches
 from metal_kernels.emulator.report import FindingKind
 from metal_kernels.reference import Experts
-from tests.metal_kernels.shaders.common import FLOAT32_ERROR, ROUNDING, error, exact, retiled, run, same, shader_files
+from tests.metal_kernels.shaders.common import (
+    FLOAT32_ERROR,
+    ROUNDING,
+    error,
+    exact,
+    in_range,
+    retiled,
+    run,
+    same,
+    shader_files,
+)
 from tests.metal_kernels.shaders.experts import (
     CASES,
     OPERATIONS,
@@ -21,6 +31,7 @@ from tests.metal_kernels.shaders.experts import (
     defined,
     defined_gate_up,
     dispatch,
+    edges,
     handed,
     published_size,
     results,
@@ -41,6 +52,19 @@ def test_right_clean_and_the_same_in_every_order(operation, case, handed_on, fol
         again, report = run(made, folder, mode="check", order=order)
         assert not report.findings, str(report)
         assert same(outputs, again), order
+
+
+EDGES = edges()
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_right_where_a_formula_needs_its_epsilon_limit_guard_or_maximum(edge, folder):
+    operation, case, handed_on = EDGES[edge]
+    made = dispatch(operation, case, handed_on)
+    outputs, _ = run(made, folder, mode="fast")
+    for got, want, dtype in zip(results(operation, outputs), defined(operation, case), made.output_dtypes, strict=True):
+        assert np.isfinite(got).all()
+        assert error(got, in_range(want, dtype)) <= ROUNDING[dtype]
 
 
 def test_every_line_of_every_shader_is_reached_by_these_cases():
@@ -177,6 +201,9 @@ def test_arrays_no_shader_is_made_for_are_declined():
 
 def check_all(operations: Sequence[str], folder: Path) -> None:
     """Run the tests of some operations that a mutant in ``folder`` has to fail, quick ones first."""
+    for edge, (operation, _, _) in EDGES.items():
+        if operation in operations:
+            test_right_where_a_formula_needs_its_epsilon_limit_guard_or_maximum(edge, folder)
     for operation in operations:
         for case, handed_on in CASES:
             test_right_clean_and_the_same_in_every_order(operation, case, handed_on, folder)

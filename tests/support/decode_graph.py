@@ -6,7 +6,7 @@ weights in memory. Each primitive in a recording is a known number of dispatches
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -65,12 +65,25 @@ def stretches(config: ModelConfig, dense: str) -> list[Stretch]:
     return found
 
 
-def record(config: ModelConfig, dense: str, length: int, slots: int | None = None) -> list[Node]:
-    """Record one greedy step after ``length`` positions, in bfloat16, from token id to token id. With ``slots`` experts
-    are paged, and what the host waits for is an output too. A step that waited in its midst could not be recorded."""
+Ending = Callable[[Decoder, mx.array], Sequence[mx.array]]
+
+
+def record(
+    config: ModelConfig,
+    dense: str,
+    length: int,
+    *,
+    rows: int = 1,
+    dtype: mx.Dtype = mx.bfloat16,
+    ending: Ending = Decoder.greedy,
+    slots: int | None = None,
+) -> list[Node]:
+    """Record one step of ``rows`` tokens after ``length`` positions, from token ids to what ``ending`` makes of the
+    residual stream: to token ids, if it is greedy. With ``slots`` experts are paged, and what the host waits for is an
+    output too. A step that waited in its midst could not be recorded."""
     parts = stretches(config, dense)
     if slots is not None:
-        parts = [slot_stretch(part, slots, mx.bfloat16) if holds_experts(part) else part for part in parts]
+        parts = [slot_stretch(part, slots, dtype) if holds_experts(part) else part for part in parts]
     tables = [mx.zeros(config.num_local_experts, mx.int32) for _ in range(config.num_hidden_layers if slots else 0)]
     buffers = [mx.zeros((part.nbytes,), mx.uint8) for part in parts]
     cache = KVCache.empty(config)
@@ -82,14 +95,14 @@ def record(config: ModelConfig, dense: str, length: int, slots: int | None = Non
             layer.body_rows = min(layer.body_rows, layer.window - 1)
         heads = config.num_key_value_heads
         dim = config.head_dim
-        layer.body = mx.zeros((2, 1, heads, layer.body_rows + 100, dim), mx.bfloat16)
-        layer.tail = mx.zeros((2, 1, heads, TAIL, dim), mx.bfloat16)
+        layer.body = mx.zeros((2, 1, heads, layer.body_rows + 100, dim), dtype)
+        layer.tail = mx.zeros((2, 1, heads, TAIL, dim), dtype)
     held = cache.arrays()
 
     def step(token: mx.array, *arrays: mx.array) -> list[mx.array]:
         found: dict[str, mx.array] = {}
         for part, buffer in zip(parts, arrays, strict=False):
-            found |= tensors(buffer, part, mx.bfloat16)
+            found |= tensors(buffer, part, dtype)
         for number, layer in enumerate(cache.layers):
             layer.body, layer.tail = arrays[len(parts) + 2 * number :][:2]
         own = arrays[len(parts) + 2 * len(cache.layers) :]
@@ -97,7 +110,7 @@ def record(config: ModelConfig, dense: str, length: int, slots: int | None = Non
         model = Decoder(config, assembled(config, found, own, paged))
         made = model.decode(token.reshape(-1), [cache])
         return [
-            *model.greedy(made.x),
+            *ending(model, made.x),
             *made.pending[1:],
             *(layer.tail for layer in cache.layers if layer.tail is not None),
         ]
@@ -111,7 +124,7 @@ def record(config: ModelConfig, dense: str, length: int, slots: int | None = Non
         patch.object(mx.fast, "rope", _refused),
         patch.object(mx.fast, "scaled_dot_product_attention", _refused),
     ):
-        mx.export_function(recorded.append, step, mx.zeros((1, 1), mx.uint32), *buffers, *held, *tables)
+        mx.export_function(recorded.append, step, mx.zeros((1, rows), mx.uint32), *buffers, *held, *tables)
     return [_node(entry) for entry in recorded if entry["type"] == "primitive"]
 
 

@@ -18,6 +18,7 @@ class Planted:
     body: str = ""
     header: str = ""
     in_header: bool = False
+    in_memory: bool = False  # indexes a private array by a variable, which the lint would report first
 
     def sources(self, wrong: bool) -> tuple[str, str]:
         """Return the wrong kernel's body and header."""
@@ -119,8 +120,8 @@ def in_tree(name: str, kind: FindingKind, right: str, wrong: str, at: str = "", 
     return Planted(name, kind, right, wrong, at, other, TREE_SUM)
 
 
-def in_helpers(name: str, kind: FindingKind, right: str, wrong: str, at: str = "") -> Planted:
-    return Planted(name, kind, right, wrong, at, "", HELPERS, HELPERS_HEADER)
+def in_helpers(name: str, kind: FindingKind, right: str, wrong: str, at: str = "", in_memory: bool = False) -> Planted:
+    return Planted(name, kind, right, wrong, at, "", HELPERS, HELPERS_HEADER, in_memory=in_memory)
 
 
 def in_header(name: str, kind: FindingKind, right: str, wrong: str, at: str = "") -> Planted:
@@ -218,6 +219,7 @@ PLANTED = [
             "if (thread_index",
             f"{type_} more[2]; more[row & 1] = {type_}(1); total += float(more[1]);\nif (thread_index",
             "out[row]",
+            in_memory=True,
         )
         for type_ in ("half", "bfloat")
     ),
@@ -227,6 +229,7 @@ PLANTED = [
         "if (thread_index",
         "uint more[2]; more[row & 1] = 1; total += inp[more[1]];\nif (thread_index",
         "inp[more[1]]",
+        in_memory=True,
     ),
     in_sum("output not written", FindingKind.UNWRITTEN, "lane == 0)\n    out", "lane == 0 && row > 0)\n    out"),
     in_sum("threadgroup array too short", FindingKind.OUT_OF_BOUNDS, "part[8]", "part[7]", WRITE),
@@ -309,6 +312,20 @@ PLANTED = [
         FindingKind.LINT,
         "const device float4* vectors = (const device float4*)inp",
         "const device float4* vectors = (const threadgroup float4*)inp",
+    ),
+    in_helpers(
+        "private array indexed by a variable",
+        FindingKind.LINT,
+        "acc[k] += v[k];",
+        "acc[(k + lane) % 4] += v[k];",
+        "acc[4];",
+    ),
+    in_helpers(
+        "address of an element chosen",
+        FindingKind.LINT,
+        "float total = add_up(acc);",
+        "float total = add_up(acc); total += lane > 3 ? acc[0] : acc[1];",
+        "float total",
     ),
     in_helpers("pointer without a space", FindingKind.LINT, "const device float4* vectors", "const float4* vectors"),
     in_header("parameter without a space", FindingKind.LINT, "const thread float* v", "const float* v"),

@@ -49,6 +49,11 @@ def run(made: Dispatch, folder: Path = dispatches.FOLDER, **options) -> tuple[li
     )
 
 
+def in_range(want: np.ndarray, dtype: mx.Dtype) -> np.ndarray:
+    """Return what an operation stores of these values: half's largest value in place of larger ones."""
+    return np.clip(want, -65504, 65504) if dtype == F16 else want
+
+
 def error(got: np.ndarray, want: np.ndarray) -> float:
     """Return the largest difference, as a part of the largest value."""
     return float(np.abs(got - want).max() / np.abs(want).max())

@@ -11,7 +11,7 @@ from metal_kernels import dispatches
 from metal_kernels.dispatches import Dispatch
 from metal_kernels.emulator import Report
 from metal_kernels.reference import Attention, CacheView
-from tests.metal_kernels.shaders.common import BF16, F16, F32, exact, run
+from tests.metal_kernels.shaders.common import BF16, F16, F32, ROUNDING, exact, run
 
 OPERATIONS = ("decode_attention", "decode_attention_combine")
 ROOM = 64
@@ -52,6 +52,12 @@ class Case:
     @cached_property
     def arrays(self) -> "Arrays":
         return Arrays.random(self)
+
+    def having(self, **arrays: mx.array) -> "Case":
+        """Return the case with other arrays."""
+        case = replace(self)
+        case.__dict__["arrays"] = replace(self.arrays, **arrays)
+        return case
 
     def divided(self, body: int, tail: int, new: int) -> "Case":
         """Return the same positions, as many of them as given, in other places."""
@@ -132,6 +138,45 @@ CASES = [
 """Cases, and the dtype of attended rows. There is nothing before the new rows; an empty body or tail; a tail that gets
 full; a window filled, and its edge passed; scores that dwarf the others in the last run of all and in the first of two;
 heads, widths and dtypes; a split that is short, and rows of which some need one split fewer."""
+
+
+def edges() -> dict[str, tuple[Case, mx.Dtype, float]]:
+    """Return inputs that a softmax without its maximum, or rows without their guard, would get wrong: the case, the
+    dtype of attended rows, and the error that is allowed."""
+    plain = Case(20, 4, 2, kv=F32, sinks=F32)
+    a = plain.arrays
+    above = mx.where(mx.arange(plain.heads) % 2 == 0, 200.0, a.sinks)
+
+    def raised(by: float, scale: float) -> dict[str, mx.array]:
+        """Add ``by`` to every score, and multiply scores by ``scale`` before."""
+        q = mx.concatenate([a.q[..., :1] * 0 + by / plain.scale, a.q[..., 1:] * scale], axis=-1)
+
+        def led(keys: mx.array) -> mx.array:  # by a one
+            return mx.concatenate([keys[..., :1] * 0 + 1, keys[..., 1:]], axis=-1)
+
+        kv = mx.stack([led(a.kv[:, 0]), a.kv[:, 1]], axis=1)
+        body, tail = (mx.stack([led(part[0]), part[1]]) for part in (a.body, a.tail))
+        return {"q": q, "kv": kv, "body": body, "tail": tail}
+
+    far = raised(-200, 1)
+    huge = plain.having(q=a.q * 0, sinks=mx.full((plain.heads,), 89.0), **_times(a, 1e36))
+    return {
+        "a sink 200 above half of the scores": (plain.having(sinks=above), F32, ROUNDING[F32]),
+        # What the sink leaves is a subnormal share. Of values this large it can be seen.
+        "huge values under a sink 89 above the scores": (huge, F32, ROUNDING[F32]),
+        # A score of 200 is itself off by some 1e-5.
+        "scores near -200": (plain.having(**far, sinks=mx.full((plain.heads,), -199.0)), F32, 1e-4),
+        "scores near -200 without sinks": (plain.having(**far, sinks=a.sinks - mx.inf), F32, 1e-4),
+        "scores near 200": (plain.having(**raised(200, 1)), F32, 1e-4),
+        "values past half": (plain.having(**_times(a, 1e5)), F16, ROUNDING[F16]),
+    }
+
+
+def _times(a: "Arrays", factor: float) -> dict[str, mx.array]:
+    """Return the arrays that hold values, with each value multiplied."""
+    kv = mx.concatenate([a.kv[:, :1], a.kv[:, 1:] * factor], axis=1)
+    body, tail = (mx.concatenate([part[:1], part[1:] * factor]) for part in (a.body, a.tail))
+    return {"kv": kv, "body": body, "tail": tail}
 
 
 def defined(case: Case) -> np.ndarray:

@@ -31,6 +31,7 @@ class Case:
     others: mx.Dtype = BF16
     attended: mx.Dtype = F16
     seed: int = 0
+    eps: float = EPS
 
     def __str__(self) -> str:
         weights, others, attended = (dispatches.name(d) for d in (self.weights, self.others, self.attended))
@@ -129,13 +130,14 @@ def values(layer: Dense) -> np.ndarray:
     return codes.reshape(len(words), -1) * scales + offsets
 
 
-def normed(a: Arrays) -> np.ndarray:
-    x = exact(a.x)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + EPS) * exact(a.norm)
+def normed(case: Case) -> np.ndarray:
+    x = exact(case.arrays.x)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + case.eps) * exact(case.arrays.norm)
 
 
-def defined_qkv(a: Arrays, case: Case) -> list[np.ndarray]:
-    out = normed(a) @ values(a.qkv).T + exact(a.qkv.bias)
+def defined_qkv(case: Case) -> list[np.ndarray]:
+    a = case.arrays
+    out = normed(case) @ values(a.qkv).T + exact(a.qkv.bias)
     out = out.reshape(case.rows, -1, case.head_dim)
     turned = out[:, : -case.kv_heads]
     value = out[:, -case.kv_heads :]
@@ -150,8 +152,8 @@ def defined_output(a: Arrays) -> np.ndarray:
     return exact(a.x) + exact(a.attended) @ values(a.o).T + exact(a.o.bias)
 
 
-def defined_logits(a: Arrays) -> np.ndarray:
-    return normed(a) @ values(a.head).T
+def defined_logits(case: Case) -> np.ndarray:
+    return normed(case) @ values(case.arrays.head).T
 
 
 def best(logits: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -179,16 +181,18 @@ def dispatch(operation: str, case: Case, handed_on: mx.Dtype = F32) -> Dispatch:
     a = case.arrays
     made: Dispatch | None
     if operation == "norm_qkv_rope":
-        made = dispatches.norm_qkv_rope(a.x, a.norm, EPS, a.qkv, a.cos, a.sin, heads=case.heads, kv_heads=case.kv_heads)
+        made = dispatches.norm_qkv_rope(
+            a.x, a.norm, case.eps, a.qkv, a.cos, a.sin, heads=case.heads, kv_heads=case.kv_heads
+        )
         if made is not None:  # the project would take the dtype of the weights
             template = tuple((dict(made.template) | {"O": dispatches.name(handed_on)}).items())
             made = made._replace(template=template, output_dtypes=(F32, handed_on))
     elif operation == "output_residual":
         made = dispatches.output_residual(a.attended, a.o, a.x)
     elif operation == "norm_head":
-        made = dispatches.norm_head(a.x, a.norm, EPS, a.head)
+        made = dispatches.norm_head(a.x, a.norm, case.eps, a.head)
     elif operation == "norm_head_argmax":
-        made = dispatches.norm_head_argmax(a.x, a.norm, EPS, a.head)
+        made = dispatches.norm_head_argmax(a.x, a.norm, case.eps, a.head)
     else:
         made = dispatches.norm_head_argmax_combine(*map(mx.array, left_over(case)))
     assert made is not None, f"no shader of {operation} for {case}"
@@ -198,17 +202,35 @@ def dispatch(operation: str, case: Case, handed_on: mx.Dtype = F32) -> Dispatch:
 def defined(operation: str, case: Case) -> list[np.ndarray]:
     """Return the outputs of an operation by definition."""
     if operation == "norm_qkv_rope":
-        return defined_qkv(case.arrays, case)
+        return defined_qkv(case)
     if operation == "output_residual":
         return [defined_output(case.arrays)]
     if operation == "norm_head_argmax_combine":
         return [*best(*left_over(case))[::-1]]
-    logits = defined_logits(case.arrays)
+    logits = defined_logits(case)
     if operation == "norm_head":
         return [logits]
     tiles = dispatch(operation, case).output_shapes[0][1]
     logits = logits.reshape(case.rows, tiles, -1)
     return list(best(logits, np.arange(case.vocabulary).reshape(tiles, -1)))
+
+
+def edges() -> dict[str, tuple[str, Case, mx.Dtype]]:
+    """Return inputs that a formula without its epsilon or guard would get wrong: the operation, the case, and the dtype
+    of keys and values."""
+    found = {}
+    for q8 in (False, True):
+        near_epsilon = Case(2, 64, 4, 1, 16, 512, q8=q8, eps=3e-6)
+        near_epsilon = near_epsilon.having(x=near_epsilon.arrays.x * 2e-4)
+        for operation in ("norm_qkv_rope", "norm_head", "norm_head_argmax"):
+            found[f"x near the root of the epsilon, {operation}, {'q8' if q8 else 'bf16'}"] = (
+                operation,
+                near_epsilon,
+                F32,
+            )
+    over_half = Case(2, 64, 4, 1, 16, 512)
+    over_half = over_half.having(norm=over_half.arrays.norm * 60_000)
+    return found | {"keys and values past half": ("norm_qkv_rope", over_half, F16)}
 
 
 TILINGS: dict[str, list[dict[str, int]]] = {

@@ -39,6 +39,8 @@ class Case:
     biases: mx.Dtype = mx.bfloat16
     residuals: mx.Dtype = mx.float32
     slots: int | None = None  # fewer than experts to save memory: some share one, which a model's never do
+    eps: float = EPS
+    limit: float = LIMIT
     seed: int = 0
 
     def __str__(self) -> str:
@@ -146,25 +148,25 @@ def chosen(logits: np.ndarray, k: int) -> tuple[list[int], np.ndarray]:
     return ids, shares / shares.sum()
 
 
-def defined_norm_router(a: Arrays) -> tuple[np.ndarray, np.ndarray]:
+def defined_norm_router(a: Arrays, eps: float) -> tuple[np.ndarray, np.ndarray]:
     x = exact(a.x)
-    normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + EPS) * exact(a.norm)
+    normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * exact(a.norm)
     return normed, normed @ exact(a.router.weight).T + exact(a.router.bias)
 
 
-def swiglu(both: np.ndarray) -> np.ndarray:
-    gate = np.minimum(both[..., 0::2], LIMIT)
-    linear = np.clip(both[..., 1::2], -LIMIT, LIMIT)
+def swiglu(both: np.ndarray, limit: float) -> np.ndarray:
+    gate = np.minimum(both[..., 0::2], limit)
+    linear = np.clip(both[..., 1::2], -limit, limit)
     return gate / (1 + np.exp(-1.702 * gate)) * (linear + 1)
 
 
-def defined_gate_up(a: Arrays, k: int) -> np.ndarray:
+def defined_gate_up(a: Arrays, k: int, limit: float) -> np.ndarray:
     out = []
     for x, logits in zip(exact(a.normed), exact(a.logits), strict=True):
         for expert in chosen(logits, k)[0]:
             slot = int(a.slots[expert])
             both = values(a.gate_up, slot) @ x + exact(a.gate_up.bias[slot])
-            out.append(swiglu(both))
+            out.append(swiglu(both, limit))
     return np.array(out).reshape(len(a.normed), k, -1)
 
 
@@ -188,9 +190,9 @@ def dispatch(operation: str, case: Case, handed_on: mx.Dtype = mx.float32) -> Di
     """Return the project's dispatch of an operation. Rows for the next operation are in ``handed_on``."""
     a = case.arrays
     if operation == "norm_router":
-        made = dispatches.norm_router(a.x, a.norm, EPS, a.router, handed_on)
+        made = dispatches.norm_router(a.x, a.norm, case.eps, a.router, handed_on)
     elif operation == "expert_gate_up":
-        made = dispatches.expert_gate_up(handed(a.normed), a.logits, a.slots, a.gate_up, case.k, LIMIT)
+        made = dispatches.expert_gate_up(handed(a.normed), a.logits, a.slots, a.gate_up, case.k, case.limit)
         if made is not None:  # the project has float32 rows beside float32 biases only
             width = 16 // handed_on.size
             shape = (case.rows, case.k, 32 // width, case.inter // 32, width)
@@ -212,10 +214,28 @@ def results(operation: str, out: list[mx.array]) -> list[np.ndarray]:
 def defined(operation: str, case: Case) -> list[np.ndarray]:
     """Return the outputs of an operation by definition."""
     if operation == "norm_router":
-        return list(defined_norm_router(case.arrays))
+        return list(defined_norm_router(case.arrays, case.eps))
     if operation == "expert_gate_up":
-        return [defined_gate_up(case.arrays, case.k)]
+        return [defined_gate_up(case.arrays, case.k, case.limit)]
     return [defined_down(case.arrays, case.k)]
+
+
+def edges() -> dict[str, tuple[str, Case, mx.Dtype]]:
+    """Return inputs that a formula without its epsilon, limit, guard or maximum would get wrong: the operation, the
+    case, and the dtype of the rows it returns."""
+    near_epsilon = Case(2, 64, 64, 32, eps=3e-6)
+    over_half = Case(2, 64, 64, 32)
+    other_limit = Case(2, 64, 64, 32, limit=1.5)
+    a = over_half.arrays
+    far = {sign: over_half.having(logits=a.logits + 200 * sign) for sign in (1, -1)}
+    return {
+        "x near the root of the epsilon": ("norm_router", near_epsilon.having(x=near_epsilon.arrays.x * 2e-4), F32),
+        "a norm that carries rows past half": ("norm_router", over_half.having(norm=a.norm * 60_000), F16),
+        "another limit": ("expert_gate_up", other_limit, F32),
+        "gates far below zero": ("expert_gate_up", over_half.having(normed=a.normed * 10), F32),
+        "logits near 200": ("expert_down_residual", far[1], F32),
+        "logits near -200": ("expert_down_residual", far[-1], F32),
+    }
 
 
 TILINGS = {

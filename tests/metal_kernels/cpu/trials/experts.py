@@ -55,7 +55,7 @@ def expert_gate_up(draw: Draw) -> Trial:
         f"T={T} H={H} I={inner} E={logits.shape[1]} K={k}",
         lambda: natural(native.expert_gate_up(*arguments)),
         lambda: natural(reference.expert_gate_up(*arguments)),
-        [made(experts.swiglu(through(exact(x)[:, None], choice(logits, slots, k)[0], up)))],
+        [made(experts.swiglu(through(exact(x)[:, None], choice(logits, slots, k)[0], up), LIMIT))],
     )
 
 
@@ -114,7 +114,7 @@ def _mixture(draw: Draw, count: int) -> Trial:
             return results(module.expert_mlp_grouped(handed, logits, slots, up, down, residual, k=k, limit=LIMIT))
         return results(module.expert_mlp_in_passes(handed, logits, passes, up, down, residual, k=k, limit=LIMIT))
 
-    activated = experts.swiglu(through(exact(x)[:, None], slot, up))
+    activated = experts.swiglu(through(exact(x)[:, None], slot, up), LIMIT)
     each = through(activated, slot, down) * share[..., None]
     return Trial(
         f"T={T} H={H} I={inner} E={logits.shape[1]} K={k} passes={count}",

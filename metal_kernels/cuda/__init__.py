@@ -1,0 +1,6 @@
+"""The shaders for NVIDIA GPUs: not a product, a second judge of them beside the emulator.
+
+Metal is C++ with address spaces, so every shader, unchanged, compiles through a shim of the language. NVRTC, NVIDIA's
+compiler in a library, needs no GPU: it tells how many registers a shader takes, and whether anything spills to memory.
+Nothing users install has it. ``make .venv-cuda/.ready`` sets it up.
+"""

@@ -1,0 +1,42 @@
+"""A Metal kernel function as CUDA C++ with one entry. Compiles nothing."""
+
+import re
+from pathlib import Path
+
+from metal_kernels.emulator.signature import Function
+
+SHIM = Path(__file__).resolve().parent / "native" / "metal.cuh"
+_THREADGROUP_VARIABLE = re.compile(r"(?m)(?<=[;{}\n])(\s*)threadgroup(\s+[\w:<>, ]+?\s+\w+\s*(?:\[[^\]\n;]*\]\s*)*;)")
+ATTRIBUTES = {
+    "thread_index_in_simdgroup": "thread_in_block() % 32",
+    "simdgroup_index_in_threadgroup": "thread_in_block() / 32",
+    "thread_index_in_threadgroup": "thread_in_block()",
+    "thread_position_in_threadgroup": "uint3{threadIdx.x, threadIdx.y, threadIdx.z}",
+    "thread_position_in_grid": "uint3{blockIdx.x * blockDim.x + threadIdx.x, blockIdx.y * blockDim.y + threadIdx.y, "
+    "blockIdx.z * blockDim.z + threadIdx.z}",
+    "threadgroup_position_in_grid": "uint3{blockIdx.x, blockIdx.y, blockIdx.z}",
+    "threadgroups_per_grid": "uint3{gridDim.x, gridDim.y, gridDim.z}",
+}
+"""Metal's attributes of a thread. Blocks are whole threadgroups: a grid is a multiple of its threadgroup."""
+
+
+def translated(function: Function, threads: int) -> str:
+    """Return the source of ``entry``, which takes the function's buffers in order as pointers.
+
+    ``threads`` is the largest threadgroup it is launched with. Raises KeyError for an attribute that is not known.
+    """
+    source = _THREADGROUP_VARIABLE.sub(r"\1__shared__\2", function.source)
+    buffers = 0
+    arguments = []
+    for parameter in function.parameters:
+        if parameter.kind == "buffer":
+            arguments.append(f"buffer{{b{buffers}}}")
+            buffers += 1
+        else:
+            arguments.append(ATTRIBUTES[parameter.name])
+    declared = ", ".join(f"void* b{number}" for number in range(buffers))
+    return (
+        f"{SHIM.read_text()}{source}\n"
+        f'#line 1 "entry"\nextern "C" __global__ void __launch_bounds__({threads}) entry({declared}) {{\n'
+        f"  {function.expression}({', '.join(arguments)});\n}}\n"
+    )
