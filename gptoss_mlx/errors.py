@@ -87,6 +87,22 @@ class EngineError(GptOssError):
     exit_code = 11
 
 
+class GrammarError(GptOssError):
+    """A schema, regex or grammar is invalid, or has a part that cannot be enforced. ``path`` says where in it."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+
+
+class ConstraintError(GptOssError):
+    """A row cannot go on under its constraint: nothing is allowed, or following it takes too much work."""
+
+    exit_code = 11
+
+
 class KernelError(GptOssError):
     """A shader's result on this machine differs from that of plain MLX."""
 

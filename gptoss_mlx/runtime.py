@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -14,6 +15,7 @@ from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.budget import context_limit, disk_limit, memory_limit, plan_here
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.allocators import limit_allocators
+from gptoss_mlx.engine.constraint import Constraint
 from gptoss_mlx.engine.context import Context
 from gptoss_mlx.engine.expert_trace import About, TraceWriter
 from gptoss_mlx.engine.generate import generate
@@ -31,6 +33,9 @@ from gptoss_mlx.model.experts import expert_nbytes, holds_experts
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
 from metal_kernels import launch
+
+if TYPE_CHECKING:
+    from gptoss_mlx.grammars import Vocabulary
 
 DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 STOP_MARKERS = ("<|return|>", "<|call|>", "<|endoftext|>")
@@ -76,6 +81,14 @@ class Runtime:
                 f"{self.folder.path}: has no tokenizer; put tokenizer.json beside the checkpoint and convert it again"
             )
         return Tokenizer.load(self.folder.tokenizer_path)
+
+    @cached_property
+    def vocabulary(self) -> "Vocabulary":
+        """Return what the tokenizer's tokens spell, to make constraints with. Its first use builds it, in a thread.
+        Raises ModelFolderError without a tokenizer."""
+        from gptoss_mlx.grammars import Vocabulary
+
+        return Vocabulary(self.tokenizer)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -146,10 +159,12 @@ class Runtime:
         min_p: float = 0.0,
         seed: int | None = None,
         stop: Collection[int] | None = None,
+        constraint: Constraint | None = None,
     ) -> Iterator[int]:
         """Return an iterator over up to ``max_tokens`` ids that follow ``tokens``. An id of ``stop`` (default
-        ``stop_ids``) is yielded and is the last. Raises UsageError at once for an argument of the wrong type or out of
-        range. The iterator raises ContextLengthError and EngineError."""
+        ``stop_ids``) is yielded and is the last. With a ``constraint`` of ``vocabulary``, which serves one call, only
+        what it allows is drawn. Raises UsageError at once for an argument of the wrong type or out of range. The
+        iterator raises ContextLengthError, EngineError and ConstraintError."""
         prompt = _ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")
@@ -157,7 +172,13 @@ class Runtime:
         sampling = Sampling(temperature, top_p, top_k, min_p, seed)
         stops = self.stop_ids if stop is None else frozenset(_ids("stop", stop))
         return generate(
-            self.context(), prompt, max_tokens=limit, sampling=sampling, stop=stops, prefill_chunk=self.chunk
+            self.context(),
+            prompt,
+            max_tokens=limit,
+            sampling=sampling,
+            stop=stops,
+            constraint=constraint,
+            prefill_chunk=self.chunk,
         )
 
 

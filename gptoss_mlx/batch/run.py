@@ -131,7 +131,10 @@ class Run:
                     asked[line.number] = added
             if not batch.busy:
                 return True
+            over: set[Hashable] = set()
             for produced in batch.step():
+                if produced.id in over:  # its reply ended before the last of what a constraint forced
+                    continue
                 if isinstance(produced, Failed):
                     failures += 1
                     if failures == FAILURES:
@@ -144,6 +147,7 @@ class Run:
                 if produced.finished or reader.over:
                     if not produced.finished:
                         batch.remove(produced.id)
+                        over.add(produced.id)
                     failures = 0
                     if again := self._end(asked.pop(produced.id), produced.finished or "stop", batch):
                         asked[produced.id] = again

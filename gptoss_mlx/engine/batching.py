@@ -112,7 +112,7 @@ class Batch:
             return []
         self.reading.remove(row)
         context.mark()
-        return [self._stepper.begin(row, logits)]
+        return self._stepper.begin(row, logits)
 
     def _fail(self, row: Row, error: Exception) -> Failed:
         self.remove(row.id)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Generator
 
+from gptoss_mlx.engine.constraint import Constraint
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.stepping import Failed, Row, Stepper
@@ -15,16 +16,19 @@ def generate(
     max_tokens: int,
     sampling: Sampling,
     stop: Collection[int],
+    constraint: Constraint | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
     cancelled: Callable[[], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Generator[int]:
     """Read ``prompt`` and yield up to ``max_tokens`` ids that follow it. An id of ``stop`` is yielded and is the last.
 
-    Close the iterator to stop early. ``cancelled`` is called between tokens and between prefill chunks. Either way
-    ``context`` holds exactly what it has read and can be used again. Generation ends where the context is full. Raises
-    ContextLengthError for a prompt that leaves no room for a token, EngineError for a step that cannot be computed or
-    whose logits are not finite, and ModelFolderError where experts cannot be read.
+    With a ``constraint`` every id is one that it allows, and its end is one of ``stop``; ids that ``max_tokens`` cut
+    off may not be complete. Close the iterator to stop early. ``cancelled`` is called between tokens and between
+    prefill chunks. Either way ``context`` holds exactly what it has read and can be used again. Generation ends where
+    the context is full. Raises ContextLengthError for a prompt that leaves no room for a token, EngineError for a step
+    that cannot be computed or whose logits are not finite, ConstraintError where the constraint leaves nothing to draw,
+    and ModelFolderError where experts cannot be read.
     """
     limit = context.model.config.max_position_embeddings
     room = limit - len(prompt)
@@ -36,7 +40,8 @@ def generate(
     logits = context.read(prompt, chunk=prefill_chunk, cancelled=cancelled, progress=progress)
     context.mark()
     stepper = Stepper(context.model)
-    outcomes = [stepper.begin(Row(None, prompt, context, min(max_tokens, room), sampling, frozenset(stop)), logits)]
+    row = Row(None, prompt, context, min(max_tokens, room), sampling, frozenset(stop), constraint=constraint)
+    outcomes = stepper.begin(row, logits)
     while True:
         for outcome in outcomes:
             if isinstance(outcome, Failed):

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.arguments import real, whole
+from gptoss_mlx.engine.constraint import restricted
 from metal_kernels import launch
 
 NOT_FINITE = (
@@ -69,9 +70,11 @@ class Drawn(NamedTuple):
         return [id if math.isfinite(witness) else None for id, witness in zip(ids, witnesses, strict=True)]
 
 
-def draw_token(logits: mx.array, sampling: Sampling, point: mx.array) -> Drawn:
-    """Return one draw from logits [1, V] at ``point`` [1], with the witness of those logits."""
-    return Drawn(sample(logits, sampling, point), launch.witness(logits))
+def draw_token(logits: mx.array, sampling: Sampling, point: mx.array, mask: mx.array | None = None) -> Drawn:
+    """Return one draw from logits [1, V] at ``point`` [1], with the witness of those logits. With a ``mask`` (see
+    ``constraint.allowed``) only its ids are drawn, and only they are counted by the filters."""
+    among = logits if mask is None else restricted(logits, mask)
+    return Drawn(sample(among, sampling, point), launch.witness(logits))
 
 
 def sample(logits: mx.array, sampling: Sampling, point: mx.array) -> mx.array:

@@ -2,7 +2,9 @@
 
 A step reads the ids that the step before it has drawn, which the host has not seen yet. So reading them back costs the
 device no idle time. A row that ends therefore takes part in one step more, whose draw for it is dropped. Where a row
-must wait for the host, nothing runs ahead. Knows no prompts, no text, and not where rows come from.
+must wait for the host, nothing runs ahead. A row under a constraint waits, because what it may draw depends on what it
+has drawn; the host finds that out while the device computes the step. What the constraint forces is given out without a
+draw, and read with the next step. Knows no prompts, no text, and not where rows come from.
 """
 
 from collections.abc import Hashable, Iterator
@@ -12,10 +14,10 @@ from typing import Literal
 
 import mlx.core as mx
 
+from gptoss_mlx.engine.constraint import Constraint, allowed, follow
 from gptoss_mlx.engine.context import Context
 from gptoss_mlx.engine.sampling import NOT_FINITE, Drawn, Sampling, draw_token
-from gptoss_mlx.errors import EngineError, one_line
-from gptoss_mlx.model.cache import KVCache
+from gptoss_mlx.errors import ConstraintError, EngineError, one_line
 from gptoss_mlx.model.decoder import Decoder, Step
 
 Finish = Literal["stop", "length"]
@@ -26,7 +28,8 @@ Finish = Literal["stop", "length"]
 class Row:
     """One sequence to generate. ``context`` may already have read a prefix of ``prompt``. ``shared`` are lengths of
     prefixes with which other rows' prompts may begin too. ``cached`` is how many ids of the prompt need not be read,
-    and None until reading begins. ``token`` was given out last, the ``produced``th of ``max_tokens``."""
+    and None until reading begins. ``produced`` of ``max_tokens`` ids have been given out; those of the last time are
+    ``unread`` until the next step. ``constraint`` is None where every id may be drawn. Its end is added to ``stop``."""
 
     id: Hashable
     prompt: list[int]
@@ -35,17 +38,22 @@ class Row:
     sampling: Sampling
     stop: frozenset[int]
     shared: tuple[int, ...] = field(default=(), kw_only=True)
+    constraint: Constraint | None = field(default=None, kw_only=True)
     cached: int | None = field(default=None, init=False)
     produced: int = field(default=0, init=False)
-    token: int = field(default=0, init=False)
+    unread: list[int] = field(default_factory=list, init=False)
     points: Iterator[mx.array] = field(init=False)
 
     def __post_init__(self) -> None:
         self.points = self.sampling.points()
+        if self.constraint is not None:
+            self.stop |= {self.constraint.end}
 
     @property
     def waits(self) -> str | None:
         """Return why the row's next step must wait until the host has seen this one, or None."""
+        if self.constraint is not None:
+            return "constraint"
         return "misses" if self.context.model.may_miss else None
 
 
@@ -71,27 +79,55 @@ class Failed:
         return one_line(self.error)
 
 
+class _Mark:
+    """What a row's context was before a step, at whose ``point`` it draws."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._cache = row.context.cache.mark()
+        self.point = next(row.points)
+
+    def undo(self) -> None:
+        """Rewind the row's context, and give its point back to be drawn at again."""
+        row = self._row
+        row.context.cache.rewind(self._cache)
+        del row.context.ids[self._cache.length :]
+        row.points = chain((self.point,), row.points)
+
+
+class _Given:
+    """What a row had given out."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._out = (row.produced, row.unread)
+        self._followed = row.constraint.length if row.constraint is not None else 0
+
+    def undo(self) -> None:
+        """Take back what it has given out since, and rewind its constraint."""
+        self._row.produced, self._row.unread = self._out
+        if self._row.constraint is not None:
+            self._row.constraint.rewind(self._followed)
+
+
+Masks = list[mx.array | None]
+"""For each row of a step the ids that it may draw, None where that is every id."""
+
+
 @dataclass
 class _Flight:
-    """A step that is under way: what it draws for each row, at these points, and the caches before it."""
+    """A step that is under way: what it draws for each row, at which marks it began, and with which masks."""
 
     rows: list[Row]
     step: Step
-    points: list[mx.array]
-    marks: list[KVCache]
+    marks: list[_Mark]
+    masks: Masks
     drawn: Drawn
 
     def undo(self) -> None:
-        """Rewind every row to before the step, and give its point back to be drawn at again."""
-        for number in range(len(self.rows)):
-            self.undo_row(number)
-
-    def undo_row(self, number: int) -> None:
-        """Do so for one row."""
-        row = self.rows[number]
-        row.context.cache.rewind(self.marks[number])
-        del row.context.ids[self.marks[number].length :]
-        row.points = chain((self.points[number],), row.points)
+        """Rewind every row to before the step."""
+        for mark in self.marks:
+            mark.undo()
 
 
 @dataclass
@@ -102,10 +138,16 @@ class Stepper:
     rows: list[Row] = field(default_factory=list, init=False)
     _ahead: _Flight | None = field(default=None, init=False)
 
-    def begin(self, row: Row, logits: mx.array) -> Produced | Failed:
-        """Take a row up whose prompt has been read, with the logits [1, V] after it. Wait for its first token."""
+    def begin(self, row: Row, logits: mx.array) -> list[Produced | Failed]:
+        """Take a row up whose prompt has been read, with the logits [1, V] after it. Wait for its first tokens."""
+        mask = None
+        if row.constraint is not None:
+            if forced := follow(row.constraint, None):
+                self.rows.append(row)
+                return self._give_out(row, forced)
+            mask = allowed(row.constraint, self.model.config.vocab_size)
         with row.context.undone_on_error():
-            drawn = draw_token(logits, row.sampling, next(row.points))
+            drawn = draw_token(logits, row.sampling, next(row.points), mask)
             (id,) = drawn.ids()
         self.rows.append(row)
         return self._give(row, id)
@@ -119,12 +161,15 @@ class Stepper:
         return {*self.rows, *(self._ahead.rows if self._ahead is not None else ())}
 
     def step(self) -> list[Produced | Failed]:
-        """Return the next token of every row. A row that cannot be computed is removed. Raises EngineError if there are
+        """Return the next tokens of every row, several where a constraint forces them. A caller who removes a row after
+        one of them drops the others. A row that cannot be computed is removed. Raises EngineError if there are
         several and each fails alone too: the cause is then not a row's, and all rows stay."""
         if not self.rows:
             self._ahead = None
             return []
         following = None
+        rows = list(self.rows)
+        given = [_Given(row) for row in rows]
         flight = self._ahead
         self._ahead = None
         try:
@@ -139,28 +184,41 @@ class Stepper:
             for begun in (following, flight):
                 if begun is not None:
                     begun.undo()
+            self.rows = rows
+            for before in given:
+                before.undo()
             if isinstance(error, Exception):
                 return self._singly(error)
             raise
 
     def _launch(self, rows: list[Row], before: _Flight | None) -> _Flight:
-        """Launch a step of ``rows``. Those in the step ``before`` read what that one draws, the others their last
-        token. Undoes what it has begun if it raises."""
-        marks = [row.context.cache.mark() for row in rows]
-        points = [next(row.points) for row in rows]
+        """Launch a step of ``rows``. Those in the step ``before`` read what that one draws, the others what they have
+        not read. Undoes what it has begun if it raises."""
+        marks = [_Mark(row) for row in rows]
         try:
+            for row in rows:
+                if row.unread[:-1]:
+                    self.model(mx.array([row.unread[:-1]], mx.uint32), row.context.cache)
             step = self.model.decode(_tokens(rows, before), [row.context.cache for row in rows])
-            flight = _Flight(rows, step, points, marks, self._draw(step, rows, points))
+            masks = self._masks(rows, step)
+            flight = _Flight(rows, step, marks, masks, self._draw(step, rows, marks, masks))
             mx.async_eval(*flight.drawn, step.pending, [row.context.cache.arrays() for row in rows])
         except BaseException:
-            for row, mark, point in zip(rows, marks, points, strict=True):
-                row.context.cache.rewind(mark)
-                row.points = chain((point,), row.points)
+            for mark in marks:
+                mark.undo()
             raise
         for row in rows:
             if before is None or row not in before.rows:
-                row.context.ids.append(row.token)
+                row.context.ids += row.unread
         return flight
+
+    def _masks(self, rows: list[Row], step: Step) -> Masks:
+        """Return what the rows may draw after ``step``. The device computes the step meanwhile."""
+        if all(row.constraint is None for row in rows):
+            return [None] * len(rows)
+        mx.async_eval(step.pending)
+        size = self.model.config.vocab_size
+        return [allowed(row.constraint, size) if row.constraint is not None else None for row in rows]
 
     def _launch_ahead(self, flight: _Flight) -> _Flight | None:
         """Launch the step after ``flight``, or return None if a row waits for the host or none goes on.
@@ -176,16 +234,16 @@ class Stepper:
         except Exception:
             return None
 
-    def _draw(self, step: Step, rows: list[Row], points: list[mx.array]) -> Drawn:
-        """Return a draw for each row. Where all are greedy no logits are kept in memory."""
-        if all(row.sampling.temperature == 0 for row in rows):
+    def _draw(self, step: Step, rows: list[Row], marks: list[_Mark], masks: Masks) -> Drawn:
+        """Return a draw for each row. Where all are greedy and free no logits are kept in memory."""
+        if all(row.sampling.temperature == 0 and mask is None for row, mask in zip(rows, masks, strict=True)):
             return Drawn(*self.model.greedy(step.x))
         logits = self.model.logits(step.x)
         if len(rows) == 1:
-            return draw_token(logits, rows[0].sampling, points[0])
+            return draw_token(logits, rows[0].sampling, marks[0].point, masks[0])
         draws = [
-            draw_token(logits[number : number + 1], row.sampling, point)
-            for number, (row, point) in enumerate(zip(rows, points, strict=True))
+            draw_token(logits[number : number + 1], row.sampling, mark.point, mask)
+            for number, (row, mark, mask) in enumerate(zip(rows, marks, masks, strict=True))
         ]
         return Drawn(mx.concatenate([draw.token for draw in draws]), mx.concatenate([draw.witness for draw in draws]))
 
@@ -195,7 +253,7 @@ class Stepper:
             mx.eval(*flight.drawn, flight.step.pending)
             if not flight.step.repeat():
                 return flight.drawn.ids()
-            flight.drawn = self._draw(flight.step, flight.rows, flight.points)
+            flight.drawn = self._draw(flight.step, flight.rows, flight.marks, flight.masks)
 
     def _land(self, flight: _Flight, ids: list[int | None]) -> list[Produced | Failed]:
         """Give each row that is still there what ``flight`` has drawn for it."""
@@ -204,26 +262,41 @@ class Stepper:
             if row not in self.rows:
                 continue
             if id is None:  # the step after it has read a token drawn from such numbers
-                flight.undo_row(number)
+                flight.marks[number].undo()
             elif self._ahead is not None and row in self._ahead.rows:
                 row.context.ids.append(id)
-            outcomes.append(self._give(row, id))
+            outcomes += self._give(row, id)
         return outcomes
 
-    def _give(self, row: Row, id: int | None) -> Produced | Failed:
+    def _give(self, row: Row, id: int | None) -> list[Produced | Failed]:
+        """Give out an id that was drawn and what it forces."""
         if id is None:
             self.rows.remove(row)
-            return Failed(row.id, EngineError(NOT_FINITE))
-        row.token = id
-        row.produced += 1
-        finished: Finish | None = None
-        if id in row.stop:
-            finished = "stop"
-        elif row.produced == row.max_tokens:
-            finished = "length"
-        if finished:
+            return [Failed(row.id, EngineError(NOT_FINITE))]
+        if row.constraint is None or id in row.stop:
+            return self._give_out(row, [id])
+        try:
+            return self._give_out(row, [id, *follow(row.constraint, id)])
+        except ConstraintError as error:
             self.rows.remove(row)
-        return Produced(row.id, id, finished)
+            return [Failed(row.id, error)]
+
+    def _give_out(self, row: Row, ids: list[int]) -> list[Produced | Failed]:
+        """Give out ids up to the row's end."""
+        outcomes: list[Produced | Failed] = []
+        row.unread = ids
+        for id in ids:
+            row.produced += 1
+            finished: Finish | None = None
+            if id in row.stop:
+                finished = "stop"
+            elif row.produced == row.max_tokens:
+                finished = "length"
+            outcomes.append(Produced(row.id, id, finished))
+            if finished:
+                self.rows.remove(row)
+                break
+        return outcomes
 
     def _singly(self, error: Exception) -> list[Produced | Failed]:
         """Take each row's step alone after ``error``, and wait for it. Remove rows that fail again. If several rows all
@@ -260,8 +333,8 @@ class Stepper:
 def _tokens(rows: list[Row], before: _Flight | None) -> mx.array:
     """Return the id that each row reads next, [rows] uint32, wherever it is known."""
     if before is None:
-        return mx.array([row.token for row in rows], mx.uint32)
+        return mx.array([row.unread[-1] for row in rows], mx.uint32)
     if rows == before.rows:
         return before.drawn.token
     drawn = {row: before.drawn.token[number : number + 1] for number, row in enumerate(before.rows)}
-    return mx.concatenate([drawn[row] if row in drawn else mx.array([row.token], mx.uint32) for row in rows])
+    return mx.concatenate([drawn[row] if row in drawn else mx.array(row.unread[-1:], mx.uint32) for row in rows])

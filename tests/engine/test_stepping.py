@@ -19,7 +19,7 @@ def ids(number):
 def begun(runtime, stepper, number, sampling=GREEDY, most=12, stop=()):
     """Return a row that has produced its first token, and a list with that token."""
     row = Row(number, ids(number), runtime.context(), most, sampling, frozenset(stop))
-    outcome = stepper.begin(row, row.context.read(row.prompt))
+    (outcome,) = stepper.begin(row, row.context.read(row.prompt))
     return row, [outcome.token]
 
 
@@ -108,7 +108,7 @@ def test_a_row_that_stops_takes_part_in_one_step_more_and_nobody_notices(runtime
     context.read(ids(1) + want[1][:length] + [5])
     stepper = Stepper(runtime.model)
     more = Row(1, context.ids, context, 4, GREEDY, frozenset())
-    first = stepper.begin(more, context.read(list(context.ids)))
+    (first,) = stepper.begin(more, context.read(list(context.ids)))
     assert finish(stepper, {1: [first.token]})[1] == again
 
 

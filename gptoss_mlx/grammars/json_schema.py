@@ -1,0 +1,535 @@
+"""A JSON Schema made into a grammar of the texts that satisfy it.
+
+What the grammar allows always validates; it need not allow all that would. It has one order of properties, the one
+declared. An object with declared properties is closed unless ``additionalProperties`` is there. Strings and numbers
+have one spelling, whitespace has a bound. Where additional properties are allowed a name may still come twice:
+``duplicate_name`` finds that in the finished text.
+
+A keyword that cannot be enforced is an error that names it and its path, or dropped with a warning where the caller
+asks for that. Formats that only annotate are ignored with a warning.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+from gptoss_mlx.errors import GrammarError, quoted
+from gptoss_mlx.grammars import numbers, strings
+from gptoss_mlx.grammars.grammar import Grammar, matches_something
+from gptoss_mlx.grammars.keywords import (
+    OF_TYPE,
+    READ,
+    UNENFORCED,
+    Schema,
+    both,
+    checked,
+    content,
+    disjoint,
+    is_a,
+    nested_deeper,
+    types,
+    values,
+)
+from gptoss_mlx.grammars.rules import Rules, Way
+
+MOST_TEXT = 1 << 20
+"""Characters of a schema."""
+MOST_DEPTH = 100
+"""Of arrays and objects in a schema, and of schemas that lead to one another without a value between them."""
+MOST_RULES = 20_000
+MOST_JOINED = 1_000
+"""Times that keywords are combined with those of a branch, which may multiply."""
+MOST_COUNT = 100_000
+"""The highest least number of characters, items or properties."""
+MOST_NAME = 64
+"""Characters of a property's name that is not declared."""
+_INDENT = r"(?:\n {0,12}| )?"
+_OPEN, _CLOSE, _COMMA, _COLON = rf"\{{{_INDENT}", rf"{_INDENT}\}}", rf",{_INDENT}", ": ?"
+_OPEN_ARRAY, _CLOSE_ARRAY = rf"\[{_INDENT}", rf"{_INDENT}\]"
+
+
+class _Nothing(Exception):
+    """No value satisfies the schema."""
+
+
+def from_schema(schema: Any, *, lenient: bool = False) -> Grammar:
+    """Return the grammar of a schema. ``lenient`` drops what cannot be enforced, with a warning. Raises GrammarError,
+    with the path, for an invalid schema, for what cannot be enforced, and for a schema that nothing satisfies."""
+    try:
+        if nested_deeper(schema, MOST_DEPTH):
+            raise GrammarError(f"the schema nests deeper than {MOST_DEPTH}", "#")
+        if len(content(schema)) > MOST_TEXT:
+            raise GrammarError(f"the schema has more than {MOST_TEXT:,} characters", "#")
+    except (TypeError, ValueError) as error:
+        raise GrammarError(f"the schema is not JSON ({error})", "#") from error
+    compiler = _Compiler(schema, lenient)
+    try:
+        start = compiler.value(schema, "#")
+    except _Nothing as nothing:
+        raise GrammarError("nothing satisfies the schema", str(nothing)) from None
+    text = compiler.rules.lark(start)
+    if text is None:
+        raise GrammarError("nothing finite satisfies the schema: its $refs never end", "#")
+    return Grammar(text, tuple(dict.fromkeys(compiler.warnings)))
+
+
+def json_object() -> Grammar:
+    """Return the grammar of every JSON object."""
+    return from_schema({"type": "object"})
+
+
+def duplicate_name(text: str) -> str | None:
+    """Return a property's name that an object in a JSON text has twice, or None. Raises ValueError for other text."""
+    double: list[str] = []
+
+    def read(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        double.extend(name for name in names if names.count(name) > 1)
+
+    json.loads(text, object_pairs_hook=read)
+    return double[0] if double else None
+
+
+class _Compiler:
+    """One schema's way to rules. Schemas of equal content become one rule, so that recursion ends."""
+
+    def __init__(self, root: Any, lenient: bool) -> None:
+        self.root = root
+        self.lenient = lenient
+        self.warnings: list[str] = []
+        self.rules = Rules()
+        self._made: dict[str, str] = {}
+        self._empty: set[str] = set()
+        self._depth = 0
+        self._joined = 0
+
+    def value(self, schema: Any, path: str) -> str:
+        """Return the rule of what satisfies ``schema``. Raises _Nothing where it is known that nothing does."""
+        schema = checked(schema, path)
+        key = content({k: v for k, v in schema.items() if k in READ} if isinstance(schema, dict) else schema)
+        if key in self._empty:
+            raise _Nothing(path)
+        if key in self._made:
+            return self._made[key]
+        if len(self._made) > MOST_RULES:
+            raise GrammarError(f"the schema unfolds into more than {MOST_RULES:,} parts", path)
+        self._depth += 1
+        if self._depth > MOST_DEPTH:
+            raise GrammarError(f"the schema unfolds deeper than {MOST_DEPTH}; a $ref beside keywords may recur", path)
+        name = self._made[key] = self.rules.name()
+        try:
+            self.rules.ways[name] = self._ways(schema, path)
+        except _Nothing:
+            self._empty.add(key)
+            raise
+        finally:
+            self._depth -= 1
+        return name
+
+    def _both(self, one: Schema, other: Schema, path: str) -> Schema:
+        self._joined += 1
+        if self._joined > MOST_JOINED:
+            raise GrammarError(f"its branches multiply into more than {MOST_JOINED:,} schemas", path)
+        return both(one, other, path)
+
+    def _refuse(self, keyword: str, path: str, why: str) -> None:
+        """Raise GrammarError, or warn that a keyword is dropped."""
+        if not self.lenient:
+            raise GrammarError(f"{keyword} {why}", path)
+        self.warnings.append(f"{path}: {keyword} {why}; it is dropped")
+
+    def _ways(self, schema: Schema, path: str) -> list[Way]:
+        if isinstance(schema, bool):
+            if not schema:
+                raise _Nothing(path)
+            schema = {}
+        closed = schema.get("unevaluatedProperties") is False
+        for keyword in UNENFORCED:
+            if keyword in schema and not (keyword == "unevaluatedProperties" and closed):
+                if schema[keyword] == {} and keyword.startswith("depend"):
+                    continue
+                self._refuse(keyword, path, "cannot be enforced")
+        schema = {k: v for k, v in schema.items() if k in READ and k not in UNENFORCED}
+        if closed and "additionalProperties" not in schema:
+            schema["unevaluatedProperties"] = False
+        if "$ref" in schema:
+            rest = {k: v for k, v in schema.items() if k != "$ref"}
+            target, place = self._resolve(schema["$ref"], f"{path}/$ref")
+            if not rest:
+                return self._one(target, place)
+            return self._one(self._both(checked(target, place), rest, path), path)
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema:
+                rest = {k: v for k, v in schema.items() if k != keyword}
+                return self._alternatives(keyword, schema[keyword], rest, path)
+        if "allOf" in schema:
+            joined: Schema = {k: v for k, v in schema.items() if k != "allOf"}
+            for number, part in enumerate(schema["allOf"]):
+                place = f"{path}/allOf/{number}"
+                joined = self._both(joined, self._expanded(checked(part, place), place), path)
+            return self._one(joined, path)
+        listed = values(schema)
+        if listed is not None:
+            return self._listed(listed, schema, path)
+        return self._by_type(schema, path)
+
+    def _one(self, schema: Schema, path: str) -> list[Way]:
+        name = self.value(schema, path)
+        return [Way(name, (name,))]
+
+    def _resolve(self, ref: str, path: str) -> tuple[Any, str]:
+        """Return what a $ref points to, and its path."""
+        if not ref.startswith("#"):
+            raise GrammarError(f"{quoted(ref)} lies outside the schema; put it into $defs", path)
+        found: Any = self.root
+        if not ref.startswith("#/") and ref != "#":
+            anchored = [one for one in _schemas(self.root) if one.get("$anchor") == ref[1:] or one.get("$id") == ref]
+            if anchored:
+                return anchored[0], ref
+            raise GrammarError(f"{quoted(ref)} points to nothing", path)
+        for step in ref[2:].split("/") if ref != "#" else ():
+            step = re.sub("%([0-9A-Fa-f]{2})", lambda m: chr(int(m[1], 16)), step)
+            step = step.replace("~1", "/").replace("~0", "~")
+            try:
+                found = found[int(step)] if isinstance(found, list) else found[step]
+            except (KeyError, IndexError, ValueError, TypeError):
+                raise GrammarError(f"{quoted(ref)} points to nothing", path) from None
+        return found, ref
+
+    def _expanded(self, schema: Schema, path: str, depth: int = 0) -> Schema:
+        """Return ``schema`` with what its $ref and allOf at its top say, to be compared or combined."""
+        if isinstance(schema, bool) or not ("$ref" in schema or "allOf" in schema):
+            return schema
+        if depth > MOST_DEPTH // 2:
+            raise GrammarError("the $refs lead in a circle without a value between them", path)
+        out: Schema = {k: v for k, v in schema.items() if k not in ("$ref", "allOf")}
+        if "$ref" in schema:
+            target, place = self._resolve(schema["$ref"], f"{path}/$ref")
+            out = self._both(self._expanded(checked(target, place), place, depth + 1), out, path)
+        for number, part in enumerate(schema.get("allOf", ())):
+            place = f"{path}/allOf/{number}"
+            out = self._both(out, self._expanded(checked(part, place), place, depth + 1), path)
+        return out
+
+    def _alternatives(self, keyword: str, branches: list[Any], rest: dict[str, Any], path: str) -> list[Way]:
+        whole: list[Schema] = []
+        for number, branch in enumerate(branches):
+            place = f"{path}/{keyword}/{number}"
+            whole.append(self._both(rest, checked(branch, place), place) if rest else checked(branch, place))
+        if keyword == "oneOf":
+            compared = [self._expanded(one, f"{path}/oneOf/{number}") for number, one in enumerate(whole)]
+            for a, b in combinations(range(len(whole)), 2):
+                if not disjoint(compared[a], compared[b], path):
+                    self._refuse("oneOf", path, f"cannot be enforced, because its branches {a} and {b} may both match")
+                    break
+        ways = []
+        for number, one in enumerate(whole):
+            try:
+                ways += self._one(one, f"{path}/{keyword}/{number}")
+            except _Nothing:
+                continue
+        if not ways:
+            raise _Nothing(path)
+        return ways
+
+    def _listed(self, listed: list[Any], schema: dict[str, Any], path: str) -> list[Way]:
+        """Return the values of const and enum that the other keywords admit."""
+        kinds = types(schema)
+        kept = [
+            value for value in listed if any(is_a(value, name) for name in kinds) and self._admits(schema, value, path)
+        ]
+        try:
+            texts = dict.fromkeys(strings.quoted_text(value) for value in kept)
+        except ValueError as error:
+            raise GrammarError(f"has a value that is not JSON ({error})", path) from error
+        if not texts:
+            raise _Nothing(path)
+        return [Way(self.rules.terminal("|".join(map(strings.literal, texts))))]
+
+    def _admits(self, schema: dict[str, Any], value: Any, path: str) -> bool:
+        if isinstance(value, dict | list):
+            family = OF_TYPE["object" if isinstance(value, dict) else "array"]
+            for keyword in family:
+                if keyword in schema:
+                    self._refuse(keyword, path, "beside const or enum cannot be enforced")
+            return True
+        if isinstance(value, str):
+            least, most = schema.get("minLength", 0), schema.get("maxLength", len(value))
+            return least <= len(value) <= most and (
+                "pattern" not in schema or bool(re.search(schema["pattern"], value))
+            )
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            limits = self._range(schema, path)
+            exact = numbers.decimal(value)
+            inside = (limits.minimum is None or exact >= limits.minimum) and (
+                limits.maximum is None or exact <= limits.maximum
+            )
+            return (
+                inside
+                and not (limits.above is not None and exact <= limits.above)
+                and not (limits.below is not None and exact >= limits.below)
+            )
+        return True
+
+    def _by_type(self, schema: dict[str, Any], path: str) -> list[Way]:
+        makers: dict[str, Callable[[dict[str, Any], str], list[Way]]] = {
+            "object": self._object,
+            "array": self._array,
+            "string": self._string,
+            "number": self._number,
+            "integer": self._integer,
+            "boolean": lambda *_: [Way(self.rules.terminal("true|false"))],
+            "null": lambda *_: [Way(self.rules.terminal("null"))],
+        }
+        ways: list[Way] = []
+        for name in types(schema):
+            try:
+                ways += makers[name](schema, path)
+            except _Nothing:
+                continue
+        if not ways:
+            raise _Nothing(path)
+        return ways
+
+    def _string(self, schema: dict[str, Any], path: str) -> list[Way]:
+        form = schema.get("format")
+        if form is not None and form not in strings.FORMATS:
+            self.warnings.append(f"{path}/format: {quoted(form, 40)} only annotates; it is ignored")
+            form = None
+        least, most = _counts(schema, "Length", path)
+        parts = [f'"(?:{strings.FORMATS[form]})"'] if form is not None else []
+        if "pattern" in schema:
+            try:
+                parts.append(strings.by_pattern(schema["pattern"]))
+                if not matches_something([strings.by_length(least, most, strings.PLAIN), *parts]):
+                    raise strings.NotEnforced("is no regex that can be enforced, or matches no text without escapes")
+            except strings.NotEnforced as error:
+                self._refuse("pattern", f"{path}/pattern", str(error))
+                parts = parts[: form is not None]
+        shape = strings.by_length(least, most, strings.PLAIN if parts else strings.CHARACTER)
+        if parts and not matches_something([shape, *parts]):
+            raise _Nothing(path)
+        return [Way(self.rules.terminal(shape, *parts))]
+
+    def _range(self, schema: dict[str, Any], path: str) -> numbers.Range:
+        found = {}
+        for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+            bound = schema.get(keyword)
+            if bound is not None and not isinstance(bound, bool):
+                try:
+                    found[keyword] = numbers.decimal(bound)
+                except ValueError as error:
+                    raise GrammarError(str(error), f"{path}/{keyword}") from None
+        for keyword, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+            if schema.get(flag) is True and keyword in found:  # as drafts up to 4 have it
+                found[flag] = found.pop(keyword)
+        names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+        return numbers.Range(*(found.get(name) for name in names))
+
+    def _integer(self, schema: dict[str, Any], path: str) -> list[Way]:
+        multiple = schema.get("multipleOf", 1)
+        if isinstance(multiple, float) and multiple.is_integer():
+            multiple = int(multiple)
+        try:
+            if not isinstance(multiple, int) or multiple < 1:
+                raise ValueError("of an integer must be a whole number, 1 or more")
+            parts = numbers.integer(self._range(schema, path), multiple)
+        except ValueError as error:
+            self._refuse("multipleOf", f"{path}/multipleOf", str(error))
+            parts = numbers.integer(self._range(schema, path))
+        if parts is None:
+            raise _Nothing(path)
+        return [Way(self.rules.terminal(*parts))]
+
+    def _number(self, schema: dict[str, Any], path: str) -> list[Way]:
+        if "multipleOf" in schema:
+            return self._integer(schema, path)  # the multiples that are whole
+        parts = numbers.number(self._range(schema, path))
+        if parts is None:
+            raise _Nothing(path)
+        return [Way(self.rules.terminal(*parts))]
+
+    def _array(self, schema: dict[str, Any], path: str) -> list[Way]:
+        first, rest = schema.get("prefixItems", []), schema.get("items", True)
+        if isinstance(rest, list):  # as drafts up to 2019-09 have it
+            first, rest = rest, schema.get("additionalItems", True)
+        least, most = _counts(schema, "Items", path)
+        if schema.get("uniqueItems") and (most is None or most > 1):
+            self._refuse("uniqueItems", path, "cannot be enforced for more than one item")
+        comma, close = self.rules.terminal(_COMMA), self.rules.terminal(_CLOSE_ARRAY)
+        opened = self.rules.terminal(_OPEN_ARRAY)
+        ways: list[Way] = []
+        items: list[str] = []
+        for number, one in enumerate(first):
+            if least <= number and (most is None or number <= most):
+                ways.append(Way(f"{opened} {f' {comma} '.join(items)} {close}", tuple(items)))
+            try:
+                items.append(self.value(one, f"{path}/items/{number}"))
+            except _Nothing:
+                return self._some(ways, path)
+        count = len(items)
+        if most is not None and most < count:
+            return self._some(ways, path)
+        if least <= count:
+            ways.append(Way(f"{opened} {f' {comma} '.join(items)} {close}", tuple(items)))
+        if most is not None and most == count:
+            return self._some(ways, path)
+        try:
+            item = self.value(rest, f"{path}/items")
+        except _Nothing:
+            return self._some(ways, path)
+        low, high = max(least - count, 1), None if most is None else most - count
+        if count:
+            ways.append(
+                Way(f"{opened} {f' {comma} '.join(items)} ({comma} {item}){_times(low, high)} {close}", (*items, item))
+            )
+        else:
+            more = f"({comma} {item}){_times(low - 1, None if high is None else high - 1)}" if high != 1 else ""
+            ways.append(Way(f"{opened} {item} {more} {close}", (item,)))
+        return self._some(ways, path)
+
+    def _some(self, ways: list[Way], path: str) -> list[Way]:
+        if not ways:
+            raise _Nothing(path)
+        return ways
+
+    def _object(self, schema: dict[str, Any], path: str) -> list[Way]:
+        declared = schema.get("properties", {})
+        by_name = schema.get("patternProperties", {})
+        closed = bool(declared) or "unevaluatedProperties" in schema or bool(by_name)
+        additional = schema.get("additionalProperties", not closed)
+        required = schema.get("required", [])
+        least, most = _counts(schema, "Properties", path)
+        members: list[tuple[str, str, bool]] = []
+        for name in dict.fromkeys([*declared, *required]):
+            place = f"{path}/properties/{name}"
+            held: Schema = checked(declared[name], place) if name in declared else True
+            matching = [pattern for pattern in by_name if _found(pattern, name, path)]
+            for pattern in matching:
+                held = self._both(held, checked(by_name[pattern], place), place)
+            if name not in declared and not matching:
+                held = schema.get("additionalProperties", True)
+            try:
+                rule = self.value(held, place)
+                key = self.rules.terminal(strings.literal(strings.quoted_text(name)))
+            except _Nothing:
+                if name in required:
+                    raise
+                continue
+            except ValueError as error:
+                raise GrammarError(f"has a name that is not JSON ({error})", place) from error
+            members.append((f"{key} {self.rules.terminal(_COLON)} {rule}", rule, name in required))
+        extras = self._extras(additional, by_name, [*declared, *required], path)
+        count = sum(needed for *_, needed in members)
+        if not members:
+            return self._map(extras, least, most, path)
+        if least > max(count, 1):
+            self._refuse("minProperties", path, "above the number of required properties cannot be enforced")
+        if most is not None and (extras or most < len(members)):
+            if most > count:
+                self._refuse("maxProperties", path, "beside optional properties cannot be enforced")
+            elif most < count:
+                raise _Nothing(path)
+            else:
+                members, extras = [member for member in members if member[2]], []
+        return self._chain(members, extras, least > 0)
+
+    def _chain(self, members: list[tuple[str, str, bool]], extras: list[Way], filled: bool) -> list[Way]:
+        """Return an object of ``members`` in their order, each its text, its rule and whether it is required, and then
+        of ``extras``; with at least one property if ``filled``."""
+        comma, close = self.rules.terminal(_COMMA), self.rules.terminal(_CLOSE)
+        after = self.rules.name()  # what may follow the last property
+        self.rules.ways[after] = [Way(close)]
+        self.rules.ways[after] += [Way(f"{comma} {one.text} {after}", (*one.needs, after)) for one in extras]
+        begin = [Way(f"{one.text} {after}", (*one.needs, after)) for one in extras] + ([] if filled else [Way(close)])
+        for text, rule, needed in reversed(members):
+            first = [Way(f"{text} {after}", (rule, after))]
+            begin = first if needed else first + begin
+            before = self.rules.name()
+            self.rules.ways[before] = [Way(f"{comma} {text} {after}", (rule, after))]
+            if not needed:
+                self.rules.ways[before].append(Way(after, (after,)))
+            after = before
+        opened = self.rules.terminal(_OPEN)
+        return [Way(f"{opened} {way.text}", way.needs) for way in begin]
+
+    def _map(self, extras: list[Way], least: int, most: int | None, path: str) -> list[Way]:
+        """Return an object without declared properties."""
+        opened, comma, close = (self.rules.terminal(text) for text in (_OPEN, _COMMA, _CLOSE))
+        ways = [] if least else [Way(f"{opened} {close}")]
+        if extras and most != 0:
+            entry = self.rules.name()
+            self.rules.ways[entry] = extras
+            more = (
+                f"({comma} {entry}){_times(max(least - 1, 0), None if most is None else most - 1)}" if most != 1 else ""
+            )
+            ways.append(Way(f"{opened} {entry} {more} {close}", (entry,)))
+        return self._some(ways, path)
+
+    def _extras(self, additional: Schema, by_name: dict[str, Any], taken: list[str], path: str) -> list[Way]:
+        """Return the properties whose names are not ``taken``. A name that matches two patterns is left out."""
+        colon = self.rules.terminal(_COLON)
+        # Beside patterns no name has an escape, because a pattern is matched with the name as it is spelled.
+        shape = strings.by_length(0, MOST_NAME, strings.PLAIN if by_name else strings.CHARACTER)
+        names = [strings.literal(strings.quoted_text(name)) for name in taken]
+        patterns: dict[str, str] = {}
+        for pattern in by_name:
+            try:
+                patterns[pattern] = strings.by_pattern(pattern)
+                if not matches_something([patterns[pattern]]):
+                    raise strings.NotEnforced("matches no text")
+            except strings.NotEnforced as error:
+                self._refuse("patternProperties", f"{path}/patternProperties/{pattern}", str(error))
+                return []
+        ways = []
+        for own in (*by_name, None):  # None: the names that match no pattern
+            held = additional if own is None else by_name[own]
+            place = f"{path}/additionalProperties" if own is None else f"{path}/patternProperties/{own}"
+            parts = [shape] if own is None else [shape, patterns[own]]
+            others = [text for pattern, text in patterns.items() if pattern != own]
+            if not matches_something(parts, [*names, *others]):
+                continue
+            try:
+                rule = self.value(held, place)
+            except _Nothing:
+                continue
+            key = self.rules.terminal(*parts, other_than=[*names, *others])
+            ways.append(Way(f"{key} {colon} {rule}", (rule,)))
+        return ways
+
+
+def _counts(schema: dict[str, Any], what: str, path: str) -> tuple[int, int | None]:
+    least, most = schema.get(f"min{what}", 0), schema.get(f"max{what}")
+    if least > MOST_COUNT:
+        raise GrammarError(f"is {least}; at most {MOST_COUNT:,} can be enforced", f"{path}/min{what}")
+    if most is not None and most < least:
+        raise _Nothing(path)
+    return int(least), None if most is None else min(int(most), MOST_COUNT)
+
+
+def _times(least: int, most: int | None) -> str:
+    if most is None:
+        return "*" if least == 0 else f"{{{least},}}"
+    return f"{{{least},{most}}}"
+
+
+def _found(pattern: str, name: str, path: str) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except (re.error, RecursionError) as error:
+        raise GrammarError(f"is no regex ({error})", f"{path}/patternProperties/{pattern}") from error
+
+
+def _schemas(root: Any) -> list[dict[str, Any]]:
+    """Return every object in a schema."""
+    found, left = [], [root]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            found.append(one)
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+    return found

@@ -1,0 +1,86 @@
+"""Harmony as a grammar: what a model may write after ``<|start|>assistant``, header by header.
+
+Thoughts and what is said before a call are free text. The headers are well formed, a call goes only to a tool that was
+offered, and only the body of the answer or of a call is under a grammar of its own. So no control token is ever in the
+way of a schema, and no schema in the way of a thought. Knows no schema and no message.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gptoss_mlx.grammars.grammar import Grammar
+
+Choice = Literal["none", "auto", "required"]
+"""Whether a reply may end in a call, or must."""
+
+FREE = "TEXT"
+_NEXT = '<|end|> <|start|> "assistant"'
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What may be called: by which recipient, in which channels, and with which body. ``body`` None is free text.
+    ``content_type`` stands behind ``<|constrain|>`` where the body is JSON, else it is plain, or absent."""
+
+    recipient: str
+    body: Grammar | None = None
+    channels: tuple[str, ...] = ("commentary",)
+    content_type: str | None = "json"
+
+
+def function(name: str, body: Grammar) -> Tool:
+    """Return the tool that a declared function is."""
+    return Tool(f"functions.{name}", body)
+
+
+PYTHON = Tool("python", None, ("analysis", "commentary"), "code")
+"""The built-in tool that models were trained with."""
+
+
+def reply(answer: Grammar | None = None, tools: Sequence[Tool] = (), choice: Choice | str = "auto") -> Grammar:
+    """Return the grammar of a reply. ``answer`` None is free text. ``choice`` may name the recipient of the one tool
+    that must be called. Raises ValueError if a call must be made and nothing that fits is offered."""
+    named = choice not in ("none", "auto", "required")
+    offered = [tool for tool in tools if choice != "none" and (not named or tool.recipient == choice)]
+    must = named or choice == "required"
+    if must and not offered:
+        raise ValueError(f"no tool is offered that the choice {choice!r} could mean")
+    parts: list[tuple[str, str]] = []
+    lines = [
+        "%llguidance {}",
+        f"start: ({' | '.join(['thought', *(['preamble'] if offered else [])])})* last",
+        f'thought: <|channel|> "analysis" <|message|> {FREE} {_NEXT}',
+    ]
+    if offered:
+        lines.append(f'preamble: <|channel|> "commentary" <|message|> {FREE} {_NEXT}')
+    lines.append(f"last: {' | '.join([*([] if must else ['answer']), *(f'call{n}' for n in range(len(offered)))])}")
+    if not must:
+        lines.append(f'answer: <|channel|> "final" <|message|> {_body("answer", answer, parts)}')
+    for number, tool in enumerate(offered):
+        heads = [head for channel in tool.channels for head in _heads(tool, channel)]
+        body = _body(f"body{number}", tool.body, parts)
+        lines.append(f"call{number}: ({' | '.join(heads)}) <|message|> {body} <|call|>")
+    lines.append(f"{FREE}: /(?s:.*)/")
+    warnings = [one for part in (answer, *(tool.body for tool in offered)) if part for one in part.warnings]
+    return Grammar("\n".join(lines) + "\n", tuple(warnings), tuple(parts))
+
+
+def _body(name: str, grammar: Grammar | None, parts: list[tuple[str, str]]) -> str:
+    """Return how a rule refers to a body, and add its grammar to ``parts``."""
+    if grammar is None:
+        return FREE
+    parts.append((name, grammar.lark))
+    return f"@{name}"
+
+
+def _heads(tool: Tool, channel: str) -> list[str]:
+    """Return the header of a call up to ``<|message|>``, in both orders in which models write it."""
+    kind = ""
+    if tool.content_type is not None:
+        marker = "<|constrain|> " if tool.body is not None else ""
+        kind = f'" " {marker}{json.dumps(tool.content_type)}' if marker else json.dumps(f" {tool.content_type}")
+    to = json.dumps(f" to={tool.recipient}")
+    after = json.dumps(f"{channel} to={tool.recipient}")
+    return [f"<|channel|> {after} {kind}", f"{to} <|channel|> {json.dumps(channel)} {kind}"]
