@@ -8,6 +8,9 @@ import numpy as np
 
 from gptoss_mlx.model_folder.layout import Q8_BITS, Q8_GROUP
 
+STRIP_ROWS = 256
+"""Rows quantized at once. Their float32 copies then stay in a processor's cache, which makes it twice as fast."""
+
 
 def words_from_blocks(blocks: np.ndarray) -> np.ndarray:
     """Return published MXFP4 codes, [..., G, 16] uint8, as a view in MLX's form, [..., 4 G] uint32.
@@ -30,13 +33,9 @@ def quantize_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     scales, which reduces the error on normal weights from 0.68% to 0.54%. Each group of 64 columns is independent, so
     the result does not depend on the cut into blocks of rows.
     """
-    matrix = mx.array(rows) if rows.dtype == np.float32 else mx.array(rows).view(mx.bfloat16)
-    _, scales, biases = mx.quantize(matrix, group_size=Q8_GROUP, bits=Q8_BITS)
-    scales, biases = scales.astype(mx.bfloat16), biases.astype(mx.bfloat16)
-    groups = matrix.reshape(len(rows), -1, Q8_GROUP).astype(mx.float32)
-    steps = (groups - biases.astype(mx.float32)[..., None]) / scales.astype(mx.float32)[..., None]
-    codes = mx.clip(mx.round(steps), 0, 255).astype(mx.uint8)
-    return np.array(codes).reshape(len(rows), -1).view("<u4"), _bits(scales), _bits(biases)
+    strips = [_quantize_strip(rows[at : at + STRIP_ROWS]) for at in range(0, len(rows), STRIP_ROWS)]
+    weight, scales, biases = (np.concatenate(parts) for parts in zip(*strips, strict=True))
+    return weight, scales, biases
 
 
 def dequantize_rows(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray) -> np.ndarray:
@@ -97,6 +96,16 @@ def _q8(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray) -> tuple[np.
     """Return q8 rows as float32: codes [R, C/64, 64], scales and biases [R, C/64, 1]."""
     codes = weight.view(np.uint8).reshape(*scales.shape, Q8_GROUP).astype(np.float32)
     return codes, widen_bf16(scales)[..., None], widen_bf16(biases)[..., None]
+
+
+def _quantize_strip(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    matrix = mx.array(rows) if rows.dtype == np.float32 else mx.array(rows).view(mx.bfloat16)
+    _, scales, biases = mx.quantize(matrix, group_size=Q8_GROUP, bits=Q8_BITS)
+    scales, biases = scales.astype(mx.bfloat16), biases.astype(mx.bfloat16)
+    groups = matrix.reshape(len(rows), -1, Q8_GROUP).astype(mx.float32)
+    steps = (groups - biases.astype(mx.float32)[..., None]) / scales.astype(mx.float32)[..., None]
+    codes = mx.clip(mx.round(steps), 0, 255).astype(mx.uint8)
+    return np.array(codes).reshape(len(rows), -1).view("<u4"), _bits(scales), _bits(biases)
 
 
 def _floats(array: np.ndarray) -> mx.array:
