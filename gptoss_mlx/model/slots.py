@@ -46,17 +46,6 @@ class Place(NamedTuple):
 Fill = Callable[[list[Place]], None]
 """Brings experts into slots, whatever was in them. If it raises, what was in them counts as absent."""
 
-WORTH = 0.5
-"""How much of what a layer behind a missed one chooses must prove right for it to be read ahead. Else most of what is
-read is read in vain, and drives out what is needed. The bundled model's layers keep 0.96, 0.94 and 0.87 of their
-choices. With random weights in 20b's shape it is 0.88 in the next layer, 0.52 in the eleventh and 0.18 in the last."""
-
-MEMORY = 32
-"""Choices that are remembered to know how much proves right."""
-
-_NO_GUESS = (-1, np.empty((0, 0), np.int64))
-"""A layer, and what those from it on chose behind a missed one."""
-
 
 class SlotTable:
     """The slots of all layers. ``complete`` is whether every expert is in one. Nothing can miss then."""
@@ -68,8 +57,6 @@ class SlotTable:
         self._owner = np.full((layers, slots), -1)  # the expert in each slot
         self._used = np.zeros((layers, experts), np.int64)
         self._now = 0
-        self._right = np.ones(layers)  # how much of a choice is right, a layer behind a missed one, two layers, ...
-        self._guess = _NO_GUESS
 
     def present(self, layer: int) -> np.ndarray:
         """Return for each expert of a layer whether it is in a slot."""
@@ -77,47 +64,22 @@ class SlotTable:
 
     def first_miss(self, first: int, chosen: np.ndarray, tally: Tally, fill: Fill) -> int | None:
         """Take what a step chose in each layer from ``first`` on, [layers, T, K], and fetch what was absent. Return the
-        first layer that missed an expert, or None.
-
-        Layers behind it chose by wrong numbers. What is absent of their choices is read too, but only so far behind as
-        choices have proved right.
-        """
+        first layer that missed an expert, or None."""
         tally.readbacks += 1
         if not len(chosen):
             return None
         chosen = chosen.reshape(len(chosen), -1)
         self._now += 1
-        numbers = np.arange(first, first + len(chosen))
-        absent = (self._where[numbers[:, None], chosen] < 0).any(axis=1)
-        missed = int(absent.argmax()) if absent.any() else None
-        settled = chosen if missed is None else chosen[: missed + 1]
+        numbers = np.arange(first, first + len(chosen))[:, None]
+        self._used[numbers, chosen] = self._now
+        missed = np.flatnonzero((self._where[numbers, chosen] < 0).any(axis=1))
+        settled = chosen[: missed[0] + 1] if len(missed) else chosen
         tally.wanted += sum(len(set(ids)) for ids in settled.tolist())
-        self._learn(first, settled)
-        if missed is None:
-            self._used[numbers[:, None], chosen] = self._now
+        if not len(missed):
             return None
-        self._guess = (first + missed + 1, chosen[missed + 1 :])
-        near = slice(0, missed + 1 + self.reach)
-        self._used[numbers[near, None], chosen[near]] = self._now
-        wanted = zip(numbers[near].tolist(), chosen[near], absent[near], strict=True)
-        self.fetch([(layer, np.unique(ids).tolist()) for layer, ids, some in wanted if some], tally, fill)
+        self.fetch([(first + n, np.unique(chosen[n]).tolist()) for n in missed.tolist()], tally, fill)
         tally.repeats += 1
-        return first + missed
-
-    @property
-    def reach(self) -> int:
-        """Return how many layers behind a missed one are worth reading ahead."""
-        doubtful = self._right < WORTH
-        return int(doubtful.argmax()) if doubtful.any() else len(doubtful)
-
-    def _learn(self, first: int, settled: np.ndarray) -> None:
-        """Compare what layers choose in the end with what they chose behind a missed layer."""
-        layer, guess = self._guess
-        self._guess = _NO_GUESS
-        if layer != first:
-            return
-        for distance, (ids, guessed) in enumerate(zip(settled, guess, strict=False)):
-            self._right[distance] += (np.isin(ids, guessed).mean() - self._right[distance]) / MEMORY
+        return first + int(missed[0])
 
     def groups(self, layer: int, chosen: np.ndarray, tally: Tally, fill: Fill) -> Iterator[list[int]]:
         """Yield all experts that rows choose, [T, K], in groups that fit into the slots, those first that are there. A
