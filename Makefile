@@ -5,10 +5,14 @@ VENV ?= .venv
 ORACLE_VENV ?= .venv-oracle
 LLAMA_VENV ?= .venv-llama
 CUDA_VENV ?= .venv-cuda
+CLIENTS_VENV ?= .venv-clients
 SEED ?= 1
 # The oracle's versions are pinned, because a package index also lists releases that are not tested. transformers loads
 # MXFP4 checkpoints only with accelerate.
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 openai-harmony==0.0.8 numpy safetensors tiktoken
+# Client libraries, pinned, so that a report says what passed.
+CLIENTS_PACKAGES = openai==3.57.0 openai-agents==0.24.0 anthropic==2.14.0 langchain-openai==1.7.4 \
+	langchain-anthropic==1.7.10 litellm==1.110.2 llm==0.36
 LLAMA_VERSION = 0.3.36
 # llama.cpp is compiled with its default flags, so that it uses all that this machine's processor has. Without a cache,
 # because a wheel that was compiled with other flags may be in it.
@@ -61,6 +65,12 @@ $(VENV)/.ready-compare: $(VENV)/.ready
 $(ORACLE_VENV)/.ready: CONTENTS = PyTorch, transformers and openai-harmony, to compare with
 $(ORACLE_VENV)/.ready: PACKAGES = $(ORACLE_PACKAGES)
 $(ORACLE_VENV)/.ready: Makefile
+	$(environment)
+	$(install)
+
+$(CLIENTS_VENV)/.ready: CONTENTS = client libraries, to talk to the server with
+$(CLIENTS_VENV)/.ready: PACKAGES = $(CLIENTS_PACKAGES)
+$(CLIENTS_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
@@ -179,6 +189,18 @@ paging-stress: $(VENV)/.ready-dev
 paging-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.paging report $(MODEL)
 
+.PHONY: memory-report
+# Run 20b's shape, and two layers of 120b's, in less memory than their weights take, and print the tables of
+# paging-report and speed-report. Needs Linux, root and 40 GB of disk. Twenty minutes. KEEP=FOLDER keeps the models for
+# the next run. Exits with 1 if a goal is missed.
+memory-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP))
+
+.PHONY: clients
+# Have other people's client libraries talk to the server on the bundled model. Write clients-report.md. Minutes.
+clients: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
+	$(VENV)/bin/python -m tests.clients $(CLIENTS_VENV)/bin/python
+
 .PHONY: download-kill-test
 # Kill downloads from a local Hub, alone and converted as they arrive: 30 times each, and at their changes of the disk.
 # Minutes.
@@ -207,6 +229,11 @@ engine-report: $(VENV)/.ready-compare
 cpu-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.cpu
 
+.PHONY: prefix-report
+# Let conversations of 20,000 tokens take turns in the memory that 20b has on a Mac, kill the process and go on. Minutes.
+prefix-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.prefixes
+
 .PHONY: speed-report
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.
 speed-report: $(VENV)/.ready-dev
@@ -217,4 +244,4 @@ readme: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.support.cli_reference
 
 clean:
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -18,6 +18,7 @@ from convert.sources import open_checkpoint
 from convert.sources.gguf import is_first_part
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.home import checkpoints_dir
+from gptoss_mlx.published import is_hub_id
 
 OLLAMA = "ollama:"
 """Before the name of a model in ollama, where a source is named."""
@@ -68,7 +69,7 @@ def resolve_source(text: str) -> Path | None:
         return blob
     if ":" in text:
         return ollama_model(text)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text):
+    if not is_hub_id(text):
         return None
     owner, _, repo = text.partition("/")
     folders = [*_snapshots(_hub_cache() / f"models--{owner}--{repo}"), *(d / owner / repo for d in _lm_studio_dirs())]

@@ -5,7 +5,7 @@ the thought of a finished turn, and the context rewinds to before it. So a turn 
 """
 
 import weakref
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date as Date
@@ -19,7 +19,7 @@ from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Developer, Function, Message, System, render, render_messages, tool_result
 from gptoss_mlx.harmony.messages import Effort
-from gptoss_mlx.reply import Ended, Piece, Reply, ReplyReader
+from gptoss_mlx.reply import CallPiece, Ended, Piece, Reply, ReplyReader
 from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.text_input import without_surrogates
 from gptoss_mlx.tools import read_arguments, read_declaration
@@ -181,10 +181,6 @@ class Conversation:
         self.messages = []
         self._pending = []
 
-    def rewind(self) -> None:
-        """Rewind ``context`` to where the next message will resume. Call this only between replies."""
-        self.context = self.runtime.go_on(self.context, self.next_prompt())
-
     def to_read(self) -> tuple[int, int]:
         """Return how many tokens so far the next message has to read, and how many there are.
 
@@ -251,6 +247,7 @@ class Conversation:
         cut_in_thought = reply.cut_in_thought and reason in ("length", "cancelled")
         context_full = reason == "length" and len(self.context.ids) + 1 >= self.runtime.config.max_position_embeddings
         yield Done(reason, meter.usage(), cut_in_thought, context_full, reply.no_answer, meter.repairs())
+        self.runtime.prefix_view.save(self.context)  # when the reader has the whole reply
 
     @contextmanager
     def _turn_of(self, message: Message, unanswered: list[ToolCall]) -> Iterator[_Turn]:
@@ -312,7 +309,7 @@ class Conversation:
                 for id in ids:
                     pieces = reader.feed(id)
                     meter.count_token()
-                    yield from map(_event, pieces)
+                    yield from _events(pieces)
                     ended = "stop" if id in self.runtime.stop_ids else "length"
                     if reader.over:
                         break
@@ -323,7 +320,7 @@ class Conversation:
             reply = reader.finish(ended, cached)
             self.messages += reply.messages
             meter.replies.append(reply)
-        yield from map(_event, rest)
+        yield from _events(rest)
         return reply
 
     def _read_head(self, prompt: list[int]) -> None:
@@ -355,8 +352,10 @@ class Conversation:
         return {function.name for function in self.functions}
 
 
-def _event(piece: Piece) -> Thought | Text:
-    return Thought(piece.text) if piece.section == "thought" else Text(piece.text)
+def _events(pieces: Iterable[Piece | CallPiece]) -> Iterator[Thought | Text]:
+    for piece in pieces:
+        if isinstance(piece, Piece):
+            yield Thought(piece.joined) if piece.section == "thought" else Text(piece.joined)
 
 
 def _is_visible(message: Message) -> bool:

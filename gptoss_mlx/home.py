@@ -44,6 +44,11 @@ def sessions_dir() -> Path:
     return home_dir() / "sessions"
 
 
+def snapshots_dir() -> Path:
+    """Return the folder that holds what models have read."""
+    return home_dir() / "snapshots"
+
+
 def verdicts_dir() -> Path:
     """Return the folder that holds which shaders are right on this machine."""
     return home_dir() / "shaders"

@@ -14,8 +14,16 @@ from pathlib import Path
 
 from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError, StorageError
 from gptoss_mlx.files import replaced_whole
-from gptoss_mlx.home import BUNDLED, DOWNLOAD, default_model_file, hidden_folder, model_name, models_dir
-from gptoss_mlx.published import HUB_IDS, published_name
+from gptoss_mlx.home import (
+    BUNDLED,
+    DOWNLOAD,
+    default_model_file,
+    hidden_folder,
+    model_name,
+    models_dir,
+    name_for_hub_id,
+)
+from gptoss_mlx.published import HUB_IDS, is_hub_id, published_name
 
 VARIABLE = "GPTOSS_MAC_MODEL"
 MANIFEST = "manifest.json"
@@ -32,7 +40,7 @@ def find_model(model: str | Path) -> Path:
     is_folder = os.path.isdir(path)  # Path.is_dir raises for a name that is too long or may not be looked up
     if is_folder and (isinstance(model, Path) or "/" in text or text.startswith((".", "~"))):
         return _converted(path)
-    name = published_name(text) or text
+    name = name_for_hub_id(text) if is_hub_id(text) else published_name(text) or text
     if _is_name(name) and os.path.isdir(installed := models_dir() / name):
         return _converted(installed)
     if is_folder or _is_checkpoint(path):
@@ -58,8 +66,11 @@ def unfinished_models() -> list[str]:
 
 
 def check_installed(name: str) -> None:
-    """Raise ModelNotInstalledError unless a model of that very name lies under ``models_dir``, if only in part."""
-    if name not in installed_models() and name not in unfinished_models():
+    """Raise ModelNotInstalledError unless there is something of that very name under ``models_dir``: a model, a part of
+    one, an empty folder, or a link to nothing. The last two would keep a model of that name from being made."""
+    if not (
+        name in installed_models() or name in unfinished_models() or (_is_name(name) and _is_void(models_dir() / name))
+    ):
         raise ModelNotInstalledError(
             f"no model '{name}' in {models_dir()}; `gptoss-mac models list` shows those there are"
         )
@@ -90,6 +101,10 @@ def remove_model(name: str) -> None:
         shutil.rmtree(hidden)
     except OSError as error:
         raise StorageError(f"{error.filename or folder}: cannot be removed ({error.strerror})") from error
+
+
+def _is_void(path: Path) -> bool:
+    return (path.is_symlink() and not path.exists()) or (path.is_dir() and not any(path.iterdir()))
 
 
 def _remove_unfinished(hidden: Path) -> None:
@@ -181,6 +196,10 @@ def _remedy(name: str, text: str) -> str:
         others = f" (installed: {', '.join(installed)})" if installed else ""
         return (
             f"the model '{name}' is not installed{others}; to download and convert it, run: gptoss-mac convert {name}"
+        )
+    if is_hub_id(text):
+        return (
+            f"no model '{text}': neither a folder nor installed; to get it from the Hub, run: gptoss-mac convert {text}"
         )
     known = ", ".join([*installed, *(n for n in HUB_IDS if n not in installed)])
     return f"no model '{text}': neither a folder nor an installed name; known are {known}"

@@ -19,16 +19,35 @@ ReplySection = Literal["thought", "preamble", "answer"]
 GLUED = ("json", "code", "analysis", "commentary", "final")
 """Content types and channels that models write directly behind a function's name, without a blank or a marker."""
 
+NO_ARGUMENTS = "{}"
+"""Stands for the arguments of a call that the model wrote without any."""
+
 BETWEEN = "\n\n"
 """Separates the texts of two messages of one reply."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """More text of a section, never empty. The pieces of thoughts concatenate to a reply's ``thought``, and the others
-    to its ``content``."""
+    """More text of a section, never empty. ``between`` stands before it where another message of the reply was before.
+    With it the pieces of thoughts concatenate to a reply's ``thought``, and the others to its ``content``."""
 
     section: ReplySection
+    text: str
+    between: str = ""
+
+    @property
+    def joined(self) -> str:
+        """Return the text with what separates it from the message before."""
+        return self.between + self.text
+
+
+@dataclass(frozen=True)
+class CallPiece:
+    """More of the arguments of the ``number``th call of a function on offer, from 0 on. The first one has no text. They
+    concatenate to the call's ``arguments``, but a call that the token limit cuts off is in no reply."""
+
+    number: int
+    name: str
     text: str
 
 
@@ -47,12 +66,14 @@ class Call:
 class Reply:
     """A whole reply. ``content`` is all text meant for the user; ``preamble`` and ``text``, the answer, are its parts.
 
+    ``parts`` are its texts and calls in the order in which they came, each as long as its section lasts.
     ``messages`` go into the history, calls included. Unfinished calls and messages that speak for others are left out.
     ``calls`` are of functions on offer, ``unknown_calls`` of others. ``stopped_by`` is the stop string that ended the
     answer. ``cut_in_thought``: generation stopped before any answer began, and a thought is no answer.
     ``cached_tokens`` of the prompt had been read before. ``repairs`` counts, by kind, what was guessed or left out.
     """
 
+    parts: tuple[Piece | Call, ...]
     messages: tuple[Message, ...]
     content: str
     preamble: str
@@ -101,20 +122,33 @@ class ReplyReader:
         self._stopped_by: str | None = None
         self._messages: list[Message] = []
         self._left_out = False  # the last message was empty
+        self._special = tokenizer.special
+        self._encode = tokenizer.encode
         self._start = tokenizer.special["<|start|>"]
         self._calls: list[Call] = []
+        self._called = 0  # calls of functions on offer that have begun
+        self._calling: CallPiece | None = None  # the call that is being written, if it is of a function on offer
+        self._arguments = ""  # of that call, so far
+        self._parts: list[Piece | Call] = []
         self._thinking = self._stopped = False
         self._end = ReplyEnd("limit", None)
         self._repairs: Counter[str] = Counter()
 
-    def feed(self, id: int) -> list[Piece]:
+    def expect_text(self) -> None:
+        """Read what follows as the text of an answer, as if its header had come. Call it before ``feed``, for text in
+        which the model was not asked for harmony."""
+        header = [self._special["<|channel|>"], *self._encode("final"), self._special["<|message|>"]]
+        for event in self._parser.feed(header):
+            self._take(event)
+
+    def feed(self, id: int) -> list[Piece | CallPiece]:
         """Read one more id and return the text that is now certain."""
         events = self._parser.feed(id)
         self.tokens += 1
         self.thought_tokens += self._thinking
         return [piece for event in events for piece in self._take(event)]
 
-    def end(self, ended: Ended) -> list[Piece]:
+    def end(self, ended: Ended) -> list[Piece | CallPiece]:
         """Return the rest of the text after the last id. A second call returns none. ``ended`` is how generation ended:
         by a stop id, or by its limit."""
         self._stopped = ended == "stop"
@@ -127,6 +161,7 @@ class ReplyReader:
         answer = self._sections["answer"]
         cut_off = ended == "length" and self._end.stop == "limit" and not self.over
         return Reply(
+            parts=tuple(self._parts),
             messages=tuple(self._messages),
             content=self._content,
             preamble=self._sections["preamble"],
@@ -147,11 +182,14 @@ class ReplyReader:
             repairs=dict(self._repairs + self._parser.repairs),
         )
 
-    def _take(self, event: ParserEvent) -> list[Piece]:
+    def _take(self, event: ParserEvent) -> list[Piece | CallPiece]:
         match event:
             case MessageStart("other", _):
                 self.over = True
                 self._repairs["speaks for others"] += 1
+            case MessageStart("call", recipient):
+                self._thinking = False
+                return self._begin_call(recipient or "")
             case MessageStart(kind, _):
                 self._thinking = kind == "thought"
                 before = self._sections["thought"] if kind == "thought" else self._content
@@ -160,6 +198,11 @@ class ReplyReader:
                 return self._add(section, text)
             case Delta("answer", text):
                 return self._add_answer(text)
+            case Delta("call", text):
+                return self._add_arguments(text)
+            case MessageEnd("call", message, complete):
+                self._keep("call", message, complete)
+                return self._end_call()
             case MessageEnd(kind, message, complete):
                 self._thinking = False
                 self._keep(kind, message, complete)
@@ -170,19 +213,49 @@ class ReplyReader:
                 self._end = event
         return []
 
-    def _add(self, section: ReplySection, text: str) -> list[Piece]:
+    def _begin_call(self, recipient: str) -> list[Piece | CallPiece]:
+        name = self._declared(recipient)
+        if name is None:
+            return []
+        self._calling = CallPiece(self._called, name, "")
+        self._arguments = ""
+        self._called += 1
+        return [self._calling]
+
+    def _add_arguments(self, text: str) -> list[Piece | CallPiece]:
+        """Add text of a call. Hold back blanks until something else follows, because blanks alone are no arguments."""
+        if self._calling is None:
+            return []
+        before = self._arguments
+        self._arguments += text
+        if not self._arguments.strip():
+            return []
+        return [replace(self._calling, text=text if before.strip() else self._arguments)]
+
+    def _end_call(self) -> list[Piece | CallPiece]:
+        calling = self._calling
+        self._calling = None
+        return [] if calling is None or self._arguments.strip() else [replace(calling, text=NO_ARGUMENTS)]
+
+    def _add(self, section: ReplySection, text: str) -> list[Piece | CallPiece]:
         if not text:
             return []
         between = self._between
         self._between = ""
         own = between if self._sections[section] else ""
         self._sections[section] += own + text
-        if section == "thought":
-            return [Piece(section, own + text)]
-        self._content += between + text
-        return [Piece(section, between + text)]
+        if section != "thought":
+            own = between
+            self._content += between + text
+        piece = Piece(section, text, own)
+        last = self._parts[-1] if self._parts else None
+        if isinstance(last, Piece) and last.section == section:
+            self._parts[-1] = replace(last, text=last.text + piece.joined)
+        else:
+            self._parts.append(Piece(section, text))
+        return [piece]
 
-    def _add_answer(self, text: str) -> list[Piece]:
+    def _add_answer(self, text: str) -> list[Piece | CallPiece]:
         """Add text of an answer, up to a stop string. Hold back its end while that may begin a stop string. The stop
         string that is complete first counts, and the longest of several. So it does not matter how the text is cut into
         pieces."""
@@ -205,6 +278,8 @@ class ReplyReader:
             call = self._call(message)
             self._calls.append(call)
             self._messages.append(call.message)
+            if call.offered:
+                self._parts.append(call)
         elif kind not in ("call", "other"):
             if self._left_out and message.ids and message.ids[0] != self._start:
                 message = replace(message, ids=None)  # it began in the message that was left out
@@ -218,7 +293,7 @@ class ReplyReader:
         name = self._declared(written)
         if not arguments.strip():
             self._repairs["a call without arguments"] += 1
-            arguments = "{}"
+            arguments = NO_ARGUMENTS
             message = replace(message, content=arguments)
         if name is None:
             self._repairs["a call of a tool that is not offered"] += 1

@@ -10,19 +10,24 @@ import mlx.core as mx
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.arguments import whole
-from gptoss_mlx.budget import context_limit, memory_limit, plan_here
+from gptoss_mlx.bounded_folder import BoundedFolder
+from gptoss_mlx.budget import context_limit, disk_limit, memory_limit, plan_here
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.allocators import limit_allocators
 from gptoss_mlx.engine.context import Context
+from gptoss_mlx.engine.expert_trace import About, TraceWriter
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import MemoryPlan
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
 from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.errors import ModelFolderError, UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
+from gptoss_mlx.home import snapshots_dir
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.kernel_check import replace_wrong_shaders
 from gptoss_mlx.model.decoder import Decoder
+from gptoss_mlx.model.experts import expert_nbytes, holds_experts
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
 from metal_kernels import launch
@@ -162,7 +167,9 @@ def load(
     dtype: str | mx.Dtype | None = None,
     memory: int | str | None = None,
     context: int | None = None,
+    prefix_disk: int | str | None = None,
     slots: int | None = None,
+    trace_experts: str | Path | None = None,
     verify: bool = False,
     prefixes: PrefixCache | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -176,17 +183,23 @@ def load(
     the machine has free. ``context`` is how many tokens a conversation shall hold; the default is as many as fit, up to
     the model's own. The runtime's ``plan`` says what fits, and its ``notices`` what is smaller than wanted. ``slots``
     is how many experts a layer holds at once, the others being read from disk when they are chosen; the default is the
-    plan's. ``verify`` first compares every byte of the weights with the manifest. ``prefixes`` may be another model's
-    too. By default it is a new cache of the plan's size. ``progress`` is called with (bytes read, total).
+    plan's. ``trace_experts`` is a new file that gets what every layer chooses, in the form of ``engine.expert_trace``.
+    Every expert then has a slot if all fit, and the host waits for each step's choice. ``verify`` first compares every
+    byte of the weights with the manifest. ``prefixes`` may be another model's too. By default it is a new cache of the
+    plan's size, and ``prefix_disk``, bytes or text such as "4GB", is what the keys and values that it keeps on disk may
+    take there, for this process and others. The default, "off", is to keep none. ``progress`` is called with (bytes
+    read, total).
 
     Where shaders run, the first load on a machine compares them with plain MLX, which does the work of wrong ones from
     then on. A warning names them.
 
-    Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError.
+    Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, and StorageError for a trace that
+    cannot be written.
     """
     chosen = _dtype(dtype)
     limit = memory_limit(memory)
     wanted = context_limit(context)
+    on_disk = disk_limit(prefix_disk)
     folder = ModelFolder.open(find_model(model))
     try:
         launch.check()
@@ -199,6 +212,10 @@ def load(
         slots = whole("slots", slots, folder.config.num_experts_per_tok, "as many as a token chooses experts, or more")
     if verify:
         folder.verify()
+    watch = None
+    if trace_experts is not None:
+        slots = folder.config.num_local_experts if slots is None else slots
+        watch = TraceWriter(Path(trace_experts), trace_of(folder, slots))
     limit_allocators(planned["allocator cache"])
     total = loaded_nbytes(folder, chosen, slots)
     read = 0
@@ -210,11 +227,26 @@ def load(
             progress(read, total)
 
     config = replace(folder.config, max_position_embeddings=planned.context)
-    decoder = Decoder(config, load_weights(folder, chosen, advance, slots=slots))
+    decoder = Decoder(config, load_weights(folder, chosen, advance, slots=slots, watch=watch))
     replace_wrong_shaders(decoder)
     if prefixes is None:
-        prefixes = PrefixCache(planned["prefix cache"])
+        snapshots = Snapshots(BoundedFolder(snapshots_dir(), on_disk)) if on_disk else None
+        prefixes = PrefixCache(planned["prefix cache"], snapshots)
     return Runtime(folder, decoder, planned, prefixes)
+
+
+def trace_of(folder: ModelFolder, slots: int) -> About:
+    """Return what a trace of this model says of it."""
+    config = folder.config
+    experts = next(stretch for stretch in folder.stretches() if holds_experts(stretch))
+    return About(
+        model=folder.path.name,
+        layers=config.num_hidden_layers,
+        experts=config.num_local_experts,
+        per_token=config.num_experts_per_tok,
+        slots=slots,
+        expert_nbytes=expert_nbytes(experts),
+    )
 
 
 def _ids(name: str, given: Iterable[int]) -> list[int]:

@@ -1,7 +1,7 @@
-"""Conversations that outlive the program. Knows their files; ``engine.snapshot`` knows the format of a cache.
+"""Conversations that outlive the program. Knows their files.
 
-A session is a folder under ``home.sessions_dir``. It holds the transcript, ``session.json``, and a cache that only
-saves time: where the cache does not fit, the model reads the transcript again.
+A session is a folder under ``home.sessions_dir`` that holds the transcript, ``session.json``. What the model has read
+of it lies among the runtime's prefixes. Where that is lost the model reads the transcript again.
 """
 
 import json
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_mlx.conversation import Conversation
-from gptoss_mlx.engine.snapshot import Unusable, read_snapshot, write_snapshot
 from gptoss_mlx.errors import SessionError, StorageError, UsageError
 from gptoss_mlx.files import replaced_whole
 from gptoss_mlx.harmony import Message
@@ -85,22 +84,8 @@ def save_session(name: str, conversation: Conversation, model: str) -> None:
         raise StorageError(f"{folder}: the session cannot be saved ({error.strerror})") from error
 
 
-def save_cache(name: str, conversation: Conversation) -> None:
-    """Rewind the context of a saved session to what its next message can use, and write it. Raises StorageError."""
-    folder = _folder(name)
-    conversation.rewind()
-    if not conversation.context.ids:
-        return
-    try:
-        if folder.is_dir():
-            write_snapshot(folder / "cache", conversation.context, conversation.runtime.hash)
-    except OSError as error:
-        raise StorageError(f"{folder}: the cache cannot be saved ({error.strerror}); nothing else is lost") from error
-
-
-def open_session(session: Session, runtime: Runtime, **options: Any) -> tuple[Conversation, str | None]:
-    """Return the conversation to resume, and a notice for the user if its cache cannot be used, or None. ``options``
-    are Conversation's ``sampling`` and ``max_tokens``."""
+def open_session(session: Session, runtime: Runtime, **options: Any) -> Conversation:
+    """Return the conversation to resume. ``options`` are Conversation's ``sampling`` and ``max_tokens``."""
     conversation = Conversation(
         runtime,
         reasoning=session.reasoning,
@@ -111,20 +96,11 @@ def open_session(session: Session, runtime: Runtime, **options: Any) -> tuple[Co
     # Without its ids a message is rendered again from its text, because another model may have other ids.
     foreign = {} if session.model_hash == runtime.hash else {"ids": None}
     conversation.messages = [_message(raw | foreign) for raw in session.messages]
-    if not conversation.messages:
-        return conversation, None
-    try:
-        conversation.context = read_snapshot(_folder(session.name) / "cache", runtime.model, runtime.hash)
-    except Unusable as reason:
-        return (
-            conversation,
-            f"The cache of session '{session.name}' is not used, {reason}: the transcript is read again.",
-        )
-    return conversation, None
+    return conversation
 
 
 def remove_session(name: str) -> None:
-    """Delete a session and its cache. Raises SessionError if there is none."""
+    """Delete a session. Raises SessionError if there is none."""
     folder = _folder(name)
     if not folder.is_dir():
         raise SessionError(f"no session '{name}'; `gptoss-mac sessions list` shows those there are")

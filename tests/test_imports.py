@@ -22,6 +22,7 @@ ALLOWED = {
     "gptoss_mlx.harmony": {"gptoss_mlx.errors"},
     "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config"},
     "gptoss_mlx.files": set(),
+    "gptoss_mlx.bounded_folder": set(),
     "gptoss_mlx.text_input": {"gptoss_mlx.errors"},
     "gptoss_mlx.published": set(),
     "gptoss_mlx.home": {"gptoss_mlx.errors", "gptoss_mlx.published"},
@@ -37,7 +38,7 @@ ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
 }
 ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.model",
-    "gptoss_mlx.files",
+    "gptoss_mlx.bounded_folder",
     "gptoss_mlx.arguments",
 }
 ALLOWED["gptoss_mlx.machine"] = set()
@@ -54,6 +55,7 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
     "gptoss_mlx.budget",
     "gptoss_mlx.kernel_check",
     "gptoss_mlx.harmony",
+    "gptoss_mlx.home",
     "gptoss_mlx.installed",
 }
 ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
@@ -64,13 +66,14 @@ ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.tools",
     "gptoss_mlx.usage",
 }
-ALLOWED["gptoss_mlx.sessions"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation", "gptoss_mlx.home"}
+ALLOWED["gptoss_mlx.sessions"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation", "gptoss_mlx.files"}
 ALLOWED["gptoss_mlx.requests"] = ALLOWED["gptoss_mlx.engine"] | {
     "gptoss_mlx.engine",
     "gptoss_mlx.harmony",
     "gptoss_mlx.reply",
 }
 ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.runtime"] | {
+    "gptoss_mlx.files",
     "gptoss_mlx.runtime",
     "gptoss_mlx.reply",
     "gptoss_mlx.requests",
@@ -82,8 +85,9 @@ ALLOWED["convert.remote"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.hub"}
 ALLOWED["convert.arriving"] = ALLOWED["convert.remote"] | {"convert.remote"}
 ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
-ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.home"}
+ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"]
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}
+ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.budget"] | {"gptoss_mlx.budget"}
 ALLOWED["gptoss_mlx.bench.worker"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.bench"}
 
 

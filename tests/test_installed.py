@@ -207,6 +207,7 @@ def test_of_a_link_only_the_link_is_removed(home):
 def test_nothing_but_an_installed_model_is_removed(name):
     install("20b", ".hidden")
     (models_dir() / "notes").mkdir()
+    (models_dir() / "notes" / "a.txt").touch()
     before = sorted(Path.cwd().parent.rglob("*"))
     with pytest.raises(ModelNotInstalledError):
         remove_model(name)
@@ -224,3 +225,24 @@ def test_a_removal_that_fails_half_way_leaves_no_model_and_the_next_one_ends_it(
     install("mine")
     remove_model("mine")
     assert list(models_dir().iterdir()) == []
+
+
+def test_a_model_of_the_hub_is_found_by_its_id_and_told_how_to_get():
+    with pytest.raises(ModelNotInstalledError, match=r"run: gptoss-mac convert someone/tuned$"):
+        find_model("someone/tuned")
+    install("tuned")
+    assert find_model("someone/tuned") == models_dir() / "tuned"
+    install("20b")
+    with pytest.raises(ModelNotInstalledError):
+        find_model("someone/gpt-oss-20b")
+
+
+def test_what_is_left_under_a_models_name_can_be_removed(tmp_path):
+    models_dir().mkdir(parents=True)
+    (models_dir() / "empty").mkdir()
+    (models_dir() / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("empty", "link"):
+        remove_model(name)
+        assert not os.path.lexists(models_dir() / name)
+    with pytest.raises(ModelNotInstalledError):
+        remove_model("..")

@@ -38,13 +38,16 @@ def imported(files):
 
 def test_dependencies_are_what_the_product_imports():
     files = {path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    assert declared(PROJECT["dependencies"]) == imported(files - {BUILDS_WHEELS})
+    always = declared(PROJECT["dependencies"])
+    server = set((ROOT / "gptoss_mlx/server").rglob("*.py"))
+    assert always == imported(files - server - {BUILDS_WHEELS})
+    assert declared(PROJECT["optional-dependencies"]["serve"]) == imported(server) - always
     assert declared(METADATA["build-system"]["requires"]) == imported([BUILDS_WHEELS])
 
 
 def installed_by(target, folder):
     """Return what ``make TARGET`` gives to pip for the product's environment if nothing is installed yet."""
-    environments = [f"{name}={folder}/{name}" for name in ("VENV", "ORACLE_VENV", "LLAMA_VENV")]
+    environments = [f"{name}={folder}/{name}" for name in ("VENV", "ORACLE_VENV", "LLAMA_VENV", "CLIENTS_VENV")]
     places = (*environments, f"PYTHON={sys.executable}")
     command = ["make", "-n", target, *places]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -59,7 +62,14 @@ def test_what_only_runs_the_product_installs_only_the_product(target, tmp_path):
 
 @pytest.mark.parametrize(
     ("target", "extra"),
-    [("test", "dev"), ("check", "dev"), ("mutate", "dev"), ("compare", "compare"), ("engine-report", "compare")],
+    [
+        ("test", "dev"),
+        ("check", "dev"),
+        ("mutate", "dev"),
+        ("clients", "dev"),
+        ("compare", "compare"),
+        ("engine-report", "compare"),
+    ],
 )
 def test_what_needs_more_adds_it(target, extra, tmp_path):
     assert installed_by(target, tmp_path) == ["-e .", f"-e '.[{extra}]'"]

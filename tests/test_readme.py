@@ -1,69 +1,42 @@
-"""The commands and the Python in README work, and its lists are complete."""
+"""README's table of what fits says what the plan and the speed model say."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from gptoss_mlx import errors
-from gptoss_mlx.cli.signals import ENDING, code
-from tests.support.cli_reference import README, with_reference
+from gptoss_mlx.config import PUBLISHED
+from gptoss_mlx.engine.memory import plan
+from gptoss_mlx.engine.published_speeds import GB
+from gptoss_mlx.engine.speed import READBACK, own_paging, predict
+from gptoss_mlx.machine import MARGIN
 
-ROOT = README.parent
-TEXT = README.read_text()
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.M | re.S)
-
-
-def commands():
-    return [line for block in blocks("sh") for line in block.splitlines()]
+README = (Path(__file__).parent.parent / "README.md").read_text()
+MACS = re.findall(r"^\| (\d+) GB \|(.*)\|$", README, re.MULTILINE)
+CHIPS = (("M4", 2 * GB), ("M4 Pro", 6 * GB))
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """An environment with ``gptoss-mac`` on the PATH and an empty home."""
-    folder = tmp_path_factory.mktemp("readme")
-    script = folder / "gptoss-mac"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m gptoss_mlx.cli "$@"\n')
-    script.chmod(0o755)
-    return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "GPTOSS_MAC_HOME": str(folder / "home")}
+def budget(gigabytes: int) -> int:
+    """Return what a Mac allows by default: two thirds of its memory for the GPU, from 48 GB on three quarters."""
+    return int(gigabytes * 2**30 * (2 / 3 if gigabytes < 48 else 3 / 4) * (1 - MARGIN))
 
 
-def test_the_command_line_reference_is_what_the_commands_say():
-    assert with_reference(TEXT) == TEXT, "run `make readme`"
+@pytest.mark.parametrize(("memory", "cells"), MACS)
+def test_the_table_of_what_fits_is_what_the_plan_gives(memory, cells):
+    found = []
+    for name in ("20b", "120b"):
+        config = PUBLISHED[name]
+        fits = plan(config, "q8", budget(int(memory)), "metal")
+        rates = []
+        for chip, disk in CHIPS:
+            paging = None if fits.slots is None else own_paging(config, fits.slots, disk, READBACK[1])
+            rates.append(f"{predict(config, 'q8', chip, paging=paging).rate:.0f}")
+        held = "all" if fits.slots is None else f"{fits.slots} of {config.num_local_experts}"
+        found += [held, f"{fits.context:,}", ", ".join(rates)]
+    assert [cell.strip() for cell in cells.split("|")] == found
 
 
-@pytest.mark.parametrize("command", commands())
-def test_a_command_shown_runs(environment, command):
-    done = subprocess.run(command, shell=True, input="", capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    if " run " in command:
-        question = re.search(r"(\d+) ([+-]) (\d+)", command)
-        a = int(question[1])
-        sign = question[2]
-        b = int(question[3])
-        assert str(a + b if sign == "+" else a - b) in done.stdout
-
-
-def test_the_python_shown_runs_without_a_command_before_it(environment, tmp_path):
-    environment = environment | {"GPTOSS_MAC_HOME": str(tmp_path)}
-    for block in blocks("python"):
-        done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, env=environment, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
-        assert "405" in done.stdout
-
-
-def test_every_exit_code_is_documented():
-    listed = {int(number) for number in re.findall(r"(\d+) [a-z]", TEXT.split("Exit codes:")[1].split("\n\n")[0])}
-    classes = [value for value in vars(errors).values() if isinstance(value, type)]
-    assert {error.exit_code for error in classes} | {code(number) for number in ENDING} <= listed
-
-
-def test_files_linked_to_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert target.startswith("http") or Path(ROOT, target).exists(), target
+def test_a_smaller_context_leaves_room_for_as_many_experts_as_is_said():
+    assert len(MACS) == 4
+    slots = plan(PUBLISHED["20b"], "q8", budget(16), "metal", context=8192).slots
+    assert f"with `--context 8192` 20b keeps {slots} of 32 on 16 GB" in README

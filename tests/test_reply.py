@@ -5,7 +5,7 @@ import pytest
 from gptoss_mlx.conversation import TOOL_ROUNDS, Done, Text, ToolCall, ToolError
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Tokenizer, tool_result
-from gptoss_mlx.reply import ReplyReader
+from gptoss_mlx.reply import CallPiece, Piece, ReplyReader
 from tests.reports.fuzz_replies import fuzz
 from tests.reports.sequences import difference, read
 from tests.support import scripted, token_classes
@@ -110,8 +110,41 @@ def test_two_messages_of_a_section_are_apart_and_the_pieces_add_up(reply):
     assert got.thought == "Let me see.\n\nLet me see."
     assert (got.preamble, got.text) == ("One.\n\nTwo.", "It is 4.\n\nIt is 4.")
     assert got.content == "One.\n\nTwo.\n\nIt is 4.\n\nIt is 4."
-    assert "".join(piece.text for piece in given if piece.section == "thought") == got.thought
-    assert "".join(piece.text for piece in given if piece.section != "thought") == got.content
+    assert got.parts == (Piece("thought", got.thought), Piece("preamble", got.preamble), Piece("answer", got.text))
+    assert "".join(piece.joined for piece in given if piece.section == "thought") == got.thought
+    assert "".join(piece.joined for piece in given if piece.section != "thought") == got.content
+
+
+@pytest.mark.parametrize("arguments", ['{"a": 1}', " {\n}", "no JSON", "", " \n "])
+def test_a_call_comes_piece_by_piece_and_the_pieces_add_up(reply, arguments):
+    """The first piece has the name and no text. Blanks alone become ``{}``, as in the whole call."""
+    two = [*calling("functions.f", arguments), END, START, "assistant", *calling("functions.fjson", "{}"), CALL]
+    got, given = reply(*THOUGHT, *NEXT, *two, functions={"f"})
+    pieces = [piece for piece in given if isinstance(piece, CallPiece)]
+    for number, call in enumerate(got.calls):
+        own = [piece for piece in pieces if piece.number == number]
+        assert own[0] == CallPiece(number, "f", "")
+        assert "".join(piece.text for piece in own) == call.arguments
+        assert all(piece.text for piece in own[1:])
+    assert len(got.calls) == 2
+    assert got.parts == (Piece("thought", got.thought), *got.calls)
+
+
+def test_a_call_of_a_tool_that_is_not_offered_has_no_pieces(reply):
+    got, given = reply(*calling("functions.g"), CALL, functions={"f"})
+    assert [call.name for call in got.unknown_calls] == ["g"]
+    assert given == []
+    assert got.parts == ()
+
+
+def test_text_without_harmony_is_read_as_an_answer(tokenizer, ids):
+    reader = ReplyReader(tokenizer, 3, stop=("four",))
+    reader.expect_text()
+    given = [piece for id in ids("One two ", "three four five") for piece in reader.feed(id)]
+    got = reader.finish("stop")
+    assert got.content == "".join(piece.text for piece in given) == "One two three "
+    assert got.completion_tokens == len(ids("One two ", "three four five"))
+    assert (got.repairs, got.thought_tokens) == ({}, 0)
 
 
 def test_text_that_may_begin_a_stop_string_is_held_back_until_it_is_known(reply):

@@ -175,7 +175,7 @@ class Run:
         prompt = render(request.messages, runtime.tokenizer, limit=longest)
         shared = len(render_messages(_head(request.messages), runtime.tokenizer))
         limit = request.max_tokens or longest
-        row = Row(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids, shared=shared)
+        row = Row(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids, shared=(shared,))
         batch.add(row)
         reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
         return _Asked(line, request, row, reader, before)
@@ -190,6 +190,8 @@ class Run:
                 request = _read_plain(line.body, self._defaults)
         if request.stream:
             raise RequestError("stream: a batch does not stream; leave it out", "stream")
+        if request.n > 1:
+            raise RequestError(f"n: a batch answers each line once, not {request.n} times; leave it out", "n")
         self.tally.ignored.update(request.unknown)
         if request.model is not None and request.model != self.model:
             self.tally.other_models[request.model] += 1

@@ -47,6 +47,8 @@ def batch(
     ] = "auto",
     memory: options.Memory = None,
     context: options.ContextTokens = None,
+    trace_experts: options.TraceExperts = None,
+    prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     yes: options.Yes = False,
     allow_sleep: AllowSleep = False,
 ) -> None:
@@ -61,7 +63,7 @@ def batch(
     from gptoss_mlx.batch.source import open_source
 
     max_rows = _max_rows(concurrency)
-    options.check_values(temperature, max_tokens, memory, context)
+    options.check_values(temperature, max_tokens, memory, context, prefix_disk)
     chosen = BatchOptions(reasoning, system, temperature, max_tokens, seed, include_thinking)
     with open_source(source, None if form == "auto" else form) as opened:
         check_output(out, opened.status)
@@ -69,7 +71,9 @@ def batch(
             _say(notice)
         total = opened.survey()
         with awake(allow_sleep):
-            runtime = options.open_model(model, yes, memory=memory, context=context)
+            runtime = options.open_model(
+                model, yes, memory=memory, context=context, trace_experts=trace_experts, prefix_disk=prefix_disk
+            )
             _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
 
 
@@ -98,6 +102,7 @@ def _answer(
         stop = Event()
         with batch_progress() as report, on_interrupt(stop.set) as asked:
             finished = run.go(report, stop.is_set)
+            options.close_prefixes(runtime)
     _tell(tally, run.model)
     if not finished:
         _say(f"stopped with {tally.before + tally.answered} of {total} answered; run the same command again to resume")

@@ -53,6 +53,8 @@ def chat(
     last: Annotated[bool, typer.Option("--continue", help="Resume the session saved last.")] = False,
     memory: options.Memory = None,
     context: options.ContextTokens = None,
+    trace_experts: options.TraceExperts = None,
+    prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     yes: options.Yes = False,
 ) -> None:
     """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
@@ -64,19 +66,37 @@ def chat(
         model = kept.model
     if kept is None:
         conversation = options.start_conversation(
-            model, reasoning or "medium", system, temperature, max_tokens, seed, yes, memory=memory, context=context
+            model,
+            reasoning or "medium",
+            system,
+            temperature,
+            max_tokens,
+            seed,
+            yes,
+            memory=memory,
+            context=context,
+            trace_experts=trace_experts,
+            prefix_disk=prefix_disk,
         )
     else:
-        conversation, notice = options.reopen_conversation(
-            kept, model, temperature, max_tokens, seed, yes, memory=memory, context=context
+        conversation = options.reopen_conversation(
+            kept,
+            model,
+            temperature,
+            max_tokens,
+            seed,
+            yes,
+            memory=memory,
+            context=context,
+            trace_experts=trace_experts,
+            prefix_disk=prefix_disk,
         )
-        if notice:
-            console.print(Text(shown(notice), style="dim"))
         effort = reasoning or conversation.reasoning
         changed = effort != conversation.reasoning or system not in (None, conversation.instructions)
         conversation.reasoning = effort
         conversation.instructions = system if system is not None else conversation.instructions
-        if changed or notice:
+        again, total = conversation.to_read()
+        if changed or (conversation.messages and again == total):  # or what was read is lost
             console.print(Text(_cost(conversation), style="dim"))
     if console.is_terminal:
         about = [conversation.runtime.folder.path.name, f"reasoning {conversation.reasoning}", "/help"]
@@ -118,8 +138,7 @@ def _find_session(name: str | None, last: bool) -> "tuple[str | None, Session | 
 class _Chat:
     """Carries out the lines that the user types.
 
-    With a session ``name`` it saves the transcript after every reply, and the cache on closing. A cache
-    that is older than the transcript still serves as its beginning.
+    With a session ``name`` it saves the transcript after every reply.
     """
 
     def __init__(self, conversation: "Conversation", console: Console, name: str | None, model: str) -> None:
@@ -130,11 +149,8 @@ class _Chat:
         self._thinking = True
 
     def close(self) -> None:
-        """Save the cache of a named session that has messages."""
-        if self._name is not None and self._conversation.messages:
-            from gptoss_mlx.sessions import save_cache
-
-            save_cache(self._name, self._conversation)
+        """Write to disk what was read."""
+        options.close_prefixes(self._conversation.runtime)
 
     def _save(self) -> None:
         if self._name is not None:
@@ -191,6 +207,7 @@ class _Chat:
             self._say(str(error))
         finally:
             self._save()  # also when the terminal is closed
+        options.tell_notice(self._conversation.runtime)
         if asked.number != signal.SIGINT:  # Ctrl-C stops the reply, not the chat
             asked.end()
 

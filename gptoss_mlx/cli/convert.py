@@ -1,7 +1,6 @@
 """``gptoss-mac convert``: make a model folder from a checkpoint."""
 
 import os
-import re
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
@@ -97,7 +96,7 @@ def _resolve(source: str) -> tuple[str, Path | None, str]:
     """Return the model name for what a user calls a source, where it lies, None if only its id on the Hub is known, and
     that id, "" if it has none."""
     from gptoss_mlx.home import BUNDLED, model_name, name_for_hub_id
-    from gptoss_mlx.published import HUB_IDS, published_name
+    from gptoss_mlx.published import HUB_IDS, is_hub_id, published_name
 
     path = Path(source)
     if os.path.exists(path) or source == BUNDLED:  # Path.exists raises for a name that is too long
@@ -107,7 +106,7 @@ def _resolve(source: str) -> tuple[str, Path | None, str]:
 
     if published := published_name(source):
         return published, None, HUB_IDS[published]
-    is_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
+    is_id = is_hub_id(source)
     name = name_for_hub_id(source) if is_id else model_name(path)
     if copy := resolve_source(source):
         return name, copy, ""

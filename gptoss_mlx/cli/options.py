@@ -45,37 +45,40 @@ ContextTokens = Annotated[
     int | None,
     typer.Option("--context", help="Tokens that a conversation shall hold.", show_default="as many as fit"),
 ]
+TraceExperts = Annotated[
+    Path | None,
+    typer.Option("--trace-experts", help="New file for the experts that each layer chooses, as JSON lines."),
+]
+
+PrefixDisk = Annotated[
+    str,
+    typer.Option(
+        "--prefix-disk",
+        help="What the model has read may take this much disk, to be read faster next time. off keeps nothing.",
+        metavar="SIZE|off",
+    ),
+]
+PREFIX_DISK = "4GB"
 
 
 def open_model(
-    name: str | None, yes: bool = False, *, memory: str | None = None, context: int | None = None
+    name: str | None,
+    yes: bool = False,
+    *,
+    memory: str | None = None,
+    context: int | None = None,
+    trace_experts: Path | None = None,
+    prefix_disk: str = PREFIX_DISK,
 ) -> "Runtime":
     """Load a model, None for the default one, with a progress bar if standard error is a terminal. Write there what is
-    smaller than wanted.
-
-    A checkpoint is converted first, and a published model that is not installed is downloaded, if the user agrees at a
-    terminal or with ``yes``.
-    """
+    smaller than wanted. The model is made first, as ``obtained`` does."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     import gptoss_mlx
-    from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError
-    from gptoss_mlx.home import BUNDLED
-    from gptoss_mlx.installed import default_model, find_model
-    from gptoss_mlx.published import published_name
     from gptoss_mlx.records import note_use
 
-    name = default_model() if name is None else name
-    if name != BUNDLED:
-        try:
-            find_model(name)
-        except NotConvertedError as error:
-            name = _convert_if_agreed(error, yes)
-        except ModelNotInstalledError:
-            if published_name(name) is None:
-                raise
-            name = _make(name, yes)
+    name = obtained(name, yes)
     console = Console(stderr=True)
     columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -84,12 +87,39 @@ def open_model(
             name,
             memory=memory,
             context=context,
+            trace_experts=trace_experts,
+            prefix_disk=prefix_disk,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     for notice in runtime.plan.notices:
         print(notice, file=sys.stderr)
     note_use(runtime.folder.path)
     return runtime
+
+
+def obtained(name: str | None, yes: bool = False) -> str:
+    """Return the name or path of a model that is installed, None for the default one.
+
+    A checkpoint is converted first, and a model of the Hub that is not installed is downloaded, if the user agrees at a
+    terminal or with ``yes``.
+    """
+    from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError
+    from gptoss_mlx.home import BUNDLED
+    from gptoss_mlx.installed import default_model, find_model
+    from gptoss_mlx.published import is_hub_id, published_name
+
+    name = default_model() if name is None else name
+    if name == BUNDLED:
+        return name
+    try:
+        find_model(name)
+    except NotConvertedError as error:
+        return _convert_if_agreed(error, yes)
+    except ModelNotInstalledError:
+        if published_name(name) is None and not is_hub_id(name):
+            raise
+        return _make(name, yes)
+    return name
 
 
 def _convert_if_agreed(error: "NotConvertedError", yes: bool) -> str:
@@ -121,15 +151,32 @@ def _make(source: str, yes: bool) -> str:
     return report.destination.name
 
 
-def check_values(temperature: float | None, max_tokens: int | None, memory: str | None, context: int | None) -> None:
+def close_prefixes(runtime: "Runtime") -> None:
+    """Write to disk what ``runtime`` has read, and say on standard error if that failed."""
+    runtime.prefixes.close()
+    tell_notice(runtime)
+
+
+def tell_notice(runtime: "Runtime") -> None:
+    """Say once on standard error why what is read is not kept on disk."""
+    from gptoss_mlx.errors import shown
+
+    if notice := runtime.prefixes.notice():
+        print(shown(notice), file=sys.stderr)
+
+
+def check_values(
+    temperature: float | None, max_tokens: int | None, memory: str | None, context: int | None, prefix_disk: str
+) -> None:
     """Raise UsageError for values out of range. Call it before loading the model, because loading is slow."""
-    from gptoss_mlx.budget import context_limit, memory_limit
+    from gptoss_mlx.budget import context_limit, disk_limit, memory_limit
     from gptoss_mlx.engine.sampling import Sampling
     from gptoss_mlx.errors import UsageError
 
     Sampling(temperature=1.0 if temperature is None else temperature)
     memory_limit(memory)
     context_limit(context)
+    disk_limit(prefix_disk)
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"--max-tokens is {max_tokens}; it must be 1 or more")
 
@@ -145,12 +192,16 @@ def start_conversation(
     *,
     memory: str | None = None,
     context: int | None = None,
+    trace_experts: Path | None = None,
+    prefix_disk: str = PREFIX_DISK,
 ) -> "Conversation":
     """Load the model and return a new conversation with it. Raises UsageError for values out of range."""
     from gptoss_mlx.conversation import Conversation
 
-    check_values(temperature, max_tokens, memory, context)
-    runtime = open_model(model, yes, memory=memory, context=context)
+    check_values(temperature, max_tokens, memory, context, prefix_disk)
+    runtime = open_model(
+        model, yes, memory=memory, context=context, trace_experts=trace_experts, prefix_disk=prefix_disk
+    )
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return Conversation(runtime, reasoning=reasoning, instructions=system, sampling=sampling, max_tokens=max_tokens)
 
@@ -165,11 +216,15 @@ def reopen_conversation(
     *,
     memory: str | None = None,
     context: int | None = None,
-) -> "tuple[Conversation, str | None]":
-    """Load the model and return the session's conversation, and a notice if its cache cannot be used."""
+    trace_experts: Path | None = None,
+    prefix_disk: str = PREFIX_DISK,
+) -> "Conversation":
+    """Load the model and return the session's conversation."""
     from gptoss_mlx.sessions import open_session
 
-    check_values(temperature, max_tokens, memory, context)
-    runtime = open_model(model, yes, memory=memory, context=context)
+    check_values(temperature, max_tokens, memory, context, prefix_disk)
+    runtime = open_model(
+        model, yes, memory=memory, context=context, trace_experts=trace_experts, prefix_disk=prefix_disk
+    )
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return open_session(session, runtime, sampling=sampling, max_tokens=max_tokens)

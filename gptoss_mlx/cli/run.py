@@ -31,6 +31,8 @@ def run(
     ] = False,
     memory: options.Memory = None,
     context: options.ContextTokens = None,
+    trace_experts: options.TraceExperts = None,
+    prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     yes: options.Yes = False,
 ) -> None:
     """Answer one prompt and exit.
@@ -42,7 +44,17 @@ def run(
     if not text.strip():
         raise UsageError("the prompt is empty")
     conversation = options.start_conversation(
-        model, reasoning, system, temperature, max_tokens, seed, yes, memory=memory, context=context
+        model,
+        reasoning,
+        system,
+        temperature,
+        max_tokens,
+        seed,
+        yes,
+        memory=memory,
+        context=context,
+        trace_experts=trace_experts,
+        prefix_disk=prefix_disk,
     )
 
     from gptoss_mlx.conversation import Done, Text, Thought
@@ -65,12 +77,14 @@ def run(
                         _write(sys.stdout, piece)
                 case Done():
                     done = event
+                    break  # before the reply goes to disk, which only a next turn could use
     assert done is not None
     if as_json:
         result = {"answer": "".join(answer), "thought": "".join(thought), "finish_reason": done.reason}
         print_json(result | {"usage": asdict(done.usage)})
     elif answer and not answer[-1].endswith("\n"):
         print(flush=True)
+    options.close_prefixes(conversation.runtime)
     if done.reason == "cancelled":
         asked.end()
     if done.cut_in_thought or done.no_answer or not answer:

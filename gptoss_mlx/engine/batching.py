@@ -83,6 +83,10 @@ class Batch:
                 outcomes.append(self._fail(row, error))
         return outcomes
 
+    def write(self) -> bool:
+        """Write to disk some of what rows shared, without waiting. Return whether all of it is there."""
+        return self.prefix_view is None or self.prefix_view.prefixes.write()
+
     def _admit(self) -> None:
         """Admit rows in the order of arrival, so that small rows cannot overtake a large one for ever."""
         while self.waiting and len(self.reading) + len(self.decoding) < self.max_rows:
@@ -99,10 +103,9 @@ class Batch:
         context = row.context
         done = len(context.ids)
         end = min(done + self.prefill_chunk, len(row.prompt))
-        if done < row.shared < end:
-            end = row.shared
+        end = min((shared for shared in row.shared if done < shared < end), default=end)
         logits = context.read(row.prompt[:end], chunk=self.prefill_chunk)
-        if end == row.shared and self.prefix_view is not None:
+        if end in row.shared and self.prefix_view is not None:
             context.mark()
             self.prefix_view.keep(context)
         if end < len(row.prompt):

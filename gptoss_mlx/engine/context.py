@@ -44,6 +44,12 @@ class Context:
         """Return a context that has read nothing."""
         return cls(model, KVCache.empty(model.config))
 
+    def forget(self) -> None:
+        """Free what was read."""
+        self.cache = KVCache.empty(self.model.config)
+        self.ids = []
+        self.marks = []
+
     def mark(self) -> None:
         """Mark the current length. Only the last MARKS marks are kept. It is cheap: call it at message boundaries."""
         if not self.marks or self.marks[-1].length < self.cache.length:

@@ -209,7 +209,7 @@ class _Weights:
     attention: int
     head: int
     embedding: int
-    last: int  # what is loaded last, as stored
+    last: int  # what is loaded last and freed, because all of it is cast
 
     @classmethod
     def of(cls, config: ModelConfig, dense: str, backend: Backend, dtype: mx.Dtype) -> "_Weights":
@@ -224,7 +224,9 @@ class _Weights:
             attention=sum(_held(layer.dense_tensors, backend) for layer in layers),
             head=_held(head.tensors, backend),
             embedding=_stored(embedding.tensors),
-            last=_stored(head.tensors),
+            last=0
+            if any(_stays(name, spec, backend) for name, spec in head.tensors.items())
+            else _stored(head.tensors),
         )
 
 
@@ -277,11 +279,11 @@ class _Need:
         )
 
     def loading(self, choice: _Choice) -> int:
-        """Return the most bytes held while weights are loaded. Off Metal a group of tensors is there twice, as it is
-        read and as an array. The head comes last, beside all others."""
+        """Return the most bytes held while weights are loaded. The head comes last, beside all others. As it is stored
+        it is there too until all of it is cast."""
         names = (*PARTS[:5], "process")
         held = sum(part.nbytes for part in self.parts(choice) if part.counted and part.name in names)
-        return held + (0 if self.backend == "metal" else self.weights.last)
+        return held + self.weights.last
 
     def peak(self, choice: _Choice) -> int:
         """Return the most bytes that ever count against a budget."""
@@ -369,17 +371,17 @@ def _stored(tensors: Mapping[str, TensorSpec]) -> int:
 def _held(tensors: Mapping[str, TensorSpec], backend: Backend) -> int:
     """Return the bytes of a group of tensors as ``model.weights`` holds it: its buffer, and a float32 copy of each
     tensor that is cast. The buffer is freed if all of them are."""
-    if backend == "metal":
-        return _stored(tensors)
-    casts = 0
-    kept = 0
-    for name, spec in tensors.items():
-        matrix = len(spec.shape) > 1 and not name.endswith(".bias")
-        if spec.dtypes[0] == "BF16" and (backend == "plain" or not matrix):
-            casts += math.prod(spec.shape) * 4
-        else:
-            kept += 1
-    return casts + (_stored(tensors) if kept else 0)
+    stay = [_stays(name, spec, backend) for name, spec in tensors.items()]
+    casts = sum(
+        math.prod(spec.shape) * 4 for spec, as_stored in zip(tensors.values(), stay, strict=True) if not as_stored
+    )
+    return casts + (_stored(tensors) if any(stay) else 0)
+
+
+def _stays(name: str, spec: TensorSpec, backend: Backend) -> bool:
+    """Return whether a tensor is held as it is stored. If not, it is cast to float32."""
+    matrix = len(spec.shape) > 1 and not name.endswith(".bias")
+    return backend == "metal" or spec.dtypes[0] != "BF16" or (backend == "cpu" and matrix)
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int | None:

@@ -1,77 +1,210 @@
-"""A context on disk: the ids it has read and its cache, in one safetensors file followed by a digest.
+"""Contexts on disk: keys and values under names made of the ids that they follow from.
 
-A file that is stale, torn or damaged is refused. Knows no text and no session names; ``sessions`` does.
+A *snapshot* is a point that a context can resume from: the sliding layers' windows there. The keys and values of full
+layers lie beside it in *blocks* of BLOCK positions, each under a name made of all ids up to its end. So contexts with
+the same beginning share its blocks, and a longer one adds only what is new. No ids are written. A name is a digest of
+the ids, the weights' hash, the cache's dtype, the library that computed it and the versions of MLX and of this format,
+so that a prompt finds what was computed from the same and nothing else.
+
+``bounded_folder`` knows the files; ``prefix_cache`` knows when to use this.
 """
 
 import hashlib
-import json
-import os
-from pathlib import Path
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 import numpy as np
 
+from gptoss_mlx.bounded_folder import PATIENCE, BoundedFolder
+from gptoss_mlx.config import FULL, ModelConfig
 from gptoss_mlx.engine.context import Context
-from gptoss_mlx.files import replaced_whole
+from gptoss_mlx.errors import one_line
 from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.decoder import Decoder
+from metal_kernels import launch
 
-VERSION = "2"
-_DIGEST_BYTES = 32
+VERSION = "1"
 
+BLOCK = 256
+"""Positions of a block: 6 MB for 20b in bf16, as many as are copied at once."""
 
-class Unusable(Exception):
-    """The snapshot is of another model or version, or damaged. ``str()`` says which. Read the prompt again instead."""
+PENDING = 4
+"""Files that wait to be written, copies of keys and values. It bounds the memory that writing takes: 25 MB for 20b."""
 
+MOST = 0.9
+"""The share of the budget that one context may take. Digests and the like take some of the rest."""
 
-def write_snapshot(path: Path, context: Context, model_hash: str) -> None:
-    """Write ``context`` to ``path``, synced, and followed by a SHA-256 digest of all bytes before it. The file is
-    replaced whole or left as it was. Raises OSError."""
-    ids = mx.array(np.array(context.ids, np.uint32))
-    metadata = {"version": VERSION, "model": model_hash}
-    with replaced_whole(path) as partial:
-        named = partial.with_name(f"{partial.name}.safetensors")  # MLX insists on the suffix
-        mx.save_safetensors(str(named), {"ids": ids, **context.cache.held()}, metadata)
-        os.replace(named, partial)
-        with partial.open("r+b") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-            file.write(digest)
+NUMPY_DTYPES = {mx.float32: np.float32, mx.bfloat16: np.uint16}
+
+_NAME = re.compile(r"at-(\d{1,9})-[0-9a-f]{40}")
 
 
-def read_snapshot(path: Path, model: Decoder, model_hash: str) -> Context:
-    """Return the context that ``write_snapshot`` wrote, with a mark at its end. Raises Unusable."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
-            if size <= 0:
-                raise Unusable("it is torn")
-            body = file.read(size)
-            if hashlib.sha256(body).digest() != file.read():
-                raise Unusable("it is damaged")
-    except OSError as error:
-        raise Unusable(f"it cannot be read ({error.strerror})") from error
-    header_size = int.from_bytes(body[:8], "little")
-    try:
-        header = json.loads(body[8 : 8 + header_size])
-        metadata = header.pop("__metadata__")
-        if metadata["version"] != VERSION:
-            raise Unusable("it was written by another version")
-        if metadata["model"] != model_hash:
-            raise Unusable("it belongs to another model")
-        arrays = {name: _array(body, 8 + header_size, entry) for name, entry in header.items()}
-        ids = arrays.pop("ids").tolist()
-        assert isinstance(ids, list)
-        cache = KVCache.restored(model.config, len(ids), arrays, model.weights.dtype)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unusable(f"it is damaged ({error})") from error
-    context = Context(model, cache, [int(id) for id in ids])  # type: ignore[arg-type]
-    context.mark()
-    return context
+@dataclass(frozen=True)
+class _Names:
+    """Names of files by the number of ids that lead to them."""
+
+    digests: dict[int, str]
+
+    @classmethod
+    def of(cls, model_key: str, ids: list[int], lengths: Sequence[int]) -> "_Names":
+        """Return the names of the snapshots at ``lengths`` and of the blocks before them."""
+        about = f"snapshot {VERSION}\n{model_key}\nMLX {mx.__version__}\n{launch.where()}\n"  # type: ignore[attr-defined]
+        digest = hashlib.sha256(about.encode())
+        digests = {}
+        done = 0
+        for end in sorted({*lengths, *range(BLOCK, max(lengths, default=0) + 1, BLOCK)}):
+            digest.update(np.array(ids[done:end], np.uint32).tobytes())
+            digests[end] = digest.hexdigest()[:40]
+            done = end
+        return cls(digests)
+
+    def snapshot(self, length: int) -> str:
+        return f"at-{length}-{self.digests[length]}"
+
+    def files(self, length: int) -> list[str]:
+        """Return the names of the blocks before a snapshot, the first first, and its own."""
+        blocks = [f"kv-{end}-{self.digests[end]}" for end in range(BLOCK, length + 1, BLOCK)]
+        return [*blocks, self.snapshot(length)]
 
 
-def _array(body: bytes, start: int, entry: dict) -> mx.array:
-    first, last = entry["data_offsets"]
-    numpy_dtype = {"F32": np.float32, "BF16": np.uint16, "U32": np.uint32}[entry["dtype"]]
-    flat = np.frombuffer(body, numpy_dtype, (last - first) // np.dtype(numpy_dtype).itemsize, start + first)
-    array = mx.array(flat.reshape(entry["shape"]))
-    return array.view(mx.bfloat16) if entry["dtype"] == "BF16" else array
+@dataclass
+class Snapshots:
+    """The snapshots in ``folder``. A thread writes them, so that a reply waits at most for copies of what is new. After
+    a failed write nothing more is written, and ``notice`` says so once."""
+
+    folder: BoundedFolder
+    _failure: str | None = field(default=None, init=False)
+    _told: bool = field(default=False, init=False)
+    _pending: set[str] = field(default_factory=set, init=False)
+    # Python joins the thread of an executor at exit, so what waits is written then.
+    _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "snapshots"), init=False)
+    _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(PENDING), init=False)
+
+    def lengths(self, model_key: str, prompt: list[int]) -> list[int]:
+        """Return the lengths of the proper prefixes of ``prompt`` that have a snapshot, the longest first."""
+        names = self.folder.names()
+        found = {int(match[1]) for match in map(_NAME.fullmatch, names) if match}
+        lengths = [length for length in found if 0 < length < len(prompt)]
+        named = _Names.of(model_key, prompt, lengths)
+        return [length for length in sorted(lengths, reverse=True) if names.issuperset(named.files(length))]
+
+    def load(self, model_key: str, model: Decoder, prompt: list[int], length: int) -> Context | None:
+        """Return a context that has read ``length`` ids of ``prompt``, with a mark there. Return None if a file that it
+        needs is missing, of another size or damaged."""
+        config = model.config
+        dtype = model.weights.dtype
+        files = _Names.of(model_key, prompt, [length]).files(length)
+        kept = self._read(files, config, length, NUMPY_DTYPES[dtype])
+        if kept is None:
+            return None
+        held = {}
+        for number in reversed(range(len(kept))):  # one by one, so that only one layer is there twice
+            array = mx.array(kept.pop())
+            held[f"{number}.kv"] = array.view(mx.bfloat16) if dtype == mx.bfloat16 else array
+            mx.eval(held[f"{number}.kv"])
+        self.folder.touch(reversed(files))
+        context = Context(model, KVCache.restored(config, length, held, dtype), prompt[:length])
+        context.mark()
+        return context
+
+    def save(
+        self, model_key: str, ids: list[int], cache: KVCache, marks: Sequence[KVCache], *, wait: bool = True
+    ) -> bool:
+        """Write a snapshot of each of the ``marks`` of ``cache``, which has read ``ids``, and the blocks that are not
+        there. Copy them first, and where PENDING copies are not written yet ``wait`` for the writer, or else return
+        False, to be called again. Nothing is written if the budget cannot hold all of it."""
+        if self._failure is not None or not marks:
+            return True
+        if not wait and len(self._pending) >= PENDING:
+            return False
+        last = marks[-1].length
+        names = _Names.of(model_key, ids, [mark.length for mark in marks])
+        state = cache.at(marks[-1])
+        points = {mark.length: cache.at(mark).held(mark.length // BLOCK * BLOCK) for mark in marks}
+        whole = [state.full_rows(0, last), *(point.values() for point in points.values())]
+        if sum(array.nbytes for arrays in whole for array in arrays) > self.folder.budget * MOST:
+            return True
+        blocks = names.files(last)[:-1]
+        order = [*map(names.snapshot, sorted(points, reverse=True)), *reversed(blocks)]  # a shared beginning goes last
+        self.folder.touch(order)  # lest writing some removes others
+        there = self._pending | self.folder.names()
+        parts = [(name, state.full_rows(at * BLOCK, (at + 1) * BLOCK)) for at, name in enumerate(blocks)]
+        parts += [(names.snapshot(length), list(point.values())) for length, point in points.items()]
+        for name, arrays in parts:
+            if name not in there and not self._put(name, arrays, wait):
+                return self._failure is not None
+        self._writer.submit(self.folder.touch, order)
+        return True
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        self._writer.submit(int).result()
+
+    def notice(self) -> str | None:
+        """Return, once, why nothing more is written, or None."""
+        if self._failure is None or self._told:
+            return None
+        self._told = True
+        return self._failure
+
+    def _read(self, files: list[str], config: ModelConfig, length: int, dtype: type) -> list[np.ndarray] | None:
+        """Return keys and values of each layer, [2, 1, M, rows, D]. Each is allocated once, and the files fill it."""
+        kept: list[np.ndarray] = [
+            np.empty(_shape(config, length if kind == FULL else _window_rows(config, length)), dtype)
+            for kind in config.layer_types
+        ]
+        for number, name in enumerate(files):
+            rows = slice(number * BLOCK, None if name == files[-1] else (number + 1) * BLOCK)
+            wanted = [
+                own[:, :, :, rows] if kind == FULL else own
+                for own, kind in zip(kept, config.layer_types, strict=True)
+                if kind == FULL or name == files[-1]
+            ]
+            data = self.folder.read(name)
+            if data is None or data.nbytes != sum(part.nbytes for part in wanted):
+                return None
+            for part in filter(np.size, wanted):
+                part[...] = np.frombuffer(data[: part.nbytes], dtype).reshape(part.shape)
+                data = data[part.nbytes :]
+        return kept
+
+    def _put(self, name: str, arrays: Iterable[mx.array], wait: bool) -> bool:
+        """Copy and hand over a file. Return False if there is no room for a copy."""
+        if not self._room.acquire(timeout=2 * PATIENCE if wait else 0):
+            if wait:
+                self._fail("the disk does not answer")
+            return False
+        try:
+            parts = [np.array(array.view(mx.uint8)).data.cast("B") for array in arrays]
+        except (RuntimeError, MemoryError) as error:
+            self._room.release()
+            self._fail(one_line(error))
+            return False
+        self._pending.add(name)
+        self._writer.submit(self._write, name, parts)
+        return True
+
+    def _write(self, name: str, parts: list[memoryview]) -> None:
+        try:
+            if self._failure is None:
+                self.folder.write(name, parts)
+        except OSError as error:
+            self._fail(error.strerror or "it cannot be written")
+        finally:
+            self._pending.discard(name)
+            self._room.release()
+
+    def _fail(self, why: str) -> None:
+        self._failure = f"{self.folder.path}: {why}; what was read is not kept on disk, and nothing else is lost"
+
+
+def _shape(config: ModelConfig, rows: int) -> tuple[int, ...]:
+    return (2, 1, config.num_key_value_heads, rows, config.head_dim)
+
+
+def _window_rows(config: ModelConfig, length: int) -> int:
+    return min(length, config.sliding_window - 1)

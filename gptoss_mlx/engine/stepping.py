@@ -24,9 +24,9 @@ Finish = Literal["stop", "length"]
 
 @dataclass(eq=False)
 class Row:
-    """One sequence to generate. ``context`` may already have read a prefix of ``prompt``. The first ``shared`` ids of
-    the prompt may begin other rows' prompts too. ``cached`` is how many ids of the prompt need not be read, and None
-    until reading begins. ``token`` was given out last, the ``produced``th of ``max_tokens``."""
+    """One sequence to generate. ``context`` may already have read a prefix of ``prompt``. ``shared`` are lengths of
+    prefixes with which other rows' prompts may begin too. ``cached`` is how many ids of the prompt need not be read,
+    and None until reading begins. ``token`` was given out last, the ``produced``th of ``max_tokens``."""
 
     id: Hashable
     prompt: list[int]
@@ -34,7 +34,7 @@ class Row:
     max_tokens: int
     sampling: Sampling
     stop: frozenset[int]
-    shared: int = field(default=0, kw_only=True)
+    shared: tuple[int, ...] = field(default=(), kw_only=True)
     cached: int | None = field(default=None, init=False)
     produced: int = field(default=0, init=False)
     token: int = field(default=0, init=False)

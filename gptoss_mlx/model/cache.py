@@ -106,13 +106,17 @@ class LayerCache:
         body = self.body if self.window is None else mark.body
         vars(self).update(vars(mark), body=body, tail=_copied(mark.tail))
 
-    def held(self) -> mx.array | None:
-        """Return keys and values that a later query may see, [2, B, M, rows, D], or None if there are none."""
-        parts = [
-            array[:, :, :, :rows]
-            for array, rows in ((self.body, self.body_rows), (self.tail, self.tail_rows))
-            if array is not None and rows
-        ]
+    def held(self, first: int = 0, last: int | None = None) -> mx.array | None:
+        """Return keys and values that a later query may see, [2, B, M, rows, D], or None if there are none. Of a full
+        layer, return those of the positions from ``first`` up to ``last``."""
+        last = self.body_rows + self.tail_rows if last is None else last
+        parts = []
+        start = 0
+        for array, rows in ((self.body, self.body_rows), (self.tail, self.tail_rows)):
+            low, high = max(first - start, 0), min(last - start, rows)
+            if array is not None and low < high:
+                parts.append(array[:, :, :, low:high])
+            start += rows
         if not parts or self.window == 1:
             return None
         whole = mx.concatenate(parts, axis=3)
@@ -172,10 +176,29 @@ class KVCache:
         mx.eval(other.arrays())
         return other
 
-    def held(self) -> dict[str, mx.array]:
-        """Return the rows kept, by layer and without room to grow: what ``restored`` takes."""
-        held = {f"{number}.kv": layer.held() for number, layer in enumerate(self.layers)}
+    def at(self, mark: "KVCache") -> "KVCache":
+        """Return the state of ``mark``, a mark of this cache, to read from. It shares all arrays with both, so drop it
+        before either is extended."""
+        return KVCache(
+            [
+                replace(old, body=layer.body) if layer.window is None else old
+                for layer, old in zip(self.layers, mark.layers, strict=True)
+            ]
+        )
+
+    def held(self, first: int = 0) -> dict[str, mx.array]:
+        """Return the rows kept, by layer and without room to grow: what ``restored`` takes. Of full layers, return the
+        rows from position ``first`` on."""
+        held = {
+            f"{number}.kv": layer.held(first) if layer.window is None else layer.held()
+            for number, layer in enumerate(self.layers)
+        }
         return {name: array for name, array in held.items() if array is not None}
+
+    def full_rows(self, first: int, last: int) -> list[mx.array]:
+        """Return keys and values of the positions from ``first`` up to ``last`` in each full layer."""
+        found = [layer.held(first, last) for layer in self.layers if layer.window is None]
+        return [array for array in found if array is not None]
 
     @classmethod
     def restored(cls, config: ModelConfig, length: int, held: dict[str, mx.array], dtype: mx.Dtype) -> "KVCache":

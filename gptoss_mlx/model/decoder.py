@@ -13,9 +13,10 @@ import mlx.core as mx
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model.attention import Rope, attend_decoding, attend_prompt
 from gptoss_mlx.model.cache import KVCache
-from gptoss_mlx.model.experts import Tally, Visit
+from gptoss_mlx.model.experts import Visit
 from gptoss_mlx.model.moe import Routed, mix, route, through_slots
 from gptoss_mlx.model.rope import inverse_frequencies
+from gptoss_mlx.model.slots import Tally
 from gptoss_mlx.model.weights import Weights
 from metal_kernels import launch
 
@@ -141,9 +142,8 @@ class Step:
         if self._paged is None or self._tally is None:
             return False
         mx.eval(self.pending)
-        self._tally.readbacks += 1
         logits = [routed.logits for routed in self._routed[self._settled :]]
-        first = self._paged.first_miss(self._settled, logits, self._tally) if logits else None
+        first = self._paged.first_miss(self._settled, logits, self._tally)
         if first is None:
             self._paged = None
             return False

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.model.experts import PagedExperts, holds_experts, paged_nbytes, slot_stretch
+from gptoss_mlx.model.experts import Look, PagedExperts, holds_experts, memory_of, paged_nbytes, slot_stretch
 from gptoss_mlx.model_folder import ModelFolder, Stretch
 from metal_kernels import launch
 from metal_kernels.reference import Dense, Experts
@@ -53,10 +53,11 @@ def load_weights(
     progress: Callable[[int], None] | None = None,
     *,
     slots: int | None = None,
+    watch: Callable[[Look], None] | None = None,
 ) -> Weights:
     """Read every tensor, but with ``slots`` no experts: each layer then has room for so many. Call ``progress`` with
-    the bytes that each stretch takes, after it is read. Raises ModelFolderError, and UsageError for a number of slots
-    that does not fit the model.
+    the bytes that each stretch takes, after it is read, and later ``watch`` with what layers with slots choose. Raises
+    ModelFolderError, and UsageError for a number of slots that does not fit the model.
 
     A layer has two buffers, one for its dense tensors and one for its experts. On Metal they are the mapped file
     itself, except for slots. The embedding is, too, but no GPU reads it (``launch.embed``), so its pages are the
@@ -64,7 +65,7 @@ def load_weights(
     would be fifty commits a token. A tensor that has to be cast gets a buffer of its own.
     """
     arrays: dict[str, mx.array] = {}
-    paged = None if slots is None else PagedExperts.open(folder, slots)
+    paged = None if slots is None else PagedExperts.open(folder, slots, watch)
     tables: list[mx.array] = []
     for stretch in folder.stretches():
         if paged is not None and holds_experts(stretch):
@@ -77,10 +78,7 @@ def load_weights(
             if progress is not None:
                 progress(paged_nbytes(stretch, paged.slots, dtype))
             continue
-        mapped = mx.metal.is_available()
-        buffer = _adopted(folder.stretch_bytes(stretch)) if mapped else mx.array(folder.read(stretch))
-        if "embedding.weight" not in stretch.tensors:  # of which a token reads one row
-            launch.settle(buffer)
+        buffer = _adopted(folder.stretch_bytes(stretch)) if mx.metal.is_available() else _read(folder, stretch)
         found = tensors(buffer, stretch, dtype)
         mx.eval(found)  # so that a cast's source is freed before the next stretch is read
         arrays |= found
@@ -104,6 +102,15 @@ def _adopted(data: np.ndarray) -> mx.array:
     except ValueError as error:
         warnings.warn(f"weights are copied, which takes twice their memory for a while: {error}", stacklevel=2)
         return mx.array(data)
+
+
+def _read(folder: ModelFolder, stretch: Stretch) -> mx.array:
+    """Return a stretch in memory, read to where it stays, because the head twice would be more than decoding needs."""
+    buffer = mx.zeros(stretch.nbytes, mx.uint8)
+    if "embedding.weight" not in stretch.tensors:  # of which a token reads one row
+        launch.settle(buffer)
+    folder.read_into(stretch, memory_of(buffer).data)
+    return buffer
 
 
 def tensors(buffer: mx.array, stretch: Stretch, dtype: mx.Dtype) -> dict[str, mx.array]:

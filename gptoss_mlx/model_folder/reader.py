@@ -115,16 +115,14 @@ class ModelFolder:
         """Return a stretch as a read-only uint8 view of the mapped file. Its address is a multiple of the page size."""
         return self._mapped(stretch.file.name, stretch.offset, stretch.nbytes)
 
-    def read(self, stretch: Stretch) -> np.ndarray:
-        """Return a copy of a stretch as uint8. Unlike a view it is safe if the file is truncated later.
+    def read_into(self, stretch: Stretch, memory: memoryview) -> None:
+        """Read a stretch into as many bytes. Unlike a view they are safe if the file is truncated later.
 
         Raises ModelFolderError when the file ends before the stretch does.
         """
-        data = np.empty(stretch.nbytes, np.uint8)
         with _opened(stretch.file) as file:
             file.seek(stretch.offset)
-            _read_into(file, data.data, stretch.file)
-        return data
+            _read_into(file, memory, stretch.file)
 
     def tensor(self, name: str) -> StoredTensor:
         """Return a tensor's dtype, shape and place in its shard. Raises KeyError."""

@@ -5,7 +5,19 @@ The package knows JSON bodies, harmony and sampling. It knows nothing of where a
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.reply import Call, Reply, ReplyReader
-from gptoss_mlx.requests import chat_completions, responses
+from gptoss_mlx.requests import chat_completions, completions, messages, responses
+from gptoss_mlx.requests.history import Carried
 from gptoss_mlx.requests.request import Defaults, Request
 
-__all__ = ["Call", "Defaults", "Reply", "ReplyReader", "Request", "chat_completions", "responses"]
+__all__ = [
+    "Call",
+    "Carried",
+    "Defaults",
+    "Reply",
+    "ReplyReader",
+    "Request",
+    "chat_completions",
+    "completions",
+    "messages",
+    "responses",
+]

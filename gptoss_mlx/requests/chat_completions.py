@@ -8,14 +8,17 @@ from typing import Any
 
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import Function, ResponseFormat
-from gptoss_mlx.reply import Reply
+from gptoss_mlx.harmony.messages import Effort
+from gptoss_mlx.reply import Call, Reply
 from gptoss_mlx.requests.history import History
 from gptoss_mlx.requests.json_object import JsonObject
 from gptoss_mlx.requests.request import (
     CACHING,
+    NOT_ENFORCED,
     WITHOUT_EFFECT,
     Defaults,
     Request,
+    call_key,
     needed_parts,
     offered,
     read_called_name,
@@ -30,14 +33,12 @@ from gptoss_mlx.requests.request import (
 )
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "frequency_penalty": (0, 0.0),
     "presence_penalty": (0, 0.0),
     "logit_bias": ({},),
     "modalities": (["text"],),
-    "verbosity": ("medium",),
     "audio": (),
     "prediction": (),
     "web_search_options": (),
@@ -47,6 +48,9 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 }
 """Unsupported fields. Each is accepted with the listed values, because they ask for nothing."""
 
+MAX_N = 16
+"""Replies to one request. OpenAI's limit is 128, which no Mac should be asked for at once."""
+
 THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 """Fields in which other clients send and expect a message's thought. The published chat template uses the last."""
 
@@ -54,28 +58,30 @@ TEXT_PARTS = {"text": "text"}
 """The type of part that a message may have, and its field with the text."""
 
 
-def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Request:
+def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False, notes: list[str] | None = None) -> Request:
     """Return the request in the body ``raw``. Raises RequestError, but not for schemas: rendering them checks them.
 
     With ``unknown_fields`` unknown fields are ignored and named in the request, because data sets have other columns.
+    ``notes`` are as for JsonObject.
     """
-    body = JsonObject(raw)
+    body = JsonObject(raw, notes=notes)
     for name, harmless in NOT_OFFERED.items():
         body.only(name, *harmless)
     body.skip(*WITHOUT_EFFECT)
-    messages = body.list("messages")
+    body.overlook("verbosity", "medium")
+    messages = body.objects("messages")
     if not messages:
         raise body.error("messages", "is missing" if messages is None else "is empty")
-    history = History()
+    history = History(defaults.recall)
     for number, message in enumerate(messages):
-        _read_message(JsonObject(message, f"messages[{number}]"), f"messages[{number}]", history)
+        _read_message(message, f"messages[{number}]", history)
     functions = _read_tools(body)
     limit = read_limit(body, "max_completion_tokens", "max_tokens")
     request = Request(
         messages=history.finish(
             "messages",
             instructions=defaults.instructions,
-            reasoning=read_effort(body, "reasoning_effort", defaults),
+            reasoning=_read_effort(body) or defaults.reasoning,
             date=defaults.date,
             functions=functions,
             response_format=_read_format(body.object("response_format")),
@@ -87,44 +93,69 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False) -> Reque
         stream=bool(body.flag("stream")),
         model=body.text("model"),
         unknown=body.unread(),
+        n=_read_n(body),
+        stream_usage=_read_stream_usage(body),
     )
     if not unknown_fields:
         body.refuse_unread()
     return request
 
 
-def write(reply: Reply, *, id: str, created: int, model: str, thought: bool) -> dict[str, Any]:
-    """Return the ``chat.completion`` object for ``reply``.
+def write(*replies: Reply, id: str, created: int, model: str, thought: bool) -> dict[str, Any]:
+    """Return the ``chat.completion`` object with ``replies`` as its choices.
 
     All ids in it are made from ``id``. ``created`` is in Unix seconds. With ``thought`` the message has the thought as
-    ``reasoning``, the field that other servers use for gpt-oss; OpenAI has no field for it.
+    ``reasoning`` and ``reasoning_content``, the fields that other servers use; OpenAI has no field for it.
     """
-    message: dict[str, Any] = {"role": "assistant", "content": reply.content or None, "refusal": None}
-    if thought:
-        message["reasoning"] = reply.thought
-    if reply.calls:
-        message["tool_calls"] = [
-            {
-                "id": f"call_{id}_{number}",
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for number, call in enumerate(reply.calls)
-        ]
     return {
         "id": f"chatcmpl-{id}",
         "object": "chat.completion",
         "created": created,
         "model": model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reply.reason}],
-        "usage": {
-            "prompt_tokens": reply.prompt_tokens,
-            "completion_tokens": reply.completion_tokens,
-            "total_tokens": reply.prompt_tokens + reply.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": reply.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": reply.thought_tokens},
-        },
+        "choices": [
+            {
+                "index": index,
+                "message": _message(reply, id, index, thought),
+                "logprobs": None,
+                "finish_reason": reply.reason,
+            }
+            for index, reply in enumerate(replies)
+        ],
+        "usage": write_usage(*replies),
     }
+
+
+def write_usage(*replies: Reply) -> dict[str, Any]:
+    """Return the ``usage`` of several replies to one prompt, which counts once."""
+    prompt, cached = replies[0].prompt_tokens, replies[0].cached_tokens
+    completion = sum(reply.completion_tokens for reply in replies)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": sum(reply.thought_tokens for reply in replies)},
+    }
+
+
+def call_id(id: str, index: int, number: int) -> str:
+    """Return the id of the ``number``th call in the choice ``index``."""
+    return f"call_{call_key(id, index, number)}"
+
+
+def _message(reply: Reply, id: str, index: int, thought: bool) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": reply.content or None, "refusal": None}
+    if thought:
+        message |= {"reasoning": reply.thought, "reasoning_content": reply.thought}
+    if reply.calls:
+        message["tool_calls"] = [
+            {"id": call_id(id, index, number)} | _call(call) for number, call in enumerate(reply.calls)
+        ]
+    return message
+
+
+def _call(call: Call) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _read_message(message: JsonObject, where: str, history: History) -> None:
@@ -142,7 +173,8 @@ def _read_message(message: JsonObject, where: str, history: History) -> None:
         case _:
             raise message.error("role", f"is {role[:40]!r}; use system, developer, user, assistant or tool")
     message.skip(*CACHING)
-    message.refuse_unread()
+    message.only("images")
+    message.overlook_unread()
 
 
 def _read_assistant(message: JsonObject, where: str, history: History) -> None:
@@ -177,15 +209,52 @@ def _read_assistant(message: JsonObject, where: str, history: History) -> None:
         call.refuse_unread()
 
 
+def _read_effort(body: JsonObject) -> Effort | None:
+    """Read how long to think, in each place where a client may say it. Raises RequestError if two differ."""
+    places = [(body, "reasoning_effort")]
+    if reasoning := body.object("reasoning"):
+        reasoning.skip("summary", "exclude", "enabled")
+        places.append((reasoning, "effort"))
+    if template := body.object("chat_template_kwargs"):
+        places.append((template, "reasoning_effort"))
+    given = {effort: holder.path(name) for holder, name in places if (effort := read_effort(holder, name))}
+    for holder, _ in places[1:]:
+        holder.refuse_unread()
+    if len(given) > 1:
+        raise RequestError(f"{' and '.join(given.values())} differ; send only one", next(iter(given.values())))
+    return next(iter(given), None)
+
+
+def _read_n(body: JsonObject) -> int:
+    n = body.integer("n")
+    if n is not None and not 1 <= n <= MAX_N:
+        raise body.error("n", f"is {n}; it must be from 1 to {MAX_N}")
+    return n or 1
+
+
+def _read_stream_usage(body: JsonObject) -> bool:
+    options = body.object("stream_options")
+    if options is None:
+        return False
+    options.skip("include_obfuscation")
+    wanted = options.flag("include_usage")
+    options.refuse_unread()
+    return bool(wanted)
+
+
 def _read_tools(body: JsonObject) -> tuple[Function, ...]:
     functions = []
-    for number, raw in enumerate(body.list("tools") or []):
-        tool = JsonObject(raw, f"tools[{number}]")
+    for tool in body.objects("tools") or []:
         function = tool.object("function")
-        if tool.any("type") != "function" or function is None:
+        kind = tool.text("type")
+        if kind not in (None, "function") and tool.note(
+            "type", f"is ignored: tools of the type {kind[:40]!r} are not offered to the model"
+        ):
+            continue
+        if kind != "function" or function is None:
             raise tool.error("type", "must be 'function', and the function must be present")
         functions.append(read_function(function))
-        tool.only("strict", False)
+        tool.overlook("strict", False, because=NOT_ENFORCED)
         tool.skip(*CACHING)
         tool.refuse_unread()
     return offered(body, functions)

@@ -4,6 +4,7 @@ The module knows JSON types. It knows nothing of what any field means.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from gptoss_mlx.errors import RequestError, quoted
@@ -15,14 +16,16 @@ HUGE = 256
 class JsonObject:
     """The fields of ``raw``. A null field counts as absent. Each fault raises RequestError with the field's path.
 
-    ``where`` is the path of the object itself, such as ``messages[2]``, or "" for the body of the request.
+    ``where`` is the path of the object itself, such as ``messages[2]``, or "" for the body of the request. ``notes``
+    collects what is overlooked, in sentences. If it is None, nothing may be overlooked.
     """
 
-    def __init__(self, raw: Any, where: str = "") -> None:
+    def __init__(self, raw: Any, where: str = "", notes: list[str] | None = None) -> None:
         if not isinstance(raw, dict):
             raise RequestError(f"{where or 'the request'} is not a JSON object", where or None)
         self._raw = raw
         self._where = where
+        self._notes = notes
         self._read: set[str] = set()
 
     def path(self, field: str) -> str:
@@ -56,7 +59,14 @@ class JsonObject:
 
     def object(self, field: str) -> "JsonObject | None":
         value = self._typed(field, dict, "an object")
-        return None if value is None else JsonObject(value, self.path(field))
+        return None if value is None else JsonObject(value, self.path(field), self._notes)
+
+    def objects(self, field: str) -> "Sequence[JsonObject] | None":
+        """Return the objects in an array. The path of the first one is ``field[0]``."""
+        values = self.list(field)
+        if values is None:
+            return None
+        return [JsonObject(one, f"{self.path(field)}[{number}]", self._notes) for number, one in enumerate(values)]
 
     def schema(self, field: str) -> dict[str, Any] | None:
         """Return an object whose fields are not checked here."""
@@ -83,6 +93,20 @@ class JsonObject:
         if value is not None and not any(type(value) is type(other) and value == other for other in harmless):
             raise self.error(field, f"{_shown(value)} is not supported; leave it out")
 
+    def overlook(self, field: str, *harmless: Any, because: str = "it is not supported") -> None:
+        """Note that the field's value is ignored, unless it is one of ``harmless``. Raise what ``only`` raises if
+        nothing may be overlooked."""
+        if self._notes is None:
+            self.only(field, *harmless)
+        elif self.any(field) is not None and self.any(field) not in harmless:
+            self.note(field, f"is ignored: {because}")
+
+    def note(self, field: str, words: str) -> bool:
+        """Note how the field is not taken as it is. Return False if nothing may be overlooked."""
+        if self._notes is not None:
+            self._notes.append(f"{self.path(field)} {words}")
+        return self._notes is not None
+
     def skip(self, *fields: str) -> None:
         """Mark fields as read whose values do not change the answer."""
         self._read.update(fields)
@@ -90,6 +114,12 @@ class JsonObject:
     def unread(self) -> tuple[str, ...]:
         """Return the names of fields that have a value and were not read."""
         return tuple(field for field, value in self._raw.items() if field not in self._read and value is not None)
+
+    def overlook_unread(self) -> None:
+        """Note each field that was not read, or raise what ``refuse_unread`` raises if nothing may be overlooked."""
+        for name in self.unread():
+            if not self.note(name, "is ignored: it is not known"):
+                self.refuse_unread()
 
     def refuse_unread(self) -> None:
         """Raise RequestError for the first field that was not read, because its author expects an effect."""

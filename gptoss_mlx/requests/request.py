@@ -3,13 +3,20 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import RequestError, UsageError
 from gptoss_mlx.harmony import Function, Message, ResponseFormat
 from gptoss_mlx.harmony.messages import Effort
+from gptoss_mlx.requests.history import Carried, Recall
 from gptoss_mlx.requests.json_object import JsonObject
+
+OTHER_EFFORTS: Mapping[str, Effort] = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
+"""Efforts of other models, and what gpt-oss has in their place. It cannot think less than a little."""
+
+Thoughts = Literal["text", "summary", "hidden"]
+"""How a client wants to see thoughts: as they are, as a summary, for which they stand as they are, or not at all."""
 
 MAX_STOPS = 4
 """OpenAI's limit of stop strings."""
@@ -18,24 +25,34 @@ CACHING = ("cache_control", "prompt_cache_breakpoint")
 """Fields by which a client asks to cache a prompt's beginning. They are ignored because the runtime always does."""
 
 WITHOUT_EFFECT = (
-    *("user", "metadata", "store", "service_tier", "safety_identifier", "stream_options", "parallel_tool_calls"),
+    *("user", "metadata", "store", "service_tier", "safety_identifier", "parallel_tool_calls"),
     *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
 )
 """Fields of both endpoints that do not change the answer."""
 
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+NOT_ENFORCED = "the schema is part of the prompt, but nothing enforces it"
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _CALLED_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """Values for fields that a request does not have. ``max_tokens`` None means: up to the end of the context."""
+    """Values for fields that a request does not have. ``max_tokens`` None means: up to the end of the context.
+    ``recall`` is as for History."""
 
     sampling: Sampling
     reasoning: Effort = "medium"
     instructions: str | None = None
     max_tokens: int | None = None
     date: str | None = None
+    recall: Recall = lambda id: None
+
+
+def call_key(id: str, index: int, number: int) -> str:
+    """Return what tells the ``number``th call of the reply ``index`` to the request ``id`` from all others. The ids
+    that clients see are made from it, and end with it."""
+    return f"{id}_{number}" if index == 0 else f"{id}_{index}_{number}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +60,10 @@ class Request:
     """One prompt, and how to answer it.
 
     ``functions`` are the names of the functions that the model may call. ``model`` is the name in the request, if any.
-    ``repeated`` are settings that the endpoint's response repeats. ``unknown`` are the names of ignored fields.
+    ``repeated`` are settings that the endpoint's response repeats. ``unknown`` are the names of ignored fields. ``n``
+    is how many replies are wanted. ``stream_usage``: a stream ends with the counts of tokens. ``store``: the response
+    may be asked for later. ``thoughts`` says in which form thoughts are wanted. With ``sealed`` they are also wanted in
+    a form that the client sends back unread. ``carried`` is what a later request that continues this one begins with.
     """
 
     messages: tuple[Message, ...]
@@ -55,6 +75,12 @@ class Request:
     model: str | None = None
     repeated: dict[str, Any] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
+    n: int = 1
+    stream_usage: bool = False
+    store: bool = False
+    thoughts: Thoughts = "text"
+    sealed: bool = False
+    carried: Carried = field(default_factory=Carried)
 
 
 def read_sampling(body: JsonObject, defaults: Defaults) -> Sampling:
@@ -76,8 +102,14 @@ def read_limit(body: JsonObject, *names: str) -> int | None:
     return next(iter(values.values()), None)
 
 
-def read_effort(body: JsonObject, name: str, defaults: Defaults) -> Effort:
-    return body.one_of(name, *get_args(Effort)) or defaults.reasoning  # type: ignore[return-value]
+def read_effort(body: JsonObject, name: str) -> Effort | None:
+    """Return how long to think. The efforts of other models count as the next one that gpt-oss has, with a note."""
+    given = body.any(name)
+    if isinstance(given, str) and given in OTHER_EFFORTS:
+        nearest = OTHER_EFFORTS[given]
+        if body.note(name, f"{given!r} is none of this model's efforts; it thinks with {nearest!r}"):
+            return nearest
+    return body.one_of(name, *get_args(Effort))  # type: ignore[return-value]
 
 
 def read_stop(body: JsonObject) -> tuple[str, ...]:
@@ -88,15 +120,16 @@ def read_stop(body: JsonObject) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def read_function(function: JsonObject) -> Function:
-    """Read a function's name, description and parameters. Refuse ``strict``, because nothing enforces the schema."""
-    function.only("strict", False)
+def read_function(function: JsonObject, parameters: str = "parameters") -> Function:
+    """Read a function's name, description and schema, which the field ``parameters`` has. Nothing enforces the schema,
+    so ``strict`` is overlooked."""
+    function.overlook("strict", False, because=NOT_ENFORCED)
     function.skip(*CACHING)
     name = function.needed_text("name")
     if not _NAME.fullmatch(name):
-        raise function.error("name", "must be 1 to 64 letters, digits, dashes and underscores")
-    declared = Function(name, function.text("description") or "", function.schema("parameters"))
-    function.refuse_unread()
+        raise function.error("name", "must be 1 to 128 letters, digits, dashes and underscores")
+    declared = Function(name, function.text("description") or "", function.schema(parameters))
+    function.overlook_unread()
     return declared
 
 
@@ -132,6 +165,11 @@ def offered(body: JsonObject, functions: list[Function]) -> tuple[Function, ...]
         raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")
     if choice == "none":
         return ()
+    return each_once(functions)
+
+
+def each_once(functions: list[Function]) -> tuple[Function, ...]:
+    """Return the functions. Raises RequestError for two of the same name."""
     names = [function.name for function in functions]
     if double := next((name for name in names if names.count(name) > 1), None):
         raise RequestError(f"tools: the function '{double}' is declared twice", "tools")

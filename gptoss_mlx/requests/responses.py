@@ -1,4 +1,4 @@
-"""OpenAI's ``/v1/responses`` without stored responses: convert a body to a Request, and a Reply to a body.
+"""OpenAI's ``/v1/responses``: convert a body to a Request, and a Reply to a body.
 
 Fields that would change the answer but are not supported are refused, never ignored.
 """
@@ -7,7 +7,8 @@ from typing import Any
 
 from gptoss_mlx.harmony import Function, ResponseFormat
 from gptoss_mlx.reply import Reply
-from gptoss_mlx.requests.history import History
+from gptoss_mlx.requests import response_objects as objects
+from gptoss_mlx.requests.history import Carried, History
 from gptoss_mlx.requests.json_object import JsonObject
 from gptoss_mlx.requests.request import (
     WITHOUT_EFFECT,
@@ -28,30 +29,51 @@ from gptoss_mlx.requests.request import (
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "background": (False,),
     "conversation": (),
-    "include": ([],),
-    "previous_response_id": (),
     "prompt": (),
     "context_management": (),
-    "max_tool_calls": (),
     "moderation": (),
     "top_logprobs": (0,),
-    "truncation": ("disabled",),
 }
 """Unsupported fields. Each is accepted with the listed values, because they ask for nothing."""
 
 
-def read(raw: Any, defaults: Defaults) -> Request:
-    """Return the request in the body ``raw``. Raises RequestError, but not for schemas: rendering them checks them."""
-    body = JsonObject(raw)
+SEALED = "reasoning.encrypted_content"
+
+
+def previous(raw: Any) -> str | None:
+    """Return the id of the response that the body ``raw`` continues, or None. Raises RequestError."""
+    return JsonObject(raw).text("previous_response_id")
+
+
+def read(raw: Any, defaults: Defaults, *, carried: Carried | None = None, notes: list[str] | None = None) -> Request:
+    """Return the request in the body ``raw``. Raises RequestError, but not for schemas: rendering them checks them.
+
+    ``carried`` is the exchange that ``previous_response_id`` names. If it is None, the field is refused. ``notes`` are
+    as for JsonObject.
+    """
+    body = JsonObject(raw, notes=notes)
     for name, harmless in NOT_OFFERED.items():
         body.only(name, *harmless)
     body.skip(*WITHOUT_EFFECT)
-    history = History()
+    body.overlook("max_tool_calls", because="each reply ends with its calls")
+    body.overlook("truncation", "disabled", because="nothing is ever left out of a prompt")
+    body.skip("stream_options", "client_metadata")
+    if carried is None:
+        body.only("previous_response_id")
+    history = History(defaults.recall)
     if instructions := body.text("instructions"):
         history.instruct(instructions, "instructions")
+    own = bool(instructions and instructions.strip())
+    history.go_on(carried or Carried())
     _read_input(body, history)
     reasoning = body.object("reasoning") or JsonObject({}, "reasoning")
-    reasoning.skip("summary", "generate_summary")
+    summary = reasoning.text("summary") or reasoning.text("generate_summary")
+    reasoning.skip("context")
+    include = body.list("include") or []
+    if any(one != SEALED for one in include):
+        body.overlook("include", because=f"only {SEALED} can be included")
+    effort = read_effort(reasoning, "effort") or defaults.reasoning
+    store = body.flag("store")
     functions = _read_tools(body)
     sampling = read_sampling(body, defaults)
     limit = read_limit(body, "max_output_tokens") or defaults.max_tokens
@@ -59,7 +81,7 @@ def read(raw: Any, defaults: Defaults) -> Request:
         messages=history.finish(
             "input",
             instructions=defaults.instructions,
-            reasoning=read_effort(reasoning, "effort", defaults),
+            reasoning=effort,
             date=defaults.date,
             functions=functions,
             response_format=_read_format(body.object("text")),
@@ -77,7 +99,16 @@ def read(raw: Any, defaults: Defaults) -> Request:
             "top_p": sampling.top_p,
             "tool_choice": body.any("tool_choice") or "auto",
             "tools": body.list("tools") or [],
+            "previous_response_id": body.text("previous_response_id"),
+            "reasoning": {"effort": effort, "summary": summary},
+            "store": store is not False,
+            "text": body.any("text") or {"format": {"type": "text"}},
+            "truncation": "disabled",
         },
+        store=store is not False,
+        thoughts="summary" if summary and summary != "none" else "text",
+        sealed=SEALED in include,
+        carried=history.carried(own),
     )
     reasoning.refuse_unread()
     body.refuse_unread()
@@ -89,55 +120,23 @@ def write(
 ) -> dict[str, Any]:
     """Return the ``response`` object for ``reply``. ``repeated`` is the request's. ``created`` is in Unix seconds.
 
-    All ids are made from ``id``. With ``thought`` the output has the thought as its first item.
+    All ids are made from ``id``. With ``thought`` the output has the thoughts too.
     """
-    cut_off = reply.reason == "length"
-    status = "incomplete" if cut_off else "completed"
-    output: list[dict[str, Any]] = []
-    if thought and reply.thought:
-        content = [{"type": "reasoning_text", "text": reply.thought}]
-        output.append({"id": f"rs_{id}", "type": "reasoning", "summary": [], "content": content})
-    for text, phase in ((reply.preamble, "commentary"), (reply.text, "final_answer")):
-        if text:
-            message = {"id": f"msg_{id}_{phase}", "type": "message", "role": "assistant", "status": status}
-            parts = [{"type": "output_text", "text": text, "annotations": []}]
-            output.append({**message, "phase": phase, "content": parts})
-    for number, call in enumerate(reply.calls):
-        ids = {"id": f"fc_{id}_{number}", "call_id": f"call_{id}_{number}"}
-        function = {"name": call.name, "arguments": call.arguments}
-        output.append({"type": "function_call", "status": "completed"} | ids | function)
-    return {
-        "id": f"resp_{id}",
-        "object": "response",
-        "created_at": created,
-        "status": status,
-        "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut_off else None,
-        "model": model,
-        "output": output,
-        "parallel_tool_calls": False,
-        **repeated,
-        "usage": {
-            "input_tokens": reply.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": reply.cached_tokens, "cache_write_tokens": 0},
-            "output_tokens": reply.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": reply.thought_tokens},
-            "total_tokens": reply.prompt_tokens + reply.completion_tokens,
-        },
-    }
+    empty = objects.response(id, created, model, repeated, "completed")
+    output = objects.items(reply, id, "text" if thought else "hidden")
+    return empty | objects.ended(reply) | {"output": output}
 
 
 def _read_input(body: JsonObject, history: History) -> None:
     given = body.any("input")
     if isinstance(given, str):
-        history.user(given, "input")
+        history.user(given, "input", empty=body.any("max_output_tokens") == 1)  # so Codex has a model loaded
         return
-    items = body.list("input")
+    items = body.objects("input")
     if not items:
         raise body.error("input", "is missing" if items is None else "is empty")
-    for number, raw in enumerate(items):
-        where = f"input[{number}]"
-        _read_item(JsonObject(raw, where), where, history)
+    for number, item in enumerate(items):
+        _read_item(item, f"input[{number}]", history)
 
 
 def _read_item(item: JsonObject, where: str, history: History) -> None:
@@ -154,14 +153,16 @@ def _read_item(item: JsonObject, where: str, history: History) -> None:
             output = needed_parts(item, "output", {"input_text": "text"})
             history.result(item.needed_text("call_id"), output, where)
         case "reasoning":
-            # The summary replaces a missing thought. An encrypted thought is refused because it cannot be read.
-            item.only("encrypted_content", "")
+            # What stands for a thought that is missing: the sealed one, then the summary.
             thought = read_parts(item, "content", {"reasoning_text": "text", "text": "text"})
+            sealed = objects.unseal(item.text("encrypted_content") or "")
+            if sealed is None:
+                item.overlook("encrypted_content", "", because="another program has encrypted it")
             summary = read_parts(item, "summary", {"summary_text": "text"})
-            history.thought(thought or summary or "")
+            history.thought(thought or sealed or summary or "")
         case _:
             raise item.error("type", f"{kind[:40]!r} is not supported")
-    item.refuse_unread()
+    item.overlook_unread()
 
 
 def _read_message(item: JsonObject, where: str, history: History) -> None:
@@ -180,18 +181,19 @@ def _read_message(item: JsonObject, where: str, history: History) -> None:
 
 def _read_tools(body: JsonObject) -> tuple[Function, ...]:
     functions = []
-    for number, raw in enumerate(body.list("tools") or []):
-        tool = JsonObject(raw, f"tools[{number}]")
-        if tool.any("type") != "function":
+    for tool in body.objects("tools") or []:
+        kind = tool.text("type") or ""
+        if kind == "function":
+            functions.append(read_function(tool))
+        elif not tool.note("type", f"is ignored: tools of the type {kind[:40]!r} are not offered to the model"):
             raise tool.error("type", "must be 'function'")
-        functions.append(read_function(tool))
     return offered(body, functions)
 
 
 def _read_format(text: JsonObject | None) -> ResponseFormat | None:
     if text is None:
         return None
-    text.only("verbosity", "medium")
+    text.overlook("verbosity", "medium")
     declared = text.object("format")
     text.refuse_unread()
     if declared is None:

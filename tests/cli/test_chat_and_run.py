@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_mlx.engine.expert_trace import read_trace
+from gptoss_mlx.engine.replay import steps
 from tests.support.checkpoints import SMALL
 from tests.support.models import endless_model, random_model
 
@@ -56,6 +58,18 @@ def test_run_repeats_a_seed_and_reads_standard_input(gptoss, folder):
     second = gptoss("run", *options, stdin="hi")
     assert first.stdout == second.stdout != ""
     assert first.stderr == second.stderr
+
+
+def test_run_and_chat_write_which_experts_were_chosen_to_a_new_file(gptoss, folder, tmp_path):
+    options = "--model", folder, "--max-tokens", 12, "--seed", 9
+    traced = gptoss("run", "hi", *options, "--trace-experts", tmp_path / "run")
+    assert traced.stdout == gptoss("run", "hi", *options).stdout
+    assert sum(not step.prompt for step in steps(*read_trace(tmp_path / "run"))) == 11, "the last token is not read"
+    again = gptoss("run", "hi", *options, "--trace-experts", tmp_path / "run")
+    assert (again.returncode, again.stdout, again.stderr.count("\n")) == (5, "", 1)
+    assert "exists" in again.stderr
+    assert gptoss("chat", *options, "--trace-experts", tmp_path / "chat", stdin="hi\n").returncode == 0
+    assert steps(*read_trace(tmp_path / "chat"))
 
 
 @pytest.mark.parametrize(

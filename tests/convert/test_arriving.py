@@ -291,21 +291,6 @@ def test_a_finished_folder_of_another_model_is_not_given_this_name(served, sourc
     assert ModelFolder.open(place).manifest["source"]["folder"] == REPO
 
 
-def test_a_stop_is_heard_while_the_small_files_come(served, place):
-    called = []
-
-    def report(done, total):
-        called.append(done)
-        raise Stop
-
-    remote = look(REPO, place, endpoint=served.address, settings=QUICK)
-    before = len(served.requests)
-    with pytest.raises(Stop):
-        convert_remote(remote, Watch(converting=report), settings=QUICK)
-    assert called == [0]
-    assert not [request for request in served.requests[before:] if request.server == "cdn"]
-
-
 def test_weights_that_the_index_does_not_name_are_left_on_the_hub(served, place, expected):
     served.files["consolidated.safetensors"] = served.files["model-00001-of-00004.safetensors"]
     served.files["junk.safetensors"] = Stored(b"", True)

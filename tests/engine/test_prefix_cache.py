@@ -192,7 +192,7 @@ def test_rows_of_a_batch_read_what_they_share_once_and_know_it(runtime, view, mo
     batch = Batch(runtime.model, prefill_chunk=64, prefix_view=view())
     prompts = [ids(1, 150) + ids(seed, 20 + seed) for seed in range(2, 6)]
     rows = [
-        Row(number, prompt, runtime.context(), 6, GREEDY, frozenset(), shared=150)
+        Row(number, prompt, runtime.context(), 6, GREEDY, frozenset(), shared=(150,))
         for number, prompt in enumerate(prompts)
     ]
     for row in rows:

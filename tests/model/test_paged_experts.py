@@ -10,7 +10,8 @@ import pytest
 
 import gptoss_mlx
 from gptoss_mlx.errors import ModelFolderError, UsageError
-from gptoss_mlx.model.experts import PagedExperts, Tally, expert_nbytes, holds_experts
+from gptoss_mlx.model.experts import PagedExperts, expert_nbytes, holds_experts
+from gptoss_mlx.model.slots import Tally
 from gptoss_mlx.model.weights import loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
 from metal_kernels import launch
@@ -188,7 +189,8 @@ def test_the_expert_used_longest_ago_goes(resident):
         assert own.first_miss(0, [logits(*ids)], tally) == 0
         assert held() == want
     assert own.first_miss(0, [logits(4, 3, 2, 1)], tally) is None
-    assert tally == Tally(wanted=20, misses=7, evictions=3, repeats=4, nbytes=7 * expert_nbytes(own.layers[0].stretch))
+    size = expert_nbytes(own.layers[0].stretch)
+    assert tally == Tally(wanted=20, misses=7, evictions=3, repeats=4, readbacks=5, nbytes=7 * size)
 
 
 def test_equal_router_logits_miss_what_kernels_choose(resident):

@@ -19,11 +19,12 @@ from rich.table import Table
 
 import gptoss_mlx
 from convert import convert
+from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.bundled import checkpoint as bundled_checkpoint
 from gptoss_mlx.engine.batching import Batch, Row
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.sampling import Sampling
-from gptoss_mlx.engine.snapshot import read_snapshot, write_snapshot
+from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.runtime import Runtime
 from tests.support.checkpoints import SMALL, TWO_LAYERS_OF_20B, write_checkpoint
@@ -75,15 +76,18 @@ def second_turn(runtime: Runtime) -> tuple[list[str], bool]:
     return line, sum(read) == len(new) and warm <= 0.05 * cold
 
 
-def restored_session(runtime: Runtime, folder: Path) -> tuple[list[str], bool]:
+def restored_context(runtime: Runtime, folder: Path) -> tuple[list[str], bool]:
     """Measure writing 8,000 tokens to disk and reading them back."""
     ids = random_ids(3, 8000)
     context = runtime.context()
     cold = seconds(lambda: mx.eval(context.read(ids)))
-    write_snapshot(folder / "cache", context, runtime.hash)
-    back = []
-    restore = seconds(lambda: back.append(read_snapshot(folder / "cache", runtime.model, runtime.hash)))
+    context.mark()
+    snapshots = Snapshots(BoundedFolder(folder / "snapshots", 1 << 30))
+    snapshots.save(runtime.model_key, context.ids, context.cache, context.marks)
+    snapshots.close()
     tail = random_ids(4, 20)
+    back = []
+    restore = seconds(lambda: back.append(snapshots.load(runtime.model_key, runtime.model, ids + tail, len(ids))))
     apart = relative_l2(np.array(back[0].read(ids + tail)), np.array(context.read(ids + tail)))
     line = [
         "restoring 8,000 tokens from disk",
@@ -172,7 +176,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         small = random_model(folder / "small", SMALL, seed=5)
-        for line, reached in (second_turn(small), restored_session(small, folder)):
+        for line, reached in (second_turn(small), restored_context(small, folder)):
             table.add_row(*line)
             if not reached:
                 missed.append(line[0])

@@ -26,7 +26,8 @@ from rich.table import Table
 import gptoss_mlx
 from convert import convert
 from gptoss_mlx.bundled import checkpoint
-from gptoss_mlx.model.experts import PagedExperts, Tally, expert_nbytes
+from gptoss_mlx.model.experts import PagedExperts, expert_nbytes
+from gptoss_mlx.model.slots import Tally
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.runtime import Runtime
 from metal_kernels import launch
@@ -72,11 +73,10 @@ def stressed(model: Path, steps: int, slots: int, rows: int) -> list[str]:
     tally = paged(own).decode
     assert tally.evictions > 0
     assert rows > 1 or tally.repeats > 0
-    hit = 1 - tally.misses / tally.wanted
     return [
         f"{slots} slots, {rows} at a time, {launch.where()}",
         f"{taken:,} steps, {asked} answers, all right and the same",
-        f"hit rate {hit:.2f}, {tally.evictions:,} evictions, {tally.repeats / taken:.2f} repeats a step",
+        f"hit rate {tally.hit:.2f}, {tally.evictions:,} evictions, {tally.repeats / taken:.2f} repeats a step",
     ]
 
 
@@ -119,7 +119,7 @@ def overhead(model: Path, tokens: int) -> tuple[list[list[str]], bool]:
 
     def said(runtime: Runtime) -> list[int]:
         if runtime is looking:
-            paged(looking).complete = False
+            paged(looking).table.complete = False
         return list(runtime.generate(prompt, max_tokens=tokens, temperature=0, stop=()))
 
     assert said(whole) == said(full) == said(looking)

@@ -7,7 +7,9 @@ import pytest
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import Tokenizer, render
-from gptoss_mlx.requests import Defaults, chat_completions, responses
+from gptoss_mlx.requests import Defaults, ReplyReader, chat_completions, messages, responses
+from gptoss_mlx.requests.response_objects import seal
+from tests.support.harmony_streams import encode
 
 DEFAULTS = Defaults(Sampling(temperature=0.5), "low", max_tokens=50, date="2025-06-28")
 WEATHER = {"name": "weather", "description": "Weather.", "parameters": {"type": "object", "properties": {}}}
@@ -170,7 +172,8 @@ BAD_CHAT = [
     ({"reasoning_effort": "none"}, "reasoning_effort"),
     ({"stop": ["a", ""]}, "stop"),
     ({"stop": ["a"] * 5}, "stop"),
-    ({"n": 2}, "n"),
+    ({"n": 0}, "n"),
+    ({"n": 17}, "n"),
     ({"logprobs": True}, "logprobs"),
     ({"logit_bias": {"5": 1}}, "logit_bias"),
     ({"frequency_penalty": 0.1}, "frequency_penalty"),
@@ -330,3 +333,109 @@ def test_what_openais_client_and_ours_write_back_is_taken(prompt_of):
 def test_a_body_that_is_no_object_is_refused(read, body):
     with pytest.raises(RequestError):
         read(body, DEFAULTS)
+
+
+def test_with_notes_what_hardly_matters_is_overlooked_and_named(prompt_of):
+    notes = []
+    strict = {"type": "function", "function": WEATHER | {"strict": True}}
+    body = {"messages": [USER | {"name": "Ann"}], "tools": [strict, {"type": "custom"}], "verbosity": "low"}
+    request = chat_completions.read(body | {"reasoning_effort": "max"}, DEFAULTS, notes=notes)
+    plain = chat(tools=[{"type": "function", "function": WEATHER}], reasoning_effort="high")
+    assert prompt_of(request) == prompt_of(plain)
+    named = {note.split()[0] for note in notes}
+    assert named == {"messages[0].name", "tools[0].function.strict", "tools[1].type", "verbosity", "reasoning_effort"}
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+def test_every_effort_is_mapped_the_same_wherever_it_is_said(effort, prompt_of):
+    places = (
+        {"reasoning_effort": effort},
+        {"reasoning": {"effort": effort}},
+        {"chat_template_kwargs": {"reasoning_effort": effort}},
+    )
+    prompts = {prompt_of(chat_completions.read({"messages": [USER]} | place, DEFAULTS, notes=[])) for place in places}
+    prompts.add(prompt_of(responses.read({"input": "Hi", "reasoning": {"effort": effort}}, DEFAULTS, notes=[])))
+    message = {"messages": [USER], "max_tokens": 5, "output_config": {"effort": effort}}
+    prompts.add(prompt_of(messages.read(message, DEFAULTS, [])))
+    assert len(prompts) == 1
+
+
+def test_two_efforts_that_differ_are_refused():
+    with pytest.raises(RequestError, match="differ"):
+        chat(reasoning_effort="low", reasoning={"effort": "high"})
+
+
+def test_a_chat_through_anthropics_endpoint_is_the_same_prompt(prompt_of):
+    call = {"type": "tool_use", "id": "1", "name": "weather", "input": {"a": 1}}
+    through_messages = messages.read(
+        {
+            "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+            "max_tokens": 5,
+            "messages": [
+                USER,
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": "Hm.", "signature": "s"},
+                        {"type": "text", "text": "A look."},
+                        call,
+                    ],
+                },
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "wet"}]},
+            ],
+            "tools": [{"name": "weather", "description": "Weather.", "input_schema": WEATHER["parameters"]}],
+        },
+        DEFAULTS,
+        [],
+    )
+    function = {"name": "weather", "arguments": '{"a": 1}'}
+    through_chat = chat(
+        messages=[
+            {"role": "system", "content": "Be brief."},
+            USER,
+            {
+                "role": "assistant",
+                "content": "A look.",
+                "reasoning": "Hm.",
+                "tool_calls": [{"id": "1", "type": "function", "function": function}],
+            },
+            {"role": "tool", "tool_call_id": "1", "content": "wet"},
+        ],
+        tools=[{"type": "function", "function": WEATHER}],
+    )
+    assert prompt_of(through_messages) == prompt_of(through_chat)
+
+
+def test_a_sealed_thought_comes_back_and_another_s_is_overlooked_or_refused(prompt_of):
+    def read(sealed, notes):
+        thought = {"type": "reasoning", "summary": [], "encrypted_content": sealed}
+        call = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
+        result = {"type": "function_call_output", "call_id": "1", "output": "x"}
+        items = [USER, thought, call, result]
+        return prompt_of(responses.read({"input": items}, DEFAULTS, notes=notes))
+
+    assert "analysis<|message|>Hm. é<|end|>" in read(seal("Hm. é"), None)
+    notes = []
+    assert "analysis<|message|>" not in read("gAAAA", notes)
+    assert "encrypted_content" in notes[0]
+    with pytest.raises(RequestError, match="encrypted_content"):
+        read("gAAAA", None)
+
+
+def test_an_exchange_is_carried_on_with_the_ids_the_model_wrote(tokenizer):
+    first = responses.read({"input": "Hi", "instructions": "Be brief."}, DEFAULTS)
+    before = render(first.messages, tokenizer)
+    written = [["<|channel|>"], "commentary to=functions.f", ["<|message|>"], '{"odd" :1}', ["<|call|>"]]
+    reader = ReplyReader(tokenizer, len(before))
+    ids = encode(written, tokenizer.special, tokenizer.encode)
+    for id in ids:
+        reader.feed(id)
+    carried = first.carried.after(reader.finish("stop"), lambda number: "c")
+    with pytest.raises(RequestError, match="no result yet"):
+        responses.read({"input": "and?", "previous_response_id": "r"}, DEFAULTS, carried=carried)
+    result = {"type": "function_call_output", "call_id": "c", "output": "x"}
+    body = {"input": [result], "previous_response_id": "r", "instructions": "Be brief."}
+    after = render(responses.read(body, DEFAULTS, carried=carried).messages, tokenizer)
+    assert after[: len(before) + len(ids)] == before + ids
+    with pytest.raises(RequestError, match="previous_response_id"):
+        responses.read(body, DEFAULTS)

@@ -1,5 +1,6 @@
 """A model that says the ids it is given, for a conversation and for a batch. Harmony and all else are the real code."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,9 @@ class ScriptedPrefixes:
 
     def resume(self, context: ScriptedContext, prompt: list[int]) -> ScriptedContext:
         return context
+
+    def save(self, context: ScriptedContext) -> None:
+        pass
 
 
 @dataclass
@@ -119,10 +123,12 @@ def conversation(tokenizer: Tokenizer, *replies: list[int], date: str = "", **op
 class ScriptedBatch:
     """Stands for the engine's Batch: each row says the next of ``replies``, to its end or to one of the row's stop ids.
 
-    ``asked`` are all rows that were added.
+    ``asked`` are all rows that were added. Each of the ``steps`` takes ``pause`` seconds.
     """
 
     replies: Iterator[list[int]]
+    pause: float = 0
+    steps: int = 0
     waiting: deque = field(default_factory=deque)
     rows: list[tuple[Row, deque[int]]] = field(default_factory=list)
     asked: list[Row] = field(default_factory=list)
@@ -139,7 +145,12 @@ class ScriptedBatch:
     def remove(self, id: Hashable) -> None:
         self.rows = [(row, ids) for row, ids in self.rows if row.id != id]
 
+    def write(self) -> bool:
+        return True
+
     def step(self) -> list[Produced]:
+        time.sleep(self.pause)
+        self.steps += 1
         produced = []
         for row, ids in list(self.rows):
             token = ids.popleft()

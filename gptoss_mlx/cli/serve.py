@@ -1,0 +1,124 @@
+"""``gptoss-mac serve``: let other programs use a model, through OpenAI's and Anthropic's API."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gptoss_mlx.cli import options
+from gptoss_mlx.cli.awake import awake
+from gptoss_mlx.cli.batch import AUTO_ROWS
+from gptoss_mlx.cli.signals import code
+from gptoss_mlx.errors import UsageError, shown
+
+if TYPE_CHECKING:
+    from gptoss_mlx.server.residence import Loaded
+
+PORT = 8080
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{options.MODEL_HELP} Give it several times to serve several, one of them in memory at a time.",
+            show_default=options.DEFAULT_MODEL,
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at. One that other machines reach needs a key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port to listen at. 0 takes a free one.", min=0, max=65535)] = PORT,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="Answer only clients that have this key.", envvar="GPTOSS_MAC_API_KEY", show_default=False),
+    ] = None,
+    max_concurrency: Annotated[
+        int, typer.Option(help="Replies generated at once. Memory may admit fewer.", min=1, max=1024)
+    ] = AUTO_ROWS,
+    idle_unload: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", help="Unload a model that nobody has used for so long.", show_default="never"),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Let pages of this origin use the server.", show_default="none"),
+    ] = None,
+    memory: options.Memory = None,
+    context: options.ContextTokens = None,
+    prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
+    yes: options.Yes = False,
+) -> None:
+    """Let other programs use a model.
+
+    They use it through the APIs of OpenAI and Anthropic. Ctrl-C or SIGTERM ends the server when the replies under way
+    have ended. A second one stops them.
+    """
+    if idle_unload is not None and idle_unload <= 0:
+        raise UsageError(f"--idle-unload is {idle_unload}; give minutes, more than 0")
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
+        raise UsageError("the API key must be printable ASCII without blanks around it")
+    options.check_values(None, None, memory, context, prefix_disk)
+    try:
+        from gptoss_mlx.server.process import Settings, serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn", "h11"):
+            raise
+        raise UsageError(f"serve needs {error.name}; run: pip install 'gptoss-mac[serve]'") from None
+    chosen: list[str | None] = [*model] if model else [None]
+    sources = {_served_name(source): source for source in (options.obtained(name, yes) for name in chosen)}
+    settings = Settings(
+        names=list(sources),
+        load=lambda name: _load(sources[name], memory, context, prefix_disk, max_concurrency),
+        unload=_unload,
+        host=host,
+        port=port,
+        key=api_key,
+        origins=allow_origin or (),
+        max_rows=max_concurrency,
+        idle_unload=None if idle_unload is None else idle_unload * 60,
+        working=awake,
+    )
+    _say(f"loading {settings.names[0]}")
+    ended = serve(settings, lambda address: _say(f"serving {', '.join(settings.names)} at {address}"))
+    if ended is not None:
+        sys.exit(code(ended))
+
+
+def _served_name(source: str) -> str:
+    """Return what clients call a model: its name, or that of its folder."""
+    from gptoss_mlx.published import published_name
+
+    return published_name(source) or Path(source).name or source
+
+
+def _load(name: str, memory: str | None, context: int | None, prefix_disk: str, max_rows: int) -> "Loaded":
+    """Load a model. It is called on the thread that will own it."""
+    import gptoss_mlx
+    from gptoss_mlx.engine.batching import Batch
+    from gptoss_mlx.records import note_use
+    from gptoss_mlx.server.residence import Loaded
+
+    runtime = gptoss_mlx.load(name, memory=memory, context=context, prefix_disk=prefix_disk)
+    for notice in runtime.plan.notices:
+        _say(notice)
+    note_use(runtime.folder.path)
+    caches = runtime.plan["caches"] + runtime.plan.room
+    view = runtime.prefix_view
+    rows = Batch(runtime.model, max_rows, caches, prefill_chunk=runtime.chunk, prefix_view=view)
+    return Loaded(runtime, rows, caches, leave=lambda: options.close_prefixes(runtime))
+
+
+def _unload() -> None:
+    """Give back the memory of a model that nothing holds any more."""
+    import gc
+
+    import mlx.core as mx
+
+    gc.collect()
+    mx.clear_cache()
+
+
+def _say(text: str) -> None:
+    print(shown(text), file=sys.stderr, flush=True)

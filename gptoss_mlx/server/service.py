@@ -1,0 +1,218 @@
+"""From a request to the events of its replies, for every endpoint alike.
+
+A request waits for its place and for its model, is rendered beside the event loop, and becomes rows of the owner. When
+the block that uses it ends, for whatever reason, its rows end too. Knows no endpoint's shapes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date as Date
+from itertools import takewhile
+
+from gptoss_mlx.engine.batching import Row
+from gptoss_mlx.engine.memory import cache_bytes
+from gptoss_mlx.errors import RequestError
+from gptoss_mlx.harmony import Developer, render, render_messages
+from gptoss_mlx.harmony.render import reply_start
+from gptoss_mlx.reply import CallPiece, Piece, Reply, ReplyReader
+from gptoss_mlx.requests import Defaults, Request
+from gptoss_mlx.requests.history import recalled
+from gptoss_mlx.requests.request import call_key
+from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.server.owner import Broken, Ended, Event, Order, Owner
+from gptoss_mlx.server.problems import busy, not_offered
+from gptoss_mlx.server.residence import Loaded, Residence
+from gptoss_mlx.server.stored import Calls, Responses
+
+HEARTBEAT = 10.0
+"""Seconds without any event after which a stream shows that it is alive. Clients give up after 60 or more."""
+
+UNLIMITED = 32_768
+"""Tokens of a reply whose request names no limit. Without one, memory would have to be kept for the whole context."""
+
+RETRY_SECONDS = 5.0
+"""When to come again after too many requests."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing has come for HEARTBEAT seconds. ``read`` of the ``total`` ids of the prompt have been read so far."""
+
+    read: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Of:
+    """An event of the reply ``index``, of several to one request."""
+
+    index: int
+    event: Piece | CallPiece | Ended
+
+
+@dataclass(eq=False)
+class Answering:
+    """The request ``id`` while the model ``model`` answers it. ``calls`` remember its calls. ``shared`` is as for Row.
+    ``replies`` are those that have ended, by index."""
+
+    id: str
+    request: Request
+    model: str
+    prompt: list[int]
+    calls: Calls
+    shared: tuple[int, ...] = ()
+    orders: list[Order] = field(default_factory=list)
+    replies: dict[int, Reply] = field(default_factory=dict)
+    told: asyncio.Queue[tuple[int, Event] | None] = field(default_factory=asyncio.Queue)
+    cancelled: bool = False
+
+    async def events(self) -> AsyncIterator[Of | Waiting]:
+        """Yield what comes, until all replies have ended or ``cancel`` was called. Raises the error of a reply that
+        could not be generated, and Problem for one that calls a tool which was not offered."""
+        while len(self.replies) < len(self.orders):
+            try:
+                # Not wait_for, which before Python 3.12 forgets that it was cancelled if something has just come.
+                async with asyncio.timeout(HEARTBEAT):
+                    come = await self.told.get()
+            except TimeoutError:
+                yield Waiting(self._read(), len(self.prompt))
+                continue
+            if come is None:
+                return
+            index, event = come
+            if isinstance(event, Broken):
+                raise event.error
+            if isinstance(event, Ended):
+                if event.reply.unknown_calls:
+                    raise not_offered(event.reply.unknown_calls[0].name)
+                self.replies[index] = event.reply
+                for number, call in enumerate(recalled(event.reply)):
+                    self.calls.keep(self.model, call_key(self.id, index, number), call)
+            yield Of(index, event)
+
+    async def whole(self) -> list[Reply]:
+        """Wait for all replies and return them. Raises what ``events`` raises."""
+        async for _ in self.events():
+            pass
+        return [self.replies[index] for index in range(len(self.orders))]
+
+    def cancel(self) -> None:
+        """End ``events`` before anything else comes."""
+        self.cancelled = True
+        self.told.put_nowait(None)
+
+    def _read(self) -> int:
+        rows = [order.row for order in self.orders if order.row is not None]
+        return max((min(len(row.context.ids), len(self.prompt)) for row in rows), default=0)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The ids of a prompt. Others may begin with the first ``shared`` of them."""
+
+    ids: list[int]
+    shared: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Service:
+    """Answers at most ``places`` requests at a time, those that wait for the model included."""
+
+    owner: Owner
+    residence: Residence
+    places: int
+    responses: Responses = field(default_factory=Responses)
+    calls: Calls = field(default_factory=Calls)
+    taken: int = field(default=0, init=False)
+
+    @asynccontextmanager
+    async def answering(
+        self, id: str, wanted: str | None, read: Callable[[Defaults], Request]
+    ) -> AsyncIterator[Answering]:
+        """Answer the request ``id`` that ``read`` returns, with the model ``wanted``, inside the block. Raises Problem
+        if there is no place, what ``read`` and rendering raise, and the errors of rows that can never run."""
+        async with self.model(wanted) as (name, loaded):
+            request, prompt = await asyncio.to_thread(self.prepare, name, loaded.runtime, read)
+            answer = Answering(id, request, name, prompt.ids, self.calls, prompt.shared)
+            async with self.replying(loaded, answer) as answering:
+                yield answering
+
+    @asynccontextmanager
+    async def replying(self, loaded: Loaded, answering: Answering, *, plain: bool = False) -> AsyncIterator[Answering]:
+        """Have the replies to ``answering``'s prompt generated inside the block. Raises the errors of rows that can
+        never run. ``plain`` replies are text without harmony."""
+        try:
+            for index in range(answering.request.n):
+                order = self._order(loaded, answering, index, plain)
+                answering.orders.append(order)
+                await asyncio.wrap_future(self.owner.add(order))
+            yield answering
+        finally:
+            for order in answering.orders:
+                self.owner.remove(order.id)
+
+    @asynccontextmanager
+    async def model(self, wanted: str | None) -> AsyncIterator[tuple[str, Loaded]]:
+        """Have a place, and the model ``wanted`` in memory, inside the block."""
+        with self._place():
+            async with self.residence.lease(wanted) as held:
+                yield held
+
+    def prepare(self, model: str, runtime: Runtime, read: Callable[[Defaults], Request]) -> tuple[Request, Prompt]:
+        """Return a request to ``model`` and its prompt. It takes a while, so call it beside the event loop.
+
+        Another conversation may have the same system and developer messages, and the next turn has the same messages.
+        """
+        request = read(Defaults(runtime.sampling(), date=Date.today().isoformat(), recall=self.calls.of(model)))
+        tokenizer = runtime.tokenizer
+        ids = render(request.messages, tokenizer, limit=runtime.config.max_position_embeddings)
+        head = list(takewhile(lambda message: message.role in ("system", "developer"), request.messages))
+        shared = len(render_messages(head, tokenizer)), len(ids) - len(reply_start(tokenizer))
+        return request, Prompt(ids, shared)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if self.taken >= self.places:
+            raise busy(RETRY_SECONDS)
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+    def _order(self, loaded: Loaded, answering: Answering, index: int, plain: bool) -> Order:
+        runtime = loaded.runtime
+        request = answering.request
+        prompt = answering.prompt
+        limit = request.max_tokens or _longest(loaded, len(prompt))
+        seed = request.sampling.seed
+        sampling = replace(request.sampling, seed=None if seed is None else seed + index)
+
+        def make(id: Hashable) -> Row:
+            return Row(id, prompt, runtime.context(), limit, sampling, runtime.stop_ids, shared=answering.shared)
+
+        reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
+        if plain:
+            reader.expect_text()
+        return Order(self.owner.new_id(), make, reader, lambda event: answering.told.put_nowait((index, event)))
+
+
+def refuse_format(request: Request, param: str) -> Request:
+    """Return ``request``. Raises RequestError if it wants its answer in a format, because nothing enforces that yet."""
+    contents = [message.content for message in request.messages]
+    if any(isinstance(content, Developer) and content.response_format for content in contents):
+        raise RequestError(f"{param}: an answer cannot be held to a JSON schema yet; ask for JSON in the prompt", param)
+    return request
+
+
+def _longest(loaded: Loaded, prompt: int) -> int:
+    """Return the most tokens of a reply without a limit of its own: at most UNLIMITED, and what fits in memory."""
+    if loaded.memory is None:
+        return UNLIMITED
+    model = loaded.runtime.model
+    limit = UNLIMITED
+    while limit > 1 and cache_bytes(model.config, prompt + limit, model.weights.dtype) > loaded.memory:
+        limit = limit * 3 // 4
+    return limit
