@@ -82,12 +82,13 @@ COMBINED = [(2, 32, F32), (32, 64, BF16), (33, 128, F16)]
 
 @pytest.mark.parametrize(("splits", "dim", "dtype"), COMBINED)
 def test_splits_below_at_and_above_the_lanes_are_joined(splits, dim, dtype, folder):
-    """In row 0 the last split has by far the largest score; in row 1 it has no keys at all."""
+    """In row 0 the last split has by far the largest score, in row 2 the first. In row 1 the last has no keys."""
     rng = np.random.default_rng(splits)
-    parts = rng.standard_normal((2, 8, splits, dim + 4)).astype(np.float32)
+    parts = rng.standard_normal((3, 8, splits, dim + 4)).astype(np.float32)
     parts[..., -4] *= 5
     parts[..., -3] = rng.uniform(1, 100, parts.shape[:3])
     parts[0, :, -1, -4] = 200
+    parts[2, :, 0, -4] = 200
     parts[1, :, -1] = 0
     parts[1, :, -1, -4] = -np.finfo(np.float32).max
     given = mx.array(parts)
