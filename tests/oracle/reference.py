@@ -17,6 +17,10 @@ from tests.support.checkpoints import from_bf16
 FP4 = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0], np.float32)
 
 
+# With two threads torch 2.13's own result was 6.2e-5 away in one run of 36, in all positions of the second thread.
+torch.set_num_threads(1)
+
+
 def load(folder: Path) -> GptOssForCausalLM:
     """Load the reference model of a Hugging Face checkpoint folder, in float32."""
     raw = json.loads((folder / "config.json").read_text())
