@@ -63,7 +63,8 @@ def batch(
     from gptoss_mlx.batch.source import open_source
 
     max_rows = _max_rows(concurrency)
-    options.check_values(temperature, max_tokens, memory, context, prefix_disk)
+    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk)
+    options.check_values(temperature, max_tokens, loading)
     chosen = BatchOptions(reasoning, system, temperature, max_tokens, seed, include_thinking)
     with open_source(source, None if form == "auto" else form) as opened:
         check_output(out, opened.status)
@@ -71,9 +72,7 @@ def batch(
             _say(notice)
         total = opened.survey()
         with awake(allow_sleep):
-            runtime = options.open_model(
-                model, yes, memory=memory, context=context, trace_experts=trace_experts, prefix_disk=prefix_disk
-            )
+            runtime = options.open_model(loading)
             _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
 
 

@@ -64,33 +64,11 @@ def chat(
     name, kept = _find_session(session, last)
     if model is None and kept is not None:
         model = kept.model
+    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk)
     if kept is None:
-        conversation = options.start_conversation(
-            model,
-            reasoning or "medium",
-            system,
-            temperature,
-            max_tokens,
-            seed,
-            yes,
-            memory=memory,
-            context=context,
-            trace_experts=trace_experts,
-            prefix_disk=prefix_disk,
-        )
+        conversation = options.start_conversation(loading, reasoning or "medium", system, temperature, max_tokens, seed)
     else:
-        conversation = options.reopen_conversation(
-            kept,
-            model,
-            temperature,
-            max_tokens,
-            seed,
-            yes,
-            memory=memory,
-            context=context,
-            trace_experts=trace_experts,
-            prefix_disk=prefix_disk,
-        )
+        conversation = options.reopen_conversation(kept, loading, temperature, max_tokens, seed)
         effort = reasoning or conversation.reasoning
         changed = effort != conversation.reasoning or system not in (None, conversation.instructions)
         conversation.reasoning = effort

@@ -1,6 +1,7 @@
 """Options that several commands share, and the model or conversation they open."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -61,16 +62,20 @@ PrefixDisk = Annotated[
 PREFIX_DISK = "4GB"
 
 
-def open_model(
-    name: str | None,
-    yes: bool = False,
-    *,
-    memory: str | None = None,
-    context: int | None = None,
-    trace_experts: Path | None = None,
-    prefix_disk: str = PREFIX_DISK,
-) -> "Runtime":
-    """Load a model, None for the default one, with a progress bar if standard error is a terminal. Write there what is
+@dataclass(frozen=True)
+class Loading:
+    """Which model a command loads, None for the default one, and how: the options of that name."""
+
+    model: str | None
+    yes: bool = False
+    memory: str | None = None
+    context: int | None = None
+    trace_experts: Path | None = None
+    prefix_disk: str = PREFIX_DISK
+
+
+def open_model(loading: Loading) -> "Runtime":
+    """Load a model with a progress bar if standard error is a terminal. Write there what is
     smaller than wanted. The model is made first, as ``obtained`` does."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -78,17 +83,17 @@ def open_model(
     import gptoss_mlx
     from gptoss_mlx.records import note_use
 
-    name = obtained(name, yes)
+    name = obtained(loading.model, loading.yes)
     console = Console(stderr=True)
     columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
         runtime = gptoss_mlx.load(
             name,
-            memory=memory,
-            context=context,
-            trace_experts=trace_experts,
-            prefix_disk=prefix_disk,
+            memory=loading.memory,
+            context=loading.context,
+            trace_experts=loading.trace_experts,
+            prefix_disk=loading.prefix_disk,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     for notice in runtime.plan.notices:
@@ -165,66 +170,44 @@ def tell_notice(runtime: "Runtime") -> None:
         print(shown(notice), file=sys.stderr)
 
 
-def check_values(
-    temperature: float | None, max_tokens: int | None, memory: str | None, context: int | None, prefix_disk: str
-) -> None:
+def check_values(temperature: float | None, max_tokens: int | None, loading: Loading) -> None:
     """Raise UsageError for values out of range. Call it before loading the model, because loading is slow."""
     from gptoss_mlx.budget import context_limit, disk_limit, memory_limit
     from gptoss_mlx.engine.sampling import Sampling
     from gptoss_mlx.errors import UsageError
 
     Sampling(temperature=1.0 if temperature is None else temperature)
-    memory_limit(memory)
-    context_limit(context)
-    disk_limit(prefix_disk)
+    memory_limit(loading.memory)
+    context_limit(loading.context)
+    disk_limit(loading.prefix_disk)
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"--max-tokens is {max_tokens}; it must be 1 or more")
 
 
 def start_conversation(
-    model: str | None,
+    loading: Loading,
     reasoning: "Effort",
     system: str | None,
     temperature: float | None,
     max_tokens: int | None,
     seed: int | None,
-    yes: bool = False,
-    *,
-    memory: str | None = None,
-    context: int | None = None,
-    trace_experts: Path | None = None,
-    prefix_disk: str = PREFIX_DISK,
 ) -> "Conversation":
     """Load the model and return a new conversation with it. Raises UsageError for values out of range."""
     from gptoss_mlx.conversation import Conversation
 
-    check_values(temperature, max_tokens, memory, context, prefix_disk)
-    runtime = open_model(
-        model, yes, memory=memory, context=context, trace_experts=trace_experts, prefix_disk=prefix_disk
-    )
+    check_values(temperature, max_tokens, loading)
+    runtime = open_model(loading)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return Conversation(runtime, reasoning=reasoning, instructions=system, sampling=sampling, max_tokens=max_tokens)
 
 
 def reopen_conversation(
-    session: "Session",
-    model: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    seed: int | None,
-    yes: bool = False,
-    *,
-    memory: str | None = None,
-    context: int | None = None,
-    trace_experts: Path | None = None,
-    prefix_disk: str = PREFIX_DISK,
+    session: "Session", loading: Loading, temperature: float | None, max_tokens: int | None, seed: int | None
 ) -> "Conversation":
     """Load the model and return the session's conversation."""
     from gptoss_mlx.sessions import open_session
 
-    check_values(temperature, max_tokens, memory, context, prefix_disk)
-    runtime = open_model(
-        model, yes, memory=memory, context=context, trace_experts=trace_experts, prefix_disk=prefix_disk
-    )
+    check_values(temperature, max_tokens, loading)
+    runtime = open_model(loading)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
     return open_session(session, runtime, sampling=sampling, max_tokens=max_tokens)

@@ -43,19 +43,8 @@ def run(
     text = prompt if prompt is not None else _from_stdin()
     if not text.strip():
         raise UsageError("the prompt is empty")
-    conversation = options.start_conversation(
-        model,
-        reasoning,
-        system,
-        temperature,
-        max_tokens,
-        seed,
-        yes,
-        memory=memory,
-        context=context,
-        trace_experts=trace_experts,
-        prefix_disk=prefix_disk,
-    )
+    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk)
+    conversation = options.start_conversation(loading, reasoning, system, temperature, max_tokens, seed)
 
     from gptoss_mlx.conversation import Done, Text, Thought
 

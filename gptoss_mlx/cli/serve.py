@@ -59,7 +59,8 @@ def serve(
         raise UsageError(f"--idle-unload is {idle_unload}; give minutes, more than 0")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
         raise UsageError("the API key must be printable ASCII without blanks around it")
-    options.check_values(None, None, memory, context, prefix_disk)
+    loading = options.Loading(None, yes, memory, context, prefix_disk=prefix_disk)
+    options.check_values(None, None, loading)
     try:
         from gptoss_mlx.server.process import Settings, serve
     except ModuleNotFoundError as error:
@@ -70,7 +71,7 @@ def serve(
     sources = {_served_name(source): source for source in (options.obtained(name, yes) for name in chosen)}
     settings = Settings(
         names=list(sources),
-        load=lambda name: _load(sources[name], memory, context, prefix_disk, max_concurrency),
+        load=lambda name: _load(sources[name], loading, max_concurrency),
         unload=_unload,
         host=host,
         port=port,
@@ -93,14 +94,14 @@ def _served_name(source: str) -> str:
     return published_name(source) or Path(source).name or source
 
 
-def _load(name: str, memory: str | None, context: int | None, prefix_disk: str, max_rows: int) -> "Loaded":
+def _load(name: str, loading: options.Loading, max_rows: int) -> "Loaded":
     """Load a model. It is called on the thread that will own it."""
     import gptoss_mlx
     from gptoss_mlx.engine.batching import Batch
     from gptoss_mlx.records import note_use
     from gptoss_mlx.server.residence import Loaded
 
-    runtime = gptoss_mlx.load(name, memory=memory, context=context, prefix_disk=prefix_disk)
+    runtime = gptoss_mlx.load(name, memory=loading.memory, context=loading.context, prefix_disk=loading.prefix_disk)
     for notice in runtime.plan.notices:
         _say(notice)
     note_use(runtime.folder.path)

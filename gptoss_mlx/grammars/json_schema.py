@@ -16,16 +16,18 @@ from itertools import combinations
 from typing import Any
 
 from gptoss_mlx.errors import GrammarError, quoted
-from gptoss_mlx.grammars import numbers, strings
+from gptoss_mlx.grammars import numbers, scalars, strings
 from gptoss_mlx.grammars.grammar import Grammar, matches_something
 from gptoss_mlx.grammars.keywords import (
     OF_TYPE,
     READ,
     UNENFORCED,
+    Nothing,
     Schema,
     both,
     checked,
     content,
+    counts,
     disjoint,
     is_a,
     nested_deeper,
@@ -41,17 +43,11 @@ MOST_DEPTH = 100
 MOST_RULES = 20_000
 MOST_JOINED = 1_000
 """Times that keywords are combined with those of a branch, which may multiply."""
-MOST_COUNT = 100_000
-"""The highest least number of characters, items or properties."""
 MOST_NAME = 64
 """Characters of a property's name that is not declared."""
 _INDENT = r"(?:\n {0,12}| )?"
 _OPEN, _CLOSE, _COMMA, _COLON = rf"\{{{_INDENT}", rf"{_INDENT}\}}", rf",{_INDENT}", ": ?"
 _OPEN_ARRAY, _CLOSE_ARRAY = rf"\[{_INDENT}", rf"{_INDENT}\]"
-
-
-class _Nothing(Exception):
-    """No value satisfies the schema."""
 
 
 def from_schema(schema: Any, *, lenient: bool = False) -> Grammar:
@@ -67,7 +63,7 @@ def from_schema(schema: Any, *, lenient: bool = False) -> Grammar:
     compiler = _Compiler(schema, lenient)
     try:
         start = compiler.value(schema, "#")
-    except _Nothing as nothing:
+    except Nothing as nothing:
         raise GrammarError("nothing satisfies the schema", str(nothing)) from None
     text = compiler.rules.lark(start)
     if text is None:
@@ -106,11 +102,11 @@ class _Compiler:
         self._joined = 0
 
     def value(self, schema: Any, path: str) -> str:
-        """Return the rule of what satisfies ``schema``. Raises _Nothing where it is known that nothing does."""
+        """Return the rule of what satisfies ``schema``. Raises Nothing where it is known that nothing does."""
         schema = checked(schema, path)
         key = content({k: v for k, v in schema.items() if k in READ} if isinstance(schema, dict) else schema)
         if key in self._empty:
-            raise _Nothing(path)
+            raise Nothing(path)
         if key in self._made:
             return self._made[key]
         if len(self._made) > MOST_RULES:
@@ -121,7 +117,7 @@ class _Compiler:
         name = self._made[key] = self.rules.name()
         try:
             self.rules.ways[name] = self._ways(schema, path)
-        except _Nothing:
+        except Nothing:
             self._empty.add(key)
             raise
         finally:
@@ -143,7 +139,7 @@ class _Compiler:
     def _ways(self, schema: Schema, path: str) -> list[Way]:
         if isinstance(schema, bool):
             if not schema:
-                raise _Nothing(path)
+                raise Nothing(path)
             schema = {}
         closed = schema.get("unevaluatedProperties") is False
         for keyword in UNENFORCED:
@@ -228,10 +224,10 @@ class _Compiler:
         for number, one in enumerate(whole):
             try:
                 ways += self._one(one, f"{path}/{keyword}/{number}")
-            except _Nothing:
+            except Nothing:
                 continue
         if not ways:
-            raise _Nothing(path)
+            raise Nothing(path)
         return ways
 
     def _listed(self, listed: list[Any], schema: dict[str, Any], path: str) -> list[Way]:
@@ -245,7 +241,7 @@ class _Compiler:
         except ValueError as error:
             raise GrammarError(f"has a value that is not JSON ({error})", path) from error
         if not texts:
-            raise _Nothing(path)
+            raise Nothing(path)
         return [Way(self.rules.terminal("|".join(map(strings.literal, texts))))]
 
     def _admits(self, schema: dict[str, Any], value: Any, path: str) -> bool:
@@ -261,7 +257,7 @@ class _Compiler:
                 "pattern" not in schema or bool(re.search(schema["pattern"], value))
             )
         if isinstance(value, int | float) and not isinstance(value, bool):
-            limits = self._range(schema, path)
+            limits = scalars.limits(schema, path)
             exact = numbers.decimal(value)
             inside = (limits.minimum is None or exact >= limits.minimum) and (
                 limits.maximum is None or exact <= limits.maximum
@@ -277,9 +273,11 @@ class _Compiler:
         makers: dict[str, Callable[[dict[str, Any], str], list[Way]]] = {
             "object": self._object,
             "array": self._array,
-            "string": self._string,
-            "number": self._number,
-            "integer": self._integer,
+            "string": lambda schema, path: self._scalar(
+                scalars.string(schema, path, self._refuse, self.warnings.append), path
+            ),
+            "number": lambda schema, path: self._scalar(scalars.number(schema, path, self._refuse), path),
+            "integer": lambda schema, path: self._scalar(scalars.integer(schema, path, self._refuse), path),
             "boolean": lambda *_: [Way(self.rules.terminal("true|false"))],
             "null": lambda *_: [Way(self.rules.terminal("null"))],
         }
@@ -287,75 +285,22 @@ class _Compiler:
         for name in types(schema):
             try:
                 ways += makers[name](schema, path)
-            except _Nothing:
+            except Nothing:
                 continue
         if not ways:
-            raise _Nothing(path)
+            raise Nothing(path)
         return ways
 
-    def _string(self, schema: dict[str, Any], path: str) -> list[Way]:
-        form = schema.get("format")
-        if form is not None and form not in strings.FORMATS:
-            self.warnings.append(f"{path}/format: {quoted(form, 40)} only annotates; it is ignored")
-            form = None
-        least, most = _counts(schema, "Length", path)
-        parts = [f'"(?:{strings.FORMATS[form]})"'] if form is not None else []
-        if "pattern" in schema:
-            try:
-                parts.append(strings.by_pattern(schema["pattern"]))
-                if not matches_something([strings.by_length(least, most, strings.PLAIN), *parts]):
-                    raise strings.NotEnforced("is no regex that can be enforced, or matches no text without escapes")
-            except strings.NotEnforced as error:
-                self._refuse("pattern", f"{path}/pattern", str(error))
-                parts = parts[: form is not None]
-        shape = strings.by_length(least, most, strings.PLAIN if parts else strings.CHARACTER)
-        if parts and not matches_something([shape, *parts]):
-            raise _Nothing(path)
-        return [Way(self.rules.terminal(shape, *parts))]
-
-    def _range(self, schema: dict[str, Any], path: str) -> numbers.Range:
-        found = {}
-        for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
-            bound = schema.get(keyword)
-            if bound is not None and not isinstance(bound, bool):
-                try:
-                    found[keyword] = numbers.decimal(bound)
-                except ValueError as error:
-                    raise GrammarError(str(error), f"{path}/{keyword}") from None
-        for keyword, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-            if schema.get(flag) is True and keyword in found:  # as drafts up to 4 have it
-                found[flag] = found.pop(keyword)
-        names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-        return numbers.Range(*(found.get(name) for name in names))
-
-    def _integer(self, schema: dict[str, Any], path: str) -> list[Way]:
-        multiple = schema.get("multipleOf", 1)
-        if isinstance(multiple, float) and multiple.is_integer():
-            multiple = int(multiple)
-        try:
-            if not isinstance(multiple, int) or multiple < 1:
-                raise ValueError("of an integer must be a whole number, 1 or more")
-            parts = numbers.integer(self._range(schema, path), multiple)
-        except ValueError as error:
-            self._refuse("multipleOf", f"{path}/multipleOf", str(error))
-            parts = numbers.integer(self._range(schema, path))
-        if parts is None:
-            raise _Nothing(path)
-        return [Way(self.rules.terminal(*parts))]
-
-    def _number(self, schema: dict[str, Any], path: str) -> list[Way]:
-        if "multipleOf" in schema:
-            return self._integer(schema, path)  # the multiples that are whole
-        parts = numbers.number(self._range(schema, path))
-        if parts is None:
-            raise _Nothing(path)
-        return [Way(self.rules.terminal(*parts))]
+    def _scalar(self, patterns: tuple[str, ...] | None, path: str) -> list[Way]:
+        if patterns is None:
+            raise Nothing(path)
+        return [Way(self.rules.terminal(*patterns))]
 
     def _array(self, schema: dict[str, Any], path: str) -> list[Way]:
         first, rest = schema.get("prefixItems", []), schema.get("items", True)
         if isinstance(rest, list):  # as drafts up to 2019-09 have it
             first, rest = rest, schema.get("additionalItems", True)
-        least, most = _counts(schema, "Items", path)
+        least, most = counts(schema, "Items", path)
         if schema.get("uniqueItems") and (most is None or most > 1):
             self._refuse("uniqueItems", path, "cannot be enforced for more than one item")
         comma, close = self.rules.terminal(_COMMA), self.rules.terminal(_CLOSE_ARRAY)
@@ -367,7 +312,7 @@ class _Compiler:
                 ways.append(Way(f"{opened} {f' {comma} '.join(items)} {close}", tuple(items)))
             try:
                 items.append(self.value(one, f"{path}/items/{number}"))
-            except _Nothing:
+            except Nothing:
                 return self._some(ways, path)
         count = len(items)
         if most is not None and most < count:
@@ -378,7 +323,7 @@ class _Compiler:
             return self._some(ways, path)
         try:
             item = self.value(rest, f"{path}/items")
-        except _Nothing:
+        except Nothing:
             return self._some(ways, path)
         low, high = max(least - count, 1), None if most is None else most - count
         if count:
@@ -392,7 +337,7 @@ class _Compiler:
 
     def _some(self, ways: list[Way], path: str) -> list[Way]:
         if not ways:
-            raise _Nothing(path)
+            raise Nothing(path)
         return ways
 
     def _object(self, schema: dict[str, Any], path: str) -> list[Way]:
@@ -401,7 +346,7 @@ class _Compiler:
         closed = bool(declared) or "unevaluatedProperties" in schema or bool(by_name)
         additional = schema.get("additionalProperties", not closed)
         required = schema.get("required", [])
-        least, most = _counts(schema, "Properties", path)
+        least, most = counts(schema, "Properties", path)
         members: list[tuple[str, str, bool]] = []
         for name in dict.fromkeys([*declared, *required]):
             place = f"{path}/properties/{name}"
@@ -414,7 +359,7 @@ class _Compiler:
             try:
                 rule = self.value(held, place)
                 key = self.rules.terminal(strings.literal(strings.quoted_text(name)))
-            except _Nothing:
+            except Nothing:
                 if name in required:
                     raise
                 continue
@@ -431,7 +376,7 @@ class _Compiler:
             if most > count:
                 self._refuse("maxProperties", path, "beside optional properties cannot be enforced")
             elif most < count:
-                raise _Nothing(path)
+                raise Nothing(path)
             else:
                 members, extras = [member for member in members if member[2]], []
         return self._chain(members, extras, least > 0)
@@ -493,20 +438,11 @@ class _Compiler:
                 continue
             try:
                 rule = self.value(held, place)
-            except _Nothing:
+            except Nothing:
                 continue
             key = self.rules.terminal(*parts, other_than=[*names, *others])
             ways.append(Way(f"{key} {colon} {rule}", (rule,)))
         return ways
-
-
-def _counts(schema: dict[str, Any], what: str, path: str) -> tuple[int, int | None]:
-    least, most = schema.get(f"min{what}", 0), schema.get(f"max{what}")
-    if least > MOST_COUNT:
-        raise GrammarError(f"is {least}; at most {MOST_COUNT:,} can be enforced", f"{path}/min{what}")
-    if most is not None and most < least:
-        raise _Nothing(path)
-    return int(least), None if most is None else min(int(most), MOST_COUNT)
 
 
 def _times(least: int, most: int | None) -> str:

@@ -37,7 +37,13 @@ _KINDS: tuple[tuple[tuple[str, ...], tuple[Any, ...], str], ...] = (
     (("type",), (str, list), "a type or an array of types"),
 )
 """Keywords, the types of Python that their values may have, and how a message calls those."""
+MOST_COUNT = 100_000
+"""The highest least number of characters, items or properties."""
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+
+
+class Nothing(Exception):
+    """No value satisfies a schema."""
 
 
 def checked(schema: Any, path: str) -> Schema:
@@ -70,6 +76,17 @@ def types_named(schema: dict[str, Any]) -> list[Any]:
     """Return what ``type`` lists, or all types if there is none."""
     named = schema.get("type", list(TYPES))
     return named if isinstance(named, list) else [named]
+
+
+def counts(schema: dict[str, Any], what: str, path: str) -> tuple[int, int | None]:
+    """Return the least and the most number of ``what``: "Length", "Items" or "Properties". Raises Nothing where no
+    number is both, and GrammarError for a least one above MOST_COUNT."""
+    least, most = schema.get(f"min{what}", 0), schema.get(f"max{what}")
+    if least > MOST_COUNT:
+        raise GrammarError(f"is {least}; at most {MOST_COUNT:,} can be enforced", f"{path}/min{what}")
+    if most is not None and most < least:
+        raise Nothing(path)
+    return int(least), None if most is None else min(int(most), MOST_COUNT)
 
 
 def types(schema: dict[str, Any]) -> list[str]:
