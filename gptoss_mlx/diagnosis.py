@@ -12,7 +12,7 @@ from pathlib import Path
 from gptoss_mlx.budget import backend_here, plan_here
 from gptoss_mlx.config import PUBLISHED, ModelConfig
 from gptoss_mlx.engine.memory import MemoryPlan
-from gptoss_mlx.engine.speed import READBACK, known_chip, own_paging, predict
+from gptoss_mlx.engine.speed import known_chip, predict, predict_paged
 from gptoss_mlx.engine.transient import Backend
 from gptoss_mlx.errors import GptOssError, MemoryBudgetError, ModelFolderError
 from gptoss_mlx.home import models_dir
@@ -132,8 +132,7 @@ def _fit(model: Model, context: int | None, memory: int | None, chip: str | None
     if chip is not None and plan.slots is None:
         rate = predict(model.config, model.dense, chip).rate
     elif chip is not None and plan.slots is not None and disk is not None:
-        paging = own_paging(model.config, plan.slots, disk.speed, READBACK[1])
-        rate = predict(model.config, model.dense, chip, paging=paging).rate
+        rate = predict_paged(model.config, model.dense, chip, plan.slots, disk.speed).rate
     return Fit(model.name, model.installed, context, plan, rate)
 
 

@@ -152,7 +152,7 @@ def predicted(console: Console) -> None:
     results = results_of(taken, config.num_local_experts, sizes, POLICIES)
     console.print(f"120b, 36 layers, choices invented with {INVENTED}:")
     console.print(hits_table(results))
-    own = {name: {policy: row[policy] for policy in ("this runtime's", "Belady")} for name, row in results.items()}
+    own = {name: {policy: row[policy] for policy in ("LRU ahead", "LRU", "Belady")} for name, row in results.items()}
     for chip in ("M4 Pro", "M4 Max"):
         console.print(rates_table(config, chip, [2e9, 6e9, 13e9], own))
     console.print("Speeds are predictions, from published ones.")
