@@ -196,8 +196,8 @@ def check() -> None:
     place = where()
     if place == "cuda" and (not mx.cuda.is_available() or find_spec("metal_kernels.cuda") is None):
         raise ValueError(
-            f"{VARIABLE} is 'cuda', but there is no CUDA backend here: run `make .venv-cuda` in a checkout, on Linux with "
-            "an NVIDIA GPU, and this program from there"
+            f"{VARIABLE} is 'cuda', but there is no CUDA backend here: run `make .venv-cuda` in a checkout, on Linux "
+            "with an NVIDIA GPU, and this program from there"
         )
     if place == "emulated":
         from metal_kernels.emulator import ToolchainError, toolchain

@@ -55,7 +55,7 @@ def metal_kernel(source: MetalSource) -> Callable[..., list[mx.array]]:
 @functools.cache
 def architecture() -> str:
     """Return the GPU's architecture, such as "sm_90"."""
-    return str(mx.device_info(mx.gpu)["architecture"])  # type: ignore[arg-type]
+    return str(mx.device_info(mx.gpu)["architecture"])
 
 
 @functools.cache
