@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -89,6 +90,10 @@ class Runtime:
         from gptoss_mlx.grammars import Vocabulary
 
         return Vocabulary(self.tokenizer)
+
+    def prepare_constraints(self) -> "Future[Any]":
+        """Begin to build what the first ``constraint`` waits for, in a thread, and return when it is done."""
+        return self.vocabulary.build()
 
     def constraint(self, grammar: "Grammar") -> Constraint:
         """Return what holds one row to ``grammar``. Waits for ``vocabulary``. Raises GrammarError where following the

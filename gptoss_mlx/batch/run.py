@@ -80,7 +80,8 @@ class BatchOptions:
     must have the same options.
 
     ``max_tokens`` None means: up to the end of the context. With ``seed`` every line gets a seed of its own, which
-    depends on its id alone. ``include_thinking`` adds the thought to the answers.
+    depends on its id alone. ``include_thinking`` adds the thought to the answers. ``repeat_guard`` ends replies that
+    only repeat themselves.
     """
 
     reasoning: Effort = "medium"
@@ -89,6 +90,7 @@ class BatchOptions:
     max_tokens: int | None = None
     seed: int | None = None
     include_thinking: bool = False
+    repeat_guard: bool = True
 
 
 @dataclass
@@ -179,9 +181,13 @@ class Run:
         prompt = render(request.messages, runtime.tokenizer, limit=longest)
         shared = len(render_messages(_head(request.messages), runtime.tokenizer))
         limit = request.max_tokens or longest
-        row = Row(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids, shared=(shared,))
+        row = Row(
+            *(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids),
+            shared=(shared,),
+            constraint=None if request.grammar is None else runtime.constraint(request.grammar),
+        )
         batch.add(row)
-        reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
+        reader = request.reader(runtime.tokenizer, len(prompt), guarded=self.options.repeat_guard)
         return _Asked(line, request, row, reader, before)
 
     def _read(self, line: Line) -> Request:
