@@ -20,6 +20,9 @@ Schema = Annotated[
     str | None,
     typer.Option(metavar="FILE|JSON", help="Print a JSON value that satisfies this JSON Schema, and nothing else."),
 ]
+BatchSchema = Annotated[
+    str | None, typer.Option("--schema", metavar="FILE|JSON", help="Answer with values that satisfy this JSON Schema.")
+]
 Regex = Annotated[str | None, typer.Option(help="Print a text that this regex matches whole.")]
 GrammarFile = Annotated[
     Path | None, typer.Option("--grammar", metavar="FILE", help="Print a text of this grammar, in Lark.")

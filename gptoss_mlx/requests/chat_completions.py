@@ -81,7 +81,8 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False, notes: l
     for number, message in enumerate(messages):
         _read_message(message, f"messages[{number}]", history)
     effort, thought = _read_reasoning(body)
-    form = _read_format(body.object("response_format"))
+    form = _read_format(body.object("response_format")) or defaults.form
+    thought = defaults.thought if thought is None else thought
     held = Held(_read_tools(body), read_choice(body), form, thought)
     limit = read_limit(body, "max_completion_tokens", "max_tokens")
     request = Request(

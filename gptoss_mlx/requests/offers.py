@@ -223,6 +223,13 @@ def read_schema(declared: JsonObject) -> Form:
     return Form(declared.path("schema"), shown, strict)
 
 
+def form_of(where: str, schema: dict[str, Any]) -> Form:
+    """Return the form of an answer that is held to a schema as a user gives it ``where``."""
+    title = schema.get("title")
+    name = title if isinstance(title, str) and title.isprintable() else "answer"
+    return Form(where, ResponseFormat(name, schema), exact=True)
+
+
 def read_limit_of_thought(holder: JsonObject, field: str) -> int | None:
     """Read the most tokens of a thought."""
     limit = holder.integer(field)

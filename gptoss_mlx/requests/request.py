@@ -12,7 +12,7 @@ from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import ReplyReader
 from gptoss_mlx.requests.history import Carried, Recall
 from gptoss_mlx.requests.json_object import JsonObject
-from gptoss_mlx.requests.offers import CACHING, Held
+from gptoss_mlx.requests.offers import CACHING, Form, Held
 
 if TYPE_CHECKING:
     from gptoss_mlx.grammars import Grammar
@@ -38,7 +38,7 @@ _CALLED_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 @dataclass(frozen=True)
 class Defaults:
     """Values for fields that a request does not have. ``max_tokens`` None means: up to the end of the context.
-    ``recall`` is as for History."""
+    ``recall`` is as for History. ``form`` and ``thought`` are as for Held."""
 
     sampling: Sampling
     reasoning: Effort = "medium"
@@ -46,6 +46,8 @@ class Defaults:
     max_tokens: int | None = None
     date: str | None = None
     recall: Recall = lambda id: None
+    form: Form | None = None
+    thought: int | None = None
 
 
 def call_key(id: str, index: int, number: int) -> str:
