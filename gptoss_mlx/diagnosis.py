@@ -42,11 +42,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits of a model. ``asked`` is the context, None for as many tokens as fit. ``plan`` is None where nothing
-    does, and then ``problem`` says why. ``rate`` are the predicted tokens a second, None where nothing is known to
+    """What fits of a model whose layers have so many ``experts``. ``asked`` is the context, None for as many tokens as
+    fit. ``plan`` is None where nothing does, and then ``problem`` says why. ``rate`` are the predicted tokens a second, None where nothing is known to
     predict them from."""
 
     model: str
+    experts: int
     installed: bool
     asked: int | None
     plan: MemoryPlan | None
@@ -124,16 +125,17 @@ def _models(folders: list[Path], unreadable: dict[str, str]) -> Iterator[Model]:
 
 
 def _fit(model: Model, context: int | None, memory: int | None, chip: str | None, disk: DiskSpeed | None) -> Fit:
+    experts = model.config.num_local_experts
     try:
         plan = plan_here(model.config, model.dense, memory=memory, context=context)
     except MemoryBudgetError as error:
-        return Fit(model.name, model.installed, context, None, None, str(error))
+        return Fit(model.name, experts, model.installed, context, None, None, str(error))
     rate = None
     if chip is not None and plan.slots is None:
         rate = predict(model.config, model.dense, chip).rate
     elif chip is not None and plan.slots is not None and disk is not None:
         rate = predict_paged(model.config, model.dense, chip, plan.slots, disk.speed).rate
-    return Fit(model.name, model.installed, context, plan, rate)
+    return Fit(model.name, experts, model.installed, context, plan, rate)
 
 
 def _existing(folder: Path) -> Path:
