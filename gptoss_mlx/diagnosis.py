@@ -43,8 +43,8 @@ class Model:
 @dataclass(frozen=True)
 class Fit:
     """What fits of a model whose layers have so many ``experts``. ``asked`` is the context, None for as many tokens as
-    fit. ``plan`` is None where nothing does, and then ``problem`` says why. ``rate`` are the predicted tokens a second, None where nothing is known to
-    predict them from."""
+    fit. ``plan`` is None where nothing does, and then ``problem`` says why. ``rate`` are the predicted tokens a second,
+    None where nothing is known to predict them from."""
 
     model: str
     experts: int
