@@ -170,6 +170,11 @@ def test_who_has_no_constraint_does_not_import_what_makes_them(tmp_path):
         "import gptoss_mlx\n"
         "runtime = gptoss_mlx.load('tiny')\n"
         "list(gptoss_mlx.Conversation(runtime).send('What is 1 + 2?'))\n"
+        "from gptoss_mlx.requests import Defaults, chat_completions\n"
+        "from gptoss_mlx.server import app\n"
+        "import gptoss_mlx.batch.run, gptoss_mlx.cli.run\n"
+        "body = {'messages': [{'role': 'user', 'content': 'hi'}], 'tool_choice': 'auto'}\n"
+        "chat_completions.read(body, Defaults(runtime.sampling()))\n"
         "assert 'mlx.core' in sys.modules\n"
         "assert not [name for name in sys.modules if name.startswith(('llguidance', 'gptoss_mlx.grammars'))]\n"
     )
