@@ -7,8 +7,9 @@ from typing import Annotated, TextIO
 import typer
 
 from gptoss_mlx.cli import constraints, options
-from gptoss_mlx.cli.terminal import on_interrupt, print_json, printable
+from gptoss_mlx.cli.terminal import on_interrupt, print_json
 from gptoss_mlx.errors import NoAnswerError, UsageError
+from gptoss_mlx.screen.style import printable
 from gptoss_mlx.text_input import decoded
 
 
