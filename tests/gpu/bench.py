@@ -140,7 +140,9 @@ def ceilings(gpu: Gpu, folder: Path, tools: Mapping[str, str], sizes: list[int])
         for each in (1, 4):
             blocks = max(1, -(-count // (256 * each)))
             launches = [
-                Launch(kernel, (blocks, 1, 1), (256, 1, 1), (start + turn * (nbytes // 16 * 16), out, value("uint", count)))
+                Launch(
+                    kernel, (blocks, 1, 1), (256, 1, 1), (start + turn * (nbytes // 16 * 16), out, value("uint", count))
+                )
                 for turn in range(turns)
             ]
             tried.append(gpu.timed(launches, FEWEST)[0] / turns)

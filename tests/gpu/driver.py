@@ -156,7 +156,9 @@ class Gpu:
         times = -(-least // len(launches))
         with_graph = self._graph([launch for _ in range(times) for launch in launches])
         try:
-            found = sorted(self._elapsed(lambda: self._do("cuGraphLaunch", with_graph, self._stream)) for _ in range(REPEATS + 2))
+            found = sorted(
+                self._elapsed(lambda: self._do("cuGraphLaunch", with_graph, self._stream)) for _ in range(REPEATS + 2)
+            )
         finally:
             self._do("cuGraphExecDestroy", with_graph)
         counted = sorted(found)[:REPEATS]  # without the two slowest: the first replay uploads the graph

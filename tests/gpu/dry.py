@@ -109,7 +109,15 @@ class DryGpu:
         grid = tuple(a * b for a, b in zip(launch.blocks, launch.threads, strict=True))
         constants = dict.fromkeys(_constants(function.source), False) | dict(built.constants)
         run_function(
-            function, name, grid, launch.threads, buffers, mode="fast", linted=False, as_written=False, constants=constants
+            function,
+            name,
+            grid,
+            launch.threads,
+            buffers,
+            mode="fast",
+            linted=False,
+            as_written=False,
+            constants=constants,
         )
 
     def timed(self, launches: Sequence[Launch], least: int = 1) -> tuple[float, float]:

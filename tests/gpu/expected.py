@@ -78,7 +78,8 @@ def _experts(scene: Mapping[str, Any], variant: str, read: Read, exact: Read) ->
         if operation == "expert_gate_up":
             for choice, slot in enumerate(held):
                 gate, linear = (
-                    product(slot, picked + side, given[row]) + bias[slot, picked + side].astype(np.float64) for side in (0, 1)
+                    product(slot, picked + side, given[row]) + bias[slot, picked + side].astype(np.float64)
+                    for side in (0, 1)
                 )
                 gate, linear = np.minimum(gate, limit), np.clip(linear, -limit, limit)
                 wanted.append(gate / (1 + np.exp(-1.702 * gate)) * (linear + 1))
@@ -97,7 +98,9 @@ def _values(read: Read, picked: np.ndarray, q8: bool) -> np.ndarray:
     if not q8:
         return weight.astype(np.float64)
     codes = ((weight[..., None] >> (8 * np.arange(4, dtype=np.uint32))) & 255).reshape(len(picked), -1)
-    scales, offsets = (np.repeat(read(f"matrix.{part}", picked).astype(np.float64), 64, axis=1) for part in ("scales", "offsets"))
+    scales, offsets = (
+        np.repeat(read(f"matrix.{part}", picked).astype(np.float64), 64, axis=1) for part in ("scales", "offsets")
+    )
     return codes * scales + offsets
 
 
@@ -107,7 +110,9 @@ def _dense(scene: Mapping[str, Any], variant: str, read: Read, exact: Read) -> I
     picked = _sample(scene["arrays"]["matrix.weight"]["shape"][0])
     if operation == "norm_qkv_rope":  # both halves of a head
         half = sizes["head_dim"] // 2
-        picked = np.unique(np.concatenate([picked // half // 2 * 2 * half + picked % half + side for side in (0, half)]))
+        picked = np.unique(
+            np.concatenate([picked // half // 2 * 2 * half + picked % half + side for side in (0, half)])
+        )
     if variant.startswith("mlx"):
         want = exact("vector") @ _values(read, picked, q8).T
         yield Found("y", exact("y")[:, picked], want, BFLOAT_ERROR)
@@ -165,7 +170,10 @@ def _attention(scene: Mapping[str, Any], variant: str, read: Read, exact: Read) 
         q, keys, values, y = exact("queries"), read("keys"), read("values"), exact("y")
         last = [keys.shape[1] - rows + row + 1 for row in range(rows)]
         want = [
-            [attended(q[h, row], keys[h // group, :end], values[h // group, :end], sinks[h]) for row, end in enumerate(last)]
+            [
+                attended(q[h, row], keys[h // group, :end], values[h // group, :end], sinks[h])
+                for row, end in enumerate(last)
+            ]
             for h in looked
         ]
         yield Found("y", y[looked], np.array(want), BFLOAT_ERROR)

@@ -49,6 +49,7 @@ def translated(
         lambda found: f"constexpr {found[1]} {found[2]} = {str(constants.get(found[2], False)).lower()};",
         function.source,
     )
+    source = re.sub(r"\[\[\s*threadgroup\s*\(\d+\)\s*\]\]", "", source)
     source = THREADGROUP_VARIABLE.sub(r"\1__shared__\2", source)
     source = re.sub(r'_Pragma\("clang loop unroll\(full\)"\)|#pragma clang loop unroll\(full\)', "", source)
     source = re.sub(r"(?m)^\s*#\s*include\s*<metal[^>]*>.*$", "", source)
@@ -58,9 +59,13 @@ def translated(
     for text in _signature(source, name):
         attributes = re.findall(r"\w+", " ".join(re.findall(r"\[\[(.*?)\]\]", text, re.S)))
         plain = " ".join(re.sub(r"\[\[.*?\]\]", "", text, flags=re.S).split())
-        if "buffer" not in attributes and (attribute := next((word for word in attributes if word in ATTRIBUTES), None)):
+        if "buffer" not in attributes and (
+            attribute := next((word for word in attributes if word in ATTRIBUTES), None)
+        ):
             whole = ATTRIBUTES[attribute]
-            arguments.append(f"{whole}.x" if whole.startswith("uint3") and plain.startswith(("uint ", "ushort ")) else whole)
+            arguments.append(
+                f"{whole}.x" if whole.startswith("uint3") and plain.startswith(("uint ", "ushort ")) else whole
+            )
             continue
         parameter = _parameter(plain)
         at = f"b{len(parameters)}"

@@ -36,15 +36,21 @@ def replayed(
             names = [output["name"] for output in record["outputs"]]
             bits.append([gpu.get(places[n], w.shape, w.dtype) for n, w in zip(names, wanted, strict=True)])
         differences = {
-            output["name"]: _difference(output, got, kept) for output, got in zip(record["outputs"], bits[0], strict=True)
+            output["name"]: _difference(output, got, kept)
+            for output, got in zip(record["outputs"], bits[0], strict=True)
         }
         lines.append(
             {
                 "what": record["what"],
                 "shader": record["shader"],
-                "same_bits": all(np.array_equal(a, b) for others in bits[1:] for a, b in zip(bits[0], others, strict=True)),
+                "same_bits": all(
+                    np.array_equal(a, b) for others in bits[1:] for a, b in zip(bits[0], others, strict=True)
+                ),
                 "differences": differences,
-                "right": all(found <= output["allowed"] for found, output in zip(differences.values(), record["outputs"], strict=True)),
+                "right": all(
+                    found <= output["allowed"]
+                    for found, output in zip(differences.values(), record["outputs"], strict=True)
+                ),
             }
         )
         gpu.free()

@@ -89,16 +89,23 @@ def experts(plan: Plan, sizes: Shapes, rows: int) -> Iterator[Scene]:
     hidden, inter, count, k = sizes.hidden, sizes.inter, sizes.experts, sizes.choices
     turns = max(1, count // (k * rows))
     every = list(range(count))
-    chosen = [[[every[((turn * rows + row) * k + c) % count] for c in range(k)] for row in range(rows)] for turn in range(turns)]
+    chosen = [
+        [[every[((turn * rows + row) * k + c) % count] for c in range(k)] for row in range(rows)]
+        for turn in range(turns)
+    ]
     slots = [(7 * e + 3) % count for e in every] if count % 7 else every
     logits = [
-        [[12.0 + choice.index(e) / 8 if e in choice else -(e % 5) / 4 for e in every] for choice in turn] for turn in chosen
+        [[12.0 + choice.index(e) / 8 if e in choice else -(e % 5) / 4 for e in every] for choice in turn]
+        for turn in chosen
     ]
     rhs = [[slots[e] for choice in turn for e in reversed(choice)] for turn in chosen]  # the largest logit comes last
     table = Array("slots", (count,), I32, ("data", [slots]))
     routed = Array("logits", (rows, count), F32, ("data", logits), turns)
     right = Array("rhs_indices", (rows * k,), U32, ("data", rhs), turns)
-    for operation, out_rows, columns in (("expert_gate_up", 2 * inter, hidden), ("expert_down_residual", hidden, inter)):
+    for operation, out_rows, columns in (
+        ("expert_gate_up", 2 * inter, hidden),
+        ("expert_down_residual", hidden, inter),
+    ):
         up = operation == "expert_gate_up"
         held = mxfp4(operation, count, out_rows, columns)
         x = Array("x", (rows, hidden), F32, ("uniform", -3, 3))
@@ -239,7 +246,9 @@ def attention(plan: Plan, sizes: Shapes, keys: int, window: int | None, rows: in
     layer = Attention(sinks, sizes.scale, window)
     made = dispatches.decode_attention(q, kv, CacheView(body, tail, counts, before), layer, F16)
     assert made is not None
-    attended, fresh = (Array(n, s, d) for n, s, d in zip(("attended", "fresh"), made.output_shapes, made.output_dtypes, strict=True))
+    attended, fresh = (
+        Array(n, s, d) for n, s, d in zip(("attended", "fresh"), made.output_shapes, made.output_dtypes, strict=True)
+    )
     ours = [plan.ours(made, ["attended", "fresh"])]
     outputs = [attended, fresh]
     if dispatches.is_split(attended):
@@ -271,7 +280,14 @@ def _stock_attention(plan: Plan, sizes: Shapes, seen: int, rows: int) -> tuple[d
     """Return MLX's kernels for it: one pass, and of many keys two, with as few and as many blocks as it may take."""
     heads, kv_heads, dim = sizes.heads, sizes.kv_heads, sizes.head_dim
     unread = dict.fromkeys(("mask_kv_seq_stride", "mask_q_seq_stride", "mask_head_stride"), 0)
-    values = {"queries": "queries", "keys": "keys", "values": "values", "out": "y", "sinks": "sinks", "scale": sizes.scale}
+    values = {
+        "queries": "queries",
+        "keys": "keys",
+        "values": "values",
+        "out": "y",
+        "sinks": "sinks",
+        "scale": sizes.scale,
+    }
     values |= {"gqa_factor": heads // kv_heads, "N": seen, "num_q_heads": heads, "bmask": None, "fmask": None, **unread}
     values |= {"k_head_stride": seen * dim, "k_seq_stride": dim, "v_head_stride": seen * dim, "v_seq_stride": dim}
     flags = {"has_sinks": True, "do_causal": rows > 1}
@@ -287,7 +303,9 @@ def _stock_attention(plan: Plan, sizes: Shapes, seen: int, rows: int) -> tuple[d
         parts.append(Array(names["out"], (heads, rows, blocks, dim), BF16))
         parts += [Array(names[name], (heads, rows, blocks), F32) for name in ("sums", "maxs")]
         grid, threads = (kv_heads, 1, blocks), (32, heads // kv_heads, rows)
-        first = plan.mlx(header, "sdpa_vector_2pass_1", template, grid, threads, values | names, flags | {"blocks": blocks})
+        first = plan.mlx(
+            header, "sdpa_vector_2pass_1", template, grid, threads, values | names, flags | {"blocks": blocks}
+        )
         joined = {"partials": names["out"], "sums": names["sums"], "maxs": names["maxs"], "out": "y", "blocks": blocks}
         second = plan.mlx(header, "sdpa_vector_2pass_2", template, (heads, rows, 1), (1024, 1, 1), joined)
         found[f"mlx, {blocks} blocks"] = [first, second]
@@ -338,7 +356,9 @@ def step(plan: Plan, sizes: Shapes, layers: int, keys: int) -> Scene:
         sinks = Array(f"{name}.sinks", (heads,), BF16, ("uniform", -2, 2))
 
         q, kv = run(
-            dispatches.norm_qkv_rope(x, norm, sizes.eps, qkv, cos, sin, heads=heads, kv_heads=kv_heads), "q", f"{name}.kv"
+            dispatches.norm_qkv_rope(x, norm, sizes.eps, qkv, cos, sin, heads=heads, kv_heads=kv_heads),
+            "q",
+            f"{name}.kv",
         )
         layer = Attention(sinks, sizes.scale, window)
         made = dispatches.decode_attention(q, kv, CacheView(body, tail, counts, before), layer, F16)
