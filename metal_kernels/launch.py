@@ -167,10 +167,14 @@ def each_row_for_itself(rows: int) -> bool:
     return rows <= FEW_ROWS
 
 
-def settle(weights: mx.array) -> None:
-    """Do what makes reading ``weights`` fast where they will be read: in the CPU library, large pages."""
+def room(nbytes: int) -> mx.array:
+    """Return zeros [nbytes] uint8 to read weights into, where operations read them fastest: for the CPU library in large
+    pages."""
+    zeros = mx.zeros(nbytes, mx.uint8)
+    mx.eval(zeros)
     if where() == "cpu":
-        cpu.hold_in_large_pages(weights)
+        cpu.hold_zeros_in_large_pages(zeros)
+    return zeros
 
 
 def on_cpu() -> bool:

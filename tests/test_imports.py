@@ -42,6 +42,7 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.arguments",
 }
 ALLOWED["gptoss_mlx.machine"] = set()
+ALLOWED["gptoss_mlx.screen"] = set()
 ALLOWED["gptoss_mlx.budget"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}
@@ -60,7 +61,8 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
     "gptoss_mlx.home",
     "gptoss_mlx.installed",
 }
-ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
+ALLOWED["gptoss_mlx.repetition"] = set()
+ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.repetition"}
 ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.runtime",
     "gptoss_mlx.reply",
@@ -71,6 +73,7 @@ ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
 ALLOWED["gptoss_mlx.sessions"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation", "gptoss_mlx.files"}
 ALLOWED["gptoss_mlx.requests"] = ALLOWED["gptoss_mlx.engine"] | {
     "gptoss_mlx.engine",
+    "gptoss_mlx.grammars",
     "gptoss_mlx.harmony",
     "gptoss_mlx.reply",
 }
