@@ -1,9 +1,9 @@
 """Puts what the GPU machine needs into one folder: cubins, records, this package, the runtime and MLX's CUDA backend.
 
-Run as ``python -m tests.gpu.bundle FOLDER [sm_90]``, on Linux, without a GPU. MLX's library is cut to one architecture;
-whole it would be larger than all the rest. What MLX needs of NVIDIA's libraries (cuBLAS, cuDNN and others, gigabytes) is
-not there: the parts that use MLX run where PyTorch or the nvidia-* packages bring them. All else needs the driver,
-Python and numpy.
+Run as ``python -m tests.gpu.bundle FOLDER [sm_90]``, on Linux, without a GPU. MLX's library is cut to one
+architecture; whole it would be larger than all the rest. What MLX needs of NVIDIA's libraries (cuBLAS, cuDNN and
+others, gigabytes) is not there: the parts that use MLX run where PyTorch or the nvidia-* packages bring them. All else
+needs the driver, Python and numpy.
 """
 
 import hashlib
@@ -27,7 +27,6 @@ from gptoss_mlx import runtime
 from gptoss_mlx.bundled import checkpoint
 from gptoss_mlx.kernel_check import shapes_of
 from metal_kernels import comparison, dispatches, launch
-from metal_kernels.comparison import Shapes
 from metal_kernels.cuda import cubins, nvrtc
 from metal_kernels.cuda.translation import translated
 from metal_kernels.dispatches import Dispatch
@@ -35,6 +34,7 @@ from metal_kernels.emulator.kernel import function_of
 from metal_kernels.source import MetalSource
 from tests.gpu import fat_binary, recording, scenes
 from tests.gpu.plan import Plan
+from tests.gpu.runner import MANIFEST
 from tests.metal_kernels.shaders import registers
 from tests.support import decode_graph
 
@@ -46,7 +46,6 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 PLATFORM = "manylinux_2_35_x86_64"
 LAYERS = 24
 STEP_KEYS = 1024
-MANIFEST = "manifest.json"
 PACKAGES = ("metal_kernels", "gptoss_mlx", "tests/gpu")
 """Folders that go whole, apart from what IGNORED names."""
 IGNORED = ("__pycache__", "*.xz", "checkpoint")
@@ -79,7 +78,11 @@ def write(folder: Path, architecture: str = nvrtc.ARCHITECTURE) -> Path:
     print("MLX's CUDA backend")
     _mlx(folder, int(architecture.removeprefix("sm_")))
     (folder / "run.py").write_text(RUN)
-    files = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     about = {
         "architecture": architecture,
         "mlx": importlib.metadata.version("mlx"),
@@ -95,7 +98,7 @@ def write(folder: Path, architecture: str = nvrtc.ARCHITECTURE) -> Path:
     return archive
 
 
-RUN = '''"""Judge and time gptoss-mac's shaders on this machine's NVIDIA GPU: `python run.py test` and `python run.py report`."""
+RUN = '''"""Judge (`python run.py test`) or time (`... report`) gptoss-mac's shaders on this machine's NVIDIA GPU."""
 
 import sys
 from pathlib import Path
@@ -113,8 +116,8 @@ def _records(folder: Path, architecture: str) -> None:
     kept: dict[str, np.ndarray] = {}
     written = {
         "replay": list(recording.recorded(plan, kept)),
-        "scenes": list(scenes.scenes(plan, Shapes())),
-        "steps": [scenes.step(plan, Shapes(q8=q8), LAYERS, STEP_KEYS) for q8 in (True, False)],
+        "scenes": list(scenes.scenes(plan, scenes.published())),
+        "steps": [scenes.step(plan, scenes.published(q8), LAYERS, STEP_KEYS) for q8 in (True, False)],
     }
     plan.write(folder)
     for name, records in written.items():
@@ -210,10 +213,6 @@ def _fetch(folder: Path, package: str, *options: str) -> None:
     done = subprocess.run([*command, *options, package], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{package} could not be fetched: {done.stderr.strip()[-300:]}")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ The driver's library comes with every NVIDIA GPU and nowhere else, so that it is
 """
 
 import ctypes
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,11 @@ from typing import Any
 import numpy as np
 
 ENTRY = b"entry"
+NEEDED = "The shaders' GPU test needs Linux with an NVIDIA GPU and its driver"
 REPEATS = 9
 """Timings, of which the median counts."""
+WARM = 2
+"""Replays of a graph before it is timed."""
 Triple = tuple[int, int, int]
 VALUES = {"int": "i", "uint": "I", "float": "f", "size_t": "Q", "int64_t": "q", "bool": "?"}
 """The letters of numpy for the types of arguments that are passed by value."""
@@ -69,7 +73,7 @@ class Gpu:
         self._do("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device)
         self._do("cuCtxSetCurrent", context)
         self._stream = ctypes.c_void_p()
-        self._do("cuStreamCreate", ctypes.byref(self._stream), 1)  # 1: does not wait for the default stream
+        self._do("cuStreamCreate", ctypes.byref(self._stream), 0)  # 0: launches wait for copies, which have no stream
         self._held: list[int] = []
         self._kernels: dict[Path, Kernel] = {}
 
@@ -154,15 +158,17 @@ class Gpu:
         The launches are one graph, repeated until there are ``least``, and their median time is divided by how often.
         """
         times = -(-least // len(launches))
-        with_graph = self._graph([launch for _ in range(times) for launch in launches])
+        graph = self._graph([launch for _ in range(times) for launch in launches])
         try:
+            for _ in range(WARM):
+                self._do("cuGraphLaunch", graph, self._stream)
+            self.wait()
             found = sorted(
-                self._elapsed(lambda: self._do("cuGraphLaunch", with_graph, self._stream)) for _ in range(REPEATS + 2)
+                self._elapsed(lambda: self._do("cuGraphLaunch", graph, self._stream)) for _ in range(REPEATS)
             )
         finally:
-            self._do("cuGraphExecDestroy", with_graph)
-        counted = sorted(found)[:REPEATS]  # without the two slowest: the first replay uploads the graph
-        return counted[REPEATS // 2] / times, (counted[-1] - counted[0]) / times
+            self._do("cuGraphExecDestroy", graph)
+        return found[REPEATS // 2] / times, (found[-1] - found[0]) / times
 
     def _graph(self, launches: Sequence[Launch]) -> ctypes.c_void_p:
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
@@ -202,6 +208,14 @@ class Gpu:
             raise DriverError(f"{call}: {text.value.decode() if text.value else status}")
 
 
+def main() -> None:
+    """Print the architecture of this machine's GPU, or say that there is none."""
+    try:
+        print(Gpu().about["architecture"])
+    except NoGpu as error:
+        sys.exit(f"not run: {error}. {NEEDED}")
+
+
 def _size(nbytes: int) -> ctypes.c_size_t:
     return ctypes.c_size_t(nbytes)
 
@@ -211,3 +225,7 @@ def value(type_: str, number: float | Sequence[float]) -> bytes:
     if isinstance(number, int | float):
         return np.array(number, VALUES[type_]).tobytes()
     return np.array([*number, *[0] * (8 - len(number))], VALUES[type_]).tobytes()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,14 @@
 """Stands in for the GPU where there is none: memory of the host, kernels in the emulator, all times 1.
 
 It gets a launch as a card gets it, in cubins, blocks and addresses, and refuses one that CUDA would not have. So a plan
-can be run whole, at small sizes, before a card is lent.
+can be run whole, at small sizes, before a card is lent: ``python -m tests.gpu.dry``.
 """
 
 import bisect
 import ctypes
+import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -15,14 +17,24 @@ from typing import Any
 
 import numpy as np
 
+from metal_kernels.comparison import Shapes
 from metal_kernels.cuda.nvrtc import ARCHITECTURE
 from metal_kernels.emulator.arrays import BFloat16
 from metal_kernels.emulator.kernel import run_function
 from metal_kernels.emulator.runner import Buffer
+from tests.gpu import bench, scenes
 from tests.gpu.driver import Launch
 from tests.gpu.plan import Plan
 from tests.metal_kernels.shaders.dense_rows import UNIFORM
 
+NOWHERE = Path("no folder")
+SMALL = Shapes(
+    **{"hidden": 576, "inter": 320, "experts": 16, "heads": 16, "kv_heads": 2, "window": 128, "vocabulary": 1024}
+)
+"""Sizes at which each kernel that is timed at the published ones is chosen too, with eight heads to a key."""
+KEYS = (1024, 8192)
+ENOUGH = 300_000
+"""Bytes of copies, so that there are several."""
 MOST_THREADS = 1024
 ALIGNED = 256
 
@@ -155,3 +167,31 @@ class DryGpu:
 def _constants(source: str) -> list[str]:
     """Return the names of a source's function constants."""
     return re.findall(r"constant\s+(?:bool|int|float)\s+(\w+)\s*\[\[function_constant", source)
+
+
+def small_scenes(plan: Plan, **options: Any) -> list[scenes.Scene]:
+    """Return the scenes of a small model as they are read from a bundle. ``options`` are those of ``scenes``."""
+    every = scenes.scenes(plan, SMALL, **{"keys": KEYS, "enough": ENOUGH} | options)
+    return json.loads(json.dumps(list(every)))
+
+
+def main() -> None:
+    plan = Plan()
+    gpu = DryGpu(plan)
+    wrong = 0
+    for scene in small_scenes(plan):
+        for line in bench.measured(gpu, NOWHERE, scene, plan.tools):
+            wrong += not line["right"]
+            errors = ", ".join(
+                f"{name} {error:.0e} of {allowed:.0e}" for name, (error, allowed) in line["errors"].items()
+            )
+            print(f"{line['scene']}, {line['variant']}: {errors or 'not compared'}{'' if line['right'] else ': WRONG'}")
+    for q8 in (True, False):
+        step = json.loads(json.dumps(scenes.step(plan, replace(SMALL, q8=q8), 4, KEYS[0])))
+        done = bench.step(gpu, NOWHERE, step, plan.tools)
+        print(f"a step of {done['step']}: {done['launches']} launches, {done['bytes']} bytes")
+    sys.exit(f"{wrong} wrong" if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """The runtime on MLX's CUDA backend: are its shaders right there, what does a step take, and beside mlx-lm.
 
-Run as ``python -m tests.gpu.on_mlx PART OUT.json``, each part in a process of its own. Weights are drawn on the card, so
-nothing is downloaded. Works at any size and on any backend of MLX, so a small model on a CPU is its dry run.
+Run as ``python -m tests.gpu.on_mlx PART OUT.json``, each part in a process of its own. Weights are drawn on the card,
+so nothing is downloaded. Works at any size and on any backend of MLX, so a small model on a CPU is its dry run.
 """
 
 import json
@@ -15,7 +15,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model.cache import TAIL, KVCache
 from gptoss_mlx.model.decoder import Decoder

@@ -21,6 +21,7 @@ something. Parts that need MLX come last. Give the card back after each call.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -35,12 +36,14 @@ from typing import Any
 import numpy as np
 
 from tests.gpu import bench, replay, tables
-from tests.gpu.driver import Gpu, NoGpu
+from tests.gpu.driver import NEEDED, Gpu, NoGpu
 
 HERE = Path(__file__).resolve().parents[2]
 SANITIZER = "compute-sanitizer"
 SANITIZER_TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 NOT_RUN = "not run"
+MANIFEST = "manifest.json"
+"""Of a bundle: its architecture, versions, and the SHA-256 of each file."""
 Found = dict[str, Any]
 
 
@@ -194,7 +197,11 @@ PARTS: Mapping[str, tuple[Part, ...]] = {
 
 def refuse(reason: str) -> None:
     """End with a message that says what is needed."""
-    sys.exit(f"not run: {reason}. The shaders' GPU test needs Linux with an NVIDIA GPU and its driver")
+    sys.exit(f"not run: {reason}")
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
 
 
 def run_all(what: str, folder: Path, out: Path, only: str | None = None) -> Found:
@@ -204,7 +211,10 @@ def run_all(what: str, folder: Path, out: Path, only: str | None = None) -> Foun
     """
     run = Run(folder, out)
     out.mkdir(parents=True, exist_ok=True)
-    made_for = bench.load(folder / "manifest.json")["architecture"]
+    manifest = bench.load(folder / MANIFEST)
+    if damaged := [name for name, digest in manifest["files"].items() if not _is(folder / name, digest)]:
+        refuse(f"{len(damaged)} files of this bundle are missing or damaged, such as {damaged[0]}: unpack it again")
+    made_for = manifest["architecture"]
     if run.about["architecture"] != made_for:
         refuse(
             f"this bundle is for {made_for}, and {run.about['card']} is {run.about['architecture']}: "
@@ -233,7 +243,7 @@ def main() -> None:
     try:
         found = run_all(given.what, HERE, given.out.resolve(), given.only)
     except NoGpu as error:
-        refuse(str(error))
+        refuse(f"{error}. {NEEDED}")
     text = tables.table(given.what, found)
     (given.out / f"gpu-{given.what}.md").write_text(text)
     print(text)

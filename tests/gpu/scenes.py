@@ -8,6 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.model.rope import attention_scale
 from metal_kernels import dispatches
 from metal_kernels.comparison import Shapes
 from metal_kernels.reference import Attention, CacheView, Dense, Experts
@@ -25,6 +27,12 @@ FP4_HEADERS = ["steel/gemm/gemm.h", "quantized_utils.h", "fp_quantized.h"]
 Q8_HEADERS = ["steel/gemm/gemm.h", "quantized_utils.h", "quantized.h"]
 KEYS = (1024, 8192, 131_072)
 Scene = dict[str, Any]
+
+
+def published(q8: bool = True) -> Shapes:
+    """Return the sizes of 20b. 120b's differ in the number of experts."""
+    config = ModelConfig(num_hidden_layers=0, num_local_experts=Shapes.experts)
+    return Shapes(q8=q8, scale=attention_scale(config))
 
 
 def scenes(plan: Plan, sizes: Shapes, keys: tuple[int, ...] = KEYS, enough: int = ENOUGH) -> Iterator[Scene]:

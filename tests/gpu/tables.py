@@ -13,8 +13,8 @@ Found = Mapping[str, Any]
 
 
 class Line(NamedTuple):
-    """A scene: microseconds of ours and of the fastest of MLX's kernels, the part of a plain read that ours reaches, and
-    the goals of ratio and part, None where there is none."""
+    """A scene: microseconds of ours and of the fastest of MLX's kernels, the part of a plain read that ours reaches,
+    and the goals of ratio and part, None where there is none."""
 
     scene: str
     ours: float
@@ -171,7 +171,8 @@ def _graph_steps(found: Any) -> Iterator[str]:
     for line in found:
         yield (
             f"- {line['step']}: {line['launches']} launches, {line['bytes'] / 1e9:.2f} GB in "
-            f"{line['us'] / 1e3:.2f} ms, {line['share']:.0%} of a plain read ({line['read_us'] / 1e3:.2f} ms; goal {STEP_SHARE:.0%})"
+            f"{line['us'] / 1e3:.2f} ms, {line['share']:.0%} of a plain read ({line['read_us'] / 1e3:.2f} ms; "
+            f"goal {STEP_SHARE:.0%})"
         )
 
 
