@@ -25,7 +25,7 @@ class Attachment:
 
 
 def read_attachment(name: str) -> Attachment:
-    """Read a text file. ``~`` is the home folder. Raises UsageError if it is missing, a folder, too large or no text."""
+    """Read a text file. ``~`` is the home folder. Raises UsageError if it is no file, too large or not text."""
     path = Path(name).expanduser()
     try:
         if not path.is_file():

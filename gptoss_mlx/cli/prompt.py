@@ -35,6 +35,8 @@ class Prompt:
     ``status`` returns the line below the input."""
 
     def __init__(self, commands: Iterable[str], values: Values, status: Callable[[], str]) -> None:
+        self._status = status
+        self._shown_status = ""
         self._session: PromptSession[str] = PromptSession(
             "> ",
             multiline=True,
@@ -44,7 +46,7 @@ class Prompt:
             completer=_Words(tuple(commands), values),
             complete_while_typing=False,
             enable_open_in_editor=True,
-            bottom_toolbar=lambda: FormattedText([("", status())]),
+            bottom_toolbar=lambda: FormattedText([("", self._shown_status)]),
             style=STYLE,
         )
 
@@ -53,6 +55,7 @@ class Prompt:
 
         Raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C, and UsageError when it cannot be decoded.
         """
+        self._shown_status = self._status()  # once, because every key draws it
         typed = self._session.prompt(default=default)
         sys.stdout.write(PASTE_ON)
         sys.stdout.flush()
@@ -74,7 +77,7 @@ def unquoted(text: str) -> str:
 
 
 def edited(text: str) -> str:
-    """Return ``text`` as the user leaves it in an editor, ``$VISUAL`` or ``$EDITOR``. Raises UsageError if that fails."""
+    """Return ``text`` as the user leaves it in an editor, ``$VISUAL`` or ``$EDITOR``. Raises UsageError."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "message.md"
