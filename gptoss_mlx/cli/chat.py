@@ -57,7 +57,7 @@ def chat(
     """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
     from rich.console import Console
 
-    from gptoss_mlx.cli.keeping import Keeper, open_history
+    from gptoss_mlx.cli.keeping import Keeper, open_history, tell
     from gptoss_mlx.sessions import check_name
 
     if session is not None:
@@ -65,7 +65,7 @@ def chat(
     if no_log and (session is not None or last):
         raise UsageError("--no-log keeps nothing, so it does not go with --session or --continue")
     console = Console(highlight=False)
-    keeper = Keeper(None if no_log else open_history(_tell), _tell)
+    keeper = Keeper(None if no_log else open_history(tell), tell)
     kept = keeper.resume(session) if session is not None or last else None
     if last and kept is None:
         raise SessionError("there is no conversation to resume")
@@ -96,12 +96,6 @@ def chat(
         with _input(console, chatting, keeper.names) as read:
             while (line := read()) is not None and chatting.take(line):
                 pass
-
-
-def _tell(text: str) -> None:
-    from gptoss_mlx.cli.chatting import tell
-
-    tell(text)
 
 
 @contextmanager

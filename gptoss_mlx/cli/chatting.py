@@ -1,7 +1,6 @@
 """A chat under way: carry out the lines that the user types. Knows the terminal only as a console to print on."""
 
 import signal
-import sys
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -137,7 +136,7 @@ class Chat:
             case "/compact", "":
                 self._compact()
             case "/thinking", "" | "show" | "fold" | "hide":
-                self._thinking = rest or self._thinking  # type: ignore[assignment]
+                self._thinking = rest or self._thinking
                 self.say(f"Thought: {self._thinking}.")
             case _:
                 self.say(f"Unknown command {shown(f'{command} {rest}'.strip())}; type /help for the commands.")
@@ -315,11 +314,6 @@ class Chat:
         """Return where the user's last message stands."""
         messages = self._conversation.messages
         return next((n for n in range(len(messages) - 1, -1, -1) if messages[n].role == "user"), None)
-
-
-def tell(text: str) -> None:
-    """Print a notice on standard error."""
-    print(shown(text), file=sys.stderr)
 
 
 def _is_answer(message: Message) -> bool:

@@ -1,16 +1,34 @@
-"""Keep a chat's conversation in the history, or say once why it is not kept. A chat never ends because of it."""
+"""Keep a conversation in the history, or say once why it is not kept. No chat ends because of it."""
 
+import sys
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gptoss_mlx.errors import HistoryError, SessionError, UsageError
+from gptoss_mlx.errors import HistoryError, SessionError, UsageError, shown
 
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
     from gptoss_mlx.history import History, Kept, Program
 
 
-def open_history(tell: "Tell") -> "History | None":
+Tell = Callable[[str], None]
+
+
+def tell(text: str) -> None:
+    """Print a notice on standard error."""
+    print(shown(text), file=sys.stderr)
+
+
+def keep_exchange(conversation: "Conversation") -> None:
+    """Keep what ``gptoss-mac run`` said, if it said anything."""
+    keeper = Keeper(open_history(tell), tell, "run")
+    with closing(keeper):
+        keeper.save(conversation)
+
+
+def open_history(tell: Tell) -> "History | None":
     """Return the history, or None after telling why it cannot be used."""
     from gptoss_mlx.history import History
 
@@ -27,7 +45,7 @@ def open_history(tell: "Tell") -> "History | None":
 class Keeper:
     """Keeps one conversation after another. ``kept`` is the present one as it was saved last, None before that."""
 
-    def __init__(self, history: "History | None", tell: "Tell", program: "Program" = "chat") -> None:
+    def __init__(self, history: "History | None", tell: Tell, program: "Program" = "chat") -> None:
         self._history = history
         self._tell = tell
         self._program = program
@@ -120,9 +138,3 @@ class Keeper:
         while self._history.find(f"{name}-{number}") is not None:
             number += 1
         return f"{name}-{number}"
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Tell = Callable[[str], None]
