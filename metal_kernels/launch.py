@@ -168,8 +168,8 @@ def each_row_for_itself(rows: int) -> bool:
 
 
 def room(nbytes: int) -> mx.array:
-    """Return zeros [nbytes] uint8 to read weights into, where operations read them fastest: for the CPU library in large
-    pages."""
+    """Return zeros [nbytes] uint8 to read weights into. They lie where operations read them fastest: for the CPU
+    library in large pages."""
     zeros = mx.zeros(nbytes, mx.uint8)
     mx.eval(zeros)
     if where() == "cpu":

@@ -20,14 +20,21 @@ ALLOWED = {
     "gptoss_mlx.config_fields": {"gptoss_mlx.errors"},
     "gptoss_mlx.config": {"gptoss_mlx.errors", "gptoss_mlx.config_fields"},
     "gptoss_mlx.harmony": {"gptoss_mlx.errors"},
-    "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config"},
+    "gptoss_mlx.fastest": set(),
+    "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.fastest"},
     "gptoss_mlx.files": set(),
     "gptoss_mlx.bounded_folder": set(),
     "gptoss_mlx.text_input": {"gptoss_mlx.errors"},
     "gptoss_mlx.published": set(),
     "gptoss_mlx.home": {"gptoss_mlx.errors", "gptoss_mlx.published"},
     "gptoss_mlx.installed": {"gptoss_mlx.errors", "gptoss_mlx.files", "gptoss_mlx.home", "gptoss_mlx.published"},
-    "gptoss_mlx.model": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.model_folder", "metal_kernels"},
+    "gptoss_mlx.model": {
+        "gptoss_mlx.errors",
+        "gptoss_mlx.config",
+        "gptoss_mlx.fastest",
+        "gptoss_mlx.model_folder",
+        "metal_kernels",
+    },
 }
 ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.files",
