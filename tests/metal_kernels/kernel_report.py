@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gptoss_mlx.config import ModelConfig
 from metal_kernels.cuda import nvrtc
-from tests.metal_kernels.shaders import dense_rows, expert_rows, registers
+from tests.metal_kernels.shaders import dense_rows, expert_rows, prompts, registers
 from tests.metal_kernels.shaders.row import SEVERAL, Row, Several
 from tests.metal_kernels.shaders.suites import SUITES
 from tests.support import decode_graph
@@ -120,7 +120,8 @@ def main() -> None:
         text = registers.table()  # first, because it may be absent
     except nvrtc.Absent as error:
         sys.exit(str(error))
-    text = table([row for suite in SUITES for row in suite.rows()]) + several_rows() + text + decode_step()
+    text = table([row for suite in SUITES for row in suite.rows()]) + several_rows() + text
+    text += decode_step() + prompts.report()
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
     file.write_text(text)
     print(text)
