@@ -1,11 +1,10 @@
-"""Control the terminal while a program works, and make text and JSON safe to write to it.
+"""Control the terminal while a program works, and make JSON safe to write to it.
 
 A signal asks the work to stop, and pressed keys do not show. The module knows nothing of the work or the text.
 """
 
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,13 +16,6 @@ from typing import Any
 from gptoss_mlx.cli.signals import ENDING, code, hang_up, taken
 
 OnProgress = Callable[[int, int], None]
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def printable(text: str) -> str:
-    """Return ``text`` without control characters other than line ends and tabs, because they can steer a terminal."""
-    return _CONTROL.sub("", text)
 
 
 def print_json(value: Any) -> None:
@@ -114,7 +106,8 @@ def between_calls(progress: OnProgress) -> Iterator[OnProgress]:
 
 @contextmanager
 def without_echo() -> Iterator[None]:
-    """Hide keys pressed inside the block, because they would disturb the display. The next prompt still reads them."""
+    """Hide keys pressed inside the block, because they would disturb the display. The next prompt still reads
+    them, line ends and all."""
     if not sys.stdin.isatty():
         yield
         return
@@ -122,7 +115,7 @@ def without_echo() -> Iterator[None]:
 
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
-    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    quiet = [*before[:3], before[3] & ~(termios.ECHO | termios.ICANON), *before[4:]]
     termios.tcsetattr(descriptor, termios.TCSADRAIN, quiet)
     try:
         yield

@@ -47,7 +47,8 @@ END_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to serve the models ``names``. ``idle_unload`` is in seconds. ``working`` is entered while there is work."""
+    """How to serve the models ``names``. ``idle_unload`` is in seconds. ``working`` is entered while there is work.
+    ``guarded`` is as for Service."""
 
     names: Sequence[str]
     load: Callable[[str], Loaded]
@@ -59,6 +60,7 @@ class Settings:
     max_rows: int = 16
     idle_unload: float | None = None
     working: Callable[[], AbstractContextManager[object]] = nullcontext
+    guarded: bool = True
 
 
 def serve(settings: Settings, started: Callable[[str], None]) -> signal.Signals | None:
@@ -95,7 +97,7 @@ async def _serve(settings: Settings, listener: socket.socket, started: Callable[
     owner = Owner(post, settings.working)
     residence = Residence(owner, settings.names, settings.load, settings.unload)
     app = build(
-        Service(owner, residence, settings.max_rows + QUEUED),
+        Service(owner, residence, settings.max_rows + QUEUED, guarded=settings.guarded),
         host=settings.host,
         key=settings.key,
         origins=settings.origins,

@@ -8,7 +8,7 @@ from gptoss_mlx.engine.sampling import Sampling, sample
 from gptoss_mlx.errors import UsageError
 
 P = np.array([0.4, 0.05, 0.3, 0.15, 0.1])
-DRAWS = 20000
+DRAWS = 5000
 
 
 def frequencies(**options):

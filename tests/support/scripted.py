@@ -15,6 +15,7 @@ from gptoss_mlx.batch.source import Line
 from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.engine.batching import Produced, Row
 from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.grammars import Grammar
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.runtime import STOP_MARKERS
 
@@ -83,6 +84,7 @@ class ScriptedRuntime:
     prefix_view: ScriptedPrefixes = field(default_factory=ScriptedPrefixes)
     hash: str = "scripted"
     chunk: int = 512
+    grammars: list[Grammar] = field(default_factory=list)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -90,6 +92,13 @@ class ScriptedRuntime:
 
     def sampling(self, temperature: float | None = None) -> Sampling:
         return Sampling(temperature=1.0 if temperature is None else temperature)
+
+    def prepare_constraints(self) -> None:
+        pass
+
+    def constraint(self, grammar: Grammar) -> None:
+        """The model says what it is given, allowed or not. What is allowed is tested with real models."""
+        self.grammars.append(grammar)
 
     def context(self) -> ScriptedContext:
         return ScriptedContext(self.model)
@@ -105,6 +114,7 @@ def generate(
     sampling: Sampling,
     prefill_chunk: int,
     progress: Any,
+    constraint: None,
     **options: Any,
 ):
     """Stands for the engine's ``generate`` with the model of ``context``."""
