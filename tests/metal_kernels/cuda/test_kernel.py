@@ -1,5 +1,9 @@
 """Shaders on MLX's CUDA backend, as far as no GPU is needed: what is launched, in which order, in how many blocks."""
 
+import os
+import subprocess
+import sys
+
 import mlx.core as mx
 import pytest
 
@@ -80,6 +84,19 @@ def test_where_there_is_no_cuda_the_setting_is_refused_with_the_remedy(monkeypat
     code, _, err = run_cli("run", "--model", "tiny", "Hi")
     assert code == 2
     assert err.startswith("gptoss-mac: GPTOSS_MAC_KERNELS is 'cuda', but there is no CUDA backend here: run `make ")
+
+
+def test_where_mlx_cannot_be_loaded_a_line_says_so(tmp_path):
+    """As MLX's CUDA backend on a machine without NVIDIA's driver."""
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx/core.py").write_text("raise ImportError('libcuda.so.1: cannot open shared object file')")
+    command = [sys.executable, "-m", "gptoss_mlx.cli", "doctor"]
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{dispatches.FOLDER.parent}"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (11, "")
+    assert done.stderr == (
+        "gptoss-mac: MLX cannot be loaded here: libcuda.so.1: cannot open shared object file; use another environment\n"
+    )
 
 
 def test_a_shader_without_a_compiler_is_done_by_plain_mlx(ran, monkeypatch):
