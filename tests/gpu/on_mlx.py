@@ -50,8 +50,8 @@ def drawn(config: ModelConfig, dense: str) -> Tensors:
 
 def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> mx.array:
     if dtype == "U32":
-        halves = mx.random.randint(0, 1 << 16, (*shape[:-1], 2 * shape[-1]))  # drawn as floats, whole words have zeros
-        return halves.astype(mx.uint16).view(mx.uint32)
+        slabs = [shape] if len(shape) == 2 else [(1, *shape[1:])] * shape[0]
+        return mx.concatenate([_words(slab) for slab in slabs])
     if dtype == "U8":
         return mx.random.randint(112, 122, shape).astype(mx.uint8)
     low, high = -0.5, 0.5
@@ -65,6 +65,14 @@ def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> mx.array:
     elif name.endswith(".weight"):
         low, high = -(shape[1] ** -0.5), shape[1] ** -0.5
     return mx.random.uniform(low, high, shape).astype(mx.bfloat16)
+
+
+def _words(shape: tuple[int, ...]) -> mx.array:
+    """Return random words, computed now, because drawing takes eight times their memory for a while."""
+    halves = mx.random.randint(0, 1 << 16, (*shape[:-1], 2 * shape[-1]))  # drawn as floats, whole words have zeros
+    words = halves.astype(mx.uint16).view(mx.uint32)
+    mx.eval(words)
+    return words
 
 
 def kept(config: ModelConfig, length: int, batch: int) -> list[list[mx.array]]:

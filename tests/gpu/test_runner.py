@@ -1,7 +1,6 @@
 """The runner: refusals, what a cut-off run keeps, tables and goals; the bundle's library cut to one architecture."""
 
 import ctypes
-import hashlib
 import json
 import os
 import struct
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.gpu import dry, fat_binary, on_mlx, runner, scenes, tables
+from tests.gpu.bundle import manifest
 from tests.gpu.driver import NEEDED, Gpu, NoGpu
 from tests.gpu.plan import Plan
 
@@ -52,8 +52,7 @@ def bundle(tmp_path, monkeypatch):
     """A bundle's folder with nothing in it but what every run reads, on a stand-in for a card."""
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan/tools.json").write_text("{}")
-    files = {"plan/tools.json": hashlib.sha256(b"{}").hexdigest()}
-    (tmp_path / "manifest.json").write_text(json.dumps({"architecture": "sm_90", "files": files}))
+    manifest(tmp_path, "sm_90")
     monkeypatch.setattr(runner, "Gpu", lambda: dry.DryGpu(Plan()))
     return tmp_path
 
@@ -65,6 +64,17 @@ def test_a_damaged_bundle_and_one_for_another_card_are_refused(bundle):
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps(manifest | {"architecture": "sm_80", "files": {}}))
     with pytest.raises(SystemExit, match="for sm_80, and none: emulated is sm_90: make one with `make gpu-bundle ARCH"):
+        runner.run_all("test", bundle, bundle / "out")
+
+
+def test_a_manifest_names_every_file_and_each_is_looked_at(bundle):
+    (bundle / "run.py").write_text("print()")
+    manifest(bundle, "sm_90")
+    listed = json.loads((bundle / "manifest.json").read_text())
+    assert set(listed["files"]) == {"plan/tools.json", "run.py"}
+    assert runner.run_all("test", bundle, bundle / "out", only="none")["machine"]["architecture"] == "sm_90"
+    (bundle / "run.py").unlink()
+    with pytest.raises(SystemExit, match=r"such as run\.py"):
         runner.run_all("test", bundle, bundle / "out")
 
 
@@ -106,7 +116,7 @@ def test_nvidia_s_libraries_are_found_where_packages_bring_them(tmp_path, monkey
     monkeypatch.setenv("LD_LIBRARY_PATH", "/before")
     found = runner.mlx_environment()
     libraries = [str(tmp_path / "nvidia" / name / "lib") for name in ("cu13", "cublas")]
-    assert found["LD_LIBRARY_PATH"].split(os.pathsep) == [*libraries, "/before"]
+    assert found["LD_LIBRARY_PATH"].split(os.pathsep) == [*libraries, "/before", "/usr/local/cuda/lib64"]
     assert found["CUDA_HOME"] == str(tmp_path / "nvidia/cu13")
     assert found["GPTOSS_MAC_KERNELS"] == "cuda"
 
@@ -179,8 +189,21 @@ def test_a_library_keeps_the_code_of_one_architecture_in_its_place():
     section = fat((2, 80, b"a" * 8), (2, 90, b"b" * 16)) + bytes(8) + fat((1, 90, b"p" * 8), (2, 90, b"c" * 8))
     library = elf(section)
     before = bytes(library)
-    assert fat_binary.cut(library, 90) == {(2, 80): 8, (2, 90): 24, (1, 90): 8}
+    assert [(each.kind, each.architecture) for each in fat_binary.entries(library)] == [
+        (2, 80),
+        (2, 90),
+        (1, 90),
+        (2, 90),
+    ]
+    assert fat_binary.cut(library, 90) == 90
     assert bytes(library) == before.replace(b"a" * 8, bytes(8)).replace(b"p" * 8, bytes(8))
+
+
+def test_a_card_without_code_of_its_own_keeps_that_of_its_generation():
+    library = elf(fat((2, 75, b"a" * 8), (2, 80, b"b" * 8), (2, 90, b"c" * 8)))
+    assert fat_binary.cut(library, 89) == 80
+    assert b"b" * 8 in library
+    assert b"a" * 8 not in library
 
 
 @pytest.mark.parametrize(
