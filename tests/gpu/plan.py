@@ -3,6 +3,7 @@
 Made here, from the project's own dispatches and MLX's own kernels. Whoever runs them reads JSON and cubins.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -73,6 +74,14 @@ class Built:
     constants: Mapping[str, bool | int] = field(default_factory=dict)
 
 
+@functools.cache
+def _mlx_kernel(
+    headers: tuple[str, ...], name: str, template: str, threads: int, constants: tuple[tuple[str, bool | int], ...]
+) -> tuple[Function, str, list[mlx_kernels.Parameter]]:
+    function = mlx_headers.kernel(list(headers), name, template)
+    return function, *mlx_kernels.translated(function, name, threads, dict(constants))
+
+
 class Plan:
     """Launches for one architecture, and the kernels that they need."""
 
@@ -116,8 +125,8 @@ class Plan:
     ) -> dict[str, Any]:
         """Return the record of a launch of MLX's kernel. ``values`` by parameter are the names of arrays, or None for
         one that is not read, or numbers."""
-        function = mlx_headers.kernel(headers, name, template)
-        text, parameters = mlx_kernels.translated(function, name, prod(threads), constants or {})
+        given = tuple((constants or {}).items())
+        function, text, parameters = _mlx_kernel(tuple(headers), name, template, prod(threads), given)
         arguments: list[dict[str, Any]] = []
         for parameter in parameters:
             value = values[parameter.name]
