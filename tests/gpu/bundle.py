@@ -16,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from math import prod
 from pathlib import Path
 from unittest.mock import patch
 
@@ -123,14 +124,14 @@ def _packaged(folder: Path, architecture: str) -> None:
     """Write the cubin of every shader and template that the published models or the bundled one may launch."""
     packaged = folder / cubins.PACKAGED.relative_to(ROOT)
     packaged.mkdir(parents=True)
-    for source, template in templates(folder / "tiny"):
-        text = translated(function_of(source, template))
+    for source, template, threads in templates(folder / "tiny"):
+        text = translated(function_of(source, template), threads)
         cubins.write(cubins.of_source(text, architecture), packaged, cubins.name(text, architecture))
 
 
-def templates(model: Path) -> list[tuple[MetalSource, dict]]:
-    """Return the shaders and templates that the published models and the bundled one, in a folder, launch, and those of
-    their comparisons with plain MLX."""
+def templates(model: Path) -> list[tuple[MetalSource, dict, int]]:
+    """Return the shaders, templates and threads of threadgroups that the published models and the bundled one, in a
+    folder, launch, and those of their comparisons with plain MLX."""
     made: list[Dispatch] = []
     plain = launch.Kernel.launch
 
@@ -155,8 +156,11 @@ def templates(model: Path) -> list[tuple[MetalSource, dict]]:
     for shapes in (*comparison.PUBLISHED, shapes_of(bundled)):
         for _ in comparison.compare(compared, shapes):
             pass
-    found = {(one.shader, one.template): one for one in made}
-    return [(MetalSource.read(dispatches.FOLDER / f"{shader}.metal"), dict(t)) for shader, t in found]
+    found = {(one.shader, one.template): prod(one.threadgroup) for one in made}
+    return [
+        (MetalSource.read(dispatches.FOLDER / f"{shader}.metal"), dict(template), threads)
+        for (shader, template), threads in found.items()
+    ]
 
 
 def _sources(folder: Path) -> None:

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from metal_kernels import dispatches
 from metal_kernels.cuda import cubins, nvrtc
-from metal_kernels.cuda.translation import blocks
+from metal_kernels.cuda.translation import blocks, translated
 from metal_kernels.dispatches import Dispatch
 from metal_kernels.emulator.kernel import function_of
 from metal_kernels.emulator.signature import Function
@@ -110,7 +110,7 @@ class Plan:
             else:
                 arguments.append({"data": list(given[name.removesuffix("_shape")][1].shape), "dtype": "int32"})
         count, threads = blocks(source, made.grid, made.threadgroup)
-        kernel = self._add(Built(cubins.translated(function), nvrtc.OPTIONS, function))
+        kernel = self._add(Built(translated(function, prod(made.threadgroup)), nvrtc.OPTIONS, function))
         return {"shader": made.shader, "cubin": kernel, "blocks": count, "threads": threads, "arguments": arguments}
 
     def mlx(
