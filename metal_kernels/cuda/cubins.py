@@ -75,4 +75,7 @@ def nvrtc_here() -> ctypes.CDLL:
             return nvrtc.load(site)
         except nvrtc.Absent:
             continue
-    raise nvrtc.Absent("no NVRTC here: run `make .venv-cuda/.ready`, on Linux")
+    try:
+        return ctypes.CDLL(nvrtc.LIBRARY)  # the one that MLX's CUDA backend has loaded, wherever it is from
+    except OSError:
+        raise nvrtc.Absent("no NVRTC here: run `make .venv-cuda/.ready`, on Linux") from None

@@ -1,6 +1,7 @@
 """Runs a shader on MLX's CUDA backend: its cubin, as one primitive of MLX's graph.
 
-The order of arguments is the shader's own: each input, then its shape if the shader asks for it, and the outputs.
+The order of arguments is the shader's own: each input, then its shape if the shader asks for it, and the outputs. MLX's
+``cuda_kernel`` would compile the shader by itself, with other options, so it would not be the cubin that tests count.
 """
 
 import functools
