@@ -83,7 +83,7 @@ class Run:
 
     def on_mlx(self, limit: int, part: str, *arguments: str) -> Any:
         """Return what a part of ``on_mlx`` found. A part that fails gives the reason, and what it had found before."""
-        out = self.out / f"{part}{'-'.join(('', *arguments[:1]))}.json".replace("/", "-")
+        out = self.out / f"mlx-{part}.json"
         out.unlink(missing_ok=True)
         reason = None
         try:
