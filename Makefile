@@ -91,7 +91,7 @@ $(CUDA_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
-.PHONY: .venv-cuda gpu-bundle gpu-report gpu-test
+.PHONY: .venv-cuda gpu-bundle gpu-dry-run gpu-report gpu-test
 # The runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA GPU. It
 # has an environment of its own, because two backends of MLX own one file.
 .venv-cuda: $(CUDA_VENV)/.ready-mlx
@@ -107,6 +107,10 @@ $(CUDA_VENV)/.ready-mlx: pyproject.toml $(CUDA_VENV)/.ready
 # One folder that tests and times the shaders on another machine, with an NVIDIA driver, Python and numpy, offline. Minutes.
 gpu-bundle: $(VENV)/.ready-dev $(VENV)/.ready-compare $(CUDA_VENV)/.ready
 	$(VENV)/bin/python -m tests.gpu.bundle $(GPU_BUNDLE) $(ARCHITECTURE)
+
+# Run what gpu-report would launch in the emulator, at small sizes, and compare with definitions. Two minutes.
+gpu-dry-run: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.gpu.dry
 
 # Judge and time the shaders on this machine's NVIDIA GPU. Minutes each.
 gpu-test gpu-report: $(VENV)/.ready-dev
