@@ -14,7 +14,7 @@ from typing import Any
 
 from gptoss_mlx.batch.answers import Answers, Errors
 from gptoss_mlx.batch.source import BadLine, Line, Source
-from gptoss_mlx.engine.batching import Batch, Failed, Row
+from gptoss_mlx.engine.batching import Failed, Row
 from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, MemoryBudgetError, RequestError
 from gptoss_mlx.harmony import Message, render, render_messages
 from gptoss_mlx.harmony.messages import Effort
@@ -116,13 +116,7 @@ class Run:
         """
         runtime = self.runtime
         failures = 0
-        batch = Batch(
-            runtime.model,
-            self.max_rows,
-            self.memory,
-            prefill_chunk=runtime.chunk,
-            prefix_view=runtime.prefix_view,
-        )
+        batch = runtime.batch(self.max_rows, self.memory)
         asked: dict[Hashable, _Asked] = {}  # by line number
         lines = self._to_do()
         while not stopped():
@@ -163,7 +157,7 @@ class Run:
             else:
                 yield line
 
-    def _read_and_ask(self, line: Line, batch: Batch) -> _Asked | None:
+    def _read_and_ask(self, line: Line, batch: Rows) -> _Asked | None:
         """Queue a line. Return None after writing an error for a request that cannot be answered."""
         try:
             return self._ask(line, self._read(line), batch)
@@ -173,7 +167,7 @@ class Run:
             self._refuse(line, codes.get(type(error), "invalid_request"), str(error), param)
             return None
 
-    def _ask(self, line: Line, request: Request, batch: Batch, before: Reply | None = None) -> _Asked:
+    def _ask(self, line: Line, request: Request, batch: Rows, before: Reply | None = None) -> _Asked:
         runtime = self.runtime
         longest = runtime.config.max_position_embeddings
         prompt = render(request.messages, runtime.tokenizer, limit=longest)
@@ -219,7 +213,7 @@ class Run:
         self.errors.append({"line": line.number, name: line.id, "error": error})
         self.tally.errors += 1
 
-    def _end(self, asked: _Asked, ended: Ended, batch: Batch) -> _Asked | None:
+    def _end(self, asked: _Asked, ended: Ended, batch: Rows) -> _Asked | None:
         """Write the reply as an answer or an error. Return None, or the second attempt at a line.
 
         A reply without an answer gets a second attempt if its tokens are drawn, because chance may help.

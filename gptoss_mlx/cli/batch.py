@@ -96,8 +96,7 @@ def _answer(
         tally = Tally(total, len(answers.answered))
         if tally.before:
             _say(f"{tally.before} of {total} were answered before; resuming")
-        memory = runtime.plan["caches"] + runtime.plan.room
-        run = Run(runtime, source, answers, errors, chosen, tally, max_rows=max_rows, memory=memory)
+        run = Run(runtime, source, answers, errors, chosen, tally, max_rows=max_rows, memory=runtime.row_memory)
         stop = Event()
         with batch_progress() as report, on_interrupt(stop.set) as asked:
             finished = run.go(report, stop.is_set)

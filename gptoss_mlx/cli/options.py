@@ -158,7 +158,7 @@ def _make(source: str, yes: bool) -> str:
 
 def close_prefixes(runtime: "Runtime") -> None:
     """Write to disk what ``runtime`` has read, and say on standard error if that failed."""
-    runtime.prefixes.close()
+    runtime.close()
     tell_notice(runtime)
 
 
@@ -166,15 +166,15 @@ def tell_notice(runtime: "Runtime") -> None:
     """Say once on standard error why what is read is not kept on disk."""
     from gptoss_mlx.errors import shown
 
-    if notice := runtime.prefixes.notice():
+    if notice := runtime.notice():
         print(shown(notice), file=sys.stderr)
 
 
 def check_values(temperature: float | None, max_tokens: int | None, loading: Loading) -> None:
     """Raise UsageError for values out of range. Call it before loading the model, because loading is slow."""
-    from gptoss_mlx.budget import context_limit, disk_limit, memory_limit
-    from gptoss_mlx.engine.sampling import Sampling
     from gptoss_mlx.errors import UsageError
+    from gptoss_mlx.limits import context_limit, disk_limit, memory_limit
+    from gptoss_mlx.sampling import Sampling
 
     Sampling(temperature=1.0 if temperature is None else temperature)
     memory_limit(loading.memory)

@@ -97,7 +97,6 @@ def _served_name(source: str) -> str:
 def _load(name: str, loading: options.Loading, max_rows: int) -> "Loaded":
     """Load a model. It is called on the thread that will own it."""
     import gptoss_mlx
-    from gptoss_mlx.engine.batching import Batch
     from gptoss_mlx.records import note_use
     from gptoss_mlx.server.residence import Loaded
 
@@ -105,10 +104,8 @@ def _load(name: str, loading: options.Loading, max_rows: int) -> "Loaded":
     for notice in runtime.plan.notices:
         _say(notice)
     note_use(runtime.folder.path)
-    caches = runtime.plan["caches"] + runtime.plan.room
-    view = runtime.prefix_view
-    rows = Batch(runtime.model, max_rows, caches, prefill_chunk=runtime.chunk, prefix_view=view)
-    return Loaded(runtime, rows, caches, leave=lambda: options.close_prefixes(runtime))
+    caches = runtime.row_memory
+    return Loaded(runtime, runtime.batch(max_rows, caches), caches, leave=lambda: options.close_prefixes(runtime))
 
 
 def _unload() -> None:

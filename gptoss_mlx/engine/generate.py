@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Generator
 
 from gptoss_mlx.engine.constraint import Constraint
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.stepping import Failed, Row, Stepper
 from gptoss_mlx.errors import ContextLengthError
+from gptoss_mlx.sampling import Sampling
 
 
 def generate(

@@ -16,9 +16,10 @@ import mlx.core as mx
 
 from gptoss_mlx.engine.constraint import Constraint, allowed, follow
 from gptoss_mlx.engine.context import Context
-from gptoss_mlx.engine.sampling import NOT_FINITE, Drawn, Sampling, draw_token
+from gptoss_mlx.engine.sampling import NOT_FINITE, Drawn, draw_token, points
 from gptoss_mlx.errors import ConstraintError, EngineError, one_line
 from gptoss_mlx.model.decoder import Decoder, Step
+from gptoss_mlx.sampling import Sampling
 
 Finish = Literal["stop", "length"]
 """How a row ended: by one of its stop ids, or by its limit."""
@@ -45,7 +46,7 @@ class Row:
     points: Iterator[mx.array] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.points = self.sampling.points()
+        self.points = points(self.sampling)
         if self.constraint is not None:
             self.stop |= {self.constraint.end}
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import RequestError, UsageError
 from gptoss_mlx.harmony import Function, Message, ResponseFormat
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.requests.history import Carried, Recall
 from gptoss_mlx.requests.json_object import JsonObject
+from gptoss_mlx.sampling import Sampling
 
 OTHER_EFFORTS: Mapping[str, Effort] = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
 """Efforts of other models, and what gpt-oss has in their place. It cannot think less than a little."""

@@ -7,10 +7,10 @@ import pytest
 
 import gptoss_mlx
 from gptoss_mlx.engine.batching import Batch
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.stepping import Failed, Row
 from gptoss_mlx.errors import ConstraintError
 from gptoss_mlx.grammars import from_regex, from_schema
+from gptoss_mlx.sampling import Sampling
 
 SCHEMA = {
     "type": "object",

@@ -17,8 +17,8 @@ from rich.table import Table
 
 import gptoss_mlx
 from gptoss_mlx.conversation import Conversation, Done
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.sampling import Sampling
 from metal_kernels import launch
 from metal_kernels.cpu.library import cores, library
 from metal_kernels.reference import Dense, Experts

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import Tokenizer, render
 from gptoss_mlx.requests import Defaults, ReplyReader, chat_completions, messages, responses
 from gptoss_mlx.requests.response_objects import seal
+from gptoss_mlx.sampling import Sampling
 from tests.support.harmony_streams import encode
 
 DEFAULTS = Defaults(Sampling(temperature=0.5), "low", max_tokens=50, date="2025-06-28")
