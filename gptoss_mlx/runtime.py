@@ -38,7 +38,7 @@ from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop
 from metal_kernels import launch
 
 if TYPE_CHECKING:
-    from gptoss_mlx.grammars import Vocabulary
+    from gptoss_mlx.grammars import Grammar, Vocabulary
 
 DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
@@ -85,6 +85,16 @@ class Runtime:
         from gptoss_mlx.grammars import Vocabulary
 
         return Vocabulary(self.tokenizer)
+
+    def constraint(self, grammar: "Grammar") -> Constraint:
+        """Return what holds one row to ``grammar``. Waits for ``vocabulary``. Raises GrammarError where following the
+        grammar takes too much work, and ModelFolderError without a tokenizer."""
+        matcher = self.vocabulary.constraint(grammar)
+        if grammar.thought is None:
+            return matcher
+        from gptoss_mlx.grammars.budget import ThoughtBudget
+
+        return ThoughtBudget.of(matcher, grammar.thought, self.tokenizer)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -204,12 +214,12 @@ class Runtime:
         min_p: float = 0.0,
         seed: int | None = None,
         stop: Collection[int] | None = None,
-        constraint: Constraint | None = None,
+        constraint: "Grammar | None" = None,
     ) -> Iterator[int]:
         """Return an iterator over up to ``max_tokens`` ids that follow ``tokens``. An id of ``stop`` (default
-        ``stop_ids``) is yielded and is the last. With a ``constraint`` of ``vocabulary``, which serves one call, only
-        what it allows is drawn. Raises UsageError at once for an argument of the wrong type or out of range. The
-        iterator raises ContextLengthError, EngineError and ConstraintError."""
+        ``stop_ids``) is yielded and is the last. With a ``constraint`` only what it allows is drawn. Raises UsageError
+        at once for an argument of the wrong type or out of range, and what ``constraint`` raises. The iterator raises
+        ContextLengthError, EngineError and ConstraintError."""
         prompt = _ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")
@@ -222,7 +232,7 @@ class Runtime:
             max_tokens=limit,
             sampling=sampling,
             stop=stops,
-            constraint=constraint,
+            constraint=None if constraint is None else self.constraint(constraint),
             prefill_chunk=self.chunk,
         )
 

@@ -1,11 +1,12 @@
-"""A checked grammar in Lark, and those that a user writes. Knows no vocabulary."""
+"""A checked grammar in Lark, as text that another process can read, and those that a user writes. Knows no vocabulary."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-from gptoss_mlx.errors import GrammarError, one_line
+from gptoss_mlx.errors import GrammarError, one_line, quoted
 from gptoss_mlx.grammars.rules import Rules, regex
 
 MOST_TEXT = 1 << 20
@@ -15,17 +16,43 @@ MOST_TEXT = 1 << 20
 @dataclass(frozen=True)
 class Grammar:
     """What a text must be, in llguidance's Lark. ``warnings`` say what of the source is not enforced. ``parts`` are the
-    names and texts of further grammars, to which ``@name`` refers."""
+    names and texts of further grammars, to which ``@name`` refers. ``thought`` is for grammars of whole replies: the
+    most tokens before the answer or the call begins, None for any number."""
 
     lark: str
     warnings: tuple[str, ...] = ()
     parts: tuple[tuple[str, str], ...] = ()
+    thought: int | None = None
 
     @property
     def llguidance(self) -> str:
         """Return the form that llguidance's matcher takes."""
         parts = [{"name": name, "lark_grammar": text} for name, text in self.parts]
         return json.dumps({"grammars": [{"lark_grammar": self.lark}, *parts]})
+
+    def to_text(self) -> str:
+        """Return all but the warnings as text, from which another process makes the same constraint."""
+        return json.dumps({"lark": self.lark, "parts": self.parts, "thought": self.thought})
+
+    @classmethod
+    def from_text(cls, text: str) -> "Grammar":
+        """Return the grammar that ``to_text`` wrote, unchecked: making a constraint of it checks it. Raises
+        GrammarError."""
+        try:
+            given = json.loads(text)
+            return cls(
+                _typed(given["lark"], str),
+                parts=tuple((_typed(name, str), _typed(part, str)) for name, part in given["parts"]),
+                thought=None if given["thought"] is None else _typed(given["thought"], int),
+            )
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise GrammarError(f"{quoted(text, 40)} is no grammar in the form of this version") from error
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{quoted(value, 40)} is no {kind.__name__}")
+    return value
 
 
 def from_regex(pattern: str) -> Grammar:

@@ -36,9 +36,8 @@ def test_the_bundled_model_writes_what_validates(tiny, temperature):
     grammar = from_schema(SCHEMA)
     ended = 0
     for seed in range(4):
-        constraint = tiny.vocabulary.constraint(grammar)
-        ids = list(tiny.generate(prompt, max_tokens=200, temperature=temperature, seed=seed, constraint=constraint))
-        if ids[-1] == constraint.end:
+        ids = list(tiny.generate(prompt, max_tokens=200, temperature=temperature, seed=seed, constraint=grammar))
+        if ids[-1] == tiny.vocabulary.end:
             jsonschema.validate(json.loads(tiny.tokenizer.decode(ids)), SCHEMA)
             ended += 1
     assert ended >= 3
@@ -67,9 +66,8 @@ def test_rows_under_schemas_beside_free_ones_are_as_they_are_alone(tiny):
 def test_a_reply_that_is_cancelled_leaves_a_context_that_goes_on(tiny):
     prompt = tiny.tokenizer.encode("What is 12 + 30?")
     grammar = from_schema(SCHEMA)
-    whole = list(tiny.generate(prompt, max_tokens=60, seed=1, constraint=tiny.vocabulary.constraint(grammar)))
-    constraint = tiny.vocabulary.constraint(grammar)
-    reply = tiny.generate(prompt, max_tokens=60, seed=1, constraint=constraint)
+    whole = list(tiny.generate(prompt, max_tokens=60, seed=1, constraint=grammar))
+    reply = tiny.generate(prompt, max_tokens=60, seed=1, constraint=grammar)
     begun = [next(reply) for _ in range(5)]
     reply.close()
     assert begun == whole[:5]
@@ -77,10 +75,9 @@ def test_a_reply_that_is_cancelled_leaves_a_context_that_goes_on(tiny):
 
 def test_a_grammar_that_takes_too_much_work_ends_in_an_error_of_its_row(tiny):
     grammar = from_regex("(a|b|ab){1,2000}(?:(a|b){900}|(ba){900}){1,50}x")
-    constraint = tiny.vocabulary.constraint(grammar)
     prompt = tiny.tokenizer.encode("What is 12 + 30?")
     try:
-        ids = list(tiny.generate(prompt, max_tokens=20, seed=1, constraint=constraint))
+        ids = list(tiny.generate(prompt, max_tokens=20, seed=1, constraint=grammar))
     except ConstraintError as error:
         assert "\n" not in str(error)  # noqa: PT017
     else:

@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gptoss_mlx.errors import ConstraintError, GrammarError
-from gptoss_mlx.grammars import Vocabulary, from_lark, from_regex, from_schema
+from gptoss_mlx.grammars import Grammar, Vocabulary, from_lark, from_regex, from_schema
+from gptoss_mlx.grammars.reply import PYTHON, reply
 from gptoss_mlx.harmony import Tokenizer
 from tests.grammars.walks import walk
 from tests.support.tokenizers import small_tokenizer_json, write_json
@@ -144,6 +146,17 @@ def test_what_fails_while_it_is_built_is_raised_where_it_is_wanted(small, monkey
     monkeypatch.setattr(module, "LLTokenizer", None)
     with pytest.raises(TypeError):
         small.constraint(from_regex("a"))
+
+
+def test_a_grammar_travels_as_text(vocabulary):
+    grammar = replace(reply(from_schema({"type": "integer"}), [PYTHON]), thought=3)
+    again = Grammar.from_text(grammar.to_text())
+    assert again == grammar
+    assert again.llguidance == grammar.llguidance
+    for text in ("", "{}", "[]", "[" * 100_000, '{"lark": 1, "parts": [], "thought": null}', '{"lark": "", "parts": [1]}'):
+        with pytest.raises(GrammarError) as caught:
+            Grammar.from_text(text)
+        assert len(str(caught.value)) < 120
 
 
 def test_who_has_no_constraint_does_not_import_what_makes_them(tmp_path):
