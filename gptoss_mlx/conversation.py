@@ -10,18 +10,20 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date as Date
 from itertools import takewhile
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Developer, Function, Message, System, render, render_messages, tool_result
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import CallPiece, Ended, Piece, Reply, ReplyReader
-from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.text_input import without_surrogates
 from gptoss_mlx.tools import read_arguments, read_declaration
 from gptoss_mlx.usage import Meter, Usage
+
+if TYPE_CHECKING:
+    from gptoss_mlx.link.client import AnyRuntime
 
 DoneReason = Literal["stop", "tool_calls", "length", "cancelled", "tool_limit"]
 """``length``: the token limit or the end of the context. ``tool_limit``: too many calls in a row without an answer."""
@@ -106,7 +108,7 @@ class Conversation:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: "AnyRuntime",
         *,
         reasoning: Effort = "medium",
         instructions: str | None = None,
@@ -136,7 +138,7 @@ class Conversation:
         self.max_tokens = max_tokens
         self.on_prefill = on_prefill
         self.messages: list[Message] = []
-        self.context = runtime.context()
+        self.context: Any = runtime.context()  # the runtime's own kind
         self._pending: list[ToolCall] = []  # calls of the last reply that have no result yet
         self._call_count = 0  # since the last user message
         self._cancelled = False

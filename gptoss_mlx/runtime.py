@@ -15,13 +15,14 @@ from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.budget import plan_here
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.allocators import limit_allocators
-from gptoss_mlx.engine.constraint import Constraint
 from gptoss_mlx.engine.batching import Batch
+from gptoss_mlx.engine.constraint import Constraint
 from gptoss_mlx.engine.context import Cancelled, Context
 from gptoss_mlx.engine.expert_trace import About, TraceWriter
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import MemoryPlan
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
+from gptoss_mlx.engine.scoring import Scorer
 from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
@@ -34,6 +35,7 @@ from gptoss_mlx.model.experts import expert_nbytes, holds_experts
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.sampling import Sampling
+from gptoss_mlx.score import Score
 from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
 from metal_kernels import launch
 
@@ -167,6 +169,15 @@ class Runtime:
     def save(self, context: Context) -> None:
         """Write to disk what ``context`` has read, up to its last mark, where that is kept."""
         self.prefix_view.save(context)
+
+    def score(self, ids: list[int], top: int) -> list[Score]:
+        """Return how likely each of ``ids`` but the first is, and the ``top`` likeliest ids at its place. Raises
+        EngineError."""
+        scorer = Scorer(self.context(), ids, top, self.chunk)
+        scores: list[Score] = []
+        while not scorer.done:
+            scores += scorer.read()
+        return scores
 
     @property
     def row_memory(self) -> int:

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.errors import SessionError, StorageError, UsageError
@@ -18,7 +18,9 @@ from gptoss_mlx.files import replaced_whole
 from gptoss_mlx.harmony import Message
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.home import sessions_dir
-from gptoss_mlx.runtime import Runtime
+
+if TYPE_CHECKING:
+    from gptoss_mlx.link.client import AnyRuntime
 
 VERSION = 1
 
@@ -84,7 +86,7 @@ def save_session(name: str, conversation: Conversation, model: str) -> None:
         raise StorageError(f"{folder}: the session cannot be saved ({error.strerror})") from error
 
 
-def open_session(session: Session, runtime: Runtime, **options: Any) -> Conversation:
+def open_session(session: Session, runtime: "AnyRuntime", **options: Any) -> Conversation:
     """Return the conversation to resume. ``options`` are Conversation's ``sampling`` and ``max_tokens``."""
     conversation = Conversation(
         runtime,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptoss_mlx.batch.answers import Answers, Errors
 from gptoss_mlx.batch.source import BadLine, Line, Source
@@ -20,7 +20,9 @@ from gptoss_mlx.harmony import Message, render, render_messages
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import Ended, Reply, ReplyReader
 from gptoss_mlx.requests import Defaults, Request, chat_completions, responses
-from gptoss_mlx.runtime import Runtime
+
+if TYPE_CHECKING:
+    from gptoss_mlx.link.client import AnyRows, AnyRuntime
 
 FAILURES = 3
 """After this many failed rows in succession, with no answer between them, the run ends: the model is at fault."""
@@ -99,14 +101,14 @@ class Run:
     that lines share belongs to ``runtime`` and is not counted.
     """
 
-    runtime: Runtime
+    runtime: "AnyRuntime"
     source: Source
     answers: Answers
     errors: Errors
     options: BatchOptions
     tally: Tally
     max_rows: int = field(kw_only=True)
-    memory: int = field(kw_only=True)
+    memory: int | None = field(kw_only=True)
 
     def go(self, report: Callable[[Tally], None], stopped: Callable[[], bool]) -> bool:
         """Answer all lines that have no answer yet. Return whether all are done: False after ``stopped`` returned True.
@@ -157,7 +159,7 @@ class Run:
             else:
                 yield line
 
-    def _read_and_ask(self, line: Line, batch: Rows) -> _Asked | None:
+    def _read_and_ask(self, line: Line, batch: "AnyRows") -> _Asked | None:
         """Queue a line. Return None after writing an error for a request that cannot be answered."""
         try:
             return self._ask(line, self._read(line), batch)
@@ -167,13 +169,14 @@ class Run:
             self._refuse(line, codes.get(type(error), "invalid_request"), str(error), param)
             return None
 
-    def _ask(self, line: Line, request: Request, batch: Rows, before: Reply | None = None) -> _Asked:
+    def _ask(self, line: Line, request: Request, batch: "AnyRows", before: Reply | None = None) -> _Asked:
         runtime = self.runtime
         longest = runtime.config.max_position_embeddings
         prompt = render(request.messages, runtime.tokenizer, limit=longest)
         shared = len(render_messages(_head(request.messages), runtime.tokenizer))
         limit = request.max_tokens or longest
-        row = Row(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids, shared=(shared,))
+        context: Any = runtime.context()  # the runtime's own kind
+        row = Row(line.number, prompt, context, limit, request.sampling, runtime.stop_ids, shared=(shared,))
         batch.add(row)
         reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
         return _Asked(line, request, row, reader, before)
@@ -213,7 +216,7 @@ class Run:
         self.errors.append({"line": line.number, name: line.id, "error": error})
         self.tally.errors += 1
 
-    def _end(self, asked: _Asked, ended: Ended, batch: Rows) -> _Asked | None:
+    def _end(self, asked: _Asked, ended: Ended, batch: "AnyRows") -> _Asked | None:
         """Write the reply as an answer or an error. Return None, or the second attempt at a line.
 
         A reply without an answer gets a second attempt if its tokens are drawn, because chance may help.

@@ -15,7 +15,7 @@ from gptoss_mlx.errors import BatchLinesError, UsageError, shown
 if TYPE_CHECKING:
     from gptoss_mlx.batch.run import BatchOptions, Tally
     from gptoss_mlx.batch.source import Source
-    from gptoss_mlx.runtime import Runtime
+    from gptoss_mlx.link.client import AnyRuntime
 
 AUTO_ROWS = 16
 """Rows decoded together with ``--concurrency auto``. Memory may admit fewer."""
@@ -49,6 +49,7 @@ def batch(
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
+    own_model: options.OwnModel = False,
     yes: options.Yes = False,
     allow_sleep: AllowSleep = False,
 ) -> None:
@@ -63,7 +64,7 @@ def batch(
     from gptoss_mlx.batch.source import open_source
 
     max_rows = _max_rows(concurrency)
-    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk)
+    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
     options.check_values(temperature, max_tokens, loading)
     chosen = BatchOptions(reasoning, system, temperature, max_tokens, seed, include_thinking)
     with open_source(source, None if form == "auto" else form) as opened:
@@ -77,7 +78,7 @@ def batch(
 
 
 def _answer(
-    source: "Source", total: int, out: Path, runtime: "Runtime", chosen: "BatchOptions", *, max_rows: int
+    source: "Source", total: int, out: Path, runtime: "AnyRuntime", chosen: "BatchOptions", *, max_rows: int
 ) -> None:
     from contextlib import closing
     from dataclasses import asdict

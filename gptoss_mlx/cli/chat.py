@@ -55,6 +55,7 @@ def chat(
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
+    own_model: options.OwnModel = False,
     yes: options.Yes = False,
 ) -> None:
     """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
@@ -64,7 +65,7 @@ def chat(
     name, kept = _find_session(session, last)
     if model is None and kept is not None:
         model = kept.model
-    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk)
+    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
     if kept is None:
         conversation = options.start_conversation(loading, reasoning or "medium", system, temperature, max_tokens, seed)
     else:

@@ -33,6 +33,7 @@ def run(
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
+    own_model: options.OwnModel = False,
     yes: options.Yes = False,
 ) -> None:
     """Answer one prompt and exit.
@@ -43,7 +44,7 @@ def run(
     text = prompt if prompt is not None else _from_stdin()
     if not text.strip():
         raise UsageError("the prompt is empty")
-    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk)
+    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
     conversation = options.start_conversation(loading, reasoning, system, temperature, max_tokens, seed)
 
     from gptoss_mlx.conversation import Done, Text, Thought

@@ -10,17 +10,10 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
+from gptoss_mlx.score import Score
 
 ROWS = 64
 """Positions whose logits are computed at a time: 64 rows of the published vocabulary take 51 MB."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """The natural logarithm of an id's probability, and the likeliest ids at its place with theirs, likeliest first."""
-
-    logprob: float
-    likeliest: tuple[tuple[int, float], ...]
 
 
 @dataclass

@@ -9,9 +9,9 @@ from collections.abc import Callable, Generator, Hashable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, MemoryBudgetError, ModelFolderError
+from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, ModelFolderError
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.link.protocol import MAX_LINE, VERSION, Message, from_line, socket_path, to_error, to_line
 from gptoss_mlx.sampling import Sampling
@@ -19,7 +19,12 @@ from gptoss_mlx.score import Score
 from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
 
 if TYPE_CHECKING:
-    from gptoss_mlx.engine.batching import Failed, Produced, Row
+    from gptoss_mlx.engine.batching import Batch, Failed, Produced, Row
+    from gptoss_mlx.grammars import Grammar
+    from gptoss_mlx.runtime import Runtime
+
+    AnyRuntime: TypeAlias = "Runtime | RemoteRuntime"
+    AnyRows: TypeAlias = "Batch | RemoteRows"
 
 HELLO_SECONDS = 5.0
 """The longest to wait for a server's first line. Something else may listen there, or a server that is stopped."""
@@ -164,6 +169,14 @@ class RemoteContext:
     resumed: int = 0
 
 
+@dataclass(frozen=True)
+class RemoteConstraint:
+    """A grammar as text, which the server follows. ``end`` is an id that ends a reply."""
+
+    text: str
+    end: int
+
+
 @dataclass
 class RemoteRuntime:
     """A model that a server has in memory, with the faces of ``runtime.Runtime``."""
@@ -224,6 +237,10 @@ class RemoteRuntime:
         """Return a new context."""
         return RemoteContext()
 
+    def constraint(self, grammar: "Grammar") -> RemoteConstraint:
+        """Return what has the server hold one row to ``grammar``."""
+        return RemoteConstraint(grammar.to_text(), self.tokenizer.special["<|return|>"])
+
     def reusable(self, context: RemoteContext, prompt: list[int]) -> int:
         """Return how many ids of ``prompt`` need not be read."""
         return self._ask("reusable", prompt=prompt)["value"]
@@ -240,7 +257,7 @@ class RemoteRuntime:
         head: int,
         max_tokens: int,
         sampling: Sampling,
-        constraint: object = None,
+        constraint: "RemoteConstraint | None" = None,
         cancelled: Callable[[], bool] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Generator[int]:
@@ -282,7 +299,7 @@ class RemoteRuntime:
     def save(self, context: RemoteContext) -> None:
         """Do nothing: the server writes what it has read to disk."""
 
-    def batch(self, max_rows: int, memory: None) -> "RemoteRows":
+    def batch(self, max_rows: int, memory: int | None) -> "RemoteRows":
         """Return an empty batch of at most ``max_rows`` rows at once."""
         return RemoteRows(self, max_rows)
 
@@ -307,7 +324,7 @@ class RemoteRuntime:
         """Return the connection, to another server if the one before has ended and another has the same model."""
         if self.connection.broken:
             found = find_server()
-            served = found and model_of(found, self.served.hash)
+            served = model_of(found, self.served.hash) if found is not None else None
             if found is None or served is None:
                 raise EngineError(GONE)
             self.connection, self.served = found, served
@@ -397,13 +414,12 @@ def _row(
     shared: Iterable[int],
     constraint: object,
 ) -> Message:
-    if constraint is not None:
-        raise GptOssError("a server's model cannot be held to a grammar yet; use --own-model")
+    assert constraint is None or isinstance(constraint, RemoteConstraint), "made by another runtime"
     return {
         "prompt": prompt,
         "max_tokens": max_tokens,
         "sampling": asdict(sampling),
         "stop": sorted(stop),
         "shared": list(shared),
-        "constraint": None,
+        "constraint": constraint and constraint.text,
     }

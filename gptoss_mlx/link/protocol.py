@@ -68,8 +68,8 @@ def from_error(error: Exception) -> Message:
 
 def to_error(said: Message) -> GptOssError:
     """Return the error that the server met, of the same type."""
-    kind = getattr(errors, str(said.get("type")), None)
-    known = isinstance(kind, type) and issubclass(kind, GptOssError)
-    error = (kind if known else EngineError).__new__(kind if known else EngineError)
+    named = getattr(errors, str(said.get("type")), None)
+    kind: type[GptOssError] = named if isinstance(named, type) and issubclass(named, GptOssError) else EngineError
+    error = kind.__new__(kind)  # some take more than a message
     Exception.__init__(error, str(said.get("message")))
     return error

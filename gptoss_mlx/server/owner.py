@@ -7,16 +7,17 @@ no HTTP, no requests and no names of models.
 import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from gptoss_mlx.engine.batching import Failed, Produced, Row
 from gptoss_mlx.errors import EngineError, GptOssError, one_line
-from gptoss_mlx.reply import CallPiece, Piece, Reply, ReplyReader
+from gptoss_mlx.reply import CallPiece, Piece, Reply
+from gptoss_mlx.reply import Ended as Reason
 
 PAUSE = 0.005
 """Seconds between looks at the disk while nothing else is to be done. A new request waits no longer."""
@@ -38,7 +39,31 @@ class Broken:
     error: GptOssError
 
 
-Event = Piece | CallPiece | Ended | Broken
+@dataclass(frozen=True)
+class Token:
+    """An id, for those who want ids."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """No id follows, for ``reason``."""
+
+    reason: Reason
+
+
+Event = Piece | CallPiece | Token | Finished | Ended | Broken
+
+
+class Reader(Protocol):
+    """What the owner uses of a ReplyReader. ``over`` ends the row."""
+
+    @property
+    def over(self) -> bool: ...
+    def feed(self, id: int) -> Iterable[Event]: ...
+    def end(self, ended: Reason) -> Iterable[Event]: ...
+    def finish(self, ended: Reason, cached: int) -> Any: ...
 
 
 class Rows(Protocol):
@@ -60,7 +85,7 @@ class Order:
 
     id: Hashable
     make: Callable[[Hashable], Row]
-    reader: ReplyReader
+    reader: Reader
     tell: Callable[[Event], None]
     row: Row | None = field(default=None, init=False)
     ids: list[int] = field(default_factory=list, init=False)

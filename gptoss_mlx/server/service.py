@@ -13,7 +13,8 @@ from itertools import takewhile
 
 from gptoss_mlx.engine.batching import Row
 from gptoss_mlx.engine.memory import cache_bytes
-from gptoss_mlx.errors import RequestError
+from gptoss_mlx.engine.scoring import Scorer
+from gptoss_mlx.errors import ContextLengthError, RequestError
 from gptoss_mlx.harmony import Developer, render, render_messages
 from gptoss_mlx.harmony.render import reply_start
 from gptoss_mlx.reply import CallPiece, Piece, Reply, ReplyReader
@@ -21,6 +22,7 @@ from gptoss_mlx.requests import Defaults, Request
 from gptoss_mlx.requests.history import recalled
 from gptoss_mlx.requests.request import call_key
 from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.score import Score
 from gptoss_mlx.server.owner import Broken, Ended, Event, Order, Owner
 from gptoss_mlx.server.problems import busy, not_offered
 from gptoss_mlx.server.residence import Loaded, Residence
@@ -90,7 +92,8 @@ class Answering:
                 self.replies[index] = event.reply
                 for number, call in enumerate(recalled(event.reply)):
                     self.calls.keep(self.model, call_key(self.id, index, number), call)
-            yield Of(index, event)
+            if isinstance(event, Piece | CallPiece | Ended):
+                yield Of(index, event)
 
     async def whole(self) -> list[Reply]:
         """Wait for all replies and return them. Raises what ``events`` raises."""
@@ -171,6 +174,19 @@ class Service:
         head = list(takewhile(lambda message: message.role in ("system", "developer"), request.messages))
         shared = len(render_messages(head, tokenizer)), len(ids) - len(reply_start(tokenizer))
         return request, Prompt(ids, shared)
+
+    async def scores(self, loaded: Loaded, ids: list[int], top: int) -> list[Score | None]:
+        """Return the score of each id, None for the first, with the ``top`` likeliest ids at its place. Other rows go
+        on between two chunks. Raises ContextLengthError and EngineError."""
+        runtime = loaded.runtime
+        limit = runtime.config.max_position_embeddings
+        if len(ids) > limit:
+            raise ContextLengthError(f"the prompt has {len(ids):,} tokens, the model's context holds {limit:,}")
+        scorer = Scorer(runtime.context(), ids, top, runtime.chunk)
+        scores: list[Score | None] = [None]
+        while not scorer.done:
+            scores += await asyncio.wrap_future(self.owner.do(scorer.read))
+        return scores
 
     @contextmanager
     def _place(self) -> Iterator[None]:

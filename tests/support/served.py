@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import httpx2
 
 from gptoss_mlx.harmony import Tokenizer
+from gptoss_mlx.home import models_dir
 from gptoss_mlx.server.app import build
 from gptoss_mlx.server.owner import Owner
 from gptoss_mlx.server.process import Server, listening
@@ -28,10 +30,16 @@ SECONDS = 60
 
 class Process:
     """``gptoss-mac serve`` as a user runs it, on a free port, and without a store on disk unless ``arguments`` give it
-    one. ``url`` is without ``/v1``. ``said`` are the lines it has printed, standard output and error together."""
+    one. ``url`` is without ``/v1``. ``said`` are the lines it has printed, standard output and error together. Its
+    ``home`` has the installed models, but a socket of its own."""
 
     def __init__(self, *arguments: object, **environment: str) -> None:
         self.said: list[str] = []
+        self._temporary = tempfile.TemporaryDirectory(prefix="gptoss-")
+        self.home = Path(environment.setdefault("GPTOSS_MAC_HOME", self._temporary.name))
+        if self.home == Path(self._temporary.name):
+            models_dir().mkdir(parents=True, exist_ok=True)
+            (self.home / "models").symlink_to(models_dir())
         self.url = ""
         disk = () if "--prefix-disk" in arguments else ("--prefix-disk", "off")
         self.process = subprocess.Popen(
