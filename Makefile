@@ -12,7 +12,7 @@ SEED ?= 1
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 # Client libraries, pinned, so that a report says what passed.
 CLIENTS_PACKAGES = openai==3.57.0 openai-agents==0.24.0 anthropic==2.14.0 langchain-openai==1.7.4 \
-	langchain-anthropic==1.7.10 litellm==1.110.2 llm==0.36
+	langchain-anthropic==1.7.10 litellm==1.110.2 llm==0.36 playwright==1.65.2
 LLAMA_VERSION = 0.3.36
 # llama.cpp is compiled with its default flags, so that it uses all that this machine's processor has. Without a cache,
 # because a wheel that was compiled with other flags may be in it.
@@ -196,10 +196,15 @@ paging-report: $(VENV)/.ready-dev
 memory-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP))
 
-.PHONY: clients
+.PHONY: clients page-report
 # Have other people's client libraries talk to the server on the bundled model. Write clients-report.md. Minutes.
 clients: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
 	$(VENV)/bin/python -m tests.clients $(CLIENTS_VENV)/bin/python
+
+# Open the server's page in headless Chromium (the system's package), have the model write 200 hostile texts, and take
+# screenshots. A minute.
+page-report: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
+	$(VENV)/bin/python -m tests.page $(CLIENTS_VENV)/bin/python build/page
 
 .PHONY: download-kill-test
 # Kill downloads from a local Hub, alone and converted as they arrive: 30 times each, and at their changes of the disk.

@@ -110,7 +110,13 @@ def _load(name: str, loading: options.Loading, max_rows: int) -> "Loaded":
         _say(notice)
     note_use(runtime.folder.path)
     caches = runtime.row_memory
-    return Loaded(runtime, runtime.batch(max_rows, caches), caches, leave=lambda: options.close_prefixes(runtime))
+    return Loaded(
+        runtime,
+        runtime.batch(max_rows, caches),
+        caches,
+        runtime.plan.peak,
+        leave=lambda: options.close_prefixes(runtime),
+    )
 
 
 def _unload() -> None:
