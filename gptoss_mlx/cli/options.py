@@ -95,10 +95,10 @@ class Loading:
 
 def open_model(loading: Loading) -> "AnyRuntime":
     """Return the model of a server that runs, or load it."""
-    return (None if loading.own else _in_server(loading.model)) or _load(loading)
+    return (None if loading.own else in_server(loading.model)) or _load(loading)
 
 
-def _in_server(name: str | None) -> "RemoteRuntime | None":
+def in_server(name: str | None) -> "RemoteRuntime | None":
     """Return the model ``name`` in a server of this machine, or None. Where the user chose none it is the one that the
     server has in memory."""
     from gptoss_mlx.link.client import RemoteRuntime, find_server, model_of

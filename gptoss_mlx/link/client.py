@@ -45,8 +45,8 @@ class Served:
 
 
 class Connection:
-    """A connection to the server, whose ``models`` are those it serves, the one in memory first. Raises OSError and
-    ValueError where no server with our version answers."""
+    """A connection to the server, whose ``models`` are those it serves, the one in memory first. ``url`` and ``key`` are
+    those of its HTTP. Raises OSError and ValueError where no server with our version answers."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -62,6 +62,8 @@ class Connection:
             if hello is None or hello.get("version") != VERSION:
                 raise ValueError("another version")
             self.models = [Served(model["name"], Path(model["folder"]), model["hash"]) for model in hello["models"]]
+            self.url: str = hello["url"]
+            self.key: str | None = hello["key"]
         except BaseException as error:
             self.close()
             if isinstance(error, EngineError | KeyError | TypeError):

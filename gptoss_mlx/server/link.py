@@ -74,10 +74,13 @@ class IdReader:
 
 class Link:
     """Gives ``service``'s models to programs of this user. ``folder`` returns a served model's folder. Nothing begins
-    any more once ``ending`` returns True. ``rows`` counts what is under way."""
+    any more once ``ending`` returns True. ``rows`` counts what is under way. ``http`` says where HTTP is served."""
 
-    def __init__(self, service: Service, folder: Callable[[str], Path], ending: Callable[[], bool]) -> None:
+    def __init__(
+        self, service: Service, folder: Callable[[str], Path], ending: Callable[[], bool], http: Message
+    ) -> None:
         self.rows = 0
+        self._http = http
         self._service = service
         self._folder = folder
         self._ending = ending
@@ -142,7 +145,7 @@ class Link:
 
         async with asyncio.timeout(HELLO_SECONDS):
             hello = from_line(await reader.readline())
-        await send({"version": VERSION, "program": gptoss_mlx.__version__, "models": self._models()})
+        await send({"version": VERSION, "program": gptoss_mlx.__version__, "models": self._models()} | self._http)
         if hello.get("version") != VERSION:
             return
         tasks: dict[int, asyncio.Task[None]] = {}

@@ -106,7 +106,7 @@ async def _serve(settings: Settings, listener: socket.socket, started: Callable[
         key=settings.key,
         origins=settings.origins,
     )
-    server = Server(app, lambda: started(_address(settings.host, listener)))
+    server = Server(app, lambda: started(f"{_address(settings.host, listener)}/v1"))
     owner.start()
     unloading = None
     try:
@@ -115,7 +115,8 @@ async def _serve(settings: Settings, listener: socket.socket, started: Callable[
                 pass
             if settings.idle_unload is not None:
                 unloading = asyncio.create_task(residence.unload_when_idle(settings.idle_unload))
-            link = Link(service, settings.folder, lambda: server.should_exit)
+            http = {"url": _address(settings.host, listener), "key": settings.key}
+            link = Link(service, settings.folder, lambda: server.should_exit, http)
             async with link.listening() as problem:
                 if problem is not None:
                     settings.say(problem)
@@ -225,6 +226,6 @@ class TimedProtocol(H11Protocol):
 
 
 def _address(host: str, listener: socket.socket) -> str:
-    """Return the URL of the API."""
+    """Return the URL of the server."""
     shown: Any = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listener.getsockname()[1]}/v1"
+    return f"http://{shown}:{listener.getsockname()[1]}"
