@@ -114,7 +114,17 @@ def scripted_server(
     there.
     """
     rows = ScriptedBatch(iter(replies), pause=pause)
-    there = SimpleNamespace(rows=rows, tokenizer=tokenizer, url="")
+    loaded = Loaded(ScriptedRuntime(tokenizer, ScriptedModel(iter(()))), rows, None)
+    with served_here(loaded, "scripted", **options) as there:
+        there.rows = rows
+        there.tokenizer = tokenizer
+        yield there
+
+
+@contextlib.contextmanager
+def served_here(loaded: Loaded, name: str, **options) -> Iterator[SimpleNamespace]:
+    """Serve a model in this process, under ``name``."""
+    there = SimpleNamespace(url="")
     ready = threading.Event()
 
     def wait_until_idle() -> None:
@@ -128,8 +138,7 @@ def scripted_server(
     async def run() -> None:
         loop = there.loop = asyncio.get_running_loop()
         owner = there.owner = Owner(loop.call_soon_threadsafe)
-        loaded = Loaded(ScriptedRuntime(tokenizer, ScriptedModel(iter(()))), rows, None)
-        service = there.service = Service(owner, Residence(owner, ["scripted"], lambda name: loaded), 8)
+        service = there.service = Service(owner, Residence(owner, [name], lambda name: loaded), 16)
         app = build(service, host="127.0.0.1", **options)
         with listening("127.0.0.1", 0) as listener:
             there.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
