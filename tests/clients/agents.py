@@ -41,8 +41,8 @@ CONFIGS = {
         '{"$schema": "https://opencode.ai/config.json", "model": "anthropic/claude-opus-4-5", "username": "me"}\n'
     ),
 }
-"""Files of the clients' users, which name other servers and must stay as they are. opencode adds ``$schema`` to one that
-has none, however it is started. What clients write of their own accord beside these is not compared."""
+"""Files of the clients' users, which name other servers and must stay as they are. opencode adds ``$schema`` to a file
+that has none, however it is started. What clients write of their own accord beside these is not compared."""
 
 
 @dataclass(frozen=True)
