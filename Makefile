@@ -107,7 +107,7 @@ $(CUDA_VENV)/.ready: Makefile
 	$(install)
 
 test: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
+	$(VENV)/bin/python -m pytest -n 4 --dist worksteal
 
 # Test the published shapes: a conversion, in minutes with 6 GB of disk, the experts of one layer on emulated shaders, with
 # 2 GB of memory, and the memory plan beside measured peaks, with 7 GB of disk.

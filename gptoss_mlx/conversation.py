@@ -1,4 +1,4 @@
-"""One chat: its history, the functions the model may call, and replies as they arrive.
+"""One chat: its history, the functions the model may call, what its answers are held to, and replies as they arrive.
 
 Knows harmony and the runtime; knows nothing of terminals, HTTP or how a tool does its work. The next prompt leaves out
 the thought of a finished turn, and the context rewinds to before it. So a turn reads only what is new.
@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.errors import UsageError, quoted
-from gptoss_mlx.harmony import Developer, Function, Message, System, render, render_messages, tool_result
+from gptoss_mlx.harmony import (
+    Developer,
+    Function,
+    Message,
+    ResponseFormat,
+    System,
+    render,
+    render_messages,
+    tool_result,
+)
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import CallPiece, Ended, Piece, Reply, ReplyReader
 from gptoss_mlx.sampling import Sampling
@@ -23,10 +32,12 @@ from gptoss_mlx.tools import read_arguments, read_declaration
 from gptoss_mlx.usage import Meter, Usage
 
 if TYPE_CHECKING:
+    from gptoss_mlx.grammars import Grammar
     from gptoss_mlx.link.client import AnyRuntime
 
-DoneReason = Literal["stop", "tool_calls", "length", "cancelled", "tool_limit"]
-"""``length``: the token limit or the end of the context. ``tool_limit``: too many calls in a row without an answer."""
+DoneReason = Literal["stop", "tool_calls", "length", "repetition", "cancelled", "tool_limit"]
+"""``length``: the token limit or the end of the context. ``repetition``: the reply only repeated itself.
+``tool_limit``: too many calls in a row without an answer."""
 
 TOOL_ROUNDS = 8
 """Calls after one user message. From this many on, a call that cannot be made ends the turn. Calls that can be made are
@@ -70,7 +81,8 @@ class Done:
 
     ``cut_in_thought``: generation stopped before any answer began, and a thought is no answer. ``context_full``: the
     context has no room for more, although no limit of the caller's was reached. ``no_answer``: the model ended its
-    reply without saying anything. ``repairs`` counts, by kind, what was guessed or left out while reading the replies.
+    reply without saying anything. ``invalid`` is what is wrong with an answer that has ended under a ``schema``, and no
+    grammar sees: a property that came twice. ``repairs`` counts, by kind, what was guessed or left out while reading.
     """
 
     reason: DoneReason
@@ -78,6 +90,7 @@ class Done:
     cut_in_thought: bool = False
     context_full: bool = False
     no_answer: bool = False
+    invalid: str | None = None
     repairs: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -117,13 +130,21 @@ class Conversation:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
+        schema: Any = None,
+        think_tokens: int | None = None,
+        repeat_guard: bool = True,
     ) -> None:
         """Begin a conversation that has read nothing.
 
-        ``functions`` are declared in harmony's form or OpenAI's JSON. ``date`` (ISO; None for today's, "" for none)
-        stays fixed, because a change at midnight would make everything be read again. ``on_prefill`` is called with
-        (tokens read, tokens of the prompt). Raises UsageError for values out of range, HarmonyError for declarations
-        that cannot be rendered, and ModelFolderError for a model without a tokenizer.
+        ``functions`` are declared in harmony's form or OpenAI's JSON. Where there are any, calls are well formed and of
+        these alone, and the arguments of a ``strict`` one are held to its schema. ``schema`` is what every answer is
+        held to: a JSON Schema, which the model also reads, a Pydantic model, or a Grammar; ``answer_grammar`` has its
+        warnings. A reply that ends for another reason than ``stop`` may not satisfy it. ``think_tokens`` is the most
+        tokens of a thought. ``date`` (ISO; None for today's, "" for none) stays fixed, because a change at midnight
+        would make everything be read again. ``on_prefill`` is called with (tokens read, tokens of the prompt).
+        ``repeat_guard`` ends a reply that only repeats itself. Raises UsageError for values out of range, GrammarError
+        for what cannot be enforced, HarmonyError for declarations that cannot be rendered, and ModelFolderError for a
+        model without a tokenizer.
         """
         if max_tokens is not None:
             max_tokens = whole("max_tokens", max_tokens, 1, "a whole number, 1 or more")
@@ -137,6 +158,9 @@ class Conversation:
         self.sampling = sampling or runtime.sampling()
         self.max_tokens = max_tokens
         self.on_prefill = on_prefill
+        self.schema = schema
+        self.think_tokens = None if think_tokens is None else whole("think_tokens", think_tokens, 0, "0 or more")
+        self.repeat_guard = repeat_guard
         self.messages: list[Message] = []
         self.context: Any = runtime.context()  # the runtime's own kind
         self._pending: list[ToolCall] = []  # calls of the last reply that have no result yet
@@ -145,6 +169,8 @@ class Conversation:
         self._turn = _Turn([], [], 0)
         self._under_way: Callable[[], Generator[ReplyEvent] | None] = lambda: None
         render(self._head(), runtime.tokenizer)  # raises now what the first message would raise
+        if self._reply_grammar() is not None:
+            runtime.prepare_constraints()
 
     def send(self, text: str) -> Iterator[ReplyEvent]:
         """Send a user message and return the events of the reply. Pending calls are removed from the history."""
@@ -203,9 +229,44 @@ class Conversation:
         if self.reasoning not in get_args(Effort):
             raise UsageError(f"reasoning is '{self.reasoning}'; use low, medium or high")
         head = [Message("system", System(self.reasoning, self.date))]
-        if self.instructions or self.functions:
-            head.append(Message("developer", Developer(self.instructions or None, self.functions)))
+        shown = self._shown_schema()
+        if self.instructions or self.functions or shown:
+            head.append(Message("developer", Developer(self.instructions or None, self.functions, shown)))
         return head
+
+    @property
+    def answer_grammar(self) -> "Grammar | None":
+        """Return what every answer is held to. Raises GrammarError and UsageError."""
+        if self.schema is None:
+            return None
+        from gptoss_mlx.grammars import Grammar, from_schema
+
+        return self.schema if isinstance(self.schema, Grammar) else from_schema(_json_schema(self.schema))
+
+    def _shown_schema(self) -> ResponseFormat | None:
+        """Return the schema that the model reads."""
+        schema = None if self.schema is None else _json_schema(self.schema)
+        if not isinstance(schema, dict):
+            return None
+        title = schema.get("title")
+        return ResponseFormat(title if isinstance(title, str) and title.isprintable() else "answer", schema)
+
+    def _fault(self, reply: Reply) -> str | None:
+        """Return what is wrong with an answer in JSON that has ended."""
+        if self._shown_schema() is None:
+            return None
+        from gptoss_mlx.grammars.json_schema import fault
+
+        return fault(reply.text)
+
+    def _reply_grammar(self) -> "Grammar | None":
+        """Return what a whole reply is held to, None where it is free."""
+        if self.schema is None and not self.functions and self.think_tokens is None:
+            return None
+        from gptoss_mlx.grammars.reply import function, reply
+
+        tools = [function(one, bare=not one.strict) for one in self.functions]
+        return replace(reply(self.answer_grammar, tools), thought=self.think_tokens)
 
     def _begin_reply(self, message: Message, unanswered: list[ToolCall]) -> Iterator[ReplyEvent]:
         """Return the events of the reply to ``message``. The calls ``unanswered`` will get no result."""
@@ -230,7 +291,7 @@ class Conversation:
                     break
                 if not (reply.calls or reply.unknown_calls):
                     turn.finished = True
-                    reason = "length" if reply.reason == "length" else "stop"
+                    reason = reply.reason if reply.cut_off else "stop"
                     break
                 calls, errors = self._check_calls(reply)
                 self._pending = calls
@@ -244,9 +305,10 @@ class Conversation:
                     turn.finished = True
                     reason = "tool_limit"
                     break
-        cut_in_thought = reply.cut_in_thought and reason in ("length", "cancelled")
+        cut_in_thought = reply.cut_in_thought and reason in ("length", "repetition", "cancelled")
         context_full = reason == "length" and len(self.context.ids) + 1 >= self.runtime.config.max_position_embeddings
-        yield Done(reason, meter.usage(), cut_in_thought, context_full, reply.no_answer, meter.repairs())
+        invalid = self._fault(reply) if reason == "stop" else None
+        yield Done(reason, meter.usage(), cut_in_thought, context_full, reply.no_answer, invalid, meter.repairs())
         self.runtime.save(self.context)  # when the reader has the whole reply
 
     @contextmanager
@@ -291,7 +353,11 @@ class Conversation:
         prompt = render([*self._head(), *self.messages], self.runtime.tokenizer, limit=room)
         self.context = self.runtime.go_on(self.context, prompt)
         head = len(render_messages(self._head(), self.runtime.tokenizer))
-        reader = ReplyReader(self.runtime.tokenizer, len(prompt), functions=self._function_names())
+        reader = ReplyReader(
+            self.runtime.tokenizer, len(prompt), functions=self._function_names(), guarded=self.repeat_guard
+        )
+        grammar = self._reply_grammar()
+        constraint: Any = None if grammar is None else self.runtime.constraint(grammar)
         ended: Ended = "length"
         try:
             ids = self.runtime.continuation(
@@ -300,6 +366,7 @@ class Conversation:
                 head=head,
                 max_tokens=self.max_tokens or room,
                 sampling=self.sampling,
+                constraint=constraint,
                 cancelled=lambda: self._cancelled,
                 progress=self.on_prefill,
             )
@@ -334,6 +401,12 @@ class Conversation:
 
     def _function_names(self) -> set[str]:
         return {function.name for function in self.functions}
+
+
+def _json_schema(schema: Any) -> Any:
+    """Return the JSON Schema that ``schema`` is, or that it has as a Pydantic model. A Grammar is returned as it is."""
+    made = getattr(schema, "model_json_schema", None)
+    return made() if callable(made) else schema
 
 
 def _events(pieces: Iterable[Piece | CallPiece]) -> Iterator[Thought | Text]:

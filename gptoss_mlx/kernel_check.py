@@ -31,7 +31,7 @@ def replace_wrong_shaders(decoder: Decoder) -> None:
     """Let plain MLX do the work of each shader that is wrong here, and name them in one warning. Does nothing where no
     shaders run."""
     place = launch.where()
-    if place not in ("metal", "emulated"):
+    if place not in launch.PLACES:
         return
     shapes = shapes_of(decoder)
     named = "\0".join((*_machine(), place, _shaders(), repr(shapes)))
@@ -74,7 +74,7 @@ def shapes_of(decoder: Decoder) -> Shapes:
 
 
 def judged(place: str, shapes: Shapes) -> Verdict:
-    """Compare all shaders at "metal" or "emulated". Return those that disagree with plain MLX or do not compile."""
+    """Compare all shaders at one of ``launch.PLACES``. Return those that disagree with plain MLX or do not compile."""
     verdict: Verdict = {}
 
     def run(made: Dispatch) -> list[mx.array]:

@@ -1,7 +1,7 @@
 """Reading a reply's ids: its thought, its text, its calls, and how it ended.
 
-Conversations and batches share this reader. Knows harmony, the functions on offer and the stop strings; knows nothing
-of the runtime, or of what to do about a call or a reply without an answer.
+Conversations and batches share this reader. Knows harmony, the functions on offer, the stop strings and when a reply
+only repeats itself; knows nothing of the runtime, or of what to do about a call or a reply without an answer.
 """
 
 from collections import Counter
@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gptoss_mlx.harmony import Delta, Message, MessageEnd, MessageStart, ParserEvent, ReplyEnd, StreamParser, Tokenizer
+from gptoss_mlx.repetition import Repetition
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "repetition"]
+"""``repetition``: the reply only repeated itself, so it was ended."""
 Ended = Literal["stop", "length"]
 ReplySection = Literal["thought", "preamble", "answer"]
 """``preamble`` is what is said to the user before a call. The user sees it and the answer."""
@@ -44,22 +46,26 @@ class Piece:
 @dataclass(frozen=True)
 class CallPiece:
     """More of the arguments of the ``number``th call of a function on offer, from 0 on. The first one has no text. They
-    concatenate to the call's ``arguments``, but a call that the token limit cuts off is in no reply."""
+    concatenate to the call's ``arguments``, but a call that the token limit cuts off is in no reply. ``custom`` is as
+    for Call."""
 
     number: int
     name: str
     text: str
+    custom: bool = False
 
 
 @dataclass(frozen=True)
 class Call:
     """A call of a tool. ``arguments`` is the text the model wrote, which may not be JSON, or ``{}`` if it wrote none.
-    ``name`` is the declared name if ``offered``, and otherwise as written. ``message`` goes into the history."""
+    ``name`` is the declared name if ``offered``, and otherwise as written. ``message`` goes into the history. A
+    ``custom`` tool takes text of any kind, none at all included."""
 
     name: str
     arguments: str
     offered: bool
     message: Message
+    custom: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,11 @@ class Reply:
     repairs: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def cut_off(self) -> bool:
+        """Return whether the reply was ended before the model ended it, by no wish of the caller's."""
+        return self.reason in ("length", "repetition")
+
+    @property
     def no_answer(self) -> bool:
         """Return whether the model ended the reply without any text for the user and without a call."""
         silent = not self.content.strip() and not self.calls and not self.unknown_calls
@@ -99,8 +110,9 @@ class Reply:
 
 class ReplyReader:
     """Reads one reply, id by id. Stop generating once it is ``over``: a stop string or a message for somebody else
-    came. ``functions`` are the declared names. If it is None, every name in the namespace ``functions`` counts as
-    declared. A ``stop`` string ends the answer if it lies within one message."""
+    came, or the reply only repeats itself and is ``guarded``. ``functions`` are the declared names, ``custom`` those of
+    them that take text. If ``functions`` is None, every name in the namespace ``functions`` counts as declared. A
+    ``stop`` string ends the answer if it lies within one message."""
 
     def __init__(
         self,
@@ -108,6 +120,9 @@ class ReplyReader:
         prompt_tokens: int = 0,
         stop: tuple[str, ...] = (),
         functions: Collection[str] | None = None,
+        *,
+        custom: Collection[str] = (),
+        guarded: bool = True,
     ) -> None:
         self.over = False
         self.tokens = self.thought_tokens = 0
@@ -115,6 +130,8 @@ class ReplyReader:
         self._prompt_tokens = prompt_tokens
         self._stop = stop
         self._functions = functions
+        self._custom = custom
+        self._repetition = Repetition() if guarded else None
         self._sections: dict[ReplySection, str] = {"thought": "", "preamble": "", "answer": ""}
         self._content = ""
         self._between = ""  # precedes the next piece of this message
@@ -146,6 +163,8 @@ class ReplyReader:
         events = self._parser.feed(id)
         self.tokens += 1
         self.thought_tokens += self._thinking
+        if self._repetition is not None and self._repetition.feed(id):
+            self.over = True
         return [piece for event in events for piece in self._take(event)]
 
     def end(self, ended: Ended) -> list[Piece | CallPiece]:
@@ -159,7 +178,8 @@ class ReplyReader:
         self.end(ended)
         calls = tuple(call for call in self._calls if call.offered)
         answer = self._sections["answer"]
-        cut_off = ended == "length" and self._end.stop == "limit" and not self.over
+        repeated = self._repetition is not None and self._repetition.found
+        cut_off = repeated or (ended == "length" and self._end.stop == "limit" and not self.over)
         return Reply(
             parts=tuple(self._parts),
             messages=tuple(self._messages),
@@ -169,7 +189,7 @@ class ReplyReader:
             thought=self._sections["thought"],
             calls=calls,
             unknown_calls=tuple(call for call in self._calls if not call.offered),
-            reason="tool_calls" if calls else "length" if cut_off else "stop",
+            reason="tool_calls" if calls else "repetition" if repeated else "length" if cut_off else "stop",
             stopped_by=self._stopped_by,
             cut_in_thought=cut_off
             and not calls
@@ -217,15 +237,18 @@ class ReplyReader:
         name = self._declared(recipient)
         if name is None:
             return []
-        self._calling = CallPiece(self._called, name, "")
+        self._calling = CallPiece(self._called, name, "", name in self._custom)
         self._arguments = ""
         self._called += 1
         return [self._calling]
 
     def _add_arguments(self, text: str) -> list[Piece | CallPiece]:
-        """Add text of a call. Hold back blanks until something else follows, because blanks alone are no arguments."""
+        """Add text of a call. Hold back blanks until something else follows, because blanks alone are no arguments of
+        a function."""
         if self._calling is None:
             return []
+        if self._calling.custom:
+            return [replace(self._calling, text=text)]
         before = self._arguments
         self._arguments += text
         if not self._arguments.strip():
@@ -235,7 +258,8 @@ class ReplyReader:
     def _end_call(self) -> list[Piece | CallPiece]:
         calling = self._calling
         self._calling = None
-        return [] if calling is None or self._arguments.strip() else [replace(calling, text=NO_ARGUMENTS)]
+        silent = calling is not None and not calling.custom and not self._arguments.strip()
+        return [replace(calling, text=NO_ARGUMENTS)] if calling is not None and silent else []
 
     def _add(self, section: ReplySection, text: str) -> list[Piece | CallPiece]:
         if not text:
@@ -291,7 +315,8 @@ class ReplyReader:
         written = message.recipient or ""
         arguments = str(message.content)
         name = self._declared(written)
-        if not arguments.strip():
+        custom = name in self._custom
+        if not arguments.strip() and not custom:
             self._repairs["a call without arguments"] += 1
             arguments = NO_ARGUMENTS
             message = replace(message, content=arguments)
@@ -301,7 +326,7 @@ class ReplyReader:
         if name != written.removeprefix("functions."):
             self._repairs["a word glued to a tool's name"] += 1
             message = replace(message, recipient=f"functions.{name}")
-        return Call(name, arguments, True, message)
+        return Call(name, arguments, True, message, custom)
 
     def _declared(self, recipient: str) -> str | None:
         """Return the name of the offered function that ``recipient`` means, or None."""

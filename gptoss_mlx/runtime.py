@@ -1,11 +1,12 @@
 """A loaded model: the one object that the command line, conversations and batches hold. Knows no messages."""
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -87,6 +88,10 @@ class Runtime:
         from gptoss_mlx.grammars import Vocabulary
 
         return Vocabulary(self.tokenizer)
+
+    def prepare_constraints(self) -> "Future[Any]":
+        """Begin to build what the first ``constraint`` waits for, in a thread, and return when it is done."""
+        return self.vocabulary.build()
 
     def constraint(self, grammar: "Grammar") -> Constraint:
         """Return what holds one row to ``grammar``. Waits for ``vocabulary``. Raises GrammarError where following the

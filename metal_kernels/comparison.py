@@ -90,7 +90,8 @@ class Comparison:
 
 def machine() -> str:
     """Return MLX's version and what it computes on, in a line."""
-    return f"mlx {version('mlx')}, {'Metal' if mx.metal.is_available() else 'no Metal: its CPU backend'}"
+    backend = "Metal" if mx.metal.is_available() else "CUDA" if mx.cuda.is_available() else "no Metal: its CPU backend"
+    return f"mlx {version('mlx')}, {backend}"
 
 
 def compare(run: Run, shapes: Shapes) -> Iterator[Comparison]:

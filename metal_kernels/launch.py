@@ -4,8 +4,9 @@ This is the only place that chooses between them. It chooses by device; ``dispat
 not take, and ``cpu.operations`` those that the library does not. By default shaders run where there is Metal, and the
 library on MLX's CPU backend where it is built. Plain MLX does the rest, on the CPU backend with products that add up in
 float32 (``float32_sums``). ``GPTOSS_MAC_KERNELS=off`` runs plain MLX only; ``=emulated`` runs shaders in the emulator,
-on any machine and slowly. If a shader does not compile, this warns once, and plain MLX does its work from then on, as
-it does that of shaders found wrong on this machine (``give_to_plain_mlx``).
+on any machine and slowly; ``=cuda`` runs them on MLX's CUDA backend, to judge them. If a shader does not compile, this
+warns once, and plain MLX does its work from then on, as it does that of shaders found wrong on this machine
+(``give_to_plain_mlx``).
 """
 
 import functools
@@ -13,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -27,6 +29,9 @@ from metal_kernels.source import MetalSource
 
 VARIABLE = "GPTOSS_MAC_KERNELS"
 """The environment variable that says where operations run."""
+SETTINGS = ("", "off", "emulated", "cuda")
+PLACES = ("metal", "emulated", "cuda")
+"""Where shaders run."""
 TEMPLATE_DTYPES: dict[Any, mx.Dtype] = {dispatches.name(dtype): dtype for dtype in (*dispatches.FLOATS, mx.uint32)}
 """The dtypes a template value may name."""
 P = ParamSpec("P")
@@ -162,10 +167,14 @@ def each_row_for_itself(rows: int) -> bool:
     return rows <= FEW_ROWS
 
 
-def settle(weights: mx.array) -> None:
-    """Do what makes reading ``weights`` fast where they will be read: in the CPU library, large pages."""
+def room(nbytes: int) -> mx.array:
+    """Return zeros [nbytes] uint8 to read weights into. They lie where operations read them fastest: for the CPU
+    library in large pages."""
+    zeros = mx.zeros(nbytes, mx.uint8)
+    mx.eval(zeros)
     if where() == "cpu":
-        cpu.hold_in_large_pages(weights)
+        cpu.hold_zeros_in_large_pages(zeros)
+    return zeros
 
 
 def on_cpu() -> bool:
@@ -174,13 +183,13 @@ def on_cpu() -> bool:
 
 
 def where() -> str | None:
-    """Return where operations run: as shaders on "metal" or "emulated", in the native library on the "cpu", or None for
+    """Return where operations run: as shaders at one of ``PLACES``, in the native library on the "cpu", or None for
     plain MLX. Raise ValueError for an unknown setting."""
     setting = os.environ.get(VARIABLE, "")
-    if setting not in ("", "off", "emulated"):
-        raise ValueError(f"{VARIABLE} is {setting!r}; use off or emulated, or leave it unset")
+    if setting not in SETTINGS:
+        raise ValueError(f"{VARIABLE} is {setting!r}; use off, emulated or cuda, or leave it unset")
     if setting:
-        return setting if setting == "emulated" else None
+        return setting if setting in PLACES else None
     if on_cpu():
         return "cpu" if library() is not None else None
     return "metal" if mx.metal.is_available() else None
@@ -188,7 +197,13 @@ def where() -> str | None:
 
 def check() -> None:
     """Raise ValueError, in one line with the remedy, if this machine cannot follow the setting."""
-    if where() == "emulated":
+    place = where()
+    if place == "cuda" and (not mx.cuda.is_available() or find_spec("metal_kernels.cuda") is None):
+        raise ValueError(
+            f"{VARIABLE} is 'cuda', but there is no CUDA backend here: run `make .venv-cuda` in a checkout, on Linux "
+            "with an NVIDIA GPU, and this program from there"
+        )
+    if place == "emulated":
         from metal_kernels.emulator import ToolchainError, toolchain
 
         try:
@@ -198,12 +213,13 @@ def check() -> None:
 
 
 def nearest() -> str:
-    """Return where shaders can run here: "metal" if there is Metal and the setting is not to emulate, or "emulated"."""
-    return "metal" if where() != "emulated" and mx.metal.is_available() else "emulated"
+    """Return where shaders can run here: as the setting says, else "metal" if there is Metal, or "emulated"."""
+    place = where()
+    return place if place in PLACES else "metal" if mx.metal.is_available() else "emulated"
 
 
 def run(dispatch: Dispatch, place: str) -> list[mx.array]:
-    """Return the outputs of one dispatch at "metal" or "emulated". Raise CompileError."""
+    """Return the outputs of one dispatch at one of ``PLACES``. Raise CompileError."""
     return kernel_at(dispatch.shader, place)(dispatch)
 
 
@@ -230,6 +246,10 @@ class Kernel:
         self._call: Callable[..., Any]
         if self.place == "metal":
             self._call = cast(Callable[..., Any], mx.fast.metal_kernel(**self.source.arguments()))
+        elif self.place == "cuda":
+            from metal_kernels.cuda import kernel
+
+            self._call = kernel.metal_kernel(self.source)
         else:
             from metal_kernels.emulator import metal_kernel
 
@@ -263,19 +283,19 @@ class Kernel:
             threadgroup=dispatch.threadgroup,
             template=[(name, TEMPLATE_DTYPES.get(value, value)) for name, value in dispatch.template],
         )
-        return out if self.place == "metal" else out[0]
+        return out[0] if self.place == "emulated" else out
 
 
 @functools.cache
 def kernel_at(shader: str, place: str) -> Kernel:
-    """Return the kernel of a shader at "metal" or "emulated", the same one at every call."""
+    """Return the kernel of a shader at one of ``PLACES``, the same one at every call."""
     return Kernel(MetalSource.read(FOLDER / f"{shader}.metal"), place)
 
 
 def _launch(build: Callable[..., Dispatch | None], *arguments: Any, **options: Any) -> list[mx.array] | None:
     """Return the outputs of the shader, or None where shaders do not run, none takes the arguments, or it is broken."""
     place = where()
-    dispatch = build(*arguments, **options) if place in ("metal", "emulated") else None
+    dispatch = build(*arguments, **options) if place in PLACES else None
     if place is None or dispatch is None:
         return None
     kernel = kernel_at(dispatch.shader, place)
@@ -298,5 +318,6 @@ def _is_compile_error(error: Exception) -> bool:
     if isinstance(error, ValueError):  # compiled to more registers than so many threads may have
         return "Thread group size" in str(error)
     if isinstance(error, RuntimeError):  # MLX 0.32, mlx/backend/metal/device.cpp
-        return "[metal::Device] Unable to build" in str(error) or "[metal::Device] Unable to load" in str(error)
-    return type(error).__name__ == "LintError"
+        texts = ("[metal::Device] Unable to build", "[metal::Device] Unable to load", "Failed to load compiled entry")
+        return any(text in str(error) for text in texts)
+    return type(error).__name__ == "LintError" or type(error).__module__ == "metal_kernels.cuda.nvrtc"

@@ -1,16 +1,16 @@
 // RMSNorm, the projection to queries, keys and values with its bias, and RoPE on queries and keys.
 //
-// Grid: x over simdgroups with PAIRS pairs of matrix rows each, y over rows of the input. Input rows share a
-// threadgroup, so that the matrix rows one of them loads are in the cache for the others. The rows of a pair are
-// dimensions i and i + HEAD_DIM / 2 of one head, which RoPE rotates into each other. The norm has no pass of its own:
-// its sum of squares is taken beside the products.
+// Grid: x over simdgroups with PAIRS pairs of matrix rows each, y over tiles of ROWS rows of the input. The rows of a
+// pair are dimensions i and i + HEAD_DIM / 2 of one head, which RoPE rotates into each other. The norm has no pass of
+// its own: its sum of squares is taken beside the products.
 #include "dense.h"
 
 template <typename N = bfloat, typename W = bfloat, typename S = bfloat, typename B = bfloat, typename O = bfloat,
           int COLUMNS = 2880, int HEADS = 64, int KV_HEADS = 8, int HEAD_DIM = 64, int PAIRS = 4,
-          int EPSILON_BITS = 925353388>  // the bits of 1e-5
+          int ROWS = 1, int EPSILON_BITS = 925353388>  // the bits of 1e-5
 [[kernel]] void norm_qkv_rope(
     const device float* x,           // [rows, COLUMNS]
+    const constant int* x_shape,
     const device N* norm,            // [COLUMNS]
     const device W* weight,          // [(HEADS + 2 * KV_HEADS) * HEAD_DIM, COLUMNS], q8 with W = uint: [.., COLUMNS / 4]
     const device S* scales,          // [.., COLUMNS / 64], of q8 only
@@ -23,16 +23,18 @@ template <typename N = bfloat, typename W = bfloat, typename S = bfloat, typenam
     uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
     uint3 thread_position_in_grid [[thread_position_in_grid]]) {
   constexpr uint HALF = HEAD_DIM / 2;
-  uint lane = thread_index_in_simdgroup, row = thread_position_in_grid.y;
+  uint lane = thread_index_in_simdgroup, tile = thread_position_in_grid.y, rows = uint(x_shape[0]);
+  uint start = first_row<ROWS>(tile, rows), row = start + lane / 4;
+  bool own = is_own<ROWS>(lane, tile, rows);
   uint pair = thread_position_in_grid.x / 32 * PAIRS, head = pair / HALF, i = pair % HALF;
   uint first = head * HEAD_DIM + i;
-  NormedRow<N> input = {x + row * COLUMNS, norm, 0};
-  Pairs<PAIRS> pairs = dense_pairs<COLUMNS, PAIRS, HALF>(weight, scales, offsets, first, input, lane);
-  float scale = rsqrt(simd_sum(input.squares) / float(COLUMNS) + as_type<float>(EPSILON_BITS));
+  NormedRows<N, COLUMNS, ROWS> input = {x + start * COLUMNS, norm, {}, {}};
+  Pairs<PAIRS> pairs = dense_pairs<COLUMNS, PAIRS, HALF, ROWS>(weight, scales, offsets, first, input, lane);
+  float scale = input.scale(lane / 4, as_type<float>(EPSILON_BITS));
 #pragma unroll
   for (int b = 0; b < PAIRS / 4; b++) {
-    if (lane < 4) {
-      uint n = first + 4 * b + lane, turn = row * HALF + i + 4 * b + lane;
+    if (own) {
+      uint p = 4 * b + lane % 4, n = first + p, turn = row * HALF + i + p;
       float low = fma(pairs.of[b].x, scale, float(bias[n])), high = fma(pairs.of[b].y, scale, float(bias[n + HALF]));
       if (head < HEADS + KV_HEADS) {
         float cosine = cosines[turn], sine = sines[turn], turned = low * cosine - high * sine;

@@ -20,14 +20,21 @@ ALLOWED = {
     "gptoss_mlx.config_fields": {"gptoss_mlx.errors"},
     "gptoss_mlx.config": {"gptoss_mlx.errors", "gptoss_mlx.config_fields"},
     "gptoss_mlx.harmony": {"gptoss_mlx.errors"},
-    "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config"},
+    "gptoss_mlx.fastest": set(),
+    "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.fastest"},
     "gptoss_mlx.files": set(),
     "gptoss_mlx.bounded_folder": set(),
     "gptoss_mlx.text_input": {"gptoss_mlx.errors"},
     "gptoss_mlx.published": set(),
     "gptoss_mlx.home": {"gptoss_mlx.errors", "gptoss_mlx.published"},
     "gptoss_mlx.installed": {"gptoss_mlx.errors", "gptoss_mlx.files", "gptoss_mlx.home", "gptoss_mlx.published"},
-    "gptoss_mlx.model": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.model_folder", "metal_kernels"},
+    "gptoss_mlx.model": {
+        "gptoss_mlx.errors",
+        "gptoss_mlx.config",
+        "gptoss_mlx.fastest",
+        "gptoss_mlx.model_folder",
+        "metal_kernels",
+    },
 }
 ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.files",
@@ -42,6 +49,7 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.arguments",
 }
 ALLOWED["gptoss_mlx.machine"] = set()
+ALLOWED["gptoss_mlx.screen"] = set()
 ALLOWED["gptoss_mlx.budget"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}
@@ -60,7 +68,8 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
     "gptoss_mlx.home",
     "gptoss_mlx.installed",
 }
-ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
+ALLOWED["gptoss_mlx.repetition"] = set()
+ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.repetition"}
 ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.runtime",
     "gptoss_mlx.reply",
@@ -71,6 +80,7 @@ ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
 ALLOWED["gptoss_mlx.sessions"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation", "gptoss_mlx.files"}
 ALLOWED["gptoss_mlx.requests"] = ALLOWED["gptoss_mlx.engine"] | {
     "gptoss_mlx.engine",
+    "gptoss_mlx.grammars",
     "gptoss_mlx.harmony",
     "gptoss_mlx.reply",
 }

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gptoss_mlx.errors import ModelFolderError
-from gptoss_mlx.model_folder.part_reader import AGAIN, DEPTHS, MEASURED, Depth, Part, PartReader
+from gptoss_mlx.fastest import Fastest
+from gptoss_mlx.model_folder.part_reader import DEPTHS, MEASURED, Part, PartReader
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def wanted(file, count, length=1000):
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("count", [1, 3, 200])
 def test_every_part_is_filled_however_many_are_in_flight(file, depth, count, monkeypatch):
-    monkeypatch.setattr(Depth, "choose", lambda self: depth)
+    monkeypatch.setattr(Fastest, "choose", lambda self: depth)
     reads, memory = parts(file, count)
     PartReader([file]).read(reads)
     assert np.array_equal(memory, wanted(file, count))
@@ -49,7 +50,7 @@ def test_a_read_that_brings_less_than_was_asked_for_goes_on(file, monkeypatch):
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_so_many_are_in_flight_and_none_is_when_it_is_over(file, depth, monkeypatch):
     """The reads wait for each other: fewer at once would never end, and a thread more would be seen."""
-    monkeypatch.setattr(Depth, "choose", lambda self: depth)
+    monkeypatch.setattr(Fastest, "choose", lambda self: depth)
     meet = threading.Barrier(depth, timeout=20)
     inside = set()
     most = []
@@ -75,7 +76,7 @@ def test_so_many_are_in_flight_and_none_is_when_it_is_over(file, depth, monkeypa
 
 def test_after_an_error_nothing_is_written_any_more(file, monkeypatch):
     """The caller's own read fails at once, while those of other threads still take their time."""
-    monkeypatch.setattr(Depth, "choose", lambda self: 8)
+    monkeypatch.setattr(Fastest, "choose", lambda self: 8)
     reads, memory = parts(file, 200)
     real = os.preadv
 
@@ -100,22 +101,12 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path):
         PartReader([tmp_path / "nothing-here"])
 
 
-def test_the_depth_follows_the_rate_that_the_disk_shows():
-    """A disk that is fastest with eight reads at a time, and then a page cache that is fastest with two."""
-    depth = Depth()
-    used = []
-    for call in range(20 * AGAIN):
-        chosen = depth.choose()
-        used.append(chosen)
-        rate = {2: 1e9, 4: 2e9, 8: 4e9}[chosen] if call < 10 * AGAIN else {2: 12e9, 4: 9e9, 8: 8e9}[chosen]
-        depth.measured(chosen, MEASURED, MEASURED / rate)
-    assert set(used[: len(DEPTHS)]) == set(DEPTHS)
-    assert used[2 * AGAIN : 10 * AGAIN].count(8) > 7 * AGAIN
-    assert used[12 * AGAIN :].count(2) > 7 * AGAIN
-
-
-def test_small_reads_tell_nothing_of_a_disk():
-    depth = Depth()
-    for _ in range(10):
-        depth.measured(depth.choose(), 5000, 1e-3)
-    assert depth == Depth()
+def test_small_reads_tell_nothing_of_a_disk(tmp_path):
+    file = tmp_path / "large"
+    file.write_bytes(bytes(MEASURED))
+    memory = np.zeros(MEASURED, np.uint8)
+    reader = PartReader([file])
+    reader.read([Part(file, 0, memory[:-1].data)])
+    assert not reader.depth.rates
+    reader.read([Part(file, 0, memory.data)])
+    assert set(reader.depth.rates) == {DEPTHS[0]}

@@ -28,7 +28,7 @@ which is not the line's."""
 
 
 class Answers:
-    """The answers file, locked for this process. ``answered`` holds the ids of the answers in it.
+    """The answers file, locked for this process. ``answered`` holds the ids of the answers that were in it.
 
     ``described`` says what is answered, and how. ``fixed`` are values that a resumed run takes from the run record
     instead. Both are written to the run record beside the file.
@@ -39,7 +39,7 @@ class Answers:
 
     def __init__(self, path: Path, described: dict[str, Any], fixed: dict[str, Any]) -> None:
         self.path = path
-        self.answered: set[str] = set()
+        self.answered: dict[str, int] = {}  # where in the file each id's answer begins
         self.fixed = fixed
         self._synced = time.monotonic()
         check_output(path)
@@ -60,6 +60,19 @@ class Answers:
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 os.fsync(self._file)
                 self._synced = time.monotonic()
+
+    def find(self, id: str) -> dict[str, Any] | None:
+        """Return the answer with an id, or None, once ``reread`` was called. Raises StorageError."""
+        if (at := self.answered.get(id)) is None:
+            return None
+        with _storage_errors(self.path), open(os.dup(self._file), "rb") as file:
+            file.seek(at)
+            return json_object(file.readline())
+
+    def reread(self) -> None:
+        """Read which answers are in the file by now."""
+        self.answered.clear()
+        self._read()
 
     def close(self) -> None:
         """Sync the file to disk and unlock it."""
@@ -110,7 +123,7 @@ class Answers:
                     )
                 if id in self.answered:
                     raise StorageError(f"{self.path}: {id[:80]!r} is answered twice; remove line {number}")
-                self.answered.add(id)
+                self.answered[id] = whole
                 whole += len(line)
         return whole
 
@@ -118,14 +131,16 @@ class Answers:
 class Errors:
     """The errors file: one line for each input line that could not be answered.
 
-    Every run starts it again, because it meets the same bad lines again. A run without errors leaves no file. Raises
-    StorageError when the file exists and no run wrote it.
+    Every run starts it again, because it meets the same bad lines again. A run without errors leaves no file.
+    ``before`` are the numbers of the lines that were in it. Raises StorageError when the file exists and no run wrote
+    it.
     """
 
     def __init__(self, out: Path) -> None:
         self.path = beside(out, ERRORS)
         self._file: int | None = None
         check_output(out)
+        self.before = frozenset(one["line"] for one in self.records())
         with _storage_errors(self.path):
             self.path.unlink(missing_ok=True)
 
@@ -135,6 +150,12 @@ class Errors:
             if self._file is None:
                 self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
             _write(self._file, _line(record))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return what is in the file. Raises StorageError."""
+        with _storage_errors(self.path):
+            lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        return [record for record in map(json_object, lines) if record is not None]
 
     def close(self) -> None:
         if self._file is not None:

@@ -4,12 +4,13 @@ The module knows the engine, harmony and both request formats. It knows nothing 
 """
 
 import hashlib
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 from gptoss_mlx.batch.answers import Answers, Errors
@@ -20,6 +21,7 @@ from gptoss_mlx.harmony import Message, render, render_messages
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import Ended, Reply, ReplyReader
 from gptoss_mlx.requests import Defaults, Request, chat_completions, responses
+from gptoss_mlx.requests.offers import form_of
 
 if TYPE_CHECKING:
     from gptoss_mlx.link.client import AnyRows, AnyRuntime
@@ -33,7 +35,8 @@ class Tally:
     """Counts of a run. ``total`` is of all lines, ``before`` of those that earlier runs answered.
 
     ``cut_in_thought`` counts answers that are empty because the reply reached its token limit while thinking.
-    ``other_models``, ``ignored`` and ``repairs`` count model names, fields and kinds of repair.
+    ``other_models``, ``ignored``, ``not_enforced`` and ``repairs`` count model names, fields, what of schemas is not
+    enforced, and kinds of repair.
     """
 
     total: int
@@ -45,6 +48,7 @@ class Tally:
     begun: float = field(default_factory=time.perf_counter)
     other_models: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
+    not_enforced: Counter[str] = field(default_factory=Counter)
     repairs: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -82,7 +86,9 @@ class BatchOptions:
     must have the same options.
 
     ``max_tokens`` None means: up to the end of the context. With ``seed`` every line gets a seed of its own, which
-    depends on its id alone. ``include_thinking`` adds the thought to the answers.
+    depends on its id alone. ``include_thinking`` adds the thought to the answers. ``repeat_guard`` ends replies that
+    only repeat themselves. ``prompt`` is the template that made the prompts. ``schema`` is what answers are held to,
+    and ``think_tokens`` the most tokens of a thought.
     """
 
     reasoning: Effort = "medium"
@@ -91,6 +97,10 @@ class BatchOptions:
     max_tokens: int | None = None
     seed: int | None = None
     include_thinking: bool = False
+    repeat_guard: bool = True
+    prompt: str | None = None
+    schema: dict[str, Any] | None = None
+    think_tokens: int | None = None
 
 
 @dataclass
@@ -98,7 +108,8 @@ class Run:
     """One run over the lines of ``source``, which writes ``answers`` and ``errors`` and counts in ``tally``.
 
     At most ``max_rows`` rows are decoded together. ``memory`` bounds their caches, in bytes. The cache of beginnings
-    that lines share belongs to ``runtime`` and is not counted.
+    that lines share belongs to ``runtime`` and is not counted. ``most`` is how many lines of the source there are for
+    this run, and ``only`` are the numbers of those that it shall answer, with other draws, None for all.
     """
 
     runtime: "AnyRuntime"
@@ -109,6 +120,8 @@ class Run:
     tally: Tally
     max_rows: int = field(kw_only=True)
     memory: int | None = field(kw_only=True)
+    most: int | None = field(default=None, kw_only=True)
+    only: Collection[int] | None = field(default=None, kw_only=True)
 
     def go(self, report: Callable[[Tally], None], stopped: Callable[[], bool]) -> bool:
         """Answer all lines that have no answer yet. Return whether all are done: False after ``stopped`` returned True.
@@ -151,8 +164,8 @@ class Run:
         return False
 
     def _to_do(self) -> Iterator[Line]:
-        for line in self.source.lines():
-            if str(line.id) in self.answers.answered:
+        for line in islice(self.source.lines(), self.most):
+            if str(line.id) in self.answers.answered or (self.only is not None and line.number not in self.only):
                 continue
             if isinstance(line, BadLine):
                 self._refuse(line, "invalid_line", line.problem)
@@ -176,9 +189,14 @@ class Run:
         shared = len(render_messages(_head(request.messages), runtime.tokenizer))
         limit = request.max_tokens or longest
         context: Any = runtime.context()  # the runtime's own kind
-        row = Row(line.number, prompt, context, limit, request.sampling, runtime.stop_ids, shared=(shared,))
+        constraint: Any = None if request.grammar is None else runtime.constraint(request.grammar)
+        row = Row(
+            *(line.number, prompt, context, limit, request.sampling, runtime.stop_ids),
+            shared=(shared,),
+            constraint=constraint,
+        )
         batch.add(row)
-        reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
+        reader = request.reader(runtime.tokenizer, len(prompt), guarded=self.options.repeat_guard)
         return _Asked(line, request, row, reader, before)
 
     def _read(self, line: Line) -> Request:
@@ -196,7 +214,9 @@ class Run:
         self.tally.ignored.update(request.unknown)
         if request.model is not None and request.model != self.model:
             self.tally.other_models[request.model] += 1
-        if self.options.seed is not None and request.sampling.seed is None:
+        if request.grammar is not None:
+            self.tally.not_enforced.update(request.grammar.warnings)
+        if self.options.seed is not None and self.only is None and request.sampling.seed is None:
             request = replace(request, sampling=replace(request.sampling, seed=_seed(self.options.seed, line.id)))
         return request
 
@@ -204,7 +224,11 @@ class Run:
     def _defaults(self) -> Defaults:
         options = self.options
         sampling = self.runtime.sampling(temperature=options.temperature)
-        return Defaults(sampling, options.reasoning, options.system, options.max_tokens, self.answers.fixed["date"])
+        return Defaults(
+            *(sampling, options.reasoning, options.system, options.max_tokens, self.answers.fixed["date"]),
+            form=None if options.schema is None else form_of("--schema", options.schema),
+            thought=options.think_tokens,
+        )
 
     @property
     def model(self) -> str:
@@ -234,6 +258,13 @@ class Run:
             problem = f"the model was asked {times} and ended its reply before an answer began"
             self._refuse(asked.line, "no_answer", problem)
             return None
+        if asked.line.kind == "plain" and asked.request.held.form is not None and reply.cut_off and not reply.calls:
+            problem = f"the reply was cut off ({reply.reason}) after {reply.completion_tokens} tokens"
+            self._refuse(asked.line, "incomplete", f"{problem}, so its answer is not whole")
+            return None
+        if fault := asked.request.held.fault(reply):
+            self._refuse(asked.line, "invalid_output", fault)
+            return None
         self.answers.append(self._record(asked, reply))
         self.tally.answered += 1
         self.tally.cut_in_thought += reply.cut_in_thought
@@ -245,7 +276,7 @@ class Run:
         thought = self.options.include_thinking
         attempts = {"attempts": 2, "usage_of_attempts": [_usage(before), _usage(reply)]} if before else {}
         if line.kind == "plain":
-            return _plain_record(line.id, reply, thought) | attempts
+            return _plain_record(line.id, asked.request, reply, thought) | attempts
         id = hashlib.sha256(str(line.id).encode()).hexdigest()[:24]
         about: dict[str, Any] = {"id": id, "created": int(time.time()), "model": self.model, "thought": thought}
         if line.kind == "chat":
@@ -274,8 +305,10 @@ def _read_plain(fields: dict[str, Any], defaults: Defaults) -> Request:
     return chat_completions.read(body, defaults, unknown_fields=True)
 
 
-def _plain_record(id: str | int, reply: Reply, thought: bool) -> dict[str, Any]:
-    record: dict[str, Any] = {"id": id, "answer": reply.content}
+def _plain_record(id: str | int, request: Request, reply: Reply, thought: bool) -> dict[str, Any]:
+    """Return the answer to a plain line. An answer that is held to be JSON stands there as the value that it is."""
+    value = request.held.form is not None and reply.reason == "stop" and reply.stopped_by is None
+    record: dict[str, Any] = {"id": id, "answer": json.loads(reply.text) if value else reply.content}
     if thought:
         record["thought"] = reply.thought
     if reply.calls:

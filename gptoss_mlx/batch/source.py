@@ -1,7 +1,8 @@
 """Read the input of a batch: one request a line, in one of three formats, as a stream.
 
 ``jsonl`` holds OpenAI Batch lines (``custom_id``, ``method``, ``url``, ``body``) and plain lines (``id``, and either
-``prompt`` or ``messages``). ``csv`` has a header with ``prompt`` and optionally ``id``. ``text`` has one prompt a line.
+``prompt`` or ``messages``). ``csv`` has a header with ``prompt`` and optionally ``id``, or any columns, of which a
+template makes the prompts. ``text`` has one prompt a line.
 Blank lines are skipped. A line that cannot be read becomes a ``BadLine`` with the reason, and reading continues. The
 input is copied once, as UTF-8, so that a change of the file does not affect the run. The module knows nothing of what a
 body must contain.
@@ -16,12 +17,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
+from gptoss_mlx.batch.template import Template
 from gptoss_mlx.errors import StorageError, UsageError
 from gptoss_mlx.text_input import Decoder, Encoding, encoding_of, first_fault, json_without_surrogates
 
@@ -45,13 +47,15 @@ _BLOCK = 1 << 20
 class Line:
     """A request. ``id`` is the line's own id, or ``line-N``.
 
-    ``body`` is the endpoint's request body. A plain line's body is the line without its id.
+    ``body`` is the endpoint's request body. A plain line's body is the line without its id. ``columns`` are those of a
+    line of CSV.
     """
 
     number: int
     id: str | int
     kind: LineKind
     body: dict[str, Any]
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Source:
     """An input that can be read several times from its beginning.
 
     ``copy`` holds the text, with surrogates where ``encoding`` could not decode it. ``sha256`` is of the input's bytes.
-    ``status`` is the status of the file it was read from. ``notices`` are for the user.
+    ``status`` is the status of the file it was read from. ``notices`` are for the user. ``template`` makes the prompts
+    of CSV, None if a column has them.
     """
 
     name: str
@@ -84,6 +89,13 @@ class Source:
     status: os.stat_result
     delimiter: str = ","
     notices: tuple[str, ...] = ()
+    template: Template | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the header of CSV as it is written. Raises UsageError."""
+        self.copy.seek(0)
+        return self._header(csv.reader(self.copy, delimiter=self.delimiter, strict=True))
 
     def lines(self) -> Iterator[Line | BadLine]:
         """Yield every line from the beginning of the input."""
@@ -160,11 +172,11 @@ class Source:
                 yield "\n" if raw is None else raw
 
         rows = csv.reader(texts(), delimiter=self.delimiter, strict=True)
-        try:
-            columns = [column.strip().lower() for column in next(rows, [])]
-        except csv.Error as error:
-            raise UsageError(f"{self.name}: the header is not CSV ({error})") from error
-        if columns.count("prompt") != 1:
+        header = self._header(rows)
+        columns = [column.strip().lower() for column in header]
+        if self.template is not None:
+            self.template.check(header, self.name)
+        elif columns.count("prompt") != 1:
             raise UsageError(f"{self.name}: the header needs one column 'prompt'; it has {', '.join(columns)[:200]}")
         while True:
             number = rows.line_num + 1
@@ -180,16 +192,24 @@ class Source:
                         f"it has {len(row)} fields, the header {len(columns)}; quote fields that contain commas"
                     )
                 fields = dict(zip(columns, row, strict=True))
-                yield Line(number, fields.get("id", "").strip() or id, "plain", {"prompt": fields["prompt"]})
+                prompt = fields["prompt"] if self.template is None else self.template.fill(fields)
+                yield Line(number, fields.get("id", "").strip() or id, "plain", {"prompt": prompt}, tuple(row))
             except StopIteration:
                 return
             except (csv.Error, _BadLineError) as error:
                 yield BadLine(number, id, "plain", str(error))
 
+    def _header(self, rows: Iterator[list[str]]) -> list[str]:
+        try:
+            return next(rows, [])
+        except csv.Error as error:
+            raise UsageError(f"{self.name}: the header is not CSV ({error})") from error
+
 
 @contextmanager
-def open_source(name: str, form: Form | None = None) -> Iterator[Source]:
+def open_source(name: str, form: Form | None = None, template: Template | None = None) -> Iterator[Source]:
     """Open the file ``name``, or standard input for ``-``. ``form`` None means: guess it from the name or the content.
+    With a ``template`` it must be CSV.
 
     Raises UsageError when the file cannot be read or decoded, and StorageError when there is no room for the copy.
     """
@@ -202,7 +222,12 @@ def open_source(name: str, form: Form | None = None) -> Iterator[Source]:
     with opened, tempfile.TemporaryFile() as copy:
         if opened.isatty():
             raise UsageError("nothing is piped in; give a file, or pipe prompts to -")
-        yield _copied("standard input" if name == "-" else name, opened, copy, form)
+        if template is not None and form is None and Path(name).suffix.lower() not in SUFFIXES:
+            form = "csv"
+        source = _copied("standard input" if name == "-" else name, opened, copy, form)
+        if template is not None and source.form != "csv":
+            raise UsageError(f"{source.name}: is read as {source.form}, and --prompt needs the columns of CSV")
+        yield replace(source, template=template)
 
 
 def _copied(name: str, file: BinaryIO, copy: BinaryIO, form: Form | None) -> Source:

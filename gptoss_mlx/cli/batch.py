@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gptoss_mlx.cli import options
+from gptoss_mlx.cli import constraints, options
 from gptoss_mlx.cli.awake import AllowSleep, awake
 from gptoss_mlx.cli.terminal import on_interrupt
 from gptoss_mlx.errors import BatchLinesError, UsageError, shown
@@ -29,13 +29,32 @@ def batch(
             help="OpenAI Batch lines, objects with prompt or messages, CSV, or one prompt a line. - is standard input.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Answers file (JSONL). Run the same command again to resume.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Answers file (JSONL). Run the same command again to resume.", show_default="IN.answers.jsonl"
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEMPLATE", help="Make the prompts of CSV's columns: 'Translate to {lang}: {text}'."),
+    ] = None,
+    schema: constraints.BatchSchema = None,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Also write a table beside OUT: the columns of IN, and those of the answers.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="Answer only the first lines.", show_default="all", min=1)] = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Ask only the lines that could not be answered, once more.")
+    ] = False,
     model: options.Model = None,
     reasoning: options.Reasoning = "medium",
     system: options.System = None,
     temperature: options.Temperature = None,
     max_tokens: Annotated[int, typer.Option(help="Stop a reply after this many tokens.")] = 4096,
     seed: options.Seed = None,
+    think_tokens: constraints.ThinkTokens = None,
+    no_repeat_guard: constraints.NoRepeatGuard = False,
     include_thinking: Annotated[bool, typer.Option("--include-thinking", help="Write the thoughts too.")] = False,
     concurrency: Annotated[
         str,
@@ -57,28 +76,67 @@ def batch(
 
     Settings in a line override the options. Each answer is appended to OUT when it is finished. If the command is
     stopped or killed, run it again to resume. Lines that cannot be answered go to OUT's .errors.jsonl, and the exit
-    code is then 10.
+    code is then 10. With --schema a reply that is cut off is no answer.
     """
     from gptoss_mlx.batch.companions import check_output
     from gptoss_mlx.batch.run import BatchOptions
     from gptoss_mlx.batch.source import open_source
+    from gptoss_mlx.batch.template import Template
 
+    out = _out(source) if out is None else out
     max_rows = _max_rows(concurrency)
     loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
     options.check_values(temperature, max_tokens, loading)
-    chosen = BatchOptions(reasoning, system, temperature, max_tokens, seed, include_thinking)
-    with open_source(source, None if form == "auto" else form) as opened:
+    held = constraints.read_constraint(schema, None, None)
+    if held is not None and not isinstance(held, dict):
+        raise UsageError("--schema must be an object here; true or false says nothing of an answer")
+    chosen = BatchOptions(
+        *(reasoning, system, temperature, max_tokens, seed, include_thinking),
+        repeat_guard=not no_repeat_guard,
+        prompt=prompt,
+        schema=held,
+        think_tokens=think_tokens,
+    )
+    template = None if prompt is None else Template.of(prompt)
+    with open_source(source, None if form == "auto" else form, template) as opened:
         check_output(out, opened.status)
         for notice in opened.notices:
             _say(notice)
-        total = opened.survey()
+        total = min(opened.survey(), limit or sys.maxsize)
+        table = _table(opened, out, chosen) if as_csv else None
         with awake(allow_sleep):
             runtime = options.open_model(loading)
-            _answer(opened, total, out, runtime, chosen, max_rows=max_rows)
+            _answer(opened, total, out, runtime, chosen, max_rows=max_rows, table=table, retry=retry_errors)
+
+
+def _out(source: str) -> Path:
+    if source == "-":
+        raise UsageError("the answers to standard input need a file; add --out")
+    return Path(source).with_suffix(".answers.jsonl")
+
+
+def _table(source: "Source", out: Path, chosen: "BatchOptions") -> Path:
+    """Return the path of the table. Raises UsageError and StorageError where none can be written."""
+    from gptoss_mlx.batch.companions import beside
+    from gptoss_mlx.batch.table import check_table, fields_of, header_of
+
+    if source.form != "csv":
+        raise UsageError(f"--csv: {source.name} is read as {source.form}, which has no columns")
+    path = beside(out, "csv")
+    check_table(path, header_of(source.columns, fields_of(chosen.schema)))
+    return path
 
 
 def _answer(
-    source: "Source", total: int, out: Path, runtime: "AnyRuntime", chosen: "BatchOptions", *, max_rows: int
+    source: "Source",
+    total: int,
+    out: Path,
+    runtime: "AnyRuntime",
+    chosen: "BatchOptions",
+    *,
+    max_rows: int,
+    table: Path | None,
+    retry: bool,
 ) -> None:
     from contextlib import closing
     from dataclasses import asdict
@@ -86,6 +144,7 @@ def _answer(
 
     from gptoss_mlx.batch.answers import Answers, Errors
     from gptoss_mlx.batch.run import Run, Tally
+    from gptoss_mlx.batch.table import fields_of, write_table
     from gptoss_mlx.cli.progress import batch_progress
 
     about = {
@@ -94,14 +153,32 @@ def _answer(
     }
     fixed = {"date": date.today().isoformat()}
     with closing(Answers(out, about | asdict(chosen), fixed)) as answers, closing(Errors(out)) as errors:
-        tally = Tally(total, len(answers.answered))
-        if tally.before:
+        only = errors.before if retry else None
+        before = len(answers.answered)
+        tally = Tally(before + len(only) if only is not None else max(total, before), before)
+        if only is not None:
+            _say(
+                f"asking {len(only)} lines again that could not be answered" if only else "no line is to be asked again"
+            )
+        elif tally.before:
             _say(f"{tally.before} of {total} were answered before; resuming")
-        run = Run(runtime, source, answers, errors, chosen, tally, max_rows=max_rows, memory=runtime.row_memory)
+        run = Run(
+            *(runtime, source, answers, errors, chosen, tally),
+            max_rows=max_rows,
+            memory=runtime.row_memory,
+            most=total,
+            only=only,
+        )
+        if chosen.schema is not None or chosen.think_tokens is not None:
+            constraints.wait_for_constraints(runtime)
         stop = Event()
         with batch_progress() as report, on_interrupt(stop.set) as asked:
             finished = run.go(report, stop.is_set)
             options.close_prefixes(runtime)
+        if table is not None:
+            answers.reread()
+            write_table(table, source, answers, errors, fields_of(chosen.schema), total)
+            _say(f"table: {table}")
     _tell(tally, run.model)
     if not finished:
         _say(f"stopped with {tally.before + tally.answered} of {total} answered; run the same command again to resume")
@@ -121,6 +198,9 @@ def _tell(tally: "Tally", model: str) -> None:
     if tally.other_models:
         names = ", ".join(name[:80] for name, _ in tally.other_models.most_common(3))
         _say(f"{tally.other_models.total()} lines name another model ({names}), but {model} answered them")
+    if tally.not_enforced:
+        kinds = "; ".join(f"{what} ({times} times)" for what, times in tally.not_enforced.most_common(8))
+        _say(f"not enforced: {kinds}")
     if tally.ignored:
         names = ", ".join(name[:80] for name, _ in tally.ignored.most_common(8))
         _say(f"ignored unknown fields: {names}")

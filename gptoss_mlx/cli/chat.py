@@ -20,6 +20,7 @@ from gptoss_mlx.text_input import LineReader, decoded
 
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
+    from gptoss_mlx.screen.page import Thinking
     from gptoss_mlx.sessions import Session
 
 HELP = """\
@@ -27,7 +28,7 @@ HELP = """\
 /new                      forget the conversation
 /reasoning low|medium|high  how long to think
 /system [TEXT]            set or clear the instructions
-/thinking                 show or hide the thought
+/thinking show|fold|hide  how the thought is shown
 /quit                     leave, as Ctrl-D does
 Ctrl-C stops a reply and keeps its answer so far."""
 
@@ -125,7 +126,7 @@ class _Chat:
         self._console = console
         self._name = name
         self._model = model
-        self._thinking = True
+        self._thinking: Thinking = "fold" if console.is_terminal else "show"
 
     def close(self) -> None:
         """Write to disk what was read."""
@@ -163,9 +164,11 @@ class _Chat:
             case "/system", _:
                 conversation.instructions = rest or None
                 self._say(f"Instructions {'set' if rest else 'cleared'}. {_cost(conversation)}")
+            case "/thinking", "show" | "fold" | "hide":
+                self._thinking = rest
+                self._say(f"Thought: {self._thinking}.")
             case "/thinking", "":
-                self._thinking = not self._thinking
-                self._say(f"The thought is {'shown' if self._thinking else 'hidden'}.")
+                self._say(f"Thought: {self._thinking}.")
             case "/help", _:
                 self._say(HELP)
             case _:

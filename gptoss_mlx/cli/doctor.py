@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PLACES = {
     "metal": "shaders, on Metal",
     "emulated": "shaders, emulated",
+    "cuda": "shaders, on an NVIDIA GPU: a bench for them, with no promise to users of NVIDIA cards",
     "cpu": "the native CPU library",
     None: "plain MLX",
 }

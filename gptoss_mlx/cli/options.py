@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -260,14 +260,18 @@ def start_conversation(
     temperature: float | None,
     max_tokens: int | None,
     seed: int | None,
+    **held: Any,
 ) -> "Conversation":
-    """Load the model and return a new conversation with it. Raises UsageError for values out of range."""
+    """Load the model and return a new conversation with it. ``held`` are further arguments of it. Raises UsageError for
+    values out of range."""
     from gptoss_mlx.conversation import Conversation
 
     check_values(temperature, max_tokens, loading)
     runtime = open_model(loading)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
-    return Conversation(runtime, reasoning=reasoning, instructions=system, sampling=sampling, max_tokens=max_tokens)
+    return Conversation(
+        runtime, reasoning=reasoning, instructions=system, sampling=sampling, max_tokens=max_tokens, **held
+    )
 
 
 def reopen_conversation(

@@ -6,9 +6,10 @@ from typing import Annotated, TextIO
 
 import typer
 
-from gptoss_mlx.cli import options
-from gptoss_mlx.cli.terminal import on_interrupt, print_json, printable
+from gptoss_mlx.cli import constraints, options
+from gptoss_mlx.cli.terminal import on_interrupt, print_json
 from gptoss_mlx.errors import NoAnswerError, UsageError
+from gptoss_mlx.screen.style import printable
 from gptoss_mlx.text_input import decoded
 
 
@@ -23,6 +24,11 @@ def run(
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
     seed: options.Seed = None,
+    schema: constraints.Schema = None,
+    regex: constraints.Regex = None,
+    grammar: constraints.GrammarFile = None,
+    think_tokens: constraints.ThinkTokens = None,
+    no_repeat_guard: constraints.NoRepeatGuard = False,
     show_thinking: Annotated[
         bool, typer.Option("--show-thinking", help="Write the thought to standard error.")
     ] = False,
@@ -38,14 +44,25 @@ def run(
 ) -> None:
     """Answer one prompt and exit.
 
+    With --schema, --regex or --grammar the answer is printed when it is whole, and not at all if it is cut off.
+
     Exit codes: 0 answered, 2 bad usage, 3 the model is damaged, 4 the model is not installed, 6 the prompt is too long,
-    7 not enough memory, 8 stopped before an answer began, 129, 130 and 143 ended by SIGHUP, Ctrl-C and SIGTERM.
+    7 not enough memory, 8 stopped before an answer began or was whole, 129, 130 and 143 ended by SIGHUP, Ctrl-C and
+    SIGTERM.
     """
     text = prompt if prompt is not None else _from_stdin()
     if not text.strip():
         raise UsageError("the prompt is empty")
     loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
-    conversation = options.start_conversation(loading, reasoning, system, temperature, max_tokens, seed)
+    held = constraints.read_constraint(schema, regex, grammar)
+    conversation = options.start_conversation(
+        *(loading, reasoning, system, temperature, max_tokens, seed),
+        schema=held,
+        think_tokens=think_tokens,
+        repeat_guard=not no_repeat_guard,
+    )
+    if held is not None or think_tokens is not None:
+        constraints.wait_for_constraints(conversation.runtime)
 
     from gptoss_mlx.conversation import Done, Text, Thought
 
@@ -63,16 +80,20 @@ def run(
                     if show_thinking and thought and not answer:
                         _write(sys.stderr, "\n")
                     answer.append(piece)
-                    if not as_json:
+                    if not as_json and held is None:
                         _write(sys.stdout, piece)
                 case Done():
                     done = event
                     break  # before the reply goes to disk, which only a next turn could use
     assert done is not None
+    whole = held is None or (done.reason == "stop" and not done.invalid)
+    if held is not None and whole and not as_json:
+        _write(sys.stdout, "".join(answer))
     if as_json:
         result = {"answer": "".join(answer), "thought": "".join(thought), "finish_reason": done.reason}
-        print_json(result | {"usage": asdict(done.usage)})
-    elif answer and not answer[-1].endswith("\n"):
+        valid = {} if held is None else {"valid": whole}
+        print_json(result | valid | {"usage": asdict(done.usage)})
+    elif whole and answer and not answer[-1].endswith("\n"):
         print(flush=True)
     options.close_prefixes(conversation.runtime)
     if done.reason == "cancelled":
@@ -82,6 +103,11 @@ def run(
         if done.context_full:
             remedy = "the context is full: shorten the prompt or lower --reasoning"
         raise NoAnswerError(f"stopped after {done.usage.completion_tokens} tokens, before an answer began; {remedy}")
+    if not whole:
+        why = done.invalid or f"the answer was cut off after {done.usage.completion_tokens} tokens"
+        raise NoAnswerError(f"{why}, so it is not printed; raise --max-tokens or bound the schema, or ask again")
+    if done.reason == "repetition":
+        print("the reply only repeated itself and was ended; --no-repeat-guard lets it go on", file=sys.stderr)
 
 
 def _from_stdin() -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_mlx.cli import options
+from gptoss_mlx.cli import constraints, options
 from gptoss_mlx.cli.awake import awake
 from gptoss_mlx.cli.batch import AUTO_ROWS
 from gptoss_mlx.cli.signals import code
@@ -48,6 +48,7 @@ def serve(
     memory: options.Memory = None,
     context: options.ContextTokens = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
+    no_repeat_guard: constraints.NoRepeatGuard = False,
     yes: options.Yes = False,
 ) -> None:
     """Let other programs use a model.
@@ -84,6 +85,7 @@ def serve(
         max_rows=max_concurrency,
         idle_unload=None if idle_unload is None else idle_unload * 60,
         working=awake,
+        guarded=not no_repeat_guard,
     )
     _say(f"loading {settings.names[0]}")
     ended = serve(settings, lambda address: _say(f"serving {', '.join(settings.names)} at {address}"))

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from gptoss_mlx.cli.terminal import print_json, printable
+from gptoss_mlx.cli.terminal import print_json
 from gptoss_mlx.errors import SessionError, shown
+from gptoss_mlx.screen.style import printable
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(help="Name of the session.")]

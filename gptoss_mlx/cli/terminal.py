@@ -1,11 +1,10 @@
-"""Control the terminal while a program works, and make text and JSON safe to write to it.
+"""Control the terminal while a program works, and make JSON safe to write to it.
 
 A signal asks the work to stop, and pressed keys do not show. The module knows nothing of the work or the text.
 """
 
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,13 +16,6 @@ from typing import Any
 from gptoss_mlx.cli.signals import ENDING, code, hang_up, taken
 
 OnProgress = Callable[[int, int], None]
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def printable(text: str) -> str:
-    """Return ``text`` without control characters other than line ends and tabs, because they can steer a terminal."""
-    return _CONTROL.sub("", text)
 
 
 def print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""A checked grammar in Lark, as text that another process can read, and those that a user writes. Knows no vocabulary."""
+"""A checked grammar in Lark, which travels as text, and the grammars that a user writes. Knows no vocabulary."""
 
 import json
 from collections.abc import Iterable
@@ -55,6 +55,7 @@ def _typed(value: Any, kind: type) -> Any:
     return value
 
 
+@lru_cache(maxsize=64)
 def from_regex(pattern: str) -> Grammar:
     """Return the grammar of the texts that ``pattern`` matches whole. Raises GrammarError."""
     if len(pattern) > MOST_TEXT:
@@ -62,6 +63,7 @@ def from_regex(pattern: str) -> Grammar:
     return _checked(f"%llguidance {{}}\nstart: TEXT\nTEXT: {regex(pattern)}\n", "the regex cannot be enforced")
 
 
+@lru_cache(maxsize=64)
 def from_lark(text: str) -> Grammar:
     """Return a grammar that a user wrote, in Lark as llguidance reads it. Raises GrammarError."""
     if len(text) > MOST_TEXT:

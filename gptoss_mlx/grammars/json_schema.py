@@ -12,6 +12,7 @@ asks for that. Formats that only annotate are ignored with a warning.
 import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -56,19 +57,26 @@ def from_schema(schema: Any, *, lenient: bool = False) -> Grammar:
     try:
         if nested_deeper(schema, MOST_DEPTH):
             raise GrammarError(f"the schema nests deeper than {MOST_DEPTH}", "#")
-        if len(content(schema)) > MOST_TEXT:
+        text = content(schema)
+        if len(text) > MOST_TEXT:
             raise GrammarError(f"the schema has more than {MOST_TEXT:,} characters", "#")
     except (TypeError, ValueError) as error:
         raise GrammarError(f"the schema is not JSON ({error})", "#") from error
+    return _from_text(text, lenient)
+
+
+@lru_cache(maxsize=256)
+def _from_text(text: str, lenient: bool) -> Grammar:
+    schema = json.loads(text)
     compiler = _Compiler(schema, lenient)
     try:
         start = compiler.value(schema, "#")
     except Nothing as nothing:
         raise GrammarError("nothing satisfies the schema", str(nothing)) from None
-    text = compiler.rules.lark(start)
-    if text is None:
+    lark = compiler.rules.lark(start)
+    if lark is None:
         raise GrammarError("nothing finite satisfies the schema: its $refs never end", "#")
-    return Grammar(text, tuple(dict.fromkeys(compiler.warnings)))
+    return Grammar(lark, tuple(dict.fromkeys(compiler.warnings)))
 
 
 def json_object() -> Grammar:
@@ -86,6 +94,16 @@ def duplicate_name(text: str) -> str | None:
 
     json.loads(text, object_pairs_hook=read)
     return double[0] if double else None
+
+
+def fault(text: str) -> str | None:
+    """Return what is wrong with a text that has ended under a grammar of JSON, or None: a name that comes twice, or a
+    number or a depth that cannot be read."""
+    try:
+        double = duplicate_name(text)
+    except (ValueError, RecursionError):
+        return "the JSON that the model wrote cannot be read"
+    return None if double is None else f"the model wrote the property {quoted(double)} twice in one object"
 
 
 class _Compiler:

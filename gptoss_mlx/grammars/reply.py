@@ -2,7 +2,7 @@
 
 Thoughts and what is said before a call are free text. The headers are well formed, a call goes only to a tool that was
 offered, and only the body of the answer or of a call is under a grammar of its own. So no control token is ever in the
-way of a schema, and no schema in the way of a thought. Knows no schema and no message.
+way of a schema, and no schema in the way of a thought. Knows no message.
 """
 
 import json
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptoss_mlx.grammars.grammar import Grammar
+from gptoss_mlx.grammars.json_schema import from_schema, json_object
+from gptoss_mlx.harmony import Function
 
 Choice = Literal["none", "auto", "required"]
 """Whether a reply may end in a call, or must."""
@@ -30,32 +32,41 @@ class Tool:
     content_type: str | None = "json"
 
 
-def function(name: str, body: Grammar) -> Tool:
-    """Return the tool that a declared function is."""
-    return Tool(f"functions.{name}", body)
+def function(declared: Function, *, lenient: bool = False, bare: bool = False) -> Tool:
+    """Return the tool that a declared function is. Its arguments are held to its schema, ``lenient`` as for
+    ``from_schema``, or are ``bare`` JSON. Raises GrammarError."""
+    if bare:
+        return Tool(f"functions.{declared.name}", json_object())
+    nothing = {"type": "object", "maxProperties": 0}
+    schema = nothing if declared.parameters is None else declared.parameters
+    return Tool(f"functions.{declared.name}", from_schema(schema, lenient=lenient))
 
 
 PYTHON = Tool("python", None, ("analysis", "commentary"), "code")
 """The built-in tool that models were trained with."""
 
 
-def reply(answer: Grammar | None = None, tools: Sequence[Tool] = (), choice: Choice | str = "auto") -> Grammar:
-    """Return the grammar of a reply. ``answer`` None is free text. ``choice`` may name the recipient of the one tool
-    that must be called. Raises ValueError if a call must be made and nothing that fits is offered."""
-    named = choice not in ("none", "auto", "required")
-    offered = [tool for tool in tools if choice != "none" and (not named or tool.recipient == choice)]
-    must = named or choice == "required"
+def reply(answer: Grammar | None = None, tools: Sequence[Tool] = (), choice: Choice = "auto") -> Grammar:
+    """Return the grammar of a reply. ``answer`` None is free text. Where it is not, nothing is said before it. Raises
+    ValueError if a call must be made and no tool is offered."""
+    offered = list(tools) if choice != "none" else []
+    must = choice == "required"
     if must and not offered:
-        raise ValueError(f"no tool is offered that the choice {choice!r} could mean")
+        raise ValueError("a call must be made, but no tool is offered")
     parts: list[tuple[str, str]] = []
+    ways = []
+    if not must:
+        ways.append("thought* answer" if answer or not offered else "(thought | preamble)* answer")
+    if offered:
+        ways.append("(thought | preamble)* call")
     lines = [
         "%llguidance {}",
-        f"start: ({' | '.join(['thought', *(['preamble'] if offered else [])])})* last",
+        f"start: {' | '.join(ways)}",
         f'thought: <|channel|> "analysis" <|message|> {FREE} {_NEXT}',
     ]
     if offered:
         lines.append(f'preamble: <|channel|> "commentary" <|message|> {FREE} {_NEXT}')
-    lines.append(f"last: {' | '.join([*([] if must else ['answer']), *(f'call{n}' for n in range(len(offered)))])}")
+        lines.append(f"call: {' | '.join(f'call{n}' for n in range(len(offered)))}")
     if not must:
         lines.append(f'answer: <|channel|> "final" <|message|> {_body("answer", answer, parts)}')
     for number, tool in enumerate(offered):

@@ -8,6 +8,7 @@ from gptoss_mlx.harmony.messages import (
     ResponseFormat,
     System,
     drop_thoughts,
+    text_call,
     tool_call,
     tool_result,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "render",
     "render_messages",
     "reply_start",
+    "text_call",
     "tool_call",
     "tool_result",
 ]

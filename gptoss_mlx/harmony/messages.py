@@ -13,11 +13,13 @@ Effort = Literal["low", "medium", "high"]
 
 @dataclass(frozen=True)
 class Function:
-    """A tool a model may call. ``parameters`` is a JSON schema; None for a function that takes nothing."""
+    """A tool a model may call. ``parameters`` is a JSON schema; None for a function that takes nothing. ``strict`` is
+    not rendered: it asks who generates to hold a call's arguments to the schema."""
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Namespace:
 
 @dataclass(frozen=True)
 class ResponseFormat:
-    """A JSON schema that the prompt asks the answer to follow. Nothing here enforces it."""
+    """A JSON schema that the prompt asks the answer to follow. ``grammars`` can enforce it, nothing here does."""
 
     name: str
     schema: Mapping[str, Any]
@@ -90,6 +92,11 @@ def tool_call(recipient: str, arguments: str) -> Message:
         content_type="json",
         constrained=True,
     )
+
+
+def text_call(recipient: str, text: str) -> Message:
+    """Return a call whose body is text, not JSON, in the form in which the model writes it under a grammar."""
+    return Message("assistant", text, recipient=recipient, channel="commentary")
 
 
 def tool_result(call: Message, output: str) -> Message:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,8 +46,8 @@ class Served:
 
 
 class Connection:
-    """A connection to the server, whose ``models`` are those it serves, the one in memory first. ``url`` and ``key`` are
-    those of its HTTP. Raises OSError and ValueError where no server with our version answers."""
+    """A connection to the server, whose ``models`` are those it serves, the one in memory first. ``url`` and ``key``
+    are those of its HTTP. Raises OSError and ValueError where no server with our version answers."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -238,6 +239,12 @@ class RemoteRuntime:
     def context(self) -> RemoteContext:
         """Return a new context."""
         return RemoteContext()
+
+    def prepare_constraints(self) -> "Future[Any]":
+        """Return that nothing is to be waited for here: the server builds what it needs."""
+        ready: Future[Any] = Future()
+        ready.set_result(None)
+        return ready
 
     def constraint(self, grammar: "Grammar") -> RemoteConstraint:
         """Return what has the server hold one row to ``grammar``."""

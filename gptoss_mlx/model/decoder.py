@@ -1,10 +1,11 @@
 """The gpt-oss decoder, top-down: embed, then in every layer attend and mix, then norm and head.
 
-With experts in slots a decode step first runs on those that are there. See ``experts``.
+With experts in slots a decode step may run ahead on those that are there. See ``experts``.
 
 Knows only shapes and order. The maths is in ``metal_kernels``, sizes are in ``config``, memory is in ``cache``.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,9 +111,11 @@ class Step:
         self._rope = rope
         self._each = each
         self._tally = tally
-        self._paged = paged if paged is not None and paged.can_miss(len(x)) else None
+        self._paged = paged if paged is not None and not paged.complete and paged.can_run_ahead(len(x)) else None
+        self._ahead = self._paged is not None and self._paged.ahead[len(x)].choose()
         self._routed: list[Routed] = []
         self._settled = 0  # layers whose choice has been read back, and whose experts were there
+        self._begun = time.perf_counter()
         self._run()
 
     def _run(self) -> None:
@@ -122,7 +125,7 @@ class Step:
             weights = model.weights.layers[number]
             layers = [cache.layers[number] for cache in self._caches]
             x = attend_decoding(self.x, weights, layers, self._rope, model.config)
-            if self._paged is None:
+            if not self._ahead:
                 self.x = mix(x, weights, model.config, model.visit(number, self._tally))
                 continue
             self._routed.append(route(x, weights, model.config))
@@ -134,17 +137,20 @@ class Step:
         return [self.x, *(routed.logits for routed in self._routed[self._settled :])]
 
     def repeat(self) -> bool:
-        """Read back which experts were chosen. If some were absent, read them and compute the step again from the first
-        layer that missed one. Return whether that was so; then call it again.
+        """Wait for the step. If it ran ahead, read back which experts were chosen; if some were absent, read them and
+        compute the step again from the first layer that missed one. Return whether that was so; then call it again.
 
         Raises ModelFolderError where they cannot be read. The caches must then be rewound, as after any error.
         """
         if self._paged is None or self._tally is None:
             return False
         mx.eval(self.pending)
-        logits = [routed.logits for routed in self._routed[self._settled :]]
-        first = self._paged.first_miss(self._settled, logits, self._tally)
+        first = None
+        if self._ahead:
+            logits = [routed.logits for routed in self._routed[self._settled :]]
+            first = self._paged.first_miss(self._settled, logits, self._tally)
         if first is None:
+            self._paged.ahead[len(self.x)].measured(self._ahead, 1 / (time.perf_counter() - self._begun))
             self._paged = None
             return False
         for cache in self._caches:

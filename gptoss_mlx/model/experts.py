@@ -1,16 +1,19 @@
 """Experts in slots: every layer holds a few of its experts in memory, those used last, and reads others when it must.
 
-A decode step runs on what is in the slots; an absent expert adds nothing. Then what all its layers chose is read back
-at once, what was absent is read from the model folder, and the step is repeated from the first layer that missed an
-expert. To that layer the choice was right, so each repeat settles one layer more at least. Reading every layer's choice
-back instead would cost more than the disk: 0.2 to 0.35 ms a layer on a Mac (mlx-lm issue 1438). Prompts go layer by
-layer, because a chunk wants most experts of a layer; each is read once for the chunk.
+A decode step may run ahead on what is in the slots; an absent expert adds nothing. Then what all its layers chose is
+read back at once, what was absent is read from the model folder, and the step is repeated from the first layer that
+missed an expert. To that layer the choice was right, so each repeat settles one layer more at least. Or it waits for
+the choice in every layer, which takes 0.2 to 0.35 ms each on an M4 (mlx-lm issue 1438). The first is faster where few
+steps miss, the second where a repeat takes longer than those waits. Which it is depends on the chip, the slots and the
+text, so both are tried now and then, and the faster one is used. Prompts go layer by layer, because a chunk wants most
+experts of a layer; each is read once for the chunk.
 
 Slots are MLX arrays that the host writes where they lie. Nothing may still read them then: ``fetch`` waits for the
 device. Knows logits, memory and files; which expert goes is in ``slots``. Knows no attention and no cache.
 """
 
 import ctypes
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
@@ -20,6 +23,7 @@ import numpy as np
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.fastest import Fastest
 from gptoss_mlx.model.slots import Place, SlotTable, Tally
 from gptoss_mlx.model_folder import ModelFolder, Stretch, layout
 from gptoss_mlx.model_folder.part_reader import Part, PartReader
@@ -85,7 +89,7 @@ class LayerSlots(NamedTuple):
 
 
 Way = Literal["step", "groups", "rows"]
-"""How a choice was met: in a step that runs on what is there, by groups of experts, or by groups of rows."""
+"""How a choice was met: in a step that ran ahead, or in one layer by groups of experts or by groups of rows."""
 
 
 class Look(NamedTuple):
@@ -104,7 +108,7 @@ class Look(NamedTuple):
 @dataclass
 class PagedExperts:
     """The slots of all layers in memory. ``decode`` and ``prefill`` tally what each has cost. ``watch`` is called with
-    everything that the host sees."""
+    everything that the host sees. ``ahead`` chooses by the number of rows whether a step runs ahead."""
 
     slots: int
     config: ModelConfig
@@ -113,6 +117,9 @@ class PagedExperts:
     layers: list[LayerSlots] = field(default_factory=list, init=False)
     decode: Tally = field(default_factory=Tally, init=False)
     prefill: Tally = field(default_factory=Tally, init=False)
+    ahead: dict[int, Fastest[bool]] = field(
+        default_factory=lambda: defaultdict(lambda: Fastest((True, False))), init=False
+    )
 
     def __post_init__(self) -> None:
         self.table = SlotTable(self.config.num_hidden_layers, self.config.num_local_experts, self.slots)
@@ -150,12 +157,10 @@ class PagedExperts:
         cast = mx.array(data).view(mx.bfloat16).astype(dtype)
         return memory_of(cast).reshape(shape[0], -1).copy()
 
-    def can_miss(self, rows: int) -> bool:
-        """Return whether a step of so many rows runs on what is in the slots and may miss some of it. If not, all
-        experts are there, or the rows go layer by layer: where they may want more at once than there are slots, and
-        where they are grouped by expert."""
-        few = rows * self.config.num_experts_per_tok <= self.slots
-        return not self.complete and few and launch.each_row_for_itself(rows)
+    def can_run_ahead(self, rows: int) -> bool:
+        """Return whether a step of so many rows can run on what is in the slots. It cannot where rows may want more at
+        once than there are slots, nor where they are grouped by expert."""
+        return rows * self.config.num_experts_per_tok <= self.slots and launch.each_row_for_itself(rows)
 
     def first_miss(self, first: int, logits: Sequence[mx.array], tally: Tally) -> int | None:
         """Read back what a step chose by the router logits [T, E] of each layer from ``first`` on, which may be none,

@@ -70,9 +70,7 @@ def load_weights(
     for stretch in folder.stretches():
         if paged is not None and holds_experts(stretch):
             room = slot_stretch(stretch, paged.slots, dtype)
-            buffer = mx.zeros(room.nbytes, mx.uint8)
-            launch.settle(buffer)
-            own = tensors(buffer, room, dtype)
+            own = tensors(launch.room(room.nbytes), room, dtype)
             tables.append(paged.add_layer(stretch, own))
             arrays |= own
             if progress is not None:
@@ -106,9 +104,8 @@ def _adopted(data: np.ndarray) -> mx.array:
 
 def _read(folder: ModelFolder, stretch: Stretch) -> mx.array:
     """Return a stretch in memory, read to where it stays, because the head twice would be more than decoding needs."""
-    buffer = mx.zeros(stretch.nbytes, mx.uint8)
-    if "embedding.weight" not in stretch.tensors:  # of which a token reads one row
-        launch.settle(buffer)
+    one_row = "embedding.weight" in stretch.tensors  # is all that a token reads of it
+    buffer = mx.zeros(stretch.nbytes, mx.uint8) if one_row else launch.room(stretch.nbytes)
     folder.read_into(stretch, memory_of(buffer).data)
     return buffer
 

@@ -9,19 +9,18 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
 from gptoss_mlx.errors import ModelFolderError
+from gptoss_mlx.fastest import Fastest
 from gptoss_mlx.model_folder.reader import RECONVERT
 
 DEPTHS = (2, 4, 8)
 """Reads in flight to choose from."""
 MEASURED = 4 << 20
 """Bytes from which a call tells something about the disk. Smaller ones tell what a thread costs."""
-AGAIN = 32
-"""Measured calls after which a depth that was slower is tried again, because a page cache fills and empties."""
 
 
 @dataclass(frozen=True)
@@ -33,36 +32,12 @@ class Part:
     into: memoryview
 
 
-@dataclass
-class Depth:
-    """How many reads are in flight, by the rates that earlier calls reached, in bytes a second."""
-
-    rates: dict[int, float] = field(default_factory=dict)
-    calls: int = 0
-
-    def choose(self) -> int:
-        """Return the depth to use now: one that has not been tried, the fastest, or at times the next one."""
-        untried = [depth for depth in DEPTHS if depth not in self.rates]
-        if untried:
-            return untried[0]
-        if self.calls % AGAIN < len(DEPTHS):
-            return DEPTHS[self.calls % AGAIN]
-        return max(self.rates, key=self.rates.__getitem__)
-
-    def measured(self, depth: int, nbytes: int, seconds: float) -> None:
-        """Take the rate of one call into account, more than earlier ones."""
-        if nbytes >= MEASURED:
-            rate = nbytes / max(seconds, 1e-9)
-            self.rates[depth] = (self.rates.get(depth, rate) + rate) / 2
-            self.calls += 1
-
-
 class PartReader:
     """The open files of a folder, and the threads that read them. One caller at a time."""
 
     def __init__(self, files: Iterable[Path]) -> None:
         """Open ``files``. Raises ModelFolderError."""
-        self.depth = Depth()
+        self.depth = Fastest(DEPTHS)
         self._files: dict[Path, FileIO] = {}
         self._threads = ThreadPoolExecutor(max(DEPTHS) - 1, "experts")
         self._flying: list[Future[None]] = []
@@ -90,7 +65,9 @@ class PartReader:
             wait(self._flying)
         for flying in self._flying:
             flying.result()
-        self.depth.measured(depth, sum(len(part.into) for part in parts), time.perf_counter() - start)
+        nbytes = sum(len(part.into) for part in parts)
+        if nbytes >= MEASURED:
+            self.depth.measured(depth, nbytes / (time.perf_counter() - start))
 
     def _drain(self, queue: deque[Part]) -> None:
         while True:

@@ -1,35 +1,40 @@
 """OpenAI's ``/v1/chat/completions``: convert a body to a Request, and a Reply to a body.
 
 Fields that would change the answer but are not supported are refused, never ignored. A JSON schema becomes part of the
-prompt, as in the model's training. Nothing enforces the schema, so ``strict`` is refused.
+prompt, as in the model's training, and the answer is held to it.
 """
 
 from typing import Any
 
 from gptoss_mlx.errors import RequestError
-from gptoss_mlx.harmony import Function, ResponseFormat
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import Call, Reply
 from gptoss_mlx.requests.history import History
 from gptoss_mlx.requests.json_object import JsonObject
-from gptoss_mlx.requests.request import (
+from gptoss_mlx.requests.offers import (
     CACHING,
-    NOT_ENFORCED,
+    Form,
+    Held,
+    Offer,
+    each_once,
+    read_choice,
+    read_custom,
+    read_function,
+    read_limit_of_thought,
+    read_schema,
+)
+from gptoss_mlx.requests.request import (
     WITHOUT_EFFECT,
     Defaults,
     Request,
     call_key,
     needed_parts,
-    offered,
     read_called_name,
     read_content,
     read_effort,
-    read_function,
     read_limit,
     read_sampling,
-    read_schema,
     read_stop,
-    wants_schema,
 )
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -59,7 +64,7 @@ TEXT_PARTS = {"text": "text"}
 
 
 def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False, notes: list[str] | None = None) -> Request:
-    """Return the request in the body ``raw``. Raises RequestError, but not for schemas: rendering them checks them.
+    """Return the request in the body ``raw``. Raises RequestError.
 
     With ``unknown_fields`` unknown fields are ignored and named in the request, because data sets have other columns.
     ``notes`` are as for JsonObject.
@@ -75,21 +80,25 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False, notes: l
     history = History(defaults.recall)
     for number, message in enumerate(messages):
         _read_message(message, f"messages[{number}]", history)
-    functions = _read_tools(body)
+    effort, thought = _read_reasoning(body)
+    form = _read_format(body.object("response_format")) or defaults.form
+    thought = defaults.thought if thought is None else thought
+    held = Held(_read_tools(body), read_choice(body), form, thought)
     limit = read_limit(body, "max_completion_tokens", "max_tokens")
     request = Request(
         messages=history.finish(
             "messages",
             instructions=defaults.instructions,
-            reasoning=_read_effort(body) or defaults.reasoning,
+            reasoning=effort or defaults.reasoning,
             date=defaults.date,
-            functions=functions,
-            response_format=_read_format(body.object("response_format")),
+            functions=held.functions,
+            response_format=held.response_format,
         ),
         sampling=read_sampling(body, defaults),
         max_tokens=limit or defaults.max_tokens,
         stop=read_stop(body),
-        functions=tuple(function.name for function in functions),
+        held=held,
+        grammar=held.grammar(notes),
         stream=bool(body.flag("stream")),
         model=body.text("model"),
         unknown=body.unread(),
@@ -155,6 +164,8 @@ def _message(reply: Reply, id: str, index: int, thought: bool) -> dict[str, Any]
 
 
 def _call(call: Call) -> dict[str, Any]:
+    if call.custom:
+        return {"type": "custom", "custom": {"name": call.name, "input": call.arguments}}
     return {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
@@ -199,20 +210,25 @@ def _read_assistant(message: JsonObject, where: str, history: History) -> None:
     history.said(text, where, before_a_call=bool(calls))
     for number, raw in enumerate(calls):
         call = JsonObject(raw, f"{where}.tool_calls[{number}]")
-        function = call.object("function")
-        if call.any("type") not in (None, "function") or function is None:
-            raise call.error("type", "must be 'function', and the function must be present")
-        arguments = function.text("arguments") or ""
-        history.called(call.needed_text("id"), read_called_name(function), arguments, where)
-        function.refuse_unread()
+        kind = call.one_of("type", "function", "custom") or "function"
+        called = call.object(kind)
+        if called is None:
+            raise call.error(kind, "is missing")
+        custom = kind == "custom"
+        arguments = called.text("input" if custom else "arguments") or ""
+        history.called(call.needed_text("id"), read_called_name(called), arguments, where, custom=custom)
+        called.refuse_unread()
         call.only("index", number)  # streamed calls have it
         call.refuse_unread()
 
 
-def _read_effort(body: JsonObject) -> Effort | None:
-    """Read how long to think, in each place where a client may say it. Raises RequestError if two differ."""
+def _read_reasoning(body: JsonObject) -> tuple[Effort | None, int | None]:
+    """Read how long to think, in each place where a client may say it, and the most tokens of it. Raises RequestError
+    if two differ."""
     places = [(body, "reasoning_effort")]
+    thought = None
     if reasoning := body.object("reasoning"):
+        thought = read_limit_of_thought(reasoning, "max_tokens")
         reasoning.skip("summary", "exclude", "enabled")
         places.append((reasoning, "effort"))
     if template := body.object("chat_template_kwargs"):
@@ -222,7 +238,7 @@ def _read_effort(body: JsonObject) -> Effort | None:
         holder.refuse_unread()
     if len(given) > 1:
         raise RequestError(f"{' and '.join(given.values())} differ; send only one", next(iter(given.values())))
-    return next(iter(given), None)
+    return next(iter(given), None), thought
 
 
 def _read_n(body: JsonObject) -> int:
@@ -242,32 +258,33 @@ def _read_stream_usage(body: JsonObject) -> bool:
     return bool(wanted)
 
 
-def _read_tools(body: JsonObject) -> tuple[Function, ...]:
-    functions = []
+def _read_tools(body: JsonObject) -> tuple[Offer, ...]:
+    tools = []
     for tool in body.objects("tools") or []:
-        function = tool.object("function")
-        kind = tool.text("type")
-        if kind not in (None, "function") and tool.note(
-            "type", f"is ignored: tools of the type {kind[:40]!r} are not offered to the model"
-        ):
+        kind = tool.text("type") or "function"
+        if kind not in ("function", "custom"):
+            if not tool.note("type", f"is ignored: tools of the type {kind[:40]!r} are not offered to the model"):
+                raise tool.error("type", "must be 'function' or 'custom'")
             continue
-        if kind != "function" or function is None:
-            raise tool.error("type", "must be 'function', and the function must be present")
-        functions.append(read_function(function))
-        tool.overlook("strict", False, because=NOT_ENFORCED)
+        inner = tool.object(kind)
+        if inner is None:
+            raise tool.error(kind, "is missing")
+        strict = bool(tool.flag("strict"))  # where some clients have it
+        tools.append(read_custom(inner, nested=True) if kind == "custom" else read_function(inner, strict=strict))
         tool.skip(*CACHING)
         tool.refuse_unread()
-    return offered(body, functions)
+    return each_once(tools)
 
 
-def _read_format(declared: JsonObject | None) -> ResponseFormat | None:
+def _read_format(declared: JsonObject | None) -> Form | None:
     if declared is None:
         return None
-    response_format = None
-    if wants_schema(declared):
+    kind = declared.one_of("type", "text", "json_object", "json_schema") or "text"
+    form = Form(declared.path("type")) if kind == "json_object" else None
+    if kind == "json_schema":
         schema = declared.object("json_schema")
         if schema is None:
             raise declared.error("type", "is 'json_schema', but the field json_schema is missing")
-        response_format = read_schema(schema)
+        form = read_schema(schema)
     declared.refuse_unread()
-    return response_format
+    return form

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from gptoss_mlx.errors import RequestError
-from gptoss_mlx.harmony import Developer, Function, Message, ResponseFormat, System, tool_call, tool_result
+from gptoss_mlx.harmony import Developer, Function, Message, ResponseFormat, System, text_call, tool_call, tool_result
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import BETWEEN, Reply
 
@@ -108,12 +108,16 @@ class History:
         if text:
             self._messages.append(Message("assistant", text, channel="commentary" if before_a_call else "final"))
 
-    def called(self, id: str, name: str, arguments: str, where: str) -> None:
-        """Add a call that the assistant made. A ``name`` with a dot has its own namespace, others are ``functions``."""
+    def called(self, id: str, name: str, arguments: str, where: str, *, custom: bool = False) -> None:
+        """Add a call that the assistant made. A ``name`` with a dot has its own namespace, others are ``functions``.
+        A ``custom`` tool was given text, which is not JSON."""
         if id in self._awaited:
             raise RequestError(f"{where}: the call id {id[:80]!r} occurs twice", where)
         recipient = name if "." in name else f"functions.{name}"
-        call = tool_call(recipient, arguments if arguments.strip() else "{}")
+        if custom:
+            call = text_call(recipient, arguments)
+        else:
+            call = tool_call(recipient, arguments if arguments.strip() else "{}")
         own = self._recall(id)
         if own is not None and own.call.recipient == recipient and _same(own.call.content, call.content):
             call = own.call

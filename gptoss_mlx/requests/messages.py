@@ -9,21 +9,27 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from gptoss_mlx.errors import RequestError
-from gptoss_mlx.harmony import Function
+from gptoss_mlx.harmony import ResponseFormat
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import BETWEEN, Call, Piece, Reply
 from gptoss_mlx.requests.history import History
 from gptoss_mlx.requests.json_object import JsonObject
-from gptoss_mlx.requests.request import (
+from gptoss_mlx.requests.offers import (
     CACHING,
+    Choice,
+    Form,
+    Held,
+    Offer,
+    each_once,
+    read_function,
+    read_limit_of_thought,
+)
+from gptoss_mlx.requests.request import (
     Defaults,
     Request,
     call_key,
-    each_once,
     read_called_name,
     read_effort,
-    read_function,
     read_limit,
     read_sampling,
 )
@@ -54,8 +60,9 @@ def read(raw: Any, defaults: Defaults, notes: list[str], *, counting: bool = Fal
         raise body.error("messages", "is missing" if messages is None else "is empty")
     for number, message in enumerate(messages):
         _read_message(message, f"messages[{number}]", history)
-    functions = _read_tools(body)
-    shown, effort = _read_thinking(body)
+    shown, effort, thought = _read_thinking(body)
+    form, wanted = _read_output(body)
+    held = Held(_read_tools(body), _read_choice(body), form, thought)
     limit = read_limit(body, "max_tokens")
     if limit is None and not counting:
         raise body.error("max_tokens", "is missing")
@@ -63,15 +70,16 @@ def read(raw: Any, defaults: Defaults, notes: list[str], *, counting: bool = Fal
         messages=history.finish(
             "messages",
             instructions=defaults.instructions,
-            reasoning=effort or defaults.reasoning,
+            reasoning=wanted or effort or defaults.reasoning,
             date=defaults.date,
-            functions=functions,
-            response_format=None,
+            functions=held.functions,
+            response_format=held.response_format,
         ),
         sampling=read_sampling(body, defaults),
         max_tokens=limit,
         stop=_read_stop(body),
-        functions=tuple(function.name for function in functions),
+        held=held,
+        grammar=held.grammar(notes),
         stream=bool(body.flag("stream")),
         model=body.text("model"),
         thoughts="text" if shown else "hidden",
@@ -96,8 +104,9 @@ def begun(id: str, model: str, prompt_tokens: int = 0) -> dict[str, Any]:
 
 
 def write_end(reply: Reply) -> dict[str, Any]:
-    """Return the fields that say why ``reply`` ended."""
-    reasons = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+    """Return the fields that say why ``reply`` ended. Of a reply that only repeated itself this API can say no more
+    than that it was cut off."""
+    reasons = {"stop": "end_turn", "length": "max_tokens", "repetition": "max_tokens", "tool_calls": "tool_use"}
     reason = "stop_sequence" if reply.stopped_by is not None and not reply.calls else reasons[reply.reason]
     return {"stop_reason": reason, "stop_sequence": reply.stopped_by}
 
@@ -217,47 +226,65 @@ def _read_text(holder: JsonObject, field: str) -> str:
     return BETWEEN.join(text for text in texts if text)
 
 
-def _read_tools(body: JsonObject) -> tuple[Function, ...]:
-    functions = []
+def _read_tools(body: JsonObject) -> tuple[Offer, ...]:
+    tools = []
     for tool in body.objects("tools") or []:
         kind = tool.text("type") or "custom"
         tool.skip("defer_loading", "eager_input_streaming", "input_examples", "allowed_callers")
         if kind == "custom":
-            functions.append(read_function(tool, "input_schema"))
+            tools.append(read_function(tool, "input_schema"))
         elif not tool.note("type", f"is ignored: tools of the type {kind[:40]!r} are not offered to the model"):
             raise tool.error("type", "must be 'custom'")
+    return each_once(tools)
+
+
+def _read_choice(body: JsonObject) -> Choice:
     choice = body.object("tool_choice")
     if choice is None:
-        return each_once(functions)
-    kind = choice.needed_text("type")
-    if kind not in ("auto", "none"):
-        raise choice.error("type", f"is {kind[:40]!r}; use auto or none: a call cannot be forced")
-    choice.skip("disable_parallel_tool_use")
+        return Choice()
+    kind = choice.one_of("type", "auto", "any", "none", "tool")
+    choice.skip("disable_parallel_tool_use")  # a reply never has two calls
+    names = frozenset([choice.needed_text("name")]) if kind == "tool" else None
     choice.refuse_unread()
-    return () if kind == "none" else each_once(functions)
+    if kind in ("any", "tool"):
+        return Choice("required", names)
+    return Choice("none" if kind == "none" else "auto")
 
 
-def _read_thinking(body: JsonObject) -> tuple[bool, Effort | None]:
-    """Return whether thoughts are shown, and how long to think. The model cannot be kept from thinking."""
+def _read_output(body: JsonObject) -> tuple[Form | None, Effort | None]:
+    """Read the form of the answer, in both places where it may stand, and the effort that stands beside it."""
     effort: Effort | None = None
+    form = _read_form(body.object("output_format"))
     if config := body.object("output_config"):
         effort = read_effort(config, "effort")
-        if config.any("format") is not None:
-            raise config.error("format", "cannot be enforced yet; ask for JSON in the prompt")
+        form = _read_form(config.object("format")) or form
         config.overlook_unread()
-    if body.any("output_format") is not None:
-        raise RequestError("output_format cannot be enforced yet; ask for JSON in the prompt", "output_format")
+    return form, effort
+
+
+def _read_form(format: JsonObject | None) -> Form | None:
+    if format is None:
+        return None
+    format.one_of("type", "json_schema")
+    form = Form(format.path("schema"), ResponseFormat("answer", format.schema("schema") or {}), exact=True)
+    format.refuse_unread()
+    return form
+
+
+def _read_thinking(body: JsonObject) -> tuple[bool, Effort | None, int | None]:
+    """Return whether thoughts are shown, how long to think, and the most tokens of it. The model cannot be kept from
+    thinking."""
     thinking = body.object("thinking")
     if thinking is None:
-        return False, effort
+        return False, None, None
     kind = thinking.one_of("type", "enabled", "disabled", "adaptive")
     if kind == "disabled":
         thinking.note("type", "is 'disabled'; the model thinks a little all the same, and its thoughts are not sent")
-        return False, effort or "low"
-    thinking.overlook("budget_tokens", because="the model thinks as long as its effort says")
+        return False, "low", None
+    budget = read_limit_of_thought(thinking, "budget_tokens")
     thinking.overlook("display", "summarized", because="thoughts are sent as they are")
     thinking.overlook_unread()
-    return True, effort
+    return True, None, budget
 
 
 def _read_stop(body: JsonObject) -> tuple[str, ...]:

@@ -3,14 +3,19 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gptoss_mlx.errors import RequestError, UsageError
-from gptoss_mlx.harmony import Function, Message, ResponseFormat
+from gptoss_mlx.harmony import Message, Tokenizer
 from gptoss_mlx.harmony.messages import Effort
+from gptoss_mlx.reply import ReplyReader
 from gptoss_mlx.requests.history import Carried, Recall
 from gptoss_mlx.requests.json_object import JsonObject
+from gptoss_mlx.requests.offers import CACHING, Form, Held
 from gptoss_mlx.sampling import Sampling
+
+if TYPE_CHECKING:
+    from gptoss_mlx.grammars import Grammar
 
 OTHER_EFFORTS: Mapping[str, Effort] = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
 """Efforts of other models, and what gpt-oss has in their place. It cannot think less than a little."""
@@ -21,25 +26,19 @@ Thoughts = Literal["text", "summary", "hidden"]
 MAX_STOPS = 4
 """OpenAI's limit of stop strings."""
 
-CACHING = ("cache_control", "prompt_cache_breakpoint")
-"""Fields by which a client asks to cache a prompt's beginning. They are ignored because the runtime always does."""
-
 WITHOUT_EFFECT = (
-    *("user", "metadata", "store", "service_tier", "safety_identifier", "parallel_tool_calls"),
+    *("user", "metadata", "store", "service_tier", "safety_identifier", "parallel_tool_calls"),  # never more than one
     *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
 )
 """Fields of both endpoints that do not change the answer."""
 
-NOT_ENFORCED = "the schema is part of the prompt, but nothing enforces it"
-
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _CALLED_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 
 @dataclass(frozen=True)
 class Defaults:
     """Values for fields that a request does not have. ``max_tokens`` None means: up to the end of the context.
-    ``recall`` is as for History."""
+    ``recall`` is as for History. ``form`` and ``thought`` are as for Held."""
 
     sampling: Sampling
     reasoning: Effort = "medium"
@@ -47,6 +46,8 @@ class Defaults:
     max_tokens: int | None = None
     date: str | None = None
     recall: Recall = lambda id: None
+    form: Form | None = None
+    thought: int | None = None
 
 
 def call_key(id: str, index: int, number: int) -> str:
@@ -59,18 +60,20 @@ def call_key(id: str, index: int, number: int) -> str:
 class Request:
     """One prompt, and how to answer it.
 
-    ``functions`` are the names of the functions that the model may call. ``model`` is the name in the request, if any.
-    ``repeated`` are settings that the endpoint's response repeats. ``unknown`` are the names of ignored fields. ``n``
-    is how many replies are wanted. ``stream_usage``: a stream ends with the counts of tokens. ``store``: the response
-    may be asked for later. ``thoughts`` says in which form thoughts are wanted. With ``sealed`` they are also wanted in
-    a form that the client sends back unread. ``carried`` is what a later request that continues this one begins with.
+    ``held`` says which tools the model may call and what its replies are held to, with ``grammar``. ``model`` is the
+    name in the request, if any. ``repeated`` are settings that the endpoint's response repeats. ``unknown`` are the
+    names of ignored fields. ``n`` is how many replies are wanted. ``stream_usage``: a stream ends with the counts of
+    tokens. ``store``: the response may be asked for later. ``thoughts`` says in which form thoughts are wanted. With
+    ``sealed`` they are also wanted in a form that the client sends back unread. ``carried`` is what a later request
+    that continues this one begins with.
     """
 
     messages: tuple[Message, ...]
     sampling: Sampling
     max_tokens: int | None
     stop: tuple[str, ...] = ()
-    functions: tuple[str, ...] = ()
+    held: Held = field(default_factory=Held)
+    grammar: "Grammar | None" = None
     stream: bool = False
     model: str | None = None
     repeated: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +84,12 @@ class Request:
     thoughts: Thoughts = "text"
     sealed: bool = False
     carried: Carried = field(default_factory=Carried)
+
+    def reader(self, tokenizer: Tokenizer, prompt_tokens: int, *, guarded: bool) -> ReplyReader:
+        """Return what reads a reply to it. ``guarded`` is as for ReplyReader."""
+        names = [one.function.name for one in self.held.shown]
+        custom = {one.function.name for one in self.held.shown if one.custom}
+        return ReplyReader(tokenizer, prompt_tokens, self.stop, names, custom=custom, guarded=guarded)
 
 
 def read_sampling(body: JsonObject, defaults: Defaults) -> Sampling:
@@ -120,60 +129,12 @@ def read_stop(body: JsonObject) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def read_function(function: JsonObject, parameters: str = "parameters") -> Function:
-    """Read a function's name, description and schema, which the field ``parameters`` has. Nothing enforces the schema,
-    so ``strict`` is overlooked."""
-    function.overlook("strict", False, because=NOT_ENFORCED)
-    function.skip(*CACHING)
-    name = function.needed_text("name")
-    if not _NAME.fullmatch(name):
-        raise function.error("name", "must be 1 to 128 letters, digits, dashes and underscores")
-    declared = Function(name, function.text("description") or "", function.schema(parameters))
-    function.overlook_unread()
-    return declared
-
-
-def wants_schema(declared: JsonObject) -> bool:
-    """Return whether the response format has the type ``json_schema``, not ``text``. Raises RequestError for others."""
-    kind = declared.needed_text("type")
-    if kind not in ("text", "json_schema"):
-        raise declared.error("type", f"{kind[:40]!r} is not supported; use json_schema, or ask for JSON in the prompt")
-    return kind == "json_schema"
-
-
-def read_schema(declared: JsonObject) -> ResponseFormat:
-    """Read a response format's name, schema and description. Refuse ``strict``, because nothing enforces the schema."""
-    declared.only("strict", False)
-    description = declared.text("description") or ""
-    response_format = ResponseFormat(declared.needed_text("name"), declared.schema("schema") or {}, description)
-    declared.refuse_unread()
-    return response_format
-
-
 def read_called_name(function: JsonObject) -> str:
     """Read the name in a call. It may have a namespace, as ``browser.search``; a declared function's may not."""
     name = function.needed_text("name")
     if not _CALLED_NAME.fullmatch(name):
         raise function.error("name", "must be 1 to 128 letters, digits, dots, dashes and underscores")
     return name
-
-
-def offered(body: JsonObject, functions: list[Function]) -> tuple[Function, ...]:
-    """Return the functions that the model may call. Raises RequestError for a forced call or two equal names."""
-    choice = body.any("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise body.error("tool_choice", "must be 'auto' or 'none': a call cannot be forced")
-    if choice == "none":
-        return ()
-    return each_once(functions)
-
-
-def each_once(functions: list[Function]) -> tuple[Function, ...]:
-    """Return the functions. Raises RequestError for two of the same name."""
-    names = [function.name for function in functions]
-    if double := next((name for name in names if names.count(name) > 1), None):
-        raise RequestError(f"tools: the function '{double}' is declared twice", "tools")
-    return tuple(functions)
 
 
 def read_parts(holder: JsonObject, name: str, kinds: Mapping[str, str]) -> str | None:

@@ -56,8 +56,10 @@ def message_item(id: str, text: str | None, section: str, status: Status) -> Ite
     return about | {"content": content}
 
 
-def call_item(id: str, call_id: str, name: str, arguments: str, status: Status) -> Item:
-    """Return the item of a call."""
+def call_item(id: str, call_id: str, name: str, arguments: str, status: Status, *, custom: bool = False) -> Item:
+    """Return the item of a call. A ``custom`` tool is given text."""
+    if custom:
+        return {"id": id, "type": "custom_tool_call", "call_id": call_id, "name": name, "input": arguments}
     about = {"id": id, "type": "function_call", "status": status, "call_id": call_id}
     return about | {"name": name, "arguments": arguments}
 
@@ -90,11 +92,11 @@ def items(reply: Reply, id: str, thoughts: Thoughts, sealed: bool = False) -> li
     found = []
     calls = (call_id(id, number) for number in count())
     for number, part in enumerate(shown):
-        cut_off = reply.reason == "length" and number + 1 == len(shown)
+        cut_off = reply.cut_off and number + 1 == len(shown)
         status: Status = "incomplete" if cut_off else "completed"
         own = item_id(id, _section(part), number)
         if isinstance(part, Call):
-            found.append(call_item(own, next(calls), part.name, part.arguments, "completed"))
+            found.append(call_item(own, next(calls), part.name, part.arguments, "completed", custom=part.custom))
         elif part.section == "thought":
             found.append(reasoning_item(own, part.text, thoughts, sealed))
         else:
@@ -121,10 +123,10 @@ def response(id: str, created: int, model: str, repeated: dict[str, Any], status
 
 def ended(reply: Reply) -> dict[str, Any]:
     """Return the fields of the ``response`` object that say how ``reply`` has ended."""
-    cut_off = reply.reason == "length"
+    reasons = {"length": "max_output_tokens", "repetition": "repetition"}
     return {
-        "status": "incomplete" if cut_off else "completed",
-        "incomplete_details": {"reason": "max_output_tokens"} if cut_off else None,
+        "status": "incomplete" if reply.cut_off else "completed",
+        "incomplete_details": {"reason": reasons[reply.reason]} if reply.cut_off else None,
         "usage": {
             "input_tokens": reply.prompt_tokens,
             "input_tokens_details": {"cached_tokens": reply.cached_tokens, "cache_write_tokens": 0},

@@ -5,25 +5,31 @@ Fields that would change the answer but are not supported are refused, never ign
 
 from typing import Any
 
-from gptoss_mlx.harmony import Function, ResponseFormat
 from gptoss_mlx.reply import Reply
 from gptoss_mlx.requests import response_objects as objects
 from gptoss_mlx.requests.history import Carried, History
 from gptoss_mlx.requests.json_object import JsonObject
+from gptoss_mlx.requests.offers import (
+    Form,
+    Held,
+    Offer,
+    each_once,
+    read_choice,
+    read_custom,
+    read_function,
+    read_limit_of_thought,
+    read_schema,
+)
 from gptoss_mlx.requests.request import (
     WITHOUT_EFFECT,
     Defaults,
     Request,
     needed_parts,
-    offered,
     read_called_name,
     read_effort,
-    read_function,
     read_limit,
     read_parts,
     read_sampling,
-    read_schema,
-    wants_schema,
 )
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -46,7 +52,7 @@ def previous(raw: Any) -> str | None:
 
 
 def read(raw: Any, defaults: Defaults, *, carried: Carried | None = None, notes: list[str] | None = None) -> Request:
-    """Return the request in the body ``raw``. Raises RequestError, but not for schemas: rendering them checks them.
+    """Return the request in the body ``raw``. Raises RequestError.
 
     ``carried`` is the exchange that ``previous_response_id`` names. If it is None, the field is refused. ``notes`` are
     as for JsonObject.
@@ -74,7 +80,9 @@ def read(raw: Any, defaults: Defaults, *, carried: Carried | None = None, notes:
         body.overlook("include", because=f"only {SEALED} can be included")
     effort = read_effort(reasoning, "effort") or defaults.reasoning
     store = body.flag("store")
-    functions = _read_tools(body)
+    form = _read_format(body.object("text")) or defaults.form
+    thought = read_limit_of_thought(reasoning, "max_tokens")
+    held = Held(_read_tools(body), read_choice(body), form, defaults.thought if thought is None else thought)
     sampling = read_sampling(body, defaults)
     limit = read_limit(body, "max_output_tokens") or defaults.max_tokens
     request = Request(
@@ -83,12 +91,13 @@ def read(raw: Any, defaults: Defaults, *, carried: Carried | None = None, notes:
             instructions=defaults.instructions,
             reasoning=effort,
             date=defaults.date,
-            functions=functions,
-            response_format=_read_format(body.object("text")),
+            functions=held.functions,
+            response_format=held.response_format,
         ),
         sampling=sampling,
         max_tokens=limit,
-        functions=tuple(function.name for function in functions),
+        held=held,
+        grammar=held.grammar(notes),
         stream=bool(body.flag("stream")),
         model=body.text("model"),
         repeated={
@@ -145,11 +154,12 @@ def _read_item(item: JsonObject, where: str, history: History) -> None:
     match kind:
         case "message":
             _read_message(item, where, history)
-        case "function_call":
+        case "function_call" | "custom_tool_call":
             name = read_called_name(item)
-            arguments = item.text("arguments") or ""
-            history.called(item.needed_text("call_id"), name, arguments, where)
-        case "function_call_output":
+            custom = kind == "custom_tool_call"
+            arguments = item.text("input" if custom else "arguments") or ""
+            history.called(item.needed_text("call_id"), name, arguments, where, custom=custom)
+        case "function_call_output" | "custom_tool_call_output":
             output = needed_parts(item, "output", {"input_text": "text"})
             history.result(item.needed_text("call_id"), output, where)
         case "reasoning":
@@ -179,18 +189,22 @@ def _read_message(item: JsonObject, where: str, history: History) -> None:
             raise item.error("role", f"is {role[:40]!r}; use system, developer, user or assistant")
 
 
-def _read_tools(body: JsonObject) -> tuple[Function, ...]:
-    functions = []
+def _read_tools(body: JsonObject) -> tuple[Offer, ...]:
+    """Read the tools. Functions are strict unless they say otherwise, as this endpoint has it, but as far as can be
+    enforced if they do not say so themselves."""
+    tools = []
     for tool in body.objects("tools") or []:
         kind = tool.text("type") or ""
         if kind == "function":
-            functions.append(read_function(tool))
+            tools.append(read_function(tool, strict=None))
+        elif kind == "custom":
+            tools.append(read_custom(tool, nested=False))
         elif not tool.note("type", f"is ignored: tools of the type {kind[:40]!r} are not offered to the model"):
-            raise tool.error("type", "must be 'function'")
-    return offered(body, functions)
+            raise tool.error("type", "must be 'function' or 'custom'")
+    return each_once(tools)
 
 
-def _read_format(text: JsonObject | None) -> ResponseFormat | None:
+def _read_format(text: JsonObject | None) -> Form | None:
     if text is None:
         return None
     text.overlook("verbosity", "medium")
@@ -198,7 +212,8 @@ def _read_format(text: JsonObject | None) -> ResponseFormat | None:
     text.refuse_unread()
     if declared is None:
         return None
-    if wants_schema(declared):
+    kind = declared.one_of("type", "text", "json_object", "json_schema") or "text"
+    if kind == "json_schema":
         return read_schema(declared)
     declared.refuse_unread()
-    return None
+    return Form(declared.path("type")) if kind == "json_object" else None

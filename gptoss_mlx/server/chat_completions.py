@@ -9,7 +9,7 @@ from gptoss_mlx.requests import chat_completions
 from gptoss_mlx.server.exchange import Exchange
 from gptoss_mlx.server.owner import Ended
 from gptoss_mlx.server.problems import Problem, problem_of
-from gptoss_mlx.server.service import Answering, Of, Service, Waiting, refuse_format
+from gptoss_mlx.server.service import Answering, Of, Service, Waiting
 
 
 async def create(exchange: Exchange, service: Service) -> None:
@@ -18,9 +18,7 @@ async def create(exchange: Exchange, service: Service) -> None:
     async with service.answering(
         exchange.id,
         model_of(exchange.body),
-        lambda defaults: refuse_format(
-            chat_completions.read(exchange.body, defaults, notes=exchange.notes), "response_format"
-        ),
+        lambda defaults: chat_completions.read(exchange.body, defaults, notes=exchange.notes),
     ) as answering:
         if answering.request.stream:
             await _stream(exchange, answering, created)
@@ -77,8 +75,8 @@ def _said(piece: Piece) -> dict[str, Any]:
 
 def _called(piece: CallPiece, id: str, index: int) -> dict[str, Any]:
     """Return the piece of a call. Its id, type and name come once, before its arguments."""
+    kind, text = ("custom", "input") if piece.custom else ("function", "arguments")
     if piece.text:
-        return {"index": piece.number, "function": {"arguments": piece.text}}
-    function = {"name": piece.name, "arguments": ""}
+        return {"index": piece.number, kind: {text: piece.text}}
     call_id = chat_completions.call_id(id, index, piece.number)
-    return {"index": piece.number, "id": call_id, "type": "function", "function": function}
+    return {"index": piece.number, "id": call_id, "type": kind, kind: {"name": piece.name, text: ""}}

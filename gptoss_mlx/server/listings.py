@@ -18,7 +18,7 @@ OLLAMA_VERSION = "0.13.4"
 
 CODEX_INSTRUCTIONS = (
     "You are a coding agent that works in the user's terminal. Read what you need before you change it. Use the tools "
-    "you are given: run commands with the shell, and change files with it too. Keep changes small, check them by "
+    "you are given: run commands with the shell, and change files with apply_patch. Keep changes small, check them by "
     "running what the project has for that, and end with a short summary of what you did."
 )
 """Replaces Codex's own instructions, which describe tools that it does not offer this model."""
@@ -113,7 +113,7 @@ def _codex_model(name: str, config: ModelConfig | None, order: int) -> dict[str,
         "supports_reasoning_summaries": True,
         "support_verbosity": False,
         "default_verbosity": None,
-        "apply_patch_tool_type": None,
+        "apply_patch_tool_type": "freeform",
         "truncation_policy": {"mode": "bytes", "limit": 10_000},
         "supports_parallel_tool_calls": False,
         "context_window": config.max_position_embeddings if config else None,

@@ -11,6 +11,7 @@ from typing import Any
 from gptoss_mlx.errors import (
     ContextLengthError,
     GptOssError,
+    GrammarError,
     HarmonyError,
     MemoryBudgetError,
     ModelNotInstalledError,
@@ -70,7 +71,7 @@ def problem_of(error: Exception) -> Problem:
             return Problem(400, str(error), "out_of_memory")
         case ModelNotInstalledError():
             return Problem(404, str(error), "model_not_found", "model")
-        case UsageError() | HarmonyError():
+        case UsageError() | HarmonyError() | GrammarError():
             return Problem(400, str(error), "invalid_value")
         case GptOssError():
             return Problem(500, str(error), "server_error")

@@ -50,7 +50,7 @@ END_SECONDS = 10.0
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How to serve the models ``names``. ``folder`` returns the folder of one. ``idle_unload`` is in seconds.
-    ``working`` is entered while there is work. ``say`` tells the user something."""
+    ``working`` is entered while there is work. ``guarded`` is as for Service. ``say`` tells the user something."""
 
     names: Sequence[str]
     load: Callable[[str], Loaded]
@@ -64,6 +64,7 @@ class Settings:
     max_rows: int = 16
     idle_unload: float | None = None
     working: Callable[[], AbstractContextManager[object]] = nullcontext
+    guarded: bool = True
 
 
 def serve(settings: Settings, started: Callable[[str], None]) -> signal.Signals | None:
@@ -99,7 +100,7 @@ async def _serve(settings: Settings, listener: socket.socket, started: Callable[
 
     owner = Owner(post, settings.working)
     residence = Residence(owner, settings.names, settings.load, settings.unload)
-    service = Service(owner, residence, settings.max_rows + QUEUED)
+    service = Service(owner, residence, settings.max_rows + QUEUED, guarded=settings.guarded)
     app = build(
         service,
         host=settings.host,

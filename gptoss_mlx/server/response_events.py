@@ -25,6 +25,7 @@ class _Open:
     name: str = ""
     number: int = 0
     text: str = ""
+    custom: bool = False
 
 
 @dataclass(eq=False)
@@ -65,7 +66,7 @@ class Growing:
 
     def end(self, reply: Reply) -> list[ResponseEvent]:
         """End the response as its reply has ended."""
-        events = self._close("incomplete" if reply.reason == "length" else "completed")
+        events = self._close("incomplete" if reply.cut_off else "completed")
         self.response |= objects.ended(reply)
         return self._numbered([*events, self._whole(self.response["status"])])
 
@@ -100,14 +101,13 @@ class Growing:
         if self._open is None or self._open.section != "call" or self._open.number != piece.number:
             events = self._close("completed")
             self._open = self._new("call")
-            self._open.name, self._open.number = piece.name, piece.number
-            call_id = objects.call_id(self.id, piece.number)
-            item = objects.call_item(self._open.id, call_id, piece.name, "", "in_progress")
-            events.append(self._item("added", item))
+            self._open.name, self._open.number, self._open.custom = piece.name, piece.number, piece.custom
+            events.append(self._item("added", self._call_item(self._open, "in_progress")))
         if piece.text:
             self._open.text += piece.text
             at = {"item_id": self._open.id, "output_index": self._open.index}
-            events.append(self._event("function_call_arguments.delta", at | {"delta": piece.text}))
+            kind = "custom_tool_call_input" if piece.custom else "function_call_arguments"
+            events.append(self._event(f"{kind}.delta", at | {"delta": piece.text}))
         return events
 
     def _close(self, status: objects.Status) -> list[ResponseEvent]:
@@ -117,10 +117,13 @@ class Growing:
             return []
         text = opened.text
         if opened.section == "call":
-            item = objects.call_item(opened.id, objects.call_id(self.id, opened.number), opened.name, text, status)
+            item = self._call_item(opened, status)
             at = {"item_id": opened.id, "output_index": opened.index}
-            done = {"name": opened.name, "arguments": text}
-            events = [self._event("function_call_arguments.done", at | done)]
+            if opened.custom:
+                events = [self._event("custom_tool_call_input.done", at | {"input": text})]
+            else:
+                done = {"name": opened.name, "arguments": text}
+                events = [self._event("function_call_arguments.done", at | done)]
         elif opened.section != "thought":
             item = objects.message_item(opened.id, text, opened.section, status)
             part = self._event("content_part.done", self._place() | {"part": objects.text_part(text)})
@@ -135,6 +138,10 @@ class Growing:
         self.response["output"] = [*self.response["output"], item]
         self._open = None
         return [*events, self._event("output_item.done", {"output_index": opened.index, "item": item})]
+
+    def _call_item(self, opened: _Open, status: objects.Status) -> objects.Item:
+        call_id = objects.call_id(self.id, opened.number)
+        return objects.call_item(opened.id, call_id, opened.name, opened.text, status, custom=opened.custom)
 
     def _new(self, section: str) -> _Open:
         index = len(self.response["output"])

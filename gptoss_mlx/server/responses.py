@@ -12,7 +12,7 @@ from gptoss_mlx.server.exchange import Exchange
 from gptoss_mlx.server.owner import Ended
 from gptoss_mlx.server.problems import Problem, problem_of
 from gptoss_mlx.server.response_events import Growing, ResponseEvent
-from gptoss_mlx.server.service import Answering, Of, Service, Waiting, refuse_format
+from gptoss_mlx.server.service import Answering, Of, Service, Waiting
 from gptoss_mlx.server.stored import Responses, Stored
 
 LISTED = 20
@@ -33,9 +33,7 @@ async def create(exchange: Exchange, service: Service) -> None:
     carried = earlier.carried_for(service.residence.resolve(wanted)) if earlier else None
 
     def read(defaults: Defaults) -> Request:
-        return refuse_format(
-            responses.read(exchange.body, defaults, carried=carried, notes=exchange.notes), "text.format"
-        )
+        return responses.read(exchange.body, defaults, carried=carried, notes=exchange.notes)
 
     async with service.answering(exchange.id, wanted, read) as answering:
         growing = Growing(exchange.id, created, answering.model, answering.request)

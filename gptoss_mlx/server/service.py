@@ -14,17 +14,17 @@ from itertools import takewhile
 from gptoss_mlx.engine.batching import Row
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.scoring import Scorer
-from gptoss_mlx.errors import ContextLengthError, RequestError
-from gptoss_mlx.harmony import Developer, render, render_messages
+from gptoss_mlx.errors import ContextLengthError
+from gptoss_mlx.harmony import render, render_messages
 from gptoss_mlx.harmony.render import reply_start
-from gptoss_mlx.reply import CallPiece, Piece, Reply, ReplyReader
+from gptoss_mlx.reply import CallPiece, Piece, Reply
 from gptoss_mlx.requests import Defaults, Request
 from gptoss_mlx.requests.history import recalled
 from gptoss_mlx.requests.request import call_key
 from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.score import Score
 from gptoss_mlx.server.owner import Broken, Ended, Event, Order, Owner
-from gptoss_mlx.server.problems import busy, not_offered
+from gptoss_mlx.server.problems import Problem, busy, not_offered
 from gptoss_mlx.server.residence import Loaded, Residence
 from gptoss_mlx.server.stored import Calls, Responses
 
@@ -72,7 +72,8 @@ class Answering:
 
     async def events(self) -> AsyncIterator[Of | Waiting]:
         """Yield what comes, until all replies have ended or ``cancel`` was called. Raises the error of a reply that
-        could not be generated, and Problem for one that calls a tool which was not offered."""
+        could not be generated, and Problem for one that calls a tool which was not offered, or whose JSON has a name
+        twice."""
         while len(self.replies) < len(self.orders):
             try:
                 # Not wait_for, which before Python 3.12 forgets that it was cancelled if something has just come.
@@ -89,6 +90,8 @@ class Answering:
             if isinstance(event, Ended):
                 if event.reply.unknown_calls:
                     raise not_offered(event.reply.unknown_calls[0].name)
+                if fault := self.request.held.fault(event.reply):
+                    raise Problem(422, fault, "invalid_output")
                 self.replies[index] = event.reply
                 for number, call in enumerate(recalled(event.reply)):
                     self.calls.keep(self.model, call_key(self.id, index, number), call)
@@ -121,13 +124,15 @@ class Prompt:
 
 @dataclass(eq=False)
 class Service:
-    """Answers at most ``places`` requests at a time, those that wait for the model included."""
+    """Answers at most ``places`` requests at a time, those that wait for the model included. A reply that only repeats
+    itself is ended where ``guarded``."""
 
     owner: Owner
     residence: Residence
     places: int
     responses: Responses = field(default_factory=Responses)
     calls: Calls = field(default_factory=Calls)
+    guarded: bool = field(default=True, kw_only=True)
     taken: int = field(default=0, init=False)
 
     @asynccontextmanager
@@ -164,12 +169,15 @@ class Service:
                 yield held
 
     def prepare(self, model: str, runtime: Runtime, read: Callable[[Defaults], Request]) -> tuple[Request, Prompt]:
-        """Return a request to ``model`` and its prompt. It takes a while, so call it beside the event loop.
+        """Return a request to ``model`` and its prompt. It takes a while, so call it beside the event loop: the first
+        request that holds its replies to something waits for the vocabulary, others do not. Raises GrammarError too.
 
         Another conversation may have the same system and developer messages, and the next turn has the same messages.
         """
         request = read(Defaults(runtime.sampling(), date=Date.today().isoformat(), recall=self.calls.of(model)))
         tokenizer = runtime.tokenizer
+        if request.grammar is not None:
+            runtime.constraint(request.grammar)  # compiled here, so that the rows need not wait for it
         ids = render(request.messages, tokenizer, limit=runtime.config.max_position_embeddings)
         head = list(takewhile(lambda message: message.role in ("system", "developer"), request.messages))
         shared = len(render_messages(head, tokenizer)), len(ids) - len(reply_start(tokenizer))
@@ -207,20 +215,17 @@ class Service:
         sampling = replace(request.sampling, seed=None if seed is None else seed + index)
 
         def make(id: Hashable) -> Row:
-            return Row(id, prompt, runtime.context(), limit, sampling, runtime.stop_ids, shared=answering.shared)
+            grammar = request.grammar
+            return Row(
+                *(id, prompt, runtime.context(), limit, sampling, runtime.stop_ids),
+                shared=answering.shared,
+                constraint=None if grammar is None else runtime.constraint(grammar),
+            )
 
-        reader = ReplyReader(runtime.tokenizer, len(prompt), request.stop, request.functions)
+        reader = request.reader(runtime.tokenizer, len(prompt), guarded=self.guarded and not plain)
         if plain:
             reader.expect_text()
         return Order(self.owner.new_id(), make, reader, lambda event: answering.told.put_nowait((index, event)))
-
-
-def refuse_format(request: Request, param: str) -> Request:
-    """Return ``request``. Raises RequestError if it wants its answer in a format, because nothing enforces that yet."""
-    contents = [message.content for message in request.messages]
-    if any(isinstance(content, Developer) and content.response_format for content in contents):
-        raise RequestError(f"{param}: an answer cannot be held to a JSON schema yet; ask for JSON in the prompt", param)
-    return request
 
 
 def _longest(loaded: Loaded, prompt: int) -> int:

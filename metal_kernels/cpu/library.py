@@ -73,12 +73,13 @@ SIGNATURES: dict[str, tuple] = {
 @dataclass(frozen=True)
 class Library:
     """The loaded library: the functions of one architecture, which return 0, 1 without memory, or 2 for a bad index.
-    ``large_pages`` takes an address and a count of bytes."""
+    ``zeros_in_large_pages`` takes an address and a
+    count of bytes that are zero."""
 
     architecture: str
     functions: dict[str, Callable[..., int]]
     set_threads: Callable[[int], None]
-    large_pages: Callable[[int, int], None]
+    zeros_in_large_pages: Callable[[int, int], None]
 
     def call(self, name: str, *arguments: object) -> None:
         """Call an operation. Raises MemoryError, and IndexError for an id outside a table."""
@@ -98,8 +99,8 @@ def open_library(path: Path, architecture: str | None = None) -> Library:
         function.argtypes = signature
         functions[name] = function
     loaded.gptoss_cpu_threads(cores())
-    loaded.gptoss_cpu_large_pages.argtypes = (c_void_p, c_size_t)
-    return Library(chosen, functions, loaded.gptoss_cpu_threads, loaded.gptoss_cpu_large_pages)
+    loaded.gptoss_cpu_zeros_in_large_pages.argtypes = (c_void_p, c_size_t)
+    return Library(chosen, functions, loaded.gptoss_cpu_threads, loaded.gptoss_cpu_zeros_in_large_pages)
 
 
 def architectures(loaded: ctypes.CDLL) -> list[str]:

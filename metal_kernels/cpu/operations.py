@@ -236,9 +236,9 @@ def rope_tables(inverse: mx.array, positions: mx.array) -> tuple[mx.array, mx.ar
     return cos, sin
 
 
-def hold_in_large_pages(array: mx.array) -> None:
-    """Ask the system to hold the array in large pages. It may take a quarter of a second a gigabyte, or refuse."""
-    _library().large_pages(_at(array), array.nbytes)
+def hold_zeros_in_large_pages(array: mx.array) -> None:
+    """Ask the system to hold an array of zeros in large pages once it is written. It may refuse."""
+    _library().zeros_in_large_pages(_at(array), array.nbytes)
 
 
 def _library() -> Library:

@@ -5,15 +5,13 @@ The library is in PyPI's nvidia-cuda-nvrtc, which need not be in the environment
 
 import ctypes
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ARCHITECTURE = "sm_90"
 """Of an H100, on which the shaders were first measured."""
-OPTIONS = (
-    f"--gpu-architecture={ARCHITECTURE}",
-    *("--std=c++17", "--device-as-default-execution-space", "--fmad=false", "--ptxas-options=-v", "-w"),
-)
+OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--fmad=false", "--ptxas-options=-v", "-w")
 """As in the emulator, only what the source says is fused, so that results do not depend on the compiler."""
 
 
@@ -34,13 +32,15 @@ class Compiled:
     local_bytes: int
 
 
-def compiled(source: str, nvrtc: ctypes.CDLL) -> Compiled:
-    """Compile a source with one entry. Raise CompileError."""
+def compiled(
+    source: str, nvrtc: ctypes.CDLL, architecture: str = ARCHITECTURE, options: Sequence[str] = OPTIONS
+) -> Compiled:
+    """Compile a source with one entry for a GPU such as "sm_90". Raise CompileError."""
     program = ctypes.c_void_p()
     _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"shader.cu", 0, None, None))
     try:
-        options = (ctypes.c_char_p * len(OPTIONS))(*(option.encode() for option in OPTIONS))
-        failed = nvrtc.nvrtcCompileProgram(program, len(OPTIONS), options)
+        every = [option.encode() for option in (f"--gpu-architecture={architecture}", *options)]
+        failed = nvrtc.nvrtcCompileProgram(program, len(every), (ctypes.c_char_p * len(every))(*every))
         log = _taken(nvrtc, program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
         if failed:
             raise CompileError(log)

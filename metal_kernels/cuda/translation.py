@@ -1,11 +1,19 @@
-"""A Metal kernel function as CUDA C++ with one entry. Compiles nothing."""
+"""A Metal kernel function as CUDA C++ with one entry, and its launch in blocks. Compiles nothing."""
 
+import math
 import re
 from pathlib import Path
+from typing import cast
 
 from metal_kernels.emulator.signature import Function
+from metal_kernels.source import MetalSource
+
+Triple = tuple[int, int, int]
 
 SHIM = Path(__file__).resolve().parent / "native" / "metal.cuh"
+ENTRY = "entry"
+MOST_THREADS = 256
+"""The largest threadgroup that any shader is launched with."""
 _THREADGROUP_VARIABLE = re.compile(r"(?m)(?<=[;{}\n])(\s*)threadgroup(\s+[\w:<>, ]+?\s+\w+\s*(?:\[[^\]\n;]*\]\s*)*;)")
 ATTRIBUTES = {
     "thread_index_in_simdgroup": "thread_in_block() % 32",
@@ -20,10 +28,10 @@ ATTRIBUTES = {
 """Metal's attributes of a thread. Blocks are whole threadgroups: a grid is a multiple of its threadgroup."""
 
 
-def translated(function: Function, threads: int) -> str:
+def translated(function: Function) -> str:
     """Return the source of ``entry``, which takes the function's buffers in order as pointers.
 
-    ``threads`` is the largest threadgroup it is launched with. Raises KeyError for an attribute that is not known.
+    Raises KeyError for an attribute that is not known.
     """
     source = _THREADGROUP_VARIABLE.sub(r"\1__shared__\2", function.source)
     buffers = 0
@@ -37,6 +45,21 @@ def translated(function: Function, threads: int) -> str:
     declared = ", ".join(f"void* b{number}" for number in range(buffers))
     return (
         f"{SHIM.read_text()}{source}\n"
-        f'#line 1 "entry"\nextern "C" __global__ void __launch_bounds__({threads}) entry({declared}) {{\n'
+        f'#line 1 "entry"\nextern "C" __global__ void __launch_bounds__({MOST_THREADS}) {ENTRY}({declared}) {{\n'
         f"  {function.expression}({', '.join(arguments)});\n}}\n"
     )
+
+
+def blocks(source: MetalSource, grid: Triple, threadgroup: Triple) -> tuple[Triple, Triple]:
+    """Return how many blocks of how many threads a Metal launch of ``grid`` threads is.
+
+    Metal's last threadgroup along an axis may be smaller. CUDA has only whole blocks, so all are made smaller where the
+    grid is no multiple, which no simdgroup can tell. Raises ValueError for a shader whose threadgroups share memory.
+    """
+    threads = tuple(math.gcd(whole, part) for whole, part in zip(grid, threadgroup, strict=True))
+    if threads != tuple(map(min, grid, threadgroup)) and (threads[0] % 32 or _THREADGROUP_VARIABLE.search(source.body)):
+        raise ValueError(
+            f"{source.path.name}: a grid of {grid} threads is no multiple of a threadgroup of {threadgroup}"
+        )
+    count = tuple(whole // part for whole, part in zip(grid, threads, strict=True))
+    return cast(Triple, count), cast(Triple, threads)

@@ -9,11 +9,16 @@ from metal_kernels.reference import Dense
 from metal_kernels.source import CONSTANT_BELOW
 
 PAIRS = 4
-"""Pairs of matrix rows to a simdgroup: it reads the vector once for these eight rows."""
+"""Pairs of matrix rows to a simdgroup: it reads the input once for these eight rows."""
+MOST_TILE_ROWS = 4
+"""The most rows of the input to a simdgroup, which loads and opens each weight once for all of them. Their sums with
+eight matrix rows fill its registers. More rows are tiles in one threadgroup. A tile of eight rows of the input and four
+of the matrix would load each weight once, but the input twice as often, which is more bytes in all."""
 SIMDGROUPS = 2
-"""Simdgroups to a threadgroup."""
+"""Simdgroups to a threadgroup for each tile."""
 ARGMAX_SIMDGROUPS = 8
-"""Simdgroups to a threadgroup where they agree on their largest logit: fewer threadgroups leave fewer logits over."""
+"""Simdgroups to a threadgroup where they agree on their largest logit, for all tiles together: fewer threadgroups leave
+fewer logits over."""
 
 
 def norm_qkv_rope(
@@ -71,6 +76,7 @@ def _norm_qkv_rope(inputs: tuple[ArraySpec, ...], eps: float, heads: int, kv_hea
         return None
     if head_dim % (2 * PAIRS) or rows * head_dim // 2 < CONSTANT_BELOW:
         return None
+    tile, tiles = _tiled(rows, weight)
     dtype = scales.dtype if weight.dtype == mx.uint32 else weight.dtype
     types = {"N": norm.dtype, "W": weight.dtype, "S": scales.dtype, "B": bias.dtype, "O": dtype}
     numbers = {
@@ -79,12 +85,13 @@ def _norm_qkv_rope(inputs: tuple[ArraySpec, ...], eps: float, heads: int, kv_hea
         "KV_HEADS": kv_heads,
         "HEAD_DIM": head_dim,
         "PAIRS": PAIRS,
+        "ROWS": tile,
         "EPSILON_BITS": bits(eps),
     }
     q = ((rows, heads, head_dim), mx.float32)
     kv = ((rows, 2, kv_heads, head_dim), dtype)
     used = (heads + 2 * kv_heads) * head_dim
-    return dispatch("norm_qkv_rope", types, numbers, [q, kv], *_tiles(used, rows, SIMDGROUPS))
+    return dispatch("norm_qkv_rope", types, numbers, [q, kv], *_grid(used, tiles, SIMDGROUPS))
 
 
 @made_once
@@ -97,9 +104,10 @@ def _output_residual(inputs: tuple[ArraySpec, ...]) -> Dispatch | None:
     if residual.dtype != mx.float32:
         return None
     types = {"T": attended.dtype, "W": weight.dtype, "S": scales.dtype, "B": bias.dtype}
-    numbers = {"COLUMNS": columns, "OUTPUTS": outputs, "PAIRS": PAIRS}
+    tile, tiles = _tiled(rows, weight)
+    numbers = {"COLUMNS": columns, "OUTPUTS": outputs, "PAIRS": PAIRS, "ROWS": tile}
     out = ((rows, outputs), mx.float32)
-    return dispatch("output_residual", types, numbers, [out], *_tiles(outputs, rows, SIMDGROUPS))
+    return dispatch("output_residual", types, numbers, [out], *_grid(outputs, tiles, SIMDGROUPS))
 
 
 @made_once
@@ -110,7 +118,7 @@ def _norm_head(inputs: tuple[ArraySpec, ...], eps: float) -> Dispatch | None:
     rows = inputs[0].shape[0]
     vocabulary = inputs[2].shape[0]
     logits = ((rows, vocabulary), mx.float32)
-    return dispatch("norm_head", *template, [logits], *_tiles(vocabulary, rows, SIMDGROUPS))
+    return dispatch("norm_head", *template, [logits], *_grid(vocabulary, _tiled(rows, inputs[2])[1], SIMDGROUPS))
 
 
 @made_once
@@ -120,16 +128,17 @@ def _norm_head_argmax(inputs: tuple[ArraySpec, ...], eps: float) -> Dispatch | N
         return None
     rows = inputs[0].shape[0]
     vocabulary = inputs[2].shape[0]
-    simdgroups = _beside(ARGMAX_SIMDGROUPS, rows)
+    tiles = _tiled(rows, inputs[2])[1]
+    simdgroups = ARGMAX_SIMDGROUPS // tiles
     while vocabulary % (2 * PAIRS * simdgroups):  # the shader needs all simdgroups of a threadgroup
         simdgroups //= 2
     shape = (rows, vocabulary // (2 * PAIRS * simdgroups))
     if math.prod(shape) < CONSTANT_BELOW:  # norm_head_argmax_combine could not take it
         return None
     types, numbers = template
-    numbers |= {"SIMDGROUPS": simdgroups, "ROWS": rows}
+    numbers |= {"SIMDGROUPS": simdgroups, "TILES": tiles}
     outputs = [(shape, mx.float32), (shape, mx.uint32)]
-    return dispatch("norm_head_argmax", types, numbers, outputs, *_tiles(vocabulary, rows, simdgroups))
+    return dispatch("norm_head_argmax", types, numbers, outputs, *_grid(vocabulary, tiles, simdgroups))
 
 
 @made_once
@@ -151,17 +160,19 @@ def _head_template(inputs: tuple[ArraySpec, ...], eps: float) -> tuple[dict[str,
     if not _fits(rows, columns, weight, scales, offsets) or norm.dtype not in FLOATS or x.dtype != mx.float32:
         return None
     types = {"N": norm.dtype, "W": weight.dtype, "S": scales.dtype}
-    return types, {"COLUMNS": columns, "VOCABULARY": weight.shape[0], "PAIRS": PAIRS, "EPSILON_BITS": bits(eps)}
+    numbers = {"COLUMNS": columns, "VOCABULARY": weight.shape[0], "PAIRS": PAIRS, "ROWS": _tiled(rows, weight)[0]}
+    return types, numbers | {"EPSILON_BITS": bits(eps)}
 
 
-def _tiles(outputs: int, rows: int, simdgroups: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
-    """Return grid and threadgroup for a matrix of ``outputs`` rows. All input rows share a threadgroup."""
-    return (32 * outputs // (2 * PAIRS), rows, 1), (32 * _beside(simdgroups, rows), rows)
+def _tiled(rows: int, weight: ArraySpec) -> tuple[int, int]:
+    """Return the rows of a tile of the input, and how many tiles there are. Float32 weights leave fewer registers."""
+    tiles = -(-rows // (MOST_TILE_ROWS - (weight.dtype == mx.float32)))
+    return -(-rows // tiles), tiles
 
 
-def _beside(most: int, rows: int) -> int:
-    """Return how many simdgroups a threadgroup of ``rows`` input rows has for each: together at most 8 may fit."""
-    return max(1, min(most, 8 // rows))
+def _grid(outputs: int, tiles: int, simdgroups: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Return grid and threadgroup for a matrix of ``outputs`` rows. All tiles of the input share a threadgroup."""
+    return (32 * outputs // (2 * PAIRS), tiles, 1), (32 * simdgroups, tiles)
 
 
 def _fits(rows: int, columns: int, weight: ArraySpec, scales: ArraySpec, offsets: ArraySpec) -> bool:

@@ -98,3 +98,51 @@ def test_a_stop_string_that_leaves_nothing_is_what_was_asked_for(ask):
     (answer,), errors, _ = ask(ANSWER, body={"prompt": "?", "stop": "It"})
     assert errors == []
     assert (answer["answer"], answer["finish_reason"]) == ("", "stop")
+
+
+SUM = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
+FORM = {"type": "json_schema", "json_schema": {"name": "s", "schema": SUM}}
+
+
+def saying(text, *ending):
+    return [*THOUGHT, END, START, "assistant", CHANNEL, "final", MESSAGE, text, *ending]
+
+
+def test_an_answer_under_a_schema_is_the_value(ask):
+    (answer,), errors, _ = ask(saying('{"sum": 4}', RETURN), schema=SUM)
+    assert errors == []
+    assert answer["answer"] == {"sum": 4}
+    (own,), _, _ = ask(saying('{"sum": 5}', RETURN), body={"prompt": "?", "response_format": FORM})
+    assert own["answer"] == {"sum": 5}
+
+
+def test_a_value_that_was_cut_off_or_has_a_name_twice_is_no_answer(ask):
+    answers, errors, _ = ask(saying('{"sum": 4'), schema=SUM)
+    assert answers == []
+    assert errors[0]["error"]["code"] == "incomplete"
+    answers, errors, _ = ask(saying('{"sum": 4, "sum": 5}', RETURN), schema=SUM)
+    assert answers == []
+    assert "twice" in errors[0]["error"]["message"]
+    answers, errors, _ = ask(saying('["a", ' * 500), schema=SUM)
+    assert "repetition" in errors[0]["error"]["message"]
+
+
+def test_a_reply_that_only_repeats_itself_says_so(ask):
+    (answer,), _, _ = ask(saying("It is 4. " * 500))
+    assert answer["finish_reason"] == "repetition"
+    (whole,), _, _ = ask(saying("It is 4. " * 500), repeat_guard=False)
+    assert whole["finish_reason"] == "length"
+    assert len(whole["answer"]) == 4500
+
+
+def test_lines_are_held_to_what_they_and_the_run_ask_for(ask):
+    """What a real model may then draw is tested with one."""
+    body = {"prompt": "?", "tools": [F], "tool_choice": "required"}
+    (answer,), _, _ = ask(calling("functions.f"), body=body)
+    assert answer["finish_reason"] == "tool_calls"
+    answers, errors, _ = ask(ANSWER, body={"prompt": "?", "tool_choice": "required"})
+    assert answers == []
+    assert errors[0]["error"]["param"] == "tool_choice"
+    bad = {"type": "json_schema", "json_schema": {"name": "s", "strict": True, "schema": {"not": {}}}}
+    _, errors, _ = ask(ANSWER, body={"prompt": "?", "response_format": bad})
+    assert errors[0]["error"]["param"] == "response_format.json_schema.schema"

@@ -84,6 +84,8 @@ def test_prompts_piped_in_are_answered_bad_ones_reported_and_a_second_run_has_no
         (("in.txt", "--out", "out.jsonl", "--concurrency", "many"), 2, "--concurrency"),
         (("in.txt", "--out", "out.jsonl", "--temperature", "nan"), 2, "temperature"),
         (("in.txt", "--out", "out.jsonl", "--max-tokens", "-5"), 2, "--max-tokens"),
+        (("in.txt", "--out", "out.jsonl", "--csv"), 2, "is read as text"),
+        (("in.txt", "--out", "out.jsonl", "--schema", '{"not": {}}'), 2, "#: not cannot be enforced"),
         (("in.txt", "--out", "diary.txt"), 5, "choose another --out"),
         (("twice.jsonl", "--out", "out.jsonl"), 2, "lines 1 and 2 have the same id 'x'"),
         (("in.txt", "--out", "out.jsonl", "--model", "nothing"), 4, "nothing"),
@@ -170,3 +172,30 @@ def test_the_bundled_model_answers_the_prompts_shown_in_the_readme(batch, tmp_pa
         right += str(int(a) + int(b) if sign == "+" else int(a) - int(b)) in answer
     assert right >= 15
     assert not answers
+
+
+@pytest.mark.skipif(not bundled.checkpoint().exists(), reason="no bundled model")
+def test_a_table_is_answered_beside_its_columns_a_part_at_a_time(batch, tmp_path):
+    source = tmp_path / "data.csv"
+    source.write_text("A,b,sum\n1,2,?\n30,12,?\n7\n5,6,?\n")
+    schema = {"type": "object", "properties": {"sum": {"type": "integer", "maximum": 99}}, "required": ["sum"]}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    options = ["--prompt", "What is {a} + {b}?", "--schema", tmp_path / "schema.json", "--csv"]
+    options += ["--max-tokens", 300, "--think-tokens", 40]
+
+    def table():
+        return [line.split(",") for line in (tmp_path / "data.answers.csv").read_text().splitlines()]
+
+    first = batch(source, *options, "--limit", 2, model="tiny")
+    assert first.returncode == 0, first.stderr
+    assert "2 of 2 answered" in first.stderr
+    assert [row[:3] for row in table()] == [["A", "b", "sum"], ["1", "2", "?"], ["30", "12", "?"]]
+    assert batch(source, *options, model="tiny").returncode == 10
+    header, *rows = table()
+    assert header == ["A", "b", "sum", "answer.sum", "error"]
+    assert all(int(row[3]) <= 99 for row in (rows[0], rows[1], rows[3]))
+    assert rows[2][:4] == ["", "", "", ""]
+    again = batch(source, *options, "--retry-errors", model="tiny")
+    assert again.returncode == 10
+    assert "asking 1 lines again" in again.stderr
+    assert table() == [header, *rows]

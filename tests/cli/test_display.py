@@ -2,13 +2,16 @@
 
 import io
 import re
+import time
 
-import pyte
 import pytest
 from rich.console import Console
 
 from gptoss_mlx.cli.display import ReplyView
 from gptoss_mlx.conversation import Done, Text, Thought, ToolError, Usage
+from gptoss_mlx.screen.style import Paint
+from gptoss_mlx.screen.transient import Transient
+from tests.screen.terminal import lines_on
 
 USAGE = Usage(
     prompt_tokens=50,
@@ -46,17 +49,13 @@ class Screen:
         self.bytes = io.StringIO()
         options = {"force_terminal": True, "color_system": "standard", "legacy_windows": False} | options
         self.console = Console(file=self.bytes, width=columns, height=lines, **options)
-        self.screen = pyte.HistoryScreen(columns, lines, history=1000, ratio=0.5)
-        self.screen.set_mode(pyte.modes.LNM)
-        pyte.Stream(self.screen)
+        self.columns = columns
 
     def show(self, events, **options):
         with ReplyView(self.console, **options) as view:
             for event in events:
                 view.show(event)
-        pyte.Stream(self.screen).feed(self.bytes.getvalue())
-        above = ["".join(line[x].data for x in range(self.screen.columns)) for line in self.screen.history.top]
-        return [line.rstrip() for line in [*above, *self.screen.display]]
+        return lines_on(self.columns, self.bytes.getvalue())
 
 
 def pieces(kind, text, size):
@@ -81,30 +80,57 @@ def test_thought_then_answer_each_once_whatever_the_size_of_screen_and_pieces(co
         assert ["1", "2"] in [line.split() for line in shown]
 
 
-def test_what_is_longer_than_the_screen_is_followed_at_its_end():
-    """A code block is one block until it is closed. Its newest line must be visible, not its first ones."""
+def meanwhile(screen, condition):
+    """Wait until what the terminal shows meets ``condition``. Return its lines."""
+    end = time.monotonic() + 10
+    while not condition(lines := lines_on(screen.columns, screen.bytes.getvalue())):
+        assert time.monotonic() < end, lines
+        time.sleep(0.01)
+    return lines
+
+
+def test_a_long_block_of_code_is_shown_while_it_is_written():
     screen = Screen(40, 10)
     with ReplyView(screen.console) as view:
         view.show(Text("```python\n"))
         for n in range(30):
             view.show(Text(f"x{n} = {n}\n"))
-        meanwhile = pyte.Screen(40, 10)
-        pyte.Stream(meanwhile).feed(screen.bytes.getvalue())
-        assert "x29 = 29" in "\n".join(meanwhile.display)
+        meanwhile(screen, lambda lines: "x29 = 29" in lines)
         view.show(Done("stop", USAGE))
     text = "\n".join(screen.show([]))
     assert [len(re.findall(rf"x{n} = ", text)) for n in range(30)] == [1] * 30
 
 
-def test_words_are_not_torn_at_forty_columns():
-    words = ["seventeen", "thousand", "and", "eleven", "remainders", "altogether"]
-    shown = Screen(40, 20).show([*pieces(Thought, " ".join(words * 4), 3), Done("stop", USAGE)])
-    thought = shown[1 : next(n for n, line in enumerate(shown) if "24 tokens" in line)]
-    assert " ".join(thought).split() == words * 4
+def test_a_folded_thought_shows_its_last_words_and_then_its_length():
+    screen = Screen(50, 20)
+    with ReplyView(screen.console, thinking="fold") as view:
+        for n in range(300):
+            view.show(Thought(f"step {n} "))
+        lines = meanwhile(screen, lambda lines: "step 299" in "".join(lines))
+        assert lines[0].startswith("thinking, 2,")
+        assert len(lines) == 5
+        view.show(Text("Four."))
+    lines = screen.show([])
+    assert re.fullmatch(r"thought, 2,\d{3} characters in \d+\.\d s", lines[0])
+    assert lines[1:] == ["Four.", ""]
+
+
+def test_a_thought_wider_than_the_window_was_made_is_erased_whole():
+    """The terminal wraps the rows again when it is made narrower."""
+    rows = Transient(Paint(attributes=False))
+    written = rows.draw(["a" * 60, "b" * 60], 80)
+    assert written == f"{'a' * 60}\n{'b' * 60}"
+    assert rows.erase(40) == "\x1b[3A\r\x1b[J"
+    assert rows.erase(40) == ""
 
 
 def test_a_hidden_thought_leaves_the_answer_alone():
-    shown = Screen(60, 20).show([Thought("secret"), Text("Four."), Done("stop", USAGE)], thinking=False)
+    screen = Screen(60, 20)
+    with ReplyView(screen.console, thinking="hide") as view:
+        view.show(Thought("secret"))
+        meanwhile(screen, lambda lines: lines[0].startswith("thinking, 6 characters"))
+        view.show(Text("Four."))
+    shown = screen.show([])
     assert shown[0] == "Four."
     assert not any("secret" in line for line in shown)
 
@@ -146,10 +172,7 @@ def test_a_call_is_one_line_whatever_its_name_and_arguments_hold():
 
 def on_screen(screen):
     """Return the lines that a terminal shows now, without empty ones."""
-    terminal = pyte.Screen(60, 10)
-    terminal.set_mode(pyte.modes.LNM)
-    pyte.Stream(terminal).feed(screen.bytes.getvalue())
-    return [line.rstrip() for line in terminal.display if line.strip()]
+    return [line for line in lines_on(screen.columns, screen.bytes.getvalue()) if line]
 
 
 def test_while_a_long_prompt_is_read_a_line_says_how_far():
@@ -157,7 +180,7 @@ def test_while_a_long_prompt_is_read_a_line_says_how_far():
     with ReplyView(screen.console) as view:
         view.reading(512, 8000)
         view.reading(1024, 8000)
-        assert on_screen(screen) == ["read 1,024 of 8,000 tokens"]
+        meanwhile(screen, lambda lines: lines == ["read 1,024 of 8,000 tokens"])
         view.reading(8000, 8000)
         view.show(Text("There."))
     assert on_screen(screen)[-1] == "There."

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_chat_and_run import COMMAND, Terminal
+from tests.cli.test_chat_and_run import ANSWERING, COMMAND, Terminal
 from tests.support.checkpoints import SMALL
 from tests.support.models import endless_model
 
@@ -118,7 +118,7 @@ def test_a_chats_transcript_is_kept(folder, tmp_path, number, busy):
     chat = Terminal(["chat", "--model", folder, "--temperature", "0", "--session", "kept", *limit], tmp_path)
     chat.wait_for("> ")
     chat.type("first words\r")
-    chat.wait_for("answer" if busy else "tokens/s.*\n> ")
+    chat.wait_for(ANSWERING if busy else "tokens/s.*\n> ")
     while chat.process.poll() is None:
         # One that comes between the prompt and readline's wait for a key is seen at the next key, or the next signal.
         chat.process.send_signal(number)
@@ -133,7 +133,7 @@ def test_a_chats_transcript_is_kept_when_its_terminal_goes_away(folder, tmp_path
     chat = Terminal(["chat", "--model", folder, "--temperature", "0", "--session", "kept"], tmp_path)
     chat.wait_for("> ")
     chat.type("first words\r")
-    chat.wait_for("answer")
+    chat.wait_for(ANSWERING)
     os.close(chat.master)
     assert chat.process.wait(20) == 129
     session = json.loads((tmp_path / "sessions" / "kept" / "session.json").read_text())

@@ -9,7 +9,7 @@ from gptoss_mlx.errors import UsageError
 from gptoss_mlx.sampling import Sampling
 
 P = np.array([0.4, 0.05, 0.3, 0.15, 0.1])
-DRAWS = 20000
+DRAWS = 5000
 
 
 def frequencies(**options):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from gptoss_mlx.engine.constraint import follow
-from gptoss_mlx.grammars import from_lark, from_schema
+from gptoss_mlx.errors import GrammarError
+from gptoss_mlx.grammars import from_lark, from_schema, json_object
 from gptoss_mlx.grammars.budget import ThoughtBudget
 from gptoss_mlx.grammars.reply import PYTHON, Tool, function, reply
-from gptoss_mlx.harmony import StreamParser
+from gptoss_mlx.harmony import Function, StreamParser
 from gptoss_mlx.harmony.parser import MessageEnd, ReplyEnd
 
 ANSWER = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
@@ -20,8 +21,8 @@ WEATHER = {
     "required": ["city"],
 }
 TOOLS = [
-    function("get_weather", from_schema(WEATHER)),
-    function("stop", from_schema({"type": "object", "maxProperties": 0})),
+    function(Function("get_weather", parameters=WEATHER)),
+    function(Function("stop")),
     PYTHON,
     Tool(
         "functions.apply_patch", from_lark('start: "*** Begin" "\\n" /[+-][a-z ]{1,9}/ "\\n*** End"'), content_type=None
@@ -29,8 +30,9 @@ TOOLS = [
 ]
 
 
-def drawn(vocabulary, tokenizer, grammar, seed, most=160, budget=None, share=0.5):
-    """Return ids drawn uniformly, but where text and markers are allowed a marker half the time. Ends at a stop."""
+def drawn(vocabulary, tokenizer, grammar, seed, most=160, budget=None, share=0.5, begun=()):
+    """Return ids that begin with ``begun`` and are drawn uniformly, but where text and markers are allowed a marker
+    half the time. Ends at a stop."""
     rng = np.random.default_rng(seed)
     constraint = vocabulary.constraint(grammar)
     if budget is not None:
@@ -38,6 +40,8 @@ def drawn(vocabulary, tokenizer, grammar, seed, most=160, budget=None, share=0.5
     special = np.array(sorted(tokenizer.special.values()))
     stops = {tokenizer.special["<|return|>"], tokenizer.special["<|call|>"]}
     ids = follow(constraint, None)
+    for id in begun:
+        ids += [id, *follow(constraint, id)]
     while not stops & {*ids} and len(ids) < most:
         mask = np.unpackbits(constraint.mask().view(np.uint8), bitorder="little")
         markers = special[mask[special] == 1]
@@ -58,7 +62,8 @@ def read(tokenizer, ids):
 
 @pytest.mark.parametrize("choice", ["none", "auto", "required", "functions.get_weather"])
 def test_what_is_drawn_is_well_formed_and_calls_what_is_offered(choice, vocabulary, tokenizer):
-    grammar = reply(from_schema(ANSWER), TOOLS, choice)
+    tools = [tool for tool in TOOLS if tool.recipient == choice] or TOOLS
+    grammar = reply(from_schema(ANSWER), tools, choice if choice in ("none", "auto") else "required")
     called, answered = set(), 0
     for seed in range(60):
         messages, end, repairs = read(tokenizer, drawn(vocabulary, tokenizer, grammar, seed))
@@ -72,6 +77,7 @@ def test_what_is_drawn_is_well_formed_and_calls_what_is_offered(choice, vocabula
                 continue
             if one.kind == "answer":
                 assert end.stop == "return"
+                assert "preamble" not in [before.kind for before in messages]
                 jsonschema.validate(json.loads(one.message.content), ANSWER)
                 answered += 1
             elif one.message.recipient == "functions.get_weather":
@@ -111,29 +117,37 @@ def test_a_reply_as_models_write_it_is_allowed(vocabulary, tokenizer):
 
 
 def test_a_call_that_must_be_made_needs_a_tool():
-    for choice in ("required", "functions.absent"):
-        with pytest.raises(ValueError, match="no tool is offered"):
-            reply(None, [] if choice == "required" else TOOLS, choice)
+    with pytest.raises(ValueError, match="no tool is offered"):
+        reply(None, [], "required")
+
+
+def test_arguments_of_a_function_are_as_strict_as_it_is_declared():
+    odd = Function("f", parameters=WEATHER | {"minProperties": 1, "not": {"type": "null"}})
+    with pytest.raises(GrammarError, match="not cannot be enforced"):
+        function(odd)
+    assert function(odd, lenient=True).body.warnings
+    assert function(odd, bare=True).body == json_object()
 
 
 @pytest.mark.parametrize(("choice", "kinds"), [("auto", {"answer"}), ("required", {"call"})])
 def test_a_thought_ends_where_its_budget_does_and_what_must_come_begins(choice, kinds, vocabulary, tokenizer):
     """Uniform draws of text would think for ever."""
     grammar = reply(from_schema(ANSWER), TOOLS, choice)
+    begun = [tokenizer.special["<|channel|>"], *tokenizer.encode("analysis"), tokenizer.special["<|message|>"]]
     begins = set()
-    for seed in range(12):
-        ids = drawn(vocabulary, tokenizer, grammar, seed, budget=30, share=0)
+    for seed in range(8):
+        ids = drawn(vocabulary, tokenizer, grammar, seed, budget=30, share=0, begun=begun)
         messages, _, repairs = read(tokenizer, ids)
         assert not repairs
         thought, last = messages[0], messages[-1]
+        assert thought.kind == "thought"
         assert "\ufffd" not in thought.message.content
-        if thought.kind == "thought":
-            assert 25 <= len(thought.message.ids) <= 40
+        assert 25 <= len(thought.message.ids) <= 40
         begins.add(last.kind)
         if last.kind == "answer":
             assert last.complete
             jsonschema.validate(json.loads(last.message.content), ANSWER)
-    assert kinds <= begins <= {"answer", "call"}
+    assert begins == kinds
 
 
 def test_an_answer_or_a_call_that_has_begun_is_not_cut_by_the_budget(vocabulary, tokenizer):

@@ -164,11 +164,11 @@ def test_without_metal_the_native_library_runs_and_plain_mlx_where_there_is_none
 
 def test_an_unknown_setting_is_refused_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv(launch.VARIABLE, "fast")
-    with pytest.raises(ValueError, match="use off or emulated"):
+    with pytest.raises(ValueError, match="use off, emulated or cuda"):
         launch.where()
     code, _, err = run_cli("doctor")
     assert code == UsageError.exit_code
-    assert err == "gptoss-mac: GPTOSS_MAC_KERNELS is 'fast'; use off or emulated, or leave it unset\n"
+    assert err == "gptoss-mac: GPTOSS_MAC_KERNELS is 'fast'; use off, emulated or cuda, or leave it unset\n"
 
 
 def test_emulation_without_a_compiler_is_refused_before_anything_is_loaded(monkeypatch, emulated):

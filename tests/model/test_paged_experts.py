@@ -10,13 +10,14 @@ import pytest
 
 import gptoss_mlx
 from gptoss_mlx.errors import ModelFolderError, UsageError
+from gptoss_mlx.fastest import AGAIN, Fastest
 from gptoss_mlx.model.experts import PagedExperts, expert_nbytes, holds_experts
 from gptoss_mlx.model.slots import Tally
 from gptoss_mlx.model.weights import loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
 from metal_kernels import launch
 from tests.support.checkpoints import SMALL, WINDOW_64
-from tests.support.models import random_model
+from tests.support.models import always_ahead, random_model
 
 TOKENS = np.random.default_rng(3).integers(0, 512, 400).tolist()
 
@@ -33,8 +34,11 @@ def wide(tmp_path_factory):
     return random_model(tmp_path_factory.mktemp("wide"), WINDOW_64, seed=4)
 
 
-def paged(runtime, slots):
-    return gptoss_mlx.load(runtime.folder.path, dtype="float32", slots=slots)
+def paged(runtime, slots, ahead=True):
+    """Return the model with so many slots, whose steps run ahead where they can, or wait in every layer."""
+    own = gptoss_mlx.load(runtime.folder.path, dtype="float32", slots=slots)
+    always_ahead(own, ahead)
+    return own
 
 
 def experts(runtime) -> PagedExperts:
@@ -128,6 +132,32 @@ def test_a_token_is_read_back_once_and_once_more_for_each_repeat(resident):
     assert 0 in counts
     assert max(counts) > 1
     assert experts(own).decode.wanted == 50 * 4 * 4, "each layer's choice counts once"
+
+
+@pytest.mark.parametrize("slots", [4, 7])
+def test_a_step_that_waits_in_every_layer_reads_nothing_in_vain_and_repeats_nothing(resident, slots):
+    """It reads what least-recently-used slots miss of the choices that all experts in memory make."""
+    own, ahead = paged(resident, slots, ahead=False), paged(resident, slots)
+    want = together(resident, [TOKENS[:40]], 50)
+    assert np.array_equal(together(own, [TOKENS[:40]], 50), want)
+    assert np.array_equal(together(ahead, [TOKENS[:40]], 50), want)
+    tally = experts(own).decode
+    assert tally.repeats == 0
+    assert tally.readbacks == 50 * 4
+    assert tally.wanted == experts(ahead).decode.wanted == 50 * 4 * 4
+    assert 0 < tally.misses < experts(ahead).decode.misses
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_steps_run_ahead_or_not_by_what_is_faster(resident, faster, monkeypatch):
+    """Each way is tried in turn, and no result depends on it."""
+    own = gptoss_mlx.load(resident.folder.path, dtype="float32", slots=5)
+    real = Fastest.measured
+    monkeypatch.setattr(Fastest, "measured", lambda self, way, rate: real(self, way, 1.0 + (way is faster)))
+    assert np.array_equal(together(own, [TOKENS[:9]], 3 * AGAIN), together(resident, [TOKENS[:9]], 3 * AGAIN))
+    tally = experts(own).decode
+    waited = (tally.readbacks - tally.repeats - 3 * AGAIN) // 3  # of four readbacks three are more than one
+    assert waited == 3 if faster else waited == 3 * (AGAIN - 1)
 
 
 def counted_reads(monkeypatch) -> list[tuple[int, int]]:

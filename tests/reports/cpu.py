@@ -17,6 +17,7 @@ from rich.table import Table
 
 import gptoss_mlx
 from gptoss_mlx.conversation import Conversation, Done
+from gptoss_mlx.model.experts import memory_of
 from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.sampling import Sampling
 from metal_kernels import launch
@@ -51,16 +52,21 @@ def random(rng: np.random.Generator, *shape: int) -> mx.array:
     return mx.array(rng.standard_normal(shape, np.float32))
 
 
+def loaded(values: np.ndarray) -> mx.array:
+    """Return values as the loading of a model holds weights."""
+    room = launch.room(values.nbytes)
+    memory_of(room)[:] = values.reshape(-1).view(np.uint8)
+    return room.view({np.dtype(np.uint8): mx.uint8, np.dtype(np.uint32): mx.uint32}[values.dtype]).reshape(values.shape)
+
+
 def head_read(rng: np.random.Generator) -> Measured:
     """Read the 8-bit head of the published shape for one row."""
-    codes = mx.array(rng.integers(0, 1 << 32, (VOCABULARY, H // 4), np.uint32))
+    codes = loaded(rng.integers(0, 1 << 32, (VOCABULARY, H // 4), np.uint32))
     affine = [random(rng, VOCABULARY, H // 64).astype(mx.bfloat16) for _ in range(2)]
     head = Dense(codes, None, *affine)
     x = random(rng, 1, H)
     norm = random(rng, H)
     mx.eval(affine)
-    for array in (codes, *affine):
-        launch.settle(array)  # as the loading of a model does
     return sum(array.nbytes for array in (codes, *affine)), lambda: launch.norm_head(x, norm, EPS, head)
 
 
@@ -68,10 +74,8 @@ def experts_read(rng: np.random.Generator) -> Measured:
     """Read the experts of a row, layer by layer as in decode, so that no layer is still in a cache in its turn."""
 
     def projection(rows: int) -> Experts:
-        weight = mx.array(rng.integers(0, 1 << 32, (EXPERTS, rows, H // 8), np.uint32))
-        scales = mx.array(rng.integers(115, 119, (EXPERTS, rows, H // 32), np.uint8))
-        launch.settle(weight)
-        launch.settle(scales)
+        weight = loaded(rng.integers(0, 1 << 32, (EXPERTS, rows, H // 8), np.uint32))
+        scales = loaded(rng.integers(115, 119, (EXPERTS, rows, H // 32), np.uint8))
         return Experts(weight, scales, random(rng, EXPERTS, rows))
 
     layers = [(projection(2 * H), projection(H)) for _ in range(4)]

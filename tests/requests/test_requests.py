@@ -135,6 +135,9 @@ def test_tools_not_to_be_called_are_not_shown(prompt_of):
 
 
 CALL_1 = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
+GRAMMAR = "tools[0].custom.format.grammar"
+NO_GRAMMAR = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: nothing"}}
+DEEP_NOT = {"type": "object", "properties": {"a": {"not": {}}}}
 BAD_CHAT = [
     ({"n": True}, "n"),
     ({"messages": [USER, CALL_1 | {"tool_calls": CALL_1["tool_calls"] * 2}]}, "messages[1]"),
@@ -180,10 +183,30 @@ BAD_CHAT = [
     ({"functions": [WEATHER]}, "functions"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tools": [{"type": "function", "function": WEATHER | {"name": "a b"}}]}, "tools[0].function.name"),
-    ({"tools": [{"type": "function", "function": WEATHER | {"strict": True}}]}, "tools[0].function.strict"),
+    (
+        {"tools": [{"type": "function", "function": WEATHER | {"strict": True, "parameters": {"not": {}}}}]},
+        "tools[0].function.parameters",
+    ),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "odd"}}, "strict": True}]},
+        "tools[0].function.parameters/type",
+    ),
+    ({"tools": [{"type": "custom", "custom": {"name": "f", "format": {"type": "grammar"}}}]}, GRAMMAR),
+    (
+        {"tools": [{"type": "custom", "custom": {"name": "f", "format": NO_GRAMMAR}}]},
+        f"{GRAMMAR}.definition",
+    ),
     ({"tools": [{"type": "function", "function": WEATHER}] * 2}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
-    ({"response_format": {"type": "json_object"}}, "response_format.type"),
+    ({"tool_choice": "maybe"}, "tool_choice"),
+    ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice"),
+    ({"tool_choice": {"type": "web_search"}}, "tool_choice.type"),
+    ({"reasoning": {"max_tokens": -1}}, "reasoning.max_tokens"),
+    ({"response_format": {"type": "grammar"}}, "response_format.type"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "w", "strict": True, "schema": DEEP_NOT}}},
+        "response_format.json_schema.schema/properties/a",
+    ),
     ({"stream": "yes"}, "stream"),
     ({"max_token": 5}, "max_token"),
     # Unknown fields inside the body are refused too, because their author expects an effect.
@@ -203,7 +226,6 @@ BAD_CHAT = [
         {"messages": [USER, CALL_1, {"role": "tool", "tool_call_id": "1", "name": "g", "content": "x"}]},
         "messages[2].name",
     ),
-    ({"tools": [{"type": "function", "function": WEATHER, "strict": True}]}, "tools[0].strict"),
     ({"tools": [{"type": "function", "function": WEATHER | {"examples": []}}]}, "tools[0].function.examples"),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "w", "shape": {}}}},
@@ -238,7 +260,10 @@ BAD_RESPONSES = [
     ({"max_output_tokens": 0}, "max_output_tokens"),
     ({"max_tokens": 5}, "max_tokens"),
     ({"reasoning": {"effort": "minimal"}}, "reasoning.effort"),
-    ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
+    ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
+    ({"text": {"format": {"type": "json_schema", "name": "w", "schema": {"$ref": "#/x"}}}}, "text.format.schema/$ref"),
+    ({"tools": [{"type": "function", "name": "f", "parameters": {"allOf": 1}}]}, "tools[0].parameters/allOf"),
+    ({"tool_choice": {"type": "custom", "name": "f"}}, "tool_choice"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     (
         {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}, USER]},
@@ -338,12 +363,16 @@ def test_a_body_that_is_no_object_is_refused(read, body):
 def test_with_notes_what_hardly_matters_is_overlooked_and_named(prompt_of):
     notes = []
     strict = {"type": "function", "function": WEATHER | {"strict": True}}
-    body = {"messages": [USER | {"name": "Ann"}], "tools": [strict, {"type": "custom"}], "verbosity": "low"}
+    formatted = {"type": "object", "properties": {"a": {"type": "string", "format": "hostname"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "w", "schema": formatted | {"not": {}}}}
+    body = {"messages": [USER | {"name": "Ann"}], "tools": [strict, {"type": "odd"}], "verbosity": "low"}
+    body |= {"response_format": form}
     request = chat_completions.read(body | {"reasoning_effort": "max"}, DEFAULTS, notes=notes)
-    plain = chat(tools=[{"type": "function", "function": WEATHER}], reasoning_effort="high")
+    plain = chat(tools=[{"type": "function", "function": WEATHER}], reasoning_effort="high", response_format=form)
     assert prompt_of(request) == prompt_of(plain)
     named = {note.split()[0] for note in notes}
-    assert named == {"messages[0].name", "tools[0].function.strict", "tools[1].type", "verbosity", "reasoning_effort"}
+    said = {"messages[0].name", "tools[1].type", "verbosity", "reasoning_effort"}
+    assert named == said | {"response_format.json_schema.schema:"}
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])

@@ -6,7 +6,12 @@ NEXT = [END, START, "assistant"]
 THOUGHT = [CHANNEL, "analysis", MESSAGE, "Let me see."]
 SAID = [CHANNEL, "commentary", MESSAGE, "A look."]
 ANSWER = [CHANNEL, "final", MESSAGE, "It is 4.", RETURN]
-ENDLESS = [CHANNEL, "final", MESSAGE, " and on" * 3000]
+ENDLESS = [CHANNEL, "final", MESSAGE, "".join(f" and {n}" for n in range(1000, 3000))]
+
+
+def giving(name, text):
+    """A call of a tool that takes text."""
+    return [f" to=functions.{name}", CHANNEL, "commentary", MESSAGE, text, CALL]
 
 
 def calling(name="f", arguments='{"city":"Paris"}', ending=CALL):
@@ -14,4 +19,10 @@ def calling(name="f", arguments='{"city":"Paris"}', ending=CALL):
 
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+SUM_SCHEMA = {
+    "type": "object",
+    "properties": {"sum": {"type": "integer", "minimum": 0, "maximum": 999}, "sure": {"enum": ["yes", "no"]}},
+    "required": ["sum", "sure"],
+    "additionalProperties": False,
+}
 CHAT_TOOL = {"type": "function", "function": {"name": "f", "description": "Weather.", "parameters": PARAMETERS}}

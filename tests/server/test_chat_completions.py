@@ -1,12 +1,23 @@
 """OpenAI's client holds chats with the server, and cannot tell it from OpenAI's."""
 
+import json
+import re
+
+import jsonschema
 import openai
 import pytest
 
-from tests.server.said import ANSWER, CHAT_TOOL, NEXT, SAID, THOUGHT, calling
+from tests.server.said import ANSWER, CHAT_TOOL, NEXT, PARAMETERS, SAID, SUM_SCHEMA, THOUGHT, calling, giving
 
 SUM = {"model": "gpt-oss-20b", "messages": [{"role": "user", "content": "What is 12 + 30?"}], "temperature": 0}
 ASK = {"model": "any", "messages": [{"role": "user", "content": "Weather in Paris?"}]}
+HOT = SUM | {"temperature": 1.5, "seed": 3, "max_tokens": 300, "extra_body": {"reasoning": {"max_tokens": 20}}}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "sum", "strict": True, "schema": SUM_SCHEMA}}
+ODD = SUM_SCHEMA | {"properties": {"sum": {"not": {}}}}
+UNENFORCED = {"type": "json_schema", "json_schema": {"name": "sum", "strict": True, "schema": ODD}}
+STRICT_TOOL = {"type": "function", "function": {"name": "f", "strict": True, "parameters": PARAMETERS}}
+TEXT_TOOL = {"type": "custom", "custom": {"name": "t", "format": {"type": "grammar", "grammar": {}}}}
+TEXT_TOOL["custom"]["format"]["grammar"] = {"syntax": "regex", "definition": "[a-c]{2,9}!"}
 
 
 def test_a_sum_is_answered_whole(client):
@@ -81,12 +92,9 @@ def test_an_effort_of_other_models_is_mapped_and_the_client_is_told(client):
     ("fields", "param"),
     [
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
-            "response_format",
-        ),
-        ({"tools": [CHAT_TOOL], "tool_choice": "required"}, "tool_choice"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"response_format": UNENFORCED}, "response_format.json_schema.schema/properties/sum"),
+        ({"tools": [CHAT_TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
         ({"logprobs": True}, "logprobs"),
         ({"temperature": -1}, "temperature"),
         ({"max_tokens": -5}, "max_tokens"),
@@ -156,11 +164,86 @@ def test_a_call_of_a_tool_that_is_not_offered_names_it_and_is_no_500(scripted, o
             list(client.chat.completions.create(**ASK, tools=[CHAT_TOOL], stream=True))
 
 
-def test_strict_functions_and_other_tools_are_taken_with_a_warning(scripted, openai_at):
-    strict = CHAT_TOOL | {"function": CHAT_TOOL["function"] | {"strict": True}}
+def test_tools_of_a_vendor_are_taken_with_a_warning(scripted, openai_at):
     with scripted(calling()) as there:
-        tools = [strict, {"type": "custom", "custom": {"name": "patch"}}]
+        tools = [CHAT_TOOL, {"type": "web_search"}]
         response = openai_at(there).chat.completions.with_raw_response.create(**ASK, tools=tools)
-    warnings = response.headers.get_list("warning")
-    assert ["tools[0].function.strict" in warnings[0], "tools[1].type" in warnings[1]] == [True, True]
+    (warning,) = response.headers.get_list("warning")
+    assert "tools[1].type" in warning
     assert response.parse().choices[0].message.tool_calls
+
+
+def test_an_answer_is_held_to_its_schema_at_any_temperature(client):
+    whole = client.chat.completions.create(**HOT, n=4, response_format=FORMAT)
+    for choice in whole.choices:
+        assert choice.finish_reason == "stop"
+        jsonschema.validate(json.loads(choice.message.content), SUM_SCHEMA)
+    chunks = list(client.chat.completions.create(**HOT, response_format=FORMAT, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
+    for one in client.chat.completions.create(**HOT, n=2, response_format={"type": "json_object"}).choices:
+        assert one.finish_reason == "length" or isinstance(json.loads(one.message.content), dict)
+    cut = client.chat.completions.create(**HOT | {"max_tokens": 24}, response_format=FORMAT)
+    assert cut.choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"f", "t"}),
+        ({"type": "function", "function": {"name": "f"}}, {"f"}),
+        ({"type": "custom", "custom": {"name": "t"}}, {"t"}),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"name": "t"}]}}, {"t"}),
+        ("none", set()),
+    ],
+)
+def test_a_choice_of_tools_is_honoured(client, choice, names):
+    done = client.chat.completions.create(**HOT, n=4, tools=[STRICT_TOOL, TEXT_TOOL], tool_choice=choice)
+    calls = [call for one in done.choices for call in one.message.tool_calls or []]
+    assert {getattr(call, call.type).name for call in calls} <= names
+    assert bool(names) == bool(calls)
+    for call in calls:
+        if call.type == "custom":
+            assert re.fullmatch("[a-c]{2,9}!", call.custom.input)
+        else:
+            jsonschema.validate(json.loads(call.function.arguments), PARAMETERS)
+
+
+def test_a_tool_that_takes_text_is_given_it_and_answers(scripted, openai_at):
+    with scripted(*[giving("t", "ab\n!")] * 2, giving("t", " "), [*THOUGHT, *NEXT, *ANSWER]) as there:
+        client = openai_at(there)
+        asked = ASK | {"tools": [TEXT_TOOL, CHAT_TOOL]}
+        message = client.chat.completions.create(**asked).choices[0].message
+        (call,) = message.tool_calls
+        assert (call.type, call.custom.name, call.custom.input) == ("custom", "t", "ab\n!")
+        chunks = client.chat.completions.create(**asked, stream=True)
+        pieces = [piece.model_dump() for chunk in chunks for piece in chunk.choices[0].delta.tool_calls or []]
+        assert "".join(piece["custom"]["input"] for piece in pieces) == "ab\n!"
+        assert [piece["type"] for piece in pieces if piece["type"]] == ["custom"]
+        blank = client.chat.completions.create(**asked).choices[0].message.tool_calls[0]
+        assert blank.custom.input == " "
+        result = {"role": "tool", "tool_call_id": call.id, "content": "wet"}
+        done = client.chat.completions.create(**asked | {"messages": [*ASK["messages"], message.to_dict(), result]})
+        assert done.choices[0].message.content == "It is 4."
+        prompt = there.tokenizer.decode(there.rows.asked[-1].prompt, markers=True)
+    assert "type t = (_: string) => any;" in prompt
+    assert "// It follows this regex:\n// [a-c]{2,9}!\n" in prompt
+    assert " to=functions.t<|channel|>commentary<|message|>ab\n!<|call|>" in prompt
+
+
+def test_a_property_that_comes_twice_is_an_error_and_no_answer(scripted, openai_at):
+    twice = [*ANSWER[:3], '{"a": 1, "a": 2}', ANSWER[-1]]
+    with scripted(twice, twice) as there:
+        client = openai_at(there)
+        with pytest.raises(openai.UnprocessableEntityError, match="'a' twice"):
+            client.chat.completions.create(**ASK, response_format={"type": "json_object"})
+        assert client.chat.completions.create(**ASK).choices[0].finish_reason == "stop"
+
+
+def test_a_reply_that_only_repeats_itself_is_ended(scripted, openai_at):
+    endless = [*ANSWER[:3], "It is 4. " * 500]
+    with scripted(endless, endless) as there:
+        done = openai_at(there).chat.completions.create(**ASK)
+        assert done.choices[0].finish_reason == "repetition"
+        assert done.usage.completion_tokens < 260
+        there.service.guarded = False
+        assert openai_at(there).chat.completions.create(**ASK).usage.completion_tokens > 1000

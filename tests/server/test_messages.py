@@ -1,10 +1,13 @@
 """Anthropic's client holds chats with the server, and cannot tell it from Anthropic's."""
 
+import json
+
 import anthropic
 import httpx2
+import jsonschema
 import pytest
 
-from tests.server.said import ANSWER, NEXT, PARAMETERS, SAID, THOUGHT, calling
+from tests.server.said import ANSWER, NEXT, PARAMETERS, SAID, SUM_SCHEMA, THOUGHT, calling
 
 SUM = {
     "model": "claude-sonnet-5",
@@ -88,9 +91,13 @@ def test_what_claude_code_sends_is_taken_and_what_is_left_out_is_named(claude, s
     [
         ({"messages": []}, "messages is empty"),
         ({"temperature": "hot"}, "temperature must be a number"),
-        ({"tools": [TOOL], "tool_choice": {"type": "any"}}, "tool_choice.type"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice: the tool 'g' is not offered"),
+        ({"tools": [TOOL], "tool_choice": {"type": "some"}}, "tool_choice.type"),
         ({"output_config": {"effort": "huge"}}, "output_config.effort"),
-        ({"output_config": {"format": {"type": "json_schema", "schema": {}}}}, "output_config.format"),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {"if": {}}}}},
+            "output_config.format.schema: if cannot be enforced",
+        ),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "'image' is not supported"),
         ({"max_tokens": -1}, "max_tokens is -1"),
     ],
@@ -101,6 +108,18 @@ def test_what_cannot_be_honoured_is_refused_by_name(claude, fields, words):
     with pytest.raises(anthropic.BadRequestError, match="invalid_request_error") as caught:
         claude.post("/v1/messages", body=body, cast_to=object)
     assert words in str(caught.value)
+
+
+def test_answers_and_calls_are_held_to_what_is_asked(claude):
+    hot = SUM | {"extra_body": {"temperature": 1.5}, "thinking": {"type": "enabled", "budget_tokens": 20}}
+    output = {"output_config": {"format": {"type": "json_schema", "schema": SUM_SCHEMA}}}
+    done = claude.messages.create(**hot | {"extra_body": hot["extra_body"] | output})
+    assert done.stop_reason == "end_turn"
+    jsonschema.validate(json.loads(done.content[-1].text), SUM_SCHEMA)
+    tools = [TOOL | {"strict": True}]
+    done = claude.messages.create(**hot, tools=tools, tool_choice={"type": "any"})
+    assert done.stop_reason == "tool_use"
+    jsonschema.validate(done.content[-1].input, PARAMETERS)
 
 
 def test_a_tool_loop_whole_and_streamed(scripted, anthropic_at):

@@ -1,14 +1,24 @@
 """OpenAI's client asks for responses, streams them, continues them and asks for them again."""
 
+import json
+
+import jsonschema
 import openai
 import pytest
 from openai.types.responses import Response
 
-from tests.server.said import ANSWER, ENDLESS, NEXT, PARAMETERS, SAID, THOUGHT, calling
+from tests.server.patches import GRAMMAR, PATCH, applied
+from tests.server.said import ANSWER, ENDLESS, NEXT, PARAMETERS, SAID, SUM_SCHEMA, THOUGHT, calling, giving
 
 SUM = {"model": "gpt-oss-20b", "input": "What is 12 + 30?", "temperature": 0}
 TOOL = {"type": "function", "name": "f", "description": "Weather.", "parameters": PARAMETERS, "strict": False}
 ASK = {"model": "any", "input": "Weather in Paris?", "tools": [TOOL]}
+PATCH_TOOL = {
+    "type": "custom",
+    "name": "apply_patch",
+    "description": "Use the `apply_patch` tool to edit files. This is a FREEFORM tool, so do not wrap it in JSON.",
+    "format": {"type": "grammar", "syntax": "lark", "definition": GRAMMAR},
+}
 WHOLE = [*THOUGHT, *NEXT, *SAID, *NEXT, *calling()]
 
 
@@ -109,9 +119,8 @@ def test_how_lm_studio_is_asked_for_a_model_is_answered(server):
     ("fields", "param"),
     [
         ({"input": ""}, "input"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
-        ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {}}}}, "text.format"),
-        ({"tool_choice": "required", "tools": [TOOL]}, "tool_choice"),
+        ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
+        ({"tool_choice": "required", "tools": []}, "tool_choice"),
         ({"background": True}, "background"),
         ({"top_logprobs": 2}, "top_logprobs"),
     ],
@@ -123,14 +132,15 @@ def test_what_cannot_be_honoured_is_refused_by_name(client, fields, param):
 
 
 def test_what_codex_sends_is_taken_and_what_is_left_out_is_named(client):
-    tools = [TOOL | {"strict": True}, {"type": "web_search"}, {"type": "namespace", "name": "n", "tools": []}]
+    tools = [PATCH_TOOL, {"type": "web_search"}, {"type": "namespace", "name": "n", "tools": []}]
+    tools.append(TOOL | {"name": "g", "strict": None, "parameters": PARAMETERS | {"not": {"type": "null"}}})
     fields = {"tools": tools, "parallel_tool_calls": True, "prompt_cache_key": "k", "tool_choice": "auto"}
     extra = {"client_metadata": {"a": "b"}}
     response = client.responses.with_raw_response.create(
         **SUM, **fields, extra_body=extra, reasoning={"effort": "none"}, include=["reasoning.encrypted_content"]
     )
     warnings = "\n".join(response.headers.get_list("warning"))
-    for field in ("tools[0].strict", "tools[1].type", "tools[2].type", "reasoning.effort"):
+    for field in ("tools[1].type", "tools[2].type", "tools[3].parameters: not", "reasoning.effort"):
         assert field in warnings
     assert response.parse().status == "completed"
 
@@ -181,6 +191,49 @@ def test_a_call_of_a_tool_that_is_not_offered_fails_and_names_it(scripted, opena
     assert events[-1].type == "response.failed"
     assert "'g'" in events[-1].response.error.message
     assert isinstance(events[-1].response, Response)
+
+
+def test_an_answer_is_held_to_its_schema_and_a_call_to_its_grammar(client):
+    hot = SUM | {"temperature": 1.5, "max_output_tokens": 300, "extra_body": {"reasoning": {"max_tokens": 20}}}
+    format = {"type": "json_schema", "name": "sum", "strict": True, "schema": SUM_SCHEMA}
+    done = client.responses.create(**hot, text={"format": format})
+    assert done.status == "completed"
+    jsonschema.validate(json.loads(done.output_text), SUM_SCHEMA)
+    called = client.responses.create(**hot, tools=[PATCH_TOOL], tool_choice={"type": "custom", "name": "apply_patch"})
+    last = called.output[-1]
+    if called.status == "completed":  # random lines may go on to the limit
+        assert last.type == "custom_tool_call"
+        assert last.input.startswith("*** Begin Patch\n*** ")
+
+
+def test_codex_s_apply_patch_is_called_with_a_patch_that_applies(scripted, openai_at):
+    """Whole and streamed, and the result goes back under the call's id."""
+    call = [*THOUGHT, *NEXT, *giving("apply_patch", PATCH)]
+    with scripted(call, call, [*THOUGHT, *NEXT, *ANSWER]) as there:
+        client = openai_at(there)
+        asked = ASK | {"tools": [PATCH_TOOL, TOOL], "parallel_tool_calls": False}
+        whole = client.responses.create(**asked)
+        events = list(client.responses.create(**asked, stream=True))
+        final = events[-1].response
+        assert [item.type for item in whole.output] == [item.type for item in final.output]
+        given = final.output[-1]
+        assert (given.type, given.name, given.input) == ("custom_tool_call", "apply_patch", PATCH)
+        assert whole.output[-1].input == PATCH
+        deltas = [event.delta for event in events if event.type == "response.custom_tool_call_input.delta"]
+        assert "".join(deltas) == PATCH
+        assert [event.input for event in events if event.type == "response.custom_tool_call_input.done"] == [PATCH]
+        files = {"sums.py": "def add(a, b):\n    return a - b\n", "old.py": "x = 1\n"}
+        assert applied(given.input, files) == {
+            "sums.py": "def add(a, b):\n    return a + b\n",
+            "new.txt": "one\n\n",
+        }
+        result = {"type": "custom_tool_call_output", "call_id": given.call_id, "output": "Done!"}
+        said = [{"role": "user", "content": ASK["input"]}, *(item.to_dict() for item in final.output), result]
+        done = client.responses.create(**asked | {"input": said})
+        assert done.output_text == "It is 4."
+        prompt = there.tokenizer.decode(there.rows.asked[-1].prompt, markers=True)
+    assert f"to=functions.apply_patch<|channel|>commentary<|message|>{PATCH}<|call|>" in prompt
+    assert "type apply_patch = (_: string) => any;" in prompt
 
 
 def test_a_running_response_can_be_cancelled(scripted, openai_at):

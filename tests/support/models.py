@@ -1,10 +1,12 @@
 """Small random models, converted and loaded."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import gptoss_mlx
 from convert import convert
+from gptoss_mlx.fastest import Fastest
 from gptoss_mlx.runtime import Runtime
 from tests.support.checkpoints import hf_tensors, write_checkpoint, write_safetensors
 
@@ -13,6 +15,13 @@ def random_model(folder: Path, sizes: dict, seed: int = 0, dense: str = "bf16") 
     """Convert a random checkpoint of ``sizes`` to ``folder``/model, and return the model, loaded in float32."""
     convert(write_checkpoint(folder / "source", sizes, seed=seed), folder / "model", dense=dense)
     return gptoss_mlx.load(folder / "model", dtype="float32")
+
+
+def always_ahead(runtime: Runtime, ahead: bool) -> None:
+    """Have the steps of a model with paged experts always run ahead where they can, or never."""
+    paged = runtime.model.weights.paged
+    assert paged is not None, "loaded with slots"
+    paged.ahead = defaultdict(lambda: Fastest((ahead,)))
 
 
 def endless_model(folder: Path, sizes: dict, seed: int = 0) -> Path:

@@ -12,6 +12,7 @@ from gptoss_mlx.batch import run as batch_run
 from gptoss_mlx.batch.source import Line
 from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.engine.batching import Produced, Row
+from gptoss_mlx.grammars import Grammar
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.traits import STOP_MARKERS
@@ -71,6 +72,7 @@ class ScriptedRuntime:
     rows: "ScriptedBatch | None" = None
     hash: str = "scripted"
     chunk: int = 512
+    grammars: list[Grammar] = field(default_factory=list)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -78,6 +80,13 @@ class ScriptedRuntime:
 
     def sampling(self, temperature: float | None = None) -> Sampling:
         return Sampling(temperature=1.0 if temperature is None else temperature)
+
+    def prepare_constraints(self) -> None:
+        pass
+
+    def constraint(self, grammar: Grammar) -> None:
+        """The model says what it is given, allowed or not. What is allowed is tested with real models."""
+        self.grammars.append(grammar)
 
     def context(self) -> ScriptedContext:
         return ScriptedContext(self.model)

@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from gptoss_mlx.model.experts import memory_of
 from metal_kernels import launch, reference
 from metal_kernels.cpu import operations
 from metal_kernels.reference import Attention, CacheView, Dense
@@ -174,13 +175,15 @@ def test_a_head_with_a_bias_and_a_router_for_half_rows_are_not_taken():
 
 
 @pytest.mark.parametrize("size", [1, 4097, 1 << 21, (5 << 21) + 3])
-def test_memory_in_large_pages_holds_what_it_held(size):
-    """A slice begins anywhere in a page, and may have no whole one."""
-    values = np.random.default_rng(size).integers(0, 256, size + 7, np.uint8)
-    array = mx.array(values)
-    operations.hold_in_large_pages(array[7:])
-    operations.hold_in_large_pages(array)
-    assert np.array_equal(np.array(array), values)
+def test_memory_in_large_pages_is_zeros_and_keeps_what_is_written(size):
+    """A slice begins anywhere in a page, and may have no whole one. What lies around it stays."""
+    values = np.random.default_rng(size).integers(1, 256, size, np.uint8)
+    array = mx.concatenate([mx.ones(7, mx.uint8), mx.zeros(size, mx.uint8), mx.ones(7, mx.uint8)])
+    mx.eval(array)
+    operations.hold_zeros_in_large_pages(array[7:-7])
+    assert np.array_equal(np.array(array), [1] * 7 + [0] * size + [1] * 7)
+    memory_of(array)[7:-7] = values
+    assert np.array_equal(np.array(array), [*[1] * 7, *values, *[1] * 7])
 
 
 @pytest.mark.parametrize("id", [-1, 7, 2**31])

@@ -113,7 +113,7 @@ CASES = [
     (Case(1, 288, 4, 2, 16, 88, others=F32), F32),
     (Case(3, 576, 40, 4, 16, 576, q8=True), BF16),
     (Case(8, 32, 2, 1, 32, 512, weights=F32, others=F32, attended=F32), F32),
-    (Case(5, 160, 34, 2, 16, 96, weights=F16, others=F16), F16),
+    (Case(5, 160, 34, 2, 16, 352, weights=F16, others=F16), F16),
     (Case(2, 64, 4, 1, 16, 512, weights=F32, q8=True, others=F32, attended=BF16, seed=1), F32),
 ]
 """Cases, and the dtype of keys and values for each. There are fewer columns than 32 lanes take and more, also for the

@@ -4,31 +4,23 @@ A GPU with fewer keeps what does not fit in memory, or runs fewer threads at a t
 promise that it does on a Mac, whose compiler is another. That it does not fit is a warning.
 """
 
-import ctypes
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import mlx.core as mx
 
-from metal_kernels import build_cache, dispatches
-from metal_kernels.cuda import nvrtc
-from metal_kernels.cuda.translation import translated
+from metal_kernels import dispatches
+from metal_kernels.cuda import cubins
 from metal_kernels.dispatches import Dispatch
-from metal_kernels.emulator.kernel import function_of
 from metal_kernels.source import MetalSource
 from tests.support import launches
-
-SITES = sorted((Path(__file__).parents[3] / ".venv-cuda").glob("lib/python*/site-packages"))
-"""Where ``make .venv-cuda/.ready`` puts NVRTC."""
-KIND = "cuda"
 
 
 @dataclass(frozen=True)
 class Registers:
-    """A shader with one template: its registers, and the bytes of memory that a thread of it needs beside them."""
+    """A shader with one template: its largest threadgroup, its registers, and the bytes of memory that a thread of it
+    needs beside them."""
 
     shader: str
     template: tuple
@@ -37,42 +29,24 @@ class Registers:
     local_bytes: int
 
 
-def library() -> ctypes.CDLL:
-    """Return NVRTC. Raise nvrtc.Absent."""
-    return nvrtc.load(SITES[-1] if SITES else Path(".venv-cuda"))
-
-
 def launched(dense: str, dtype: mx.Dtype = mx.bfloat16) -> list[Dispatch]:
     """Return the launches of both published models."""
     return [made for experts in launches.MODELS.values() for made in launches.published(dense, experts, dtype)]
 
 
-def measured(launches: Iterable[Dispatch], library: ctypes.CDLL) -> Iterator[Registers]:
-    """Yield each shader and template among the launches once, compiled for its largest threadgroup."""
+def measured(launches: Iterable[Dispatch]) -> Iterator[Registers]:
+    """Yield each shader and template among the launches once. Raise nvrtc.Absent."""
     threads: dict[tuple, int] = {}
     for made in launches:
         key = made.shader, made.template
         threads[key] = max(threads.get(key, 0), prod(made.threadgroup))
     for (shader, template), most in threads.items():
-        function = function_of(MetalSource.read(dispatches.FOLDER / f"{shader}.metal"), dict(template))
-        yield Registers(shader, template, most, *_found(translated(function, most), library))
-
-
-def _found(source: str, library: ctypes.CDLL) -> tuple[int, int]:
-    """Return registers and bytes of memory, from the cache if this source was compiled before."""
-    place = build_cache.place(KIND, ".json", nvrtc.OPTIONS, nvrtc.version(library), source)
-    if not build_cache.use(place):
-        made = nvrtc.compiled(source, library)
-        with build_cache.workshop(KIND) as work:
-            (work / "found").write_text(json.dumps([made.registers, made.local_bytes]))
-            (work / "found").replace(place)
-    registers, local_bytes = json.loads(place.read_text())
-    return registers, local_bytes
+        made = cubins.of_shader(MetalSource.read(dispatches.FOLDER / f"{shader}.metal"), dict(template))
+        yield Registers(shader, template, most, made.registers, made.local_bytes)
 
 
 def table() -> str:
     """Return the report's text on registers. Raise nvrtc.Absent."""
-    nvrtc_here = library()
     lines = [
         "",
         "# Registers",
@@ -83,7 +57,7 @@ def table() -> str:
         "| shader | dense | templates | threads at most | registers at most | local bytes |",
         "|---|---|---|---|---|---|",
     ]
-    both = {dense: list(measured(launched(dense), nvrtc_here)) for dense in ("q8", "bf16")}
+    both = {dense: list(measured(launched(dense))) for dense in ("q8", "bf16")}
     for shader in sorted({one.shader for one in both["q8"]}):
         q8, bf16 = ([one for one in found if one.shader == shader] for found in both.values())
         for dense, found in [("either", q8)] if q8 == bf16 else [("q8", q8), ("bf16", bf16)]:

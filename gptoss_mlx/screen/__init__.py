@@ -1,0 +1,1 @@
+"""What a person sees of a reply on a terminal: text in, text with control sequences out. Knows no model."""
