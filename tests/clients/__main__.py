@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.clients.agents import AGENTS, on_a_script, on_the_bundled_model
+from tests.clients.coding_agents import AGENTS, on_a_script, on_the_bundled_model
 from tests.support.served import ROOT, Process, serving
 
 HERE = Path(__file__).parent

@@ -235,7 +235,7 @@ def test_sigterm_lets_a_reply_end_first(tmp_path, runtime_of):
         process.process.send_signal(signal.SIGTERM)
         done = list(events)[-1]
         assert (done.reason, done.usage.completion_tokens) == ("length", 1500)
-        with pytest.raises(EngineError, match="has ended|is ending"):
+        with pytest.raises(EngineError, match=r"has ended|is ending"):
             list(chat.send("Hi"))
         assert process.end()[0] == 128 + signal.SIGTERM
 
