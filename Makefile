@@ -12,7 +12,7 @@ SEED ?= 1
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 # Client libraries, pinned, so that a report says what passed.
 CLIENTS_PACKAGES = openai==3.57.0 openai-agents==0.24.0 anthropic==2.14.0 langchain-openai==1.7.4 \
-	langchain-anthropic==1.7.10 litellm==1.110.2 llm==0.36 playwright==1.65.2
+	langchain-anthropic==1.7.10 litellm==1.110.2 llm==0.36 playwright==1.65.2 schemathesis==4.32.5
 CLIENTS_NPM = @openai/codex@0.171.0 @anthropic-ai/claude-code@2.1.332 opencode-ai@1.18.33 \
 	@openai/agents@0.20.0 openai@7.57.0
 # OpenAI's evaluations need Python 3.12 or newer, and more than their package names.
@@ -226,6 +226,12 @@ clients: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready $(CLIENTS_VENV)/npm/.ready $(
 # screenshots. A minute.
 page-report: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
 	$(VENV)/bin/python -m tests.page $(CLIENTS_VENV)/bin/python build/page
+
+.PHONY: server-report
+# What the server stands and costs: its overhead over the loop, malformed requests, 64 streams for ten minutes, turns of
+# 20,000 tokens over three APIs, and schemathesis. Twenty minutes. PARTS="overhead raw" chooses; SECONDS=120 shortens.
+server-report: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
+	$(VENV)/bin/python -m tests.reports.server $(CLIENTS_VENV)/bin/python $(PARTS) --seconds $(or $(SECONDS),600)
 
 .PHONY: download-kill-test
 # Kill downloads from a local Hub, alone and converted as they arrive: 30 times each, and at their changes of the disk.
