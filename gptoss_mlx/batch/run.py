@@ -211,6 +211,8 @@ class Run:
             raise RequestError("stream: a batch does not stream; leave it out", "stream")
         if request.n > 1:
             raise RequestError(f"n: a batch answers each line once, not {request.n} times; leave it out", "n")
+        if request.likeliest is not None:
+            raise RequestError("logprobs: a batch does not keep them; leave it out, or ask a server", "logprobs")
         self.tally.ignored.update(request.unknown)
         if request.model is not None and request.model != self.model:
             self.tally.other_models[request.model] += 1

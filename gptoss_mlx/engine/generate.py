@@ -30,6 +30,7 @@ def generate(
     that cannot be computed or whose logits are not finite, ConstraintError where the constraint leaves nothing to draw,
     and ModelFolderError where experts cannot be read.
     """
+    sampling.check(context.model.config.vocab_size)
     limit = context.model.config.max_position_embeddings
     room = limit - len(prompt)
     if room < 1:

@@ -3,7 +3,7 @@ that the logits were finite. Knows no model and no sequence."""
 
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -53,6 +53,19 @@ def draw_token(logits: mx.array, sampling: Sampling, point: mx.array, mask: mx.a
     ``constraint.allowed``) only its ids are drawn, and only they are counted by the filters."""
     among = logits if mask is None else restricted(logits, mask)
     return Drawn(sample(among, sampling, point), launch.witness(logits))
+
+
+def adjusted(logits: mx.array, sampling: Sampling, counts: Mapping[int, int]) -> mx.array:
+    """Return logits [1, V] with the bias added and the penalties taken away. ``counts`` says how often the reply has
+    which id."""
+    change = dict(sampling.logit_bias)
+    if sampling.penalizes:
+        for id, count in counts.items():
+            penalty = sampling.frequency_penalty * count + sampling.presence_penalty * (count > 0)
+            change[id] = change.get(id, 0.0) - penalty
+    if not change:
+        return logits
+    return logits.at[:, mx.array(list(change))].add(mx.array(list(change.values()), logits.dtype))
 
 
 def sample(logits: mx.array, sampling: Sampling, point: mx.array) -> mx.array:

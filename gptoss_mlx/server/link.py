@@ -58,7 +58,7 @@ Send = Callable[[Message], Awaitable[None]]
 class IdReader:
     """Stands for a ReplyReader where the ids themselves are wanted."""
 
-    over = False
+    over = said = False
 
     def feed(self, id: int) -> list[Event]:
         """Return the id as an event."""

@@ -18,6 +18,7 @@ from gptoss_mlx.engine.batching import Failed, Produced, Row
 from gptoss_mlx.errors import EngineError, GptOssError, one_line
 from gptoss_mlx.reply import CallPiece, Piece, Reply
 from gptoss_mlx.reply import Ended as Reason
+from gptoss_mlx.score import Score
 
 PAUSE = 0.005
 """Seconds between looks at the disk while nothing else is to be done. A new request waits no longer."""
@@ -47,20 +48,32 @@ class Token:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """An id that is text for the user, and how likely it was, for those who want that. ``score`` is as for Produced.
+    It comes before the text."""
+
+    id: int
+    score: Score | None
+
+
+@dataclass(frozen=True)
 class Finished:
     """No id follows, for ``reason``."""
 
     reason: Reason
 
 
-Event = Piece | CallPiece | Token | Finished | Ended | Broken
+Event = Piece | CallPiece | Token | Scored | Finished | Ended | Broken
 
 
 class Reader(Protocol):
-    """What the owner uses of a ReplyReader. ``over`` ends the row."""
+    """What the owner uses of a ReplyReader. ``over`` ends the row. ``said``: the last id was text for
+    the user."""
 
     @property
     def over(self) -> bool: ...
+    @property
+    def said(self) -> bool: ...
     def feed(self, id: int) -> Iterable[Event]: ...
     def end(self, ended: Reason) -> Iterable[Event]: ...
     def finish(self, ended: Reason, cached: int) -> Any: ...
@@ -231,6 +244,8 @@ class Owner:
         order.ids.append(outcome.token)
         reader = order.reader
         events: list[Event] = [*reader.feed(outcome.token)]
+        if order.row is not None and order.row.likeliest is not None and reader.said:
+            events.insert(0, Scored(outcome.token, outcome.score))
         if outcome.finished or reader.over:
             if not outcome.finished:
                 self._rows.remove(outcome.id)
