@@ -7,6 +7,7 @@ from typing import Annotated, TextIO
 import typer
 
 from gptoss_mlx.cli import constraints, options
+from gptoss_mlx.cli.keeping import keep_exchange
 from gptoss_mlx.cli.terminal import on_interrupt, print_json
 from gptoss_mlx.errors import NoAnswerError, UsageError
 from gptoss_mlx.screen.style import printable
@@ -40,6 +41,7 @@ def run(
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     own_model: options.OwnModel = False,
+    no_log: options.NoLog = False,
     yes: options.Yes = False,
 ) -> None:
     """Answer one prompt and exit.
@@ -96,9 +98,12 @@ def run(
     elif whole and answer and not answer[-1].endswith("\n"):
         print(flush=True)
     options.close_prefixes(conversation.runtime)
+    if not no_log:
+        keep_exchange(conversation)
     if done.reason == "cancelled":
         asked.end()
-    if done.cut_in_thought or done.no_answer or not answer:
+    nothing = done.cut_in_thought or done.no_answer or not answer
+    if nothing and not (held is not None and whole):  # a regex may match nothing at all
         remedy = "raise --max-tokens or lower --reasoning" if done.cut_in_thought else "ask again, or in other words"
         if done.context_full:
             remedy = "the context is full: shorten the prompt or lower --reasoning"
