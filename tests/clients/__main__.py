@@ -42,7 +42,8 @@ These need a network, for the questions or for a model that grades. With 20b beh
     python -m gpt_oss.evals --eval gpqa,aime25 --model gpt-oss-20b --base-url http://127.0.0.1:8080/v1 --n-threads 8
     python -m gpt_oss.evals --eval healthbench --model gpt-oss-20b --base-url http://127.0.0.1:8080/v1 --n-threads 8
     git clone https://github.com/openai/gpt-oss && cd gpt-oss/compatibility-test && npm install
-    npm start -- --provider gptoss-mac   # after adding http://127.0.0.1:8080/v1 to providers.ts
+    sed -i.bak s#http://localhost:8000/v1#http://127.0.0.1:8080/v1# providers.ts
+    SOME_API_KEY=none npm start -- --provider vllm -k 5
 """
 
 
