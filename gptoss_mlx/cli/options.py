@@ -1,5 +1,6 @@
 """Options that several commands share, and the model or conversation they open."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,10 +137,12 @@ def told_of_the_server() -> Iterator[None]:
     try:
         yield
     except MemoryBudgetError as error:
-        if (connection := find_server()) is None or not connection.models:
+        if (connection := find_server()) is None:
+            raise
+        connection.close()
+        if connection.pid == os.getpid() or not connection.models:  # this is the server, which changes models
             raise
         name = connection.models[0].name
-        connection.close()
         raise MemoryBudgetError(
             f"{error}; a server has {name} in memory: use that, with --model {name} and without --own-model, or end it"
         ) from error

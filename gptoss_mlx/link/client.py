@@ -46,8 +46,9 @@ class Served:
 
 
 class Connection:
-    """A connection to the server, whose ``models`` are those it serves, the one in memory first. ``url`` and ``key``
-    are those of its HTTP. Raises OSError and ValueError where no server with our version answers."""
+    """A connection to the server, whose ``models`` are those it serves, the one in memory first. ``pid`` is its
+    process, ``url`` and ``key`` are those of its HTTP. Raises OSError and ValueError where no server with our version
+    answers."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -63,6 +64,7 @@ class Connection:
             if hello is None or hello.get("version") != VERSION:
                 raise ValueError("another version")
             self.models = [Served(model["name"], Path(model["folder"]), model["hash"]) for model in hello["models"]]
+            self.pid: int = hello["pid"]
             self.url: str = hello["url"]
             self.key: str | None = hello["key"]
         except BaseException as error:

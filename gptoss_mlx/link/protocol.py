@@ -1,8 +1,8 @@
 """What goes over the socket: a line of JSON for each message.
 
-The client says ``{"version": 1}`` first, and the server answers with its own version, the models it serves, and the URL
-and the key of its HTTP. Neither goes on with another version. Each request then has an ``id`` and what to ``do``; every
-answer to it has that id:
+The client says ``{"version": 1}`` first, and the server answers with its own version, its process, the models it
+serves, and the URL and the key of its HTTP. Neither goes on with another version. Each request then has an ``id`` and
+what to ``do``; every answer to it has that id:
 
     generate   {"tokens": [...], "cached": N, "finished": null, "stop" or "length"}, again and again, and
                {"read": N} while the prompt is read

@@ -16,7 +16,6 @@ from typing import Any
 
 import mlx.core as mx
 
-import gptoss_mlx
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.batching import Row
@@ -145,7 +144,7 @@ class Link:
 
         async with asyncio.timeout(HELLO_SECONDS):
             hello = from_line(await reader.readline())
-        await send({"version": VERSION, "program": gptoss_mlx.__version__, "models": self._models()} | self._http)
+        await send({"version": VERSION, "pid": os.getpid(), "models": self._models()} | self._http)
         if hello.get("version") != VERSION:
             return
         tasks: dict[int, asyncio.Task[None]] = {}
