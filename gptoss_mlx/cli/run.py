@@ -101,7 +101,8 @@ def run(
         keep_exchange(conversation)
     if done.reason == "cancelled":
         asked.end()
-    if done.cut_in_thought or done.no_answer or not answer:
+    nothing = done.cut_in_thought or done.no_answer or not answer
+    if nothing and not (held is not None and whole):  # a regex may match nothing at all
         remedy = "raise --max-tokens or lower --reasoning" if done.cut_in_thought else "ask again, or in other words"
         if done.context_full:
             remedy = "the context is full: shorten the prompt or lower --reasoning"

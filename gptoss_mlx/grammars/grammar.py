@@ -9,8 +9,10 @@ from typing import Any
 from gptoss_mlx.errors import GrammarError, one_line, quoted
 from gptoss_mlx.grammars.rules import Rules, regex
 
-MOST_TEXT = 1 << 20
-"""Characters of a grammar or a regex."""
+MOST_TEXT = 1 << 17
+"""Characters of a grammar or a regex. Reading as many takes llguidance a second."""
+MOST_RULES = 500
+"""Of a grammar that a user writes. llguidance recurses from rule to rule, and overflows a stack of 8 MB at 2,000."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def from_lark(text: str) -> Grammar:
     """Return a grammar that a user wrote, in Lark as llguidance reads it. Raises GrammarError."""
     if len(text) > MOST_TEXT:
         raise GrammarError(f"the grammar has more than {MOST_TEXT:,} characters")
+    if sum(":" in line for line in text.splitlines()) > MOST_RULES:  # each rule stands on a line of its own
+        raise GrammarError(f"the grammar has more than {MOST_RULES} rules")
     return _checked(text, "the grammar cannot be enforced")
 
 

@@ -11,7 +11,7 @@ asks for that. Formats that only annotate are ignored with a warning.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
@@ -41,9 +41,17 @@ MOST_TEXT = 1 << 20
 """Characters of a schema."""
 MOST_DEPTH = 100
 """Of arrays and objects in a schema, and of schemas that lead to one another without a value between them."""
-MOST_RULES = 20_000
-MOST_JOINED = 1_000
+MOST_RULES = 10_000
+MOST_CHAINED = 500
+"""Rules that lead to one another. llguidance recurses, and overflows a stack of 8 MB between 1,000 and 3,000."""
+MOST_LARK = 1 << 20
+"""Characters of the grammar, which compiles in less than a second."""
+MOST_JOINED = 500
 """Times that keywords are combined with those of a branch, which may multiply."""
+MOST_MATCHED = 1_000
+"""Patterns, and sets of names that are not declared, which are tried in half a millisecond each."""
+MOST_COMPARED = 20_000
+"""Pairs of branches of oneOf, which are compared in a thirtieth of a millisecond each."""
 MOST_NAME = 64
 """Characters of a property's name that is not declared."""
 _INDENT = r"(?:\n {0,12}| )?"
@@ -76,6 +84,10 @@ def _from_text(text: str, lenient: bool) -> Grammar:
     lark = compiler.rules.lark(start)
     if lark is None:
         raise GrammarError("nothing finite satisfies the schema: its $refs never end", "#")
+    if compiler.rules.depth(start) > MOST_CHAINED:
+        raise GrammarError(f"the schema unfolds into more than {MOST_CHAINED} properties or values in a chain", "#")
+    if len(lark) > MOST_LARK:
+        raise GrammarError(f"the schema unfolds into a grammar of more than {MOST_LARK:,} characters", "#")
     return Grammar(lark, tuple(dict.fromkeys(compiler.warnings)))
 
 
@@ -118,6 +130,7 @@ class _Compiler:
         self._empty: set[str] = set()
         self._depth = 0
         self._joined = 0
+        self._matched = 0
 
     def value(self, schema: Any, path: str) -> str:
         """Return the rule of what satisfies ``schema``. Raises Nothing where it is known that nothing does."""
@@ -147,6 +160,15 @@ class _Compiler:
         if self._joined > MOST_JOINED:
             raise GrammarError(f"its branches multiply into more than {MOST_JOINED:,} schemas", path)
         return both(one, other, path)
+
+    def _matches(self, patterns: list[str], other_than: Sequence[str], path: str) -> bool:
+        self._count_match(path)
+        return matches_something(patterns, other_than)
+
+    def _count_match(self, path: str) -> None:
+        self._matched += 1
+        if self._matched > MOST_MATCHED:
+            raise GrammarError(f"has more than {MOST_MATCHED:,} patterns, and objects with names not declared", path)
 
     def _refuse(self, keyword: str, path: str, why: str) -> None:
         """Raise GrammarError, or warn that a keyword is dropped."""
@@ -234,7 +256,10 @@ class _Compiler:
             whole.append(self._both(rest, checked(branch, place), place) if rest else checked(branch, place))
         if keyword == "oneOf":
             compared = [self._expanded(one, f"{path}/oneOf/{number}") for number, one in enumerate(whole)]
-            for a, b in combinations(range(len(whole)), 2):
+            if len(whole) * (len(whole) - 1) // 2 > MOST_COMPARED:
+                self._refuse("oneOf", path, f"has more pairs of branches than {MOST_COMPARED:,}, too many to compare")
+                compared = []
+            for a, b in combinations(range(len(compared)), 2):
                 if not disjoint(compared[a], compared[b], path):
                     self._refuse("oneOf", path, f"cannot be enforced, because its branches {a} and {b} may both match")
                     break
@@ -291,9 +316,7 @@ class _Compiler:
         makers: dict[str, Callable[[dict[str, Any], str], list[Way]]] = {
             "object": self._object,
             "array": self._array,
-            "string": lambda schema, path: self._scalar(
-                scalars.string(schema, path, self._refuse, self.warnings.append), path
-            ),
+            "string": self._string,
             "number": lambda schema, path: self._scalar(scalars.number(schema, path, self._refuse), path),
             "integer": lambda schema, path: self._scalar(scalars.integer(schema, path, self._refuse), path),
             "boolean": lambda *_: [Way(self.rules.terminal("true|false"))],
@@ -308,6 +331,11 @@ class _Compiler:
         if not ways:
             raise Nothing(path)
         return ways
+
+    def _string(self, schema: dict[str, Any], path: str) -> list[Way]:
+        if "pattern" in schema:
+            self._count_match(path)
+        return self._scalar(scalars.string(schema, path, self._refuse, self.warnings.append), path)
 
     def _scalar(self, patterns: tuple[str, ...] | None, path: str) -> list[Way]:
         if patterns is None:
@@ -441,7 +469,7 @@ class _Compiler:
         for pattern in by_name:
             try:
                 patterns[pattern] = strings.by_pattern(pattern)
-                if not matches_something([patterns[pattern]]):
+                if not self._matches([patterns[pattern]], (), path):
                     raise strings.NotEnforced("matches no text")
             except strings.NotEnforced as error:
                 self._refuse("patternProperties", f"{path}/patternProperties/{pattern}", str(error))
@@ -449,10 +477,12 @@ class _Compiler:
         ways = []
         for own in (*by_name, None):  # None: the names that match no pattern
             held = additional if own is None else by_name[own]
+            if held is False:
+                continue
             place = f"{path}/additionalProperties" if own is None else f"{path}/patternProperties/{own}"
             parts = [shape] if own is None else [shape, patterns[own]]
             others = [text for pattern, text in patterns.items() if pattern != own]
-            if not matches_something(parts, [*names, *others]):
+            if not self._matches(parts, [*names, *others], place):
                 continue
             try:
                 rule = self.value(held, place)

@@ -38,13 +38,20 @@ class Rules:
 
     def fruitful(self) -> set[str]:
         """Return the rules that match some text: those of which a way needs only such rules."""
-        found: set[str] = set()
-        while more := {
-            name
-            for name, ways in self.ways.items()
-            if name not in found and any(found.issuperset(way.needs) for way in ways)
-        }:
-            found |= more
+        missing = {(name, at): set(way.needs) for name, ways in self.ways.items() for at, way in enumerate(ways)}
+        needing: dict[str, list[tuple[str, int]]] = {}
+        for place, needs in missing.items():
+            for need in needs:
+                needing.setdefault(need, []).append(place)
+        found = {name for (name, _), needs in missing.items() if not needs}
+        left = list(found)
+        while left:
+            one = left.pop()
+            for place in needing.get(one, ()):
+                missing[place].discard(one)
+                if not missing[place] and place[0] not in found:
+                    found.add(place[0])
+                    left.append(place[0])
         return found
 
     def lark(self, start: str) -> str | None:
@@ -58,6 +65,23 @@ class Rules:
             lines.append(f"{name}: {' | '.join(dict.fromkeys(ways))}")
         lines += [f"{name}: {definition}" for definition, name in self.terminals.items()]
         return "\n".join(lines) + "\n"
+
+    def depth(self, start: str) -> int:
+        """Return how deep a compiler recurses that goes from each rule into those it names, once into each."""
+        seen, stack, most = {start}, [iter(self._named(start))], 1
+        while stack:
+            for name in stack[-1]:
+                if name not in seen:
+                    seen.add(name)
+                    stack.append(iter(self._named(name)))
+                    most = max(most, len(stack))
+                    break
+            else:
+                stack.pop()
+        return most
+
+    def _named(self, rule: str) -> list[str]:
+        return [name for way in self.ways[rule] for name in way.needs]
 
     def _reached(self, start: str, fruitful: set[str]) -> list[str]:
         reached, left = {start: None}, [start]
