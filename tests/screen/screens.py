@@ -40,7 +40,9 @@ class Session:
             "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT)),
             "TERM": "tmux-256color",
         }
-        command = f"cd {ROOT}; {sys.executable} -m {module} chat --model tiny --temperature 0; echo ended $?"
+        command = (
+            f"cd {ROOT}; echo begun; {sys.executable} -m {module} chat --model tiny --temperature 0; echo ended $?"
+        )
         self.tmux = Tmux(f"gptoss{os.getpid()}-{next(NUMBERS)}", columns, lines, command, environment)
 
     def ask(self, text, until):
@@ -168,10 +170,11 @@ def early(home, folder):
     for seconds in (0.1, 0.2, 0.3, 0.4, 0.5):
         session = Session(home, folder, 60, 20, "gptoss_mlx.cli")
         try:
+            session.tmux.wait_for("begun")
             time.sleep(seconds)
             session.tmux.keys("C-c")
             text = session.tmux.wait_for("(?m)ended \\d+|^>")
-            if "init_import_site" in text:
+            if "Traceback" in text and "/gptoss_mlx/" not in text:
                 continue
             if "Traceback" in text or ("ended" in text and "ended 130" not in text):
                 yield f"Ctrl-C after {seconds} s: {text.strip()}"
