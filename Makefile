@@ -304,6 +304,18 @@ structured-report: $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
 prefix-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.prefixes
 
+.PHONY: screens
+# Use the chat in tmux as a person would, in windows of three sizes, and take pictures of it into build/screens. Minutes.
+screens: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.screen.screens
+
+.PHONY: chat-report
+# Look for every word of 500 documents that packages ship and of 5,000 generated answers on the screen, measure drawing
+# and starting, kill 1,000 processes while they save. Twenty minutes.
+chat-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.chat
+	$(VENV)/bin/python -m tests.reports.history_kills --kills 1000
+
 .PHONY: speed-report
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.
 speed-report: $(VENV)/.ready-dev
