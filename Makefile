@@ -111,7 +111,7 @@ $(CUDA_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
-.PHONY: .venv-cuda gpu-bundle gpu-report gpu-test
+.PHONY: .venv-cuda gpu-bundle gpu-dry-run gpu-report gpu-test
 # The runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA GPU. It
 # has an environment of its own, because two backends of MLX own one file.
 .venv-cuda: $(CUDA_VENV)/.ready-mlx
@@ -127,6 +127,10 @@ $(CUDA_VENV)/.ready-mlx: pyproject.toml $(CUDA_VENV)/.ready
 # One folder that tests and times the shaders on another machine, with an NVIDIA driver, Python and numpy, offline. Minutes.
 gpu-bundle: $(VENV)/.ready-dev $(VENV)/.ready-compare $(CUDA_VENV)/.ready
 	$(VENV)/bin/python -m tests.gpu.bundle $(GPU_BUNDLE) $(ARCHITECTURE)
+
+# Run what gpu-report would launch in the emulator, at small sizes, and compare with definitions. Two minutes.
+gpu-dry-run: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.gpu.dry
 
 # Judge and time the shaders on this machine's NVIDIA GPU. Minutes each.
 gpu-test gpu-report: $(VENV)/.ready-dev
@@ -299,6 +303,18 @@ structured-report: $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
 # Let conversations of 20,000 tokens take turns in the memory that 20b has on a Mac, kill the process and go on. Minutes.
 prefix-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.prefixes
+
+.PHONY: screens
+# Use the chat in tmux as a person would, in windows of three sizes, and take pictures of it into build/screens. Minutes.
+screens: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.screen.screens
+
+.PHONY: chat-report
+# Look for every word of 500 documents that packages ship and of 5,000 generated answers on the screen, measure drawing
+# and starting, kill 1,000 processes while they save. Twenty minutes.
+chat-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.chat
+	$(VENV)/bin/python -m tests.reports.history_kills --kills 1000
 
 .PHONY: speed-report
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.

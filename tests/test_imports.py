@@ -161,6 +161,21 @@ def test_replies_are_read_in_one_place():
     assert readers == {"gptoss_mlx/reply.py"}
 
 
+def test_only_launch_reaches_the_machines_that_judge_shaders():
+    """And only when it is asked to, so what users install starts without them."""
+    judges = ("metal_kernels.emulator", "metal_kernels.cuda")
+    folders = tuple(f"{judge.replace('.', '/')}/" for judge in judges)
+    users = {
+        file
+        for file in modules()
+        if not file.startswith(folders) and any(name.startswith(judges) for name in imports(ROOT / file))
+    }
+    assert users == {"metal_kernels/launch.py"}
+    top = ast.parse((ROOT / "metal_kernels/launch.py").read_text()).body
+    early = {node.module for node in top if isinstance(node, ast.ImportFrom) and node.module}
+    assert not any(name.startswith(judges) for name in early)
+
+
 def test_the_network_is_reached_from_one_package():
     """So nothing else can send what a user has, and a chat works without a connection."""
     users = {f for f in modules() if {name.split(".")[0] for name in imports(ROOT / f)} & NETWORK}
