@@ -20,6 +20,11 @@ ALLOWED = {
     "gptoss_mlx.config_fields": {"gptoss_mlx.errors"},
     "gptoss_mlx.config": {"gptoss_mlx.errors", "gptoss_mlx.config_fields"},
     "gptoss_mlx.harmony": {"gptoss_mlx.errors"},
+    "gptoss_mlx.sampling": {"gptoss_mlx.errors", "gptoss_mlx.arguments"},
+    "gptoss_mlx.limits": {"gptoss_mlx.errors", "gptoss_mlx.arguments"},
+    "gptoss_mlx.score": set(),
+    "gptoss_mlx.launching": set(),
+    "gptoss_mlx.traits": {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.sampling"},
     "gptoss_mlx.fastest": set(),
     "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.fastest"},
     "gptoss_mlx.files": set(),
@@ -47,6 +52,8 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.model",
     "gptoss_mlx.bounded_folder",
     "gptoss_mlx.arguments",
+    "gptoss_mlx.sampling",
+    "gptoss_mlx.score",
 }
 ALLOWED["gptoss_mlx.machine"] = set()
 ALLOWED["gptoss_mlx.screen"] = set()
@@ -64,14 +71,18 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
     "gptoss_mlx.budget",
     "gptoss_mlx.grammars",
     "gptoss_mlx.kernel_check",
+    "gptoss_mlx.limits",
+    "gptoss_mlx.traits",
     "gptoss_mlx.harmony",
     "gptoss_mlx.home",
     "gptoss_mlx.installed",
 }
 ALLOWED["gptoss_mlx.repetition"] = set()
 ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.repetition"}
-ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
-    "gptoss_mlx.runtime",
+# Names the runtime for its types only: a program whose model is in a server does without it.
+ALLOWED["gptoss_mlx.link"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime"}
+ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.link"] | {
+    "gptoss_mlx.link",
     "gptoss_mlx.reply",
     "gptoss_mlx.text_input",
     "gptoss_mlx.tools",
@@ -91,9 +102,9 @@ ALLOWED["gptoss_mlx.requests"] = ALLOWED["gptoss_mlx.engine"] | {
     "gptoss_mlx.harmony",
     "gptoss_mlx.reply",
 }
-ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.runtime"] | {
+ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.link"] | {
     "gptoss_mlx.files",
-    "gptoss_mlx.runtime",
+    "gptoss_mlx.link",
     "gptoss_mlx.reply",
     "gptoss_mlx.requests",
     "gptoss_mlx.text_input",
@@ -106,7 +117,7 @@ ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"]
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}
-ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.budget"] | {"gptoss_mlx.budget"}
+ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.budget"] | {"gptoss_mlx.budget", "gptoss_mlx.limits"}
 ALLOWED["gptoss_mlx.bench.worker"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.bench"}
 
 

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from gptoss_mlx.cli import batch, chat, convert, doctor, logs, models, run, serve
+from gptoss_mlx.cli import batch, chat, convert, doctor, launch, logs, models, run, serve
 from gptoss_mlx.cli.signals import code, hang_up
 from gptoss_mlx.errors import EngineError, GptOssError, StorageError, shown
 
@@ -27,6 +27,7 @@ app.command()(chat.chat)
 app.command()(run.run)
 app.command()(batch.batch)
 app.command()(serve.serve)
+app.command()(launch.launch)
 app.command()(convert.convert)
 app.command()(doctor.doctor)
 app.add_typer(models.app, name="models")

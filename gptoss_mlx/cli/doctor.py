@@ -41,7 +41,7 @@ def doctor(
 
     Exit codes: 0 success, 2 bad usage, 9 a shader disagrees with plain MLX.
     """
-    from gptoss_mlx.budget import context_limit, memory_limit
+    from gptoss_mlx.limits import context_limit, memory_limit
     from metal_kernels import comparison, launch
 
     limit = memory_limit(memory)
