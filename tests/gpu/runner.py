@@ -42,6 +42,7 @@ HERE = Path(__file__).resolve().parents[2]
 SANITIZER = "compute-sanitizer"
 SANITIZER_TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 NOT_RUN = "not run"
+MISSING = "cannot open shared object file"
 MANIFEST = "manifest.json"
 """Of a bundle: its architecture, versions, and the SHA-256 of each file."""
 Found = dict[str, Any]
@@ -82,7 +83,8 @@ class Run:
         )
 
     def on_mlx(self, limit: int, part: str, *arguments: str) -> Any:
-        """Return what a part of ``on_mlx`` found. A part that fails gives the reason, and what it had found before."""
+        """Return what a part of ``on_mlx`` found. A part that fails gives the reason, and what it had found before. Where
+        MLX lacks a library of NVIDIA's, which no bundle has, the part is not run."""
         out = self.out / f"mlx-{part}.json"
         out.unlink(missing_ok=True)
         reason = None
@@ -95,6 +97,8 @@ class Run:
         except subprocess.TimeoutExpired:
             reason = f"longer than {limit} s"
         found = json.loads(out.read_text()) if out.is_file() else {}
+        if reason and MISSING in reason:
+            return f"{NOT_RUN}: {reason}. PyTorch's packages, or nvidia-* of mlx-cuda-13, bring what MLX needs"
         return found | ({"failed": reason} if reason else {})
 
 
