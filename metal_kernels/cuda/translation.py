@@ -13,7 +13,10 @@ Triple = tuple[int, int, int]
 SHIM = Path(__file__).resolve().parent / "native" / "metal.cuh"
 ENTRY = "entry"
 MOST_THREADS = 256
-"""The largest threadgroup that any shader is launched with."""
+"""The largest threadgroup that a shader is launched with, but one. A larger bound would leave fewer registers."""
+ATTENTION = "decode_attention"
+ATTENTION_THREADS = 512
+"""The largest threadgroup of decode attention, which has splits of the keys beside each other."""
 THREADGROUP_VARIABLE = re.compile(r"(?m)(?<=[;{}\n])(\s*)threadgroup(\s+[\w:<>, ]+?\s+\w+\s*(?:\[[^\]\n;]*\]\s*)*;)")
 ATTRIBUTES = {
     "thread_index_in_simdgroup": "thread_in_block() % 32",
@@ -45,9 +48,15 @@ def translated(function: Function) -> str:
     declared = ", ".join(f"void* b{number}" for number in range(buffers))
     return (
         f"{SHIM.read_text()}{source}\n"
-        f'#line 1 "entry"\nextern "C" __global__ void __launch_bounds__({MOST_THREADS}) {ENTRY}({declared}) {{\n'
+        f'#line 1 "entry"\nextern "C" __global__ void __launch_bounds__({most_threads(function.expression)}) '
+        f"{ENTRY}({declared}) {{\n"
         f"  {function.expression}({', '.join(arguments)});\n}}\n"
     )
+
+
+def most_threads(expression: str) -> int:
+    """Return the largest threadgroup of a shader, by its name with what is around it."""
+    return ATTENTION_THREADS if re.search(rf"{ATTENTION}(?!_)", expression) else MOST_THREADS
 
 
 def blocks(source: MetalSource, grid: Triple, threadgroup: Triple) -> tuple[Triple, Triple]:

@@ -5,9 +5,9 @@ import pytest
 
 from metal_kernels import dispatches, launch, reference
 from metal_kernels.cuda import kernel, nvrtc
-from metal_kernels.cuda.translation import MOST_THREADS, blocks
+from metal_kernels.cuda.translation import blocks, most_threads
 from metal_kernels.source import MetalSource
-from tests.metal_kernels.shaders import decode_attention, dense, experts
+from tests.metal_kernels.shaders import decode_attention, dense, experts, grouped
 from tests.metal_kernels.shaders.common import run, same
 from tests.support import launches
 from tests.support.cli import run_cli
@@ -33,7 +33,9 @@ def cases():
     for operation in dense.OPERATIONS:
         for case, handed in dense.CASES[:2]:  # a grid that is no multiple of its threadgroup, and q8
             yield operation, dense.dispatch(operation, case, handed)
-    case = decode_attention.Case(300, 3, 2)
+    for operation in grouped.OPERATIONS:
+        yield operation, grouped.dispatch(operation, grouped.CASES[0])
+    case = decode_attention.Case(dispatches.INSIDE * dispatches.SPLIT_KEYS, 3, 2)
     made = decode_attention.dispatch(case)
     yield "decode_attention", made
     (parts, _), _ = run(made, mode="fast")
@@ -65,7 +67,7 @@ def test_the_published_launches_are_whole_blocks_of_few_enough_threads():
         )
         assert tuple(a * b for a, b in zip(count, threads, strict=True)) == made.grid
         assert threads == made.threadgroup
-        assert threads[0] * threads[1] * threads[2] <= MOST_THREADS
+        assert threads[0] * threads[1] * threads[2] <= most_threads(made.shader)
 
 
 def test_a_shader_whose_threadgroups_share_memory_is_not_launched_in_parts():
