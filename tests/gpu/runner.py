@@ -83,8 +83,8 @@ class Run:
         )
 
     def on_mlx(self, limit: int, part: str, *arguments: str) -> Any:
-        """Return what a part of ``on_mlx`` found. A part that fails gives the reason, and what it had found before. Where
-        MLX lacks a library of NVIDIA's, which no bundle has, the part is not run."""
+        """Return what a part of ``on_mlx`` found. A part that fails gives the reason, and what it had found before.
+        Where MLX lacks a library of NVIDIA's, which no bundle has, the part is not run."""
         out = self.out / f"mlx-{part}.json"
         out.unlink(missing_ok=True)
         reason = None

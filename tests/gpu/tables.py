@@ -232,7 +232,7 @@ def table(what: str, found: Found) -> str:
 
 
 def passed(what: str, found: Found) -> bool:
-    """Return whether all that was run reaches its goals. A part that this machine lacks something for does not count."""
+    """Return whether all that was run reaches its goals. What this machine cannot run is not counted."""
     verdicts = {
         "replay": lambda f: all(line["right"] and line["same_bits"] for line in f),
         "sanitizer": lambda f: all(line["clean"] for line in f.values()),
