@@ -48,8 +48,8 @@ MOST_LARK = 1 << 20
 """Characters of the grammar, which compiles in less than a second."""
 MOST_JOINED = 500
 """Times that keywords are combined with those of a branch, which may multiply."""
-MOST_MATCHED = 1_000
-"""Patterns, and sets of names that are not declared, which are tried in half a millisecond each."""
+MOST_MATCHED = 500
+"""Patterns, and sets of names that are not declared, which are tried in a millisecond or two each."""
 MOST_COMPARED = 20_000
 """Pairs of branches of oneOf, which are compared in a thirtieth of a millisecond each."""
 MOST_NAME = 64
