@@ -21,6 +21,11 @@ LLAMA_PACKAGES = --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==$
 
 # NVIDIA's compiler, whose versions count registers differently. It needs no GPU.
 CUDA_PACKAGES = nvidia-cuda-nvrtc==13.5.37
+# Of one version each. All else that a chat needs comes from pyproject.toml, whose own MLX would be another backend.
+CUDA_MLX = 'mlx[cuda13]>=0.32.2,<0.33'
+# The GPU that a bundle is for: sm_90 is an H100 or H200.
+ARCHITECTURE ?= sm_90
+GPU_BUNDLE ?= build/gpu-bundle
 
 .PHONY: batch-kill-test chat check clean compare compare-full cpu-report engine-report format fuzz-report goldens \
 	goldens-harmony goldens-tiny oracle readme sequence-report test test-20b test-long test-wheel tiny-eval tiny-train
@@ -85,6 +90,29 @@ $(CUDA_VENV)/.ready: PACKAGES = $(CUDA_PACKAGES)
 $(CUDA_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
+
+.PHONY: .venv-cuda gpu-bundle gpu-report gpu-test
+# The runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA GPU. It
+# has an environment of its own, because two backends of MLX own one file.
+.venv-cuda: $(CUDA_VENV)/.ready-mlx
+$(CUDA_VENV)/.ready-mlx: CONTENTS = MLX's CUDA backend and NVIDIA's libraries, 3 GB
+$(CUDA_VENV)/.ready-mlx: PACKAGES = $(CUDA_MLX) -r $(CUDA_VENV)/requirements.txt
+$(CUDA_VENV)/.ready-mlx: pyproject.toml $(CUDA_VENV)/.ready
+	@$(CUDA_VENV)/bin/python -c "import tomllib; \
+		needs = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
+		print(*(need for need in needs if not need.startswith('mlx')), sep='\n')" > $(CUDA_VENV)/requirements.txt
+	@$(CUDA_VENV)/bin/pip install -q --no-compile --disable-pip-version-check --no-deps -e .
+	$(install)
+
+# One folder that tests and times the shaders on another machine, with an NVIDIA driver, Python and numpy, offline. Minutes.
+gpu-bundle: $(VENV)/.ready-dev $(VENV)/.ready-compare $(CUDA_VENV)/.ready
+	$(VENV)/bin/python -m tests.gpu.bundle $(GPU_BUNDLE) $(ARCHITECTURE)
+
+# Judge and time the shaders on this machine's NVIDIA GPU. Minutes each.
+gpu-test gpu-report: $(VENV)/.ready-dev
+	@architecture=$$($(VENV)/bin/python -m tests.gpu.driver) && \
+		$(MAKE) .venv-cuda gpu-bundle ARCHITECTURE=$$architecture && \
+		$(CUDA_VENV)/bin/python $(GPU_BUNDLE)/run.py $(@:gpu-%=%) --out build
 
 test: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -n 4 --dist worksteal
@@ -192,9 +220,9 @@ paging-report: $(VENV)/.ready-dev
 .PHONY: memory-report
 # Run 20b's shape, and two layers of 120b's, in less memory than their weights take, and print the tables of
 # paging-report and speed-report. Needs Linux, root and 40 GB of disk. Twenty minutes. KEEP=FOLDER keeps the models for
-# the next run. Exits with 1 if a goal is missed.
+# the next run, and PARTS="20b 120b paging predictions" chooses among its parts. Exits with 1 if a goal is missed.
 memory-report: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP))
+	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP)) $(PARTS)
 
 .PHONY: clients
 # Have other people's client libraries talk to the server on the bundled model. Write clients-report.md. Minutes.

@@ -12,7 +12,7 @@ from pathlib import Path
 from gptoss_mlx.budget import backend_here, plan_here
 from gptoss_mlx.config import PUBLISHED, ModelConfig
 from gptoss_mlx.engine.memory import MemoryPlan
-from gptoss_mlx.engine.speed import READBACK, known_chip, own_paging, predict
+from gptoss_mlx.engine.speed import known_chip, predict, predict_paged
 from gptoss_mlx.engine.transient import Backend
 from gptoss_mlx.errors import GptOssError, MemoryBudgetError, ModelFolderError
 from gptoss_mlx.home import models_dir
@@ -42,11 +42,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits of a model. ``asked`` is the context, None for as many tokens as fit. ``plan`` is None where nothing
-    does, and then ``problem`` says why. ``rate`` are the predicted tokens a second, None where nothing is known to
-    predict them from."""
+    """What fits of a model whose layers have so many ``experts``. ``asked`` is the context, None for as many tokens as
+    fit. ``plan`` is None where nothing does, and then ``problem`` says why. ``rate`` are the predicted tokens a second,
+    None where nothing is known to predict them from."""
 
     model: str
+    experts: int
     installed: bool
     asked: int | None
     plan: MemoryPlan | None
@@ -124,17 +125,17 @@ def _models(folders: list[Path], unreadable: dict[str, str]) -> Iterator[Model]:
 
 
 def _fit(model: Model, context: int | None, memory: int | None, chip: str | None, disk: DiskSpeed | None) -> Fit:
+    experts = model.config.num_local_experts
     try:
         plan = plan_here(model.config, model.dense, memory=memory, context=context)
     except MemoryBudgetError as error:
-        return Fit(model.name, model.installed, context, None, None, str(error))
+        return Fit(model.name, experts, model.installed, context, None, None, str(error))
     rate = None
     if chip is not None and plan.slots is None:
         rate = predict(model.config, model.dense, chip).rate
     elif chip is not None and plan.slots is not None and disk is not None:
-        paging = own_paging(model.config, plan.slots, disk.speed, READBACK[1])
-        rate = predict(model.config, model.dense, chip, paging=paging).rate
-    return Fit(model.name, model.installed, context, plan, rate)
+        rate = predict_paged(model.config, model.dense, chip, plan.slots, disk.speed).rate
+    return Fit(model.name, experts, model.installed, context, plan, rate)
 
 
 def _existing(folder: Path) -> Path:

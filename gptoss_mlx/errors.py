@@ -69,6 +69,12 @@ class SessionError(GptOssError):
     exit_code = 4
 
 
+class HistoryError(GptOssError):
+    """What was said cannot be kept or read: the database is damaged, of a newer version, or out of reach."""
+
+    exit_code = 5
+
+
 class NoAnswerError(GptOssError):
     """Generation stopped before an answer began. There may be a thought, but a thought is no answer."""
 

@@ -40,8 +40,13 @@ def hidden_folder(model: Path) -> Path:
 
 
 def sessions_dir() -> Path:
-    """Return the folder that holds the saved sessions."""
+    """Return the folder in which earlier versions saved sessions."""
     return home_dir() / "sessions"
+
+
+def history_dir() -> Path:
+    """Return the folder that holds the database of what was said."""
+    return home_dir() / "said"
 
 
 def snapshots_dir() -> Path:

@@ -191,9 +191,11 @@ def _experts(run: Run, shapes: Shapes) -> Iterator[Comparison]:
 
 def _attention(run: Run, shapes: Shapes) -> Iterator[Comparison]:
     """Compare attention of three rows: over a window, over keys in one piece with scores near 0 and near -200, and over
-    keys that are split. Half of the sinks are 200 above."""
-    split = 2 * dispatches.SPLIT_KEYS + 88
-    for keys, window, far in ((300, shapes.window, 0), (100, None, 0), (100, None, -200), (split, None, 0)):
+    keys that are split, joined in a threadgroup and by a second shader. Half of the sinks are 200 above."""
+    inside = 2 * dispatches.SPLIT_KEYS + 88
+    split = dispatches.INSIDE * dispatches.SPLIT_KEYS + 88
+    every = (300, shapes.window, 0), (100, None, 0), (100, None, -200), (inside, None, 0), (split, None, 0)
+    for keys, window, far in every:
         if keys == 300 and window is None:
             continue
         rng = np.random.default_rng(keys)

@@ -1,18 +1,21 @@
 // Attention with sinks of new rows over a cache and over themselves. Writes a fresh tail too: the old one and the new
 // rows.
 //
-// Grid: x over splits of the keys, y over key/value heads, z over the new rows. A threadgroup serves all GROUP query
-// heads of its key/value head, so each key and value is loaded once, and copied if it belongs in the fresh tail. A
-// simdgroup takes 32 keys at a time. D / 8 lanes read a key, eight dimensions each, and the simdgroup reads as many
-// keys side by side as its lanes allow. A reduce-scatter of their products leaves each lane with the scores of one key,
-// for an online softmax. The order of the keys follows from a row's position alone, so its result depends neither on
-// other rows nor on where keys lie.
+// Grid: x over splits of the keys, y over key/value heads and the SHARE threadgroups of each, z over the new rows. A
+// threadgroup serves GROUP of the query heads of its key/value head. It loads each key and value once, and the first of
+// a key/value head copies what belongs in the fresh tail. A simdgroup takes 32 keys at a time. D / 8 lanes read a key,
+// eight dimensions each, and the simdgroup reads as many keys side by side as its lanes allow. A reduce-scatter of their
+// products leaves each lane with the scores of one key, for an online softmax. The order of the keys follows from a
+// row's position alone, so its result depends neither on other rows nor on where keys lie.
 //
-// With SPLIT, a threadgroup has only SPLIT keys, and decode_attention_combine is the second pass.
+// SPLIT keys are a split, which SIMDGROUPS simdgroups share. With INSIDE splits, a threadgroup has as many times so many
+// simdgroups, all keys of a row, and joins its splits. With INSIDE 0 it has one split, and decode_attention_combine is
+// the second pass. Both join in the same order.
 #include "decode_attention.h"
 
 template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 64, int GROUP = 8, int TAIL = 64,
-          int WINDOW = 0, int SPLIT = 0, int BATCH = 2, int SIMDGROUPS = 4, int SCALE_BITS = 1040187392>  // the bits of 0.125
+          int WINDOW = 0, int SPLIT = 256, int INSIDE = 1, int SHARE = 1, int BATCH = 2, int SIMDGROUPS = 4,
+          int SCALE_BITS = 1040187392>  // the bits of 0.125
 [[kernel]] void decode_attention(
     const device float* q,           // [rows, heads, D]
     const device T* kv,              // [rows, 2, kv heads, D]: keys, then values
@@ -21,7 +24,7 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
     const device T* tail,            // [2, 1, kv heads, TAIL, D]
     const constant int* counts,      // [2]: rows that hold positions in body and tail
     const device S* sinks,           // [heads]
-    device O* attended,              // [rows, heads, D]; with SPLIT [rows, heads, splits, D + 4]: maximum, sum, 0, 0
+    device O* attended,              // [rows, heads, D]; with INSIDE 0 [rows, heads, splits, D + 4]: maximum, sum, 0, 0
     device T* fresh_tail,            // as tail; rows past the new ones are not written
     uint simdgroup_index_in_threadgroup [[simdgroup_index_in_threadgroup]],
     uint thread_index_in_simdgroup [[thread_index_in_simdgroup]],
@@ -31,11 +34,14 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
   constexpr int LANES = D / 8;              // that read one key
   constexpr int BATCHES = LANES / BATCH;    // a lane reads LANES keys of the 32, BATCH at a time
   constexpr int KEPT = GROUP * D / 32;      // sums of a simdgroup that one lane keeps
+  constexpr int SPLITS = INSIDE ? INSIDE : 1;   // of a threadgroup
+  constexpr uint THREADS = 32 * SIMDGROUPS * SPLITS;
   threadgroup float4 queries[GROUP * D / 4];
-  threadgroup float4 parts[SIMDGROUPS][GROUP * D / 4];
-  threadgroup float2 scales[SIMDGROUPS][GROUP];  // maximum and sum
+  threadgroup float4 parts[SPLITS * SIMDGROUPS][GROUP * D / 4];
+  threadgroup float2 scales[SPLITS * SIMDGROUPS][GROUP];  // maximum and sum
   uint lane = thread_index_in_simdgroup, simdgroup = simdgroup_index_in_threadgroup;
-  uint split = threadgroup_position_in_grid.x, splits = threadgroups_per_grid.x, row = threadgroup_position_in_grid.z;
+  uint splits = threadgroups_per_grid.x, row = threadgroup_position_in_grid.z;
+  uint split = INSIDE ? simdgroup / SIMDGROUPS : threadgroup_position_in_grid.x;
   Cache<T> cache;
   cache.body = body;
   cache.tail = tail;
@@ -43,20 +49,18 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
   cache.in_body = uint(counts[0]);
   cache.before = cache.in_body + uint(counts[1]);
   cache.capacity = uint(body_shape[3]);
-  cache.heads = threadgroups_per_grid.y;
-  cache.head = threadgroup_position_in_grid.y;
-  uint first_head = (row * cache.heads + cache.head) * GROUP;
+  cache.heads = threadgroups_per_grid.y / SHARE;
+  cache.head = threadgroup_position_in_grid.y / SHARE;
+  uint first_head = (row * threadgroups_per_grid.y + threadgroup_position_in_grid.y) * GROUP;
 
-  uint own = cache.before + row, end = own + 1, begin = 0;
+  uint own = cache.before + row, end = own + 1, begin = split * SPLIT;
   if (WINDOW) begin = max(end, uint(WINDOW)) - uint(WINDOW);
-  if (SPLIT) {
-    begin = split * SPLIT;
-    end = min(end, begin + SPLIT);
-  }
+  end = min(end, begin + SPLIT);
   // Row 0 also copies the old tail into fresh_tail. Every row writes its own key and value.
   uint copied_from = row == 0 ? cache.in_body : own;
+  if (threadgroup_position_in_grid.y % SHARE != 0) copied_from = end;
 
-  for (uint i = thread_index_in_threadgroup; i < GROUP * D / 4; i += 32 * SIMDGROUPS) {
+  for (uint i = thread_index_in_threadgroup; i < GROUP * D / 4; i += THREADS) {
     queries[i] = ((const device float4*)q)[first_head * (D / 4) + i] * as_type<float>(SCALE_BITS);
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -67,7 +71,7 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
   for (int i = 0; i < GROUP * 8; i++) sums[i] = 0;
   float maximum = of_none(), sum = 0;  // of query head `lane`
 #pragma unroll 1
-  for (uint run = begin + 32 * simdgroup; run < end; run += 32 * SIMDGROUPS) {
+  for (uint run = begin + 32 * (simdgroup % SIMDGROUPS); run < end; run += 32 * SIMDGROUPS) {
     float scores[GROUP];
 #pragma unroll 1  // with the keys of all batches in flight, a lane would need more than 128 registers
     for (int b = 0; b < BATCHES; b++) {
@@ -129,27 +133,43 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
   }
   if (lane < GROUP) scales[simdgroup][lane] = float2(maximum, sum);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  for (uint i = thread_index_in_threadgroup; i < GROUP * D / 4; i += 32 * SIMDGROUPS) {
-    uint h = i / (D / 4), d = i % (D / 4) * 4, head = first_head + h;
-    float top = of_none(), total = 0;
-    float4 whole = 0;
+  for (uint i = thread_index_in_threadgroup; i < GROUP * D / 4; i += THREADS) {
+    uint h = i / (D / 4), d = i % (D / 4), head = first_head + h;
+    float top[SPLITS], total[SPLITS];
+    float4 whole[SPLITS];
 #pragma unroll
-    for (int s = 0; s < SIMDGROUPS; s++) top = max(top, scales[s][h].x);
+    for (int p = 0; p < SPLITS; p++) {
+      top[p] = of_none();
+      total[p] = 0;
+      whole[p] = 0;
 #pragma unroll
-    for (int s = 0; s < SIMDGROUPS; s++) {
-      float weight = exp(scales[s][h].x - top);
-      total = fma(weight, scales[s][h].y, total);
-      whole += weight * parts[s][i];
+      for (int s = 0; s < SIMDGROUPS; s++) top[p] = max(top[p], scales[p * SIMDGROUPS + s][h].x);
+#pragma unroll
+      for (int s = 0; s < SIMDGROUPS; s++) {
+        float weight = exp(scales[p * SIMDGROUPS + s][h].x - top[p]);
+        total[p] = fma(weight, scales[p * SIMDGROUPS + s][h].y, total[p]);
+        whole[p] += weight * parts[p * SIMDGROUPS + s][i];
+      }
     }
-    if (SPLIT) {
+    if (INSIDE == 0) {
       device float4* unfinished = (device float4*)attended + (head * splits + split) * (D / 4 + 1);
-      unfinished[d / 4] = whole;
-      if (d == 0) unfinished[D / 4] = float4(top, total, 0, 0);
+      unfinished[d] = whole[0];
+      if (d == 0) unfinished[D / 4] = float4(top[0], total[0], 0, 0);
     } else {
+      float highest = of_none(), sum = 0;
+      float4 joined = 0;
+#pragma unroll
+      for (int p = 0; p < SPLITS; p++) highest = max(highest, top[p]);
+#pragma unroll
+      for (int p = 0; p < SPLITS; p++) {
+        float weight = exp(top[p] - highest);
+        sum = fma(weight, total[p], sum);
+        joined = fma(float4(weight), whole[p], joined);
+      }
+      float sink = float(sinks[head - row * threadgroups_per_grid.y * GROUP]);
 #pragma unroll
       for (int j = 0; j < 4; j++) {
-        float value = with_sink(whole[j], top, total, float(sinks[head - row * cache.heads * GROUP]));
-        attended[head * D + d + j] = narrowed<O>(value);
+        attended[head * D + 4 * d + j] = narrowed<O>(with_sink(joined[j], highest, sum, sink));
       }
     }
   }

@@ -24,18 +24,18 @@ template <typename S = bfloat, typename O = half, int D = 64>
 #pragma unroll
   for (int d = 0; d < D / 32; d++) sums[d] = 0;
   for (uint first = 0; first < splits; first += 32) {
-    float weight = 0;
+    float weight = 0, sum = 0;
     if (first + lane < splits) {
       weight = exp(parts[(first + lane) * WIDTH + D] - top);
-      total = fma(weight, parts[(first + lane) * WIDTH + D + 1], total);
+      sum = parts[(first + lane) * WIDTH + D + 1];
     }
-    for (uint s = first; s < min(splits, first + 32); s++) {
+    for (uint s = first; s < min(splits, first + 32); s++) {  // in the order of decode_attention
       float each = simd_broadcast(weight, ushort(s - first));
+      total = fma(each, simd_broadcast(sum, ushort(s - first)), total);
 #pragma unroll
-      for (int d = 0; d < D / 32; d++) sums[d] += each * parts[s * WIDTH + d * 32 + lane];
+      for (int d = 0; d < D / 32; d++) sums[d] = fma(each, parts[s * WIDTH + d * 32 + lane], sums[d]);
     }
   }
-  total = simd_sum(total);
 #pragma unroll
   for (int d = 0; d < D / 32; d++) {
     attended[at * D + d * 32 + lane] = narrowed<O>(with_sink(sums[d], top, total, float(sinks[head])));

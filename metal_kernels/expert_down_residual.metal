@@ -1,7 +1,7 @@
 // The second projection of the experts that each row chooses, its bias, the weighted sum over the choices, and the
 // residual. An absent expert adds nothing.
 //
-// Grid: x over rows of the matrix, y over rows of the input. A threadgroup has one simdgroup for each of the K choices,
+// Grid: x over rows of the input, y over rows of the matrix. A threadgroup has one simdgroup for each of the K choices,
 // and each takes the same ROWS rows of its expert's matrix. The choices are added in threadgroup memory, always in one
 // order.
 #include "mxfp4.h"
@@ -23,7 +23,7 @@ template <typename T = half, typename B = bfloat, typename X = float, int COLUMN
     uint3 threadgroup_position_in_grid [[threadgroup_position_in_grid]]) {
   threadgroup float parts[K][ROWS];
   uint lane = thread_index_in_simdgroup, choice = simdgroup_index_in_threadgroup;
-  uint matrix_row = threadgroup_position_in_grid.x * ROWS, row = threadgroup_position_in_grid.y;
+  uint matrix_row = threadgroup_position_in_grid.y * ROWS, row = threadgroup_position_in_grid.x;
   uint ids[K];
   float values[K];
   top_experts<EXPERTS, K>(logits + row * EXPERTS, lane, ids, values);

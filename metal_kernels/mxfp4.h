@@ -32,7 +32,7 @@ METAL_FUNC float dot_eight(uint word, const thread Eight& x) {
 
 // Sets sums[r] to row (first + r) of the matrix times x, for ROWS rows, in all lanes. Lane l takes groups l, l + 32,
 // and so on, with one 16-byte load and one scale byte for each row. It multiplies BATCH rows at a time by the same 32
-// activations: more ROWS need fewer activation loads, a larger BATCH more registers.
+// activations. More ROWS need fewer activation loads. A larger BATCH has more bytes in flight, in more registers.
 template <int COLUMNS, int ROWS, int BATCH, typename T>
 METAL_FUNC void mxfp4_rows(const device uint* weight, const device uint8_t* scales, uint first, const device T* x,
                            uint lane, thread float (&sums)[ROWS]) {
@@ -42,15 +42,15 @@ METAL_FUNC void mxfp4_rows(const device uint* weight, const device uint8_t* scal
 #pragma unroll 1
   for (uint g = lane; g < GROUPS; g += 32) {
     Group<T> group = load_group(x, GROUPS, g);
+    uint at = first * GROUPS + g;
 #pragma unroll
     for (int b = 0; b < ROWS; b += BATCH) {
       uint4 codes[BATCH];
       float scale[BATCH], part[BATCH];
 #pragma unroll
       for (int r = 0; r < BATCH; r++) {
-        uint at = (first + uint(b + r)) * GROUPS + g;
-        codes[r] = ((const device uint4*)weight)[at];
-        scale[r] = mxfp4_scale(scales[at]);
+        codes[r] = ((const device uint4*)weight + at)[uint(b + r) * GROUPS];
+        scale[r] = mxfp4_scale((scales + at)[uint(b + r) * GROUPS]);
         part[r] = 0;
       }
 #pragma unroll

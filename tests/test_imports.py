@@ -77,7 +77,14 @@ ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.tools",
     "gptoss_mlx.usage",
 }
-ALLOWED["gptoss_mlx.sessions"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation", "gptoss_mlx.files"}
+ALLOWED["gptoss_mlx.attachments"] = {"gptoss_mlx.errors", "gptoss_mlx.text_input"}
+ALLOWED["gptoss_mlx.typed_lines"] = {"gptoss_mlx.home"}
+ALLOWED["gptoss_mlx.old_sessions"] = {"gptoss_mlx.errors"}
+ALLOWED["gptoss_mlx.history"] = {"gptoss_mlx.errors", "gptoss_mlx.home", "gptoss_mlx.old_sessions"}
+ALLOWED["gptoss_mlx.sessions"] = ALLOWED["gptoss_mlx.conversation"] | {
+    "gptoss_mlx.conversation",
+    "gptoss_mlx.history",
+}
 ALLOWED["gptoss_mlx.requests"] = ALLOWED["gptoss_mlx.engine"] | {
     "gptoss_mlx.engine",
     "gptoss_mlx.grammars",

@@ -103,7 +103,7 @@ def test_every_program_is_met():
         (check_hf, "download openai/gpt-oss-20b --excluded x"),
         (check_gptoss_mac, "chat --modell tiny"),
         (check_gptoss_mac, "chats"),
-        (check_gptoss_mac, "sessions remove x"),
+        (check_gptoss_mac, "logs remove x"),
         (check_make, "chats"),
         (check_pip, "install --excluded x"),
         (check_python, "-m tests.reports.nothing"),

@@ -8,7 +8,7 @@ import pytest
 from gptoss_mlx.config import PUBLISHED
 from gptoss_mlx.engine.memory import plan
 from gptoss_mlx.engine.published_speeds import GB
-from gptoss_mlx.engine.speed import READBACK, own_paging, predict
+from gptoss_mlx.engine.speed import predict, predict_paged
 from gptoss_mlx.machine import MARGIN
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -29,8 +29,9 @@ def test_the_table_of_what_fits_is_what_the_plan_gives(memory, cells):
         fits = plan(config, "q8", budget(int(memory)), "metal")
         rates = []
         for chip, disk in CHIPS:
-            paging = None if fits.slots is None else own_paging(config, fits.slots, disk, READBACK[1])
-            rates.append(f"{predict(config, 'q8', chip, paging=paging).rate:.0f}")
+            whole = predict(config, "q8", chip)
+            found_here = whole if fits.slots is None else predict_paged(config, "q8", chip, fits.slots, disk)
+            rates.append(f"{found_here.rate:.0f}")
         held = "all" if fits.slots is None else f"{fits.slots} of {config.num_local_experts}"
         found += [held, f"{fits.context:,}", ", ".join(rates)]
     assert [cell.strip() for cell in cells.split("|")] == found

@@ -21,7 +21,7 @@ from gptoss_mlx.engine.expert_trace import read_trace
 from gptoss_mlx.engine.memory import plan
 from gptoss_mlx.engine.published_speeds import BANDWIDTH, GB
 from gptoss_mlx.engine.replay import POLICIES, Played, Policy, Step, as_run, invented, kept_ahead, played, steps
-from gptoss_mlx.engine.speed import READBACK, Paging, predict
+from gptoss_mlx.engine.speed import KEPT, READBACK, Paging, predict
 from gptoss_mlx.errors import GptOssError, UsageError
 
 TOKENS = 300
@@ -30,16 +30,13 @@ EIGHTHS = 8
 """Without --slots and --memory, each eighth of the experts is tried that holds a token's."""
 
 
-def rate(config: ModelConfig, chip: str, disk: float, found: Played, dense: str = "q8") -> float:
-    """Return predicted tokens a second with a disk of so many bytes a second. The readback is the slowest published."""
+def rate(config: ModelConfig, chip: str, disk: float, found: Played, *, ahead: bool, dense: str = "q8") -> float:
+    """Return predicted tokens a second with a disk of so many bytes a second, of steps that run ahead or that wait for
+    the choice in every layer. The readback is the slowest published."""
     tally = found.tally
-    paging = Paging(
-        hit=tally.hit,
-        disk=disk,
-        readback=READBACK[1],
-        readbacks=tally.readbacks / found.steps,
-        repeated=found.repeated / found.steps,
-    )
+    readbacks = tally.readbacks / found.steps if ahead else config.num_hidden_layers
+    repeated = found.repeated / found.steps if ahead else 0.0
+    paging = Paging(tally.hit, disk, READBACK[1], readbacks, repeated)
     return predict(config, dense, chip, paging=paging).rate
 
 
@@ -47,10 +44,13 @@ Results = dict[str, dict[Policy, Played]]
 """What decoding costs, by the name of a size and by policy."""
 
 
-def results_of(taken: Sequence[Step], experts: int, sizes: dict[str, int], policies: Sequence[Policy]) -> Results:
-    """Return what steps cost with each of ``sizes``, which are slots by name."""
+def results_of(
+    taken: Sequence[Step], experts: int, sizes: dict[str, int], policies: Sequence[Policy], kept: float = KEPT
+) -> Results:
+    """Return what steps cost with each of ``sizes``, which are slots by name. ``kept`` is that of ``played``."""
     return {
-        name: {policy: played(taken, experts, slots, policy) for policy in policies} for name, slots in sizes.items()
+        name: {policy: played(taken, experts, slots, policy, kept) for policy in policies}
+        for name, slots in sizes.items()
     }
 
 
@@ -63,11 +63,13 @@ def hits_table(results: Results) -> Table:
 
 
 def rates_table(config: ModelConfig, chip: str, disks: Sequence[float], results: Results) -> Table:
-    """Return predicted tokens a second by size, policy and disk."""
+    """Return predicted tokens a second by size, policy and disk. What is no "ahead" waits in every layer."""
     table = Table(f"tokens/s on {chip}, predicted", "policy", *(f"{disk / GB:g} GB/s" for disk in disks))
     for name, row in results.items():
         for policy, found in row.items():
-            table.add_row(name, policy, *(f"{rate(config, chip, disk, found):.1f}" for disk in disks))
+            ahead = policy.endswith("ahead")
+            rates = (rate(config, chip, disk, found, ahead=ahead) for disk in disks)
+            table.add_row(name, policy, *(f"{each:.1f}" for each in rates))
     return table
 
 
@@ -83,6 +85,7 @@ def sizes_of(config: ModelConfig, budgets: Sequence[int]) -> dict[str, int]:
 
 def _report(given: argparse.Namespace) -> None:
     console = Console(width=120, highlight=False, markup=False)
+    share = KEPT
     if given.trace is not None:
         about, looks = read_trace(given.trace)
         taken, experts, layers, least = steps(about, looks), about.experts, about.layers, about.per_token
@@ -93,7 +96,8 @@ def _report(given: argparse.Namespace) -> None:
                 f"{tally.misses:,} read, {tally.repeats:,} repeats, {tally.readbacks:,} readbacks"
             )
         if kept := kept_ahead(about, looks):
-            shares = ", ".join(f"{share:.2f}" for share in kept)
+            share = sum(kept) / len(kept)
+            shares = ", ".join(f"{each:.2f}" for each in kept)
             console.print(
                 f"of what layers behind a missed one chose, they kept: {shares} (the next layer, the one after, ...)"
             )
@@ -117,7 +121,8 @@ def _report(given: argparse.Namespace) -> None:
         sizes = {f"{slots} of {experts} slots": slots for slots in eighths}
     if bad := [slots for slots in sizes.values() if not least <= slots <= experts]:
         raise UsageError(f"slots is {bad[0]}; it must be from {least} to {experts}")
-    results = results_of(taken, experts, sizes, POLICIES)
+    console.print(f"running ahead, layers behind a missed one are taken to keep {share:.2f} of their choice")
+    results = results_of(taken, experts, sizes, POLICIES, share)
     console.print(hits_table(results))
     one_row = all(step.chosen.shape[1] == 1 for step in taken if not step.prompt)
     if shape is not None and one_row:

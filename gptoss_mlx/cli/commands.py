@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from gptoss_mlx.cli import batch, chat, convert, doctor, models, run, serve, sessions
+from gptoss_mlx.cli import batch, chat, convert, doctor, logs, models, run, serve
 from gptoss_mlx.cli.signals import code, hang_up
 from gptoss_mlx.errors import GptOssError, StorageError, shown
 
@@ -30,7 +30,7 @@ app.command()(serve.serve)
 app.command()(convert.convert)
 app.command()(doctor.doctor)
 app.add_typer(models.app, name="models")
-app.add_typer(sessions.app, name="sessions")
+app.add_typer(logs.app, name="logs")
 
 
 @app.callback()

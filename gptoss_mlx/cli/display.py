@@ -3,6 +3,7 @@
 The module knows a conversation's events. It knows no model and no input.
 """
 
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -18,7 +19,11 @@ from gptoss_mlx.screen.style import CALL, DIM, Paint, Span, printable
 class ReplyView:
     """Shows the events of one reply. As a context manager it leaves the terminal with all shown, in a new line."""
 
-    def __init__(self, console: Console, *, thinking: Thinking = "show") -> None:
+    def __init__(
+        self, console: Console, *, thinking: Thinking = "show", about: Callable[[], list[str]] = lambda: []
+    ) -> None:
+        """``about`` returns what else the line under the reply says."""
+        self._about = about
         at_terminal = console.is_terminal and not console.is_dumb_terminal
         self._screen: _Screen | _Pipe = _Screen(console, thinking) if at_terminal else _Pipe(console, thinking)
 
@@ -48,7 +53,7 @@ class ReplyView:
             case ToolError():
                 self._screen.line(shown(f"→ {event.name}: {event.problem}"), CALL)
             case Done():
-                self._screen.line(summary(event))
+                self._screen.line(" · ".join([*summary(event), *self._about()]))
 
 
 def paint_of(console: Console) -> Paint:
@@ -123,8 +128,8 @@ class _Pipe:
         self._ends_line = text.endswith("\n") if text else self._ends_line
 
 
-def summary(done: Done) -> str:
-    """Return the line under a reply: token counts, speed, and the reason if the reply did not end as usual."""
+def summary(done: Done) -> list[str]:
+    """Return what stands under a reply: token counts, speed, and the reason if the reply did not end as usual."""
     usage = done.usage
     parts = [f"{usage.completion_tokens} tokens", f"{usage.tokens_per_second:.1f} tokens/s"]
     if usage.time_to_first_token is not None:
@@ -135,12 +140,13 @@ def summary(done: Done) -> str:
         parts.append(f"{why}, while still thinking: no answer" if done.cut_in_thought else why)
     elif done.no_answer:
         parts.append("the model gave no answer: ask again, or in other words")
-    return " · ".join(parts)
+    return parts
 
 
 CONTEXT_FULL = "the context is full: type /new for a new conversation"
 REASONS = {
     "length": "stopped at the token limit",
+    "repetition": "ended, because it only repeated itself",
     "cancelled": "stopped by you",
     "tool_limit": "stopped after too many tool calls in a row",
 }

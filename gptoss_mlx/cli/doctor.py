@@ -120,13 +120,16 @@ def _fits_table(found: "Diagnosis") -> "Table":
     from rich.table import Table
 
     table = Table("model", "context", "verdict", "experts in memory", "predicted tokens/s")
+    seen = {(fit.model, fit.plan.context) for fit in found.fits if fit.asked is None and fit.plan is not None}
     for fit in found.fits:
         plan = fit.plan
+        if (fit.model, fit.asked) in seen:
+            continue
         name = fit.model if fit.installed else f"{fit.model} (not installed)"
         if plan is None:
             table.add_row(name, _tokens(fit.asked), fit.verdict, "", "")
             continue
-        held = "all" if plan.slots is None else f"{plan.slots} in each layer"
+        held = "all" if plan.slots is None else f"{plan.slots} of {fit.experts} a layer"
         rate = "-" if fit.rate is None else f"{fit.rate:.0f}"
         context = f"{plan.context:,}" + ("" if fit.asked in (None, plan.context) else f" of {fit.asked:,}")
         table.add_row(name, context, fit.verdict, held, rate)

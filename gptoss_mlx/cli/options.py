@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
     from gptoss_mlx.errors import NotConvertedError
     from gptoss_mlx.harmony.messages import Effort
+    from gptoss_mlx.history import Kept
     from gptoss_mlx.runtime import Runtime
-    from gptoss_mlx.sessions import Session
 
 
 def as_text(param: typer.CallbackParam, value: str | None) -> str | None:
@@ -60,6 +60,9 @@ PrefixDisk = Annotated[
     ),
 ]
 PREFIX_DISK = "4GB"
+NoLog = Annotated[
+    bool, typer.Option("--no-log", help="Do not keep what is said. `gptoss-mac logs` shows what is kept.")
+]
 
 
 @dataclass(frozen=True)
@@ -206,12 +209,12 @@ def start_conversation(
 
 
 def reopen_conversation(
-    session: "Session", loading: Loading, temperature: float | None, max_tokens: int | None, seed: int | None
+    kept: "Kept", loading: Loading, temperature: float | None, max_tokens: int | None, seed: int | None
 ) -> "Conversation":
-    """Load the model and return the session's conversation."""
-    from gptoss_mlx.sessions import open_session
+    """Load the model and return the kept conversation."""
+    from gptoss_mlx.sessions import reopened
 
     check_values(temperature, max_tokens, loading)
     runtime = open_model(loading)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
-    return open_session(session, runtime, sampling=sampling, max_tokens=max_tokens)
+    return reopened(kept, runtime, sampling=sampling, max_tokens=max_tokens)

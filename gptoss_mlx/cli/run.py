@@ -7,6 +7,7 @@ from typing import Annotated, TextIO
 import typer
 
 from gptoss_mlx.cli import constraints, options
+from gptoss_mlx.cli.keeping import keep_exchange
 from gptoss_mlx.cli.terminal import on_interrupt, print_json
 from gptoss_mlx.errors import NoAnswerError, UsageError
 from gptoss_mlx.screen.style import printable
@@ -39,6 +40,7 @@ def run(
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
+    no_log: options.NoLog = False,
     yes: options.Yes = False,
 ) -> None:
     """Answer one prompt and exit.
@@ -95,6 +97,8 @@ def run(
     elif whole and answer and not answer[-1].endswith("\n"):
         print(flush=True)
     options.close_prefixes(conversation.runtime)
+    if not no_log:
+        keep_exchange(conversation)
     if done.reason == "cancelled":
         asked.end()
     nothing = done.cut_in_thought or done.no_answer or not answer

@@ -106,7 +106,8 @@ def between_calls(progress: OnProgress) -> Iterator[OnProgress]:
 
 @contextmanager
 def without_echo() -> Iterator[None]:
-    """Hide keys pressed inside the block, because they would disturb the display. The next prompt still reads them."""
+    """Hide keys pressed inside the block, because they would disturb the display. The next prompt still reads
+    them, line ends and all."""
     if not sys.stdin.isatty():
         yield
         return
@@ -114,7 +115,7 @@ def without_echo() -> Iterator[None]:
 
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
-    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    quiet = [*before[:3], before[3] & ~(termios.ECHO | termios.ICANON), *before[4:]]
     termios.tcsetattr(descriptor, termios.TCSADRAIN, quiet)
     try:
         yield

@@ -71,11 +71,27 @@ BANDWIDTH = {
 410."""
 
 OMLX_HITS = ((0.0, 0.0), (0.125, 0.45), (0.25, 0.67), (0.5, 0.89), (1.0, 1.0))
-"""The share of experts in memory and the hit rate, as oMLX published them for gemma-26b; the two ends are by
-definition."""
+"""The share of experts in memory and the hit rate, as oMLX published them for gemma-26b (its PR 2595), of whole
+requests: a prompt of 585 tokens and 256 more. The two ends are by definition."""
 
 OMLX_RATES = {0.5: 59.0, 0.25: 40.0, 0.125: 29.0, 1.0: 122.0}
-"""oMLX's tokens a second of gemma-26b by the share in memory. Held out of every fit."""
+"""oMLX's tokens a second of gemma-26b by the share in memory, with all of the file in the page cache. Held out of every
+fit."""
+
+OMLX_CHIP = "M5 Max"
+"""What its author measured on, with 128 GB (FINDINGS.md of clausius, to which oMLX's documentation refers)."""
+
+OMLX_PROMPTS = (
+    (64_369, 16.60, 293), (30_302, 8.87, 147), (6_073, 2.38, 65),
+    (2_913, 0.97, 8), (2_675, 0.85, 4), (1_719, 0.69, 2),
+)  # fmt: skip
+"""oMLX's prompts of 585 tokens with an eighth, a quarter and half of the experts in memory, before and after a change
+(its MoE_Expert_Offload.md): experts read, seconds to the first token, and the parts in which each layer computed it.
+Parts are of 2, 4 and 9 tokens, the first halves of 585 whose experts fit into the slots, and then of as many experts as
+slots."""
+
+OMLX_PROMPT = 0.30
+"""Seconds to the first token with all of them in memory, by the same."""
 
 PR_1588 = (8.7, 10.0)
 """mlx-lm PR 1588: 120b with 30% of its experts in memory on a Mac with 32 GB, before and after files were kept open.

@@ -1,7 +1,7 @@
 """Play recorded or invented choices of experts again, with other numbers of slots and by other policies.
 
-``as_run`` repeats a run exactly. ``played`` takes what every layer chose in the end, so it knows no expert that was
-read in vain after a layer that missed: with few slots a run reads more. Computes no model, and knows no machine.
+``as_run`` repeats a run exactly. ``played`` takes what every layer chose in the end. What layers behind a missed one
+chose by wrong numbers, and was read in vain, it invents. Computes no model, and knows no machine.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +11,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from gptoss_mlx.engine.expert_trace import About
+from gptoss_mlx.engine.speed import KEPT
 from gptoss_mlx.model.experts import Look
 from gptoss_mlx.model.slots import SlotTable, Tally
 from metal_kernels import launch
 
-Policy = Literal["this runtime's", "LRU", "LRU of all layers", "LFU", "Belady", "Belady of all layers"]
-POLICIES: tuple[Policy, ...] = ("this runtime's", "LRU", "LRU of all layers", "LFU", "Belady", "Belady of all layers")
+Policy = Literal["LRU ahead", "LRU", "LRU of all layers", "LFU", "Belady", "Belady of all layers"]
+POLICIES: tuple[Policy, ...] = ("LRU ahead", "LRU", "LRU of all layers", "LFU", "Belady", "Belady of all layers")
 """What goes when an expert comes: what was used longest ago, least often, or, by Belady, what is needed last. It needs
-the future, and bounds every policy. Layers have slots of their own, or share all of them."""
+the future, and bounds every policy. Layers have slots of their own, or share all of them. This runtime's are the first
+two: its steps run ahead, or wait for the choice in every layer and then read nothing in vain."""
 
 
 class Step(NamedTuple):
@@ -88,13 +90,14 @@ def _settled(look: Look) -> np.ndarray:
     return look.chosen if look.missed is None else look.chosen[: look.missed + 1 - look.first]
 
 
-def played(taken: Sequence[Step], experts: int, slots: int, policy: Policy) -> Played:
-    """Return what decoding costs with so many slots a layer, by a policy, as if nothing were ever read in vain."""
+def played(taken: Sequence[Step], experts: int, slots: int, policy: Policy, kept: float = KEPT) -> Played:
+    """Return what decoding costs with so many slots a layer, by a policy. Running ahead, layers behind a missed one
+    have ``kept`` of their choice right, and other experts at random; the other policies read nothing in vain."""
     if not taken:
         return Played()
     layers = len(taken[0].chosen)
-    if policy == "this runtime's":
-        return _by_table(taken, SlotTable(layers, experts, slots))
+    if policy == "LRU ahead":
+        return _by_table(taken, SlotTable(layers, experts, slots), kept)
     return _by_value(taken, experts, slots, policy)
 
 
@@ -122,23 +125,24 @@ def invented(
     return found
 
 
-def _meet(table: SlotTable, way: str, first: int, chosen: np.ndarray, tally: Tally) -> int | None:
-    """Take a look into the table as the run did. Return the layer that missed an expert first, if it was a step's."""
+def _meet(table: SlotTable, way: str, first: int, chosen: np.ndarray, tally: Tally) -> None:
+    """Take a look into the table as the run did."""
     if way == "step":
-        return table.first_miss(first, chosen, tally, _nothing)
+        table.first_miss(first, chosen, tally, _nothing)
+        return
     for number, own in enumerate(chosen, first):
         for _ in (table.groups if way == "groups" else table.row_groups)(number, own, tally, _nothing):
             pass
-    return None
 
 
 def _nothing(places: object) -> None:
     """Fill no slot: a table without memory."""
 
 
-def _by_table(taken: Sequence[Step], table: SlotTable) -> Played:
+def _by_table(taken: Sequence[Step], table: SlotTable, kept: float) -> Played:
     found = Played()
     prefill = Tally()
+    random = np.random.default_rng(0)
     for step in taken:
         layers, rows, k = step.chosen.shape
         tally = prefill if step.prompt else found.tally
@@ -151,10 +155,23 @@ def _by_table(taken: Sequence[Step], table: SlotTable) -> Played:
             _meet(table, "groups" if step.grouped else "rows", 0, step.chosen, tally)
             continue
         first = 0
-        while (missed := _meet(table, "step", first, step.chosen[first:], tally)) is not None:
+        while (missed := table.first_miss(first, _seen(table, first, step, kept, random), tally, _nothing)) is not None:
             found.repeated += 0 if step.prompt else (layers - missed) / layers
             first = missed + 1
     return found
+
+
+def _seen(table: SlotTable, first: int, step: Step, kept: float, random: np.random.Generator) -> np.ndarray:
+    """Return what a look at the layers from ``first`` on sees: behind one that misses, a partly wrong choice."""
+    chosen = step.chosen[first:].copy()
+    for number, own in enumerate(chosen):
+        present = table.present(first + number)
+        if not present[own].all():
+            behind = chosen[number + 1 :]
+            wrong = random.random(behind.shape) >= kept
+            behind[wrong] = random.integers(0, len(present), wrong.sum())
+            break
+    return chosen
 
 
 def _by_value(taken: Sequence[Step], experts: int, slots: int, policy: Policy) -> Played:

@@ -29,7 +29,12 @@ OWN_DISPATCHES = 6
 """Dispatches a layer in this runtime's, recorded without a GPU."""
 
 READBACK = (0.2e-3, 0.35e-3)
-"""Seconds that a readback of the router took others, at the least and at the most (mlx-lm issue 1438)."""
+"""Seconds that a readback of the router took others, at the least and at the most, on an M4 (mlx-lm issue 1438)."""
+
+KEPT = 0.9
+"""How much of what layers behind a missed one choose they choose again when its experts are there. In the bundled
+model, which has four layers, it is 0.87 to 0.97 (``python -m gptoss_mlx.bench.replay`` on its traces). Nobody has
+published it for 20b or 120b."""
 
 WORST_ERROR = 1.53
 """The largest of ``left_out_errors``: by this factor a chip that is not in the rows may be mispredicted."""
@@ -58,14 +63,15 @@ class Parameters:
 class Paging:
     """Experts in slots. ``hit`` is the share of chosen experts that are in memory, ``disk`` bytes a second,
     ``readback`` the seconds that one readback takes, ``readbacks`` how many a token needs, and ``repeated`` how many
-    whole steps it computes again. Of the misses a share ``cached`` comes from the page cache, at ``warm`` bytes a
-    second."""
+    whole steps it computes again. ``vain`` experts a token are read and not needed. Of what is read a share ``cached``
+    comes from the page cache, at ``warm`` bytes a second."""
 
     hit: float
     disk: float
     readback: float
     readbacks: float
     repeated: float = 0.0
+    vain: float = 0.0
     cached: float = 0.0
     warm: float = 10.6 * GB  # pread of what is in the page cache, by mlx-lm issue 1438
 
@@ -131,7 +137,8 @@ def predict(
     launching = dispatches * config.num_hidden_layers * fitted.dispatch(chip)
     terms = {"memory": reading, "dispatches": launching}
     if paging is not None:
-        missed = (1 - paging.hit) * config.num_experts_per_tok * config.num_hidden_layers * expert_bytes(config)
+        missed = (1 - paging.hit) * config.num_experts_per_tok * config.num_hidden_layers + paging.vain
+        missed *= expert_bytes(config)
         terms |= {
             "repeats": paging.repeated * (reading + launching),
             "readbacks": paging.readbacks * paging.readback,
@@ -147,20 +154,57 @@ def hit_rate(resident: float, curve: Sequence[tuple[float, float]] = OMLX_HITS) 
     return float(np.interp(resident, shares, hits))
 
 
-def repeated_share(config: ModelConfig, hit: float) -> float:
-    """Return how much of a step is computed again where a step that misses is repeated once, from the first layer that
-    missed, and hits are independent."""
-    layers = config.num_hidden_layers
-    whole = hit**config.num_experts_per_tok  # all experts of a layer
-    return sum(whole**n * (1 - whole) * (layers - n) for n in range(layers)) / layers
+@dataclass(frozen=True)
+class Repeats:
+    """What a token costs that runs ahead: how often it is repeated, the layers that it computes again, and the experts
+    that it reads in vain."""
+
+    count: float = 0.0
+    layers: float = 0.0
+    vain: float = 0.0
 
 
-def own_paging(config: ModelConfig, slots: int, disk: float, readback: float) -> Paging:
-    """Return how this runtime pages experts with ``slots`` in each layer: a readback a step, and another where the step
-    is repeated once. Hits are taken from oMLX's curve."""
+def repeats(config: ModelConfig, hit: float, kept: float = KEPT) -> Repeats:
+    """Return what running ahead costs where hits are independent. A repeat begins at the first layer that missed. The
+    layers behind it chose by wrong numbers: of what they read ahead, a share of 1 - ``kept`` was in vain, and as much
+    of what they choose now may be absent again."""
+    k = config.num_experts_per_tok
+    again = 1 - (1 - kept) * (1 - hit)  # the hit rate of layers that have chosen before
+
+    def through(left: int, hit: float, behind: list[Repeats]) -> Repeats:
+        whole = hit**k  # all experts of a layer
+        count = layers = vain = 0.0
+        for n in range(left):
+            first = whole**n * (1 - whole)
+            rest = left - n - 1
+            count += first * (1 + behind[rest].count)
+            layers += first * (rest + 1 + behind[rest].layers)
+            vain += first * (rest * k * (1 - hit) * (1 - kept) + behind[rest].vain)
+        return Repeats(count, layers, vain)
+
+    behind = [Repeats()]
+    for left in range(1, config.num_hidden_layers):
+        behind.append(through(left, again, behind))
+    return through(config.num_hidden_layers, hit, behind)
+
+
+def own_paging(config: ModelConfig, slots: int, disk: float, readback: float) -> dict[str, Paging]:
+    """Return the two ways in which this runtime pages experts with ``slots`` in each layer: a step runs "ahead", and
+    is repeated where it missed, or is "waiting" for the choice in every layer. Hits are taken from oMLX's curve."""
     hit = hit_rate(slots / config.num_local_experts)
-    missing = 1 - hit ** (config.num_experts_per_tok * config.num_hidden_layers)
-    return Paging(hit, disk, readback, 1 + missing, repeated_share(config, hit))
+    cost = repeats(config, hit)
+    layers = config.num_hidden_layers
+    return {
+        "ahead": Paging(hit, disk, readback, 1 + cost.count, cost.layers / layers, cost.vain),
+        "waiting": Paging(hit, disk, readback, layers),
+    }
+
+
+def predict_paged(config: ModelConfig, dense: str, chip: str, slots: int, disk: float) -> Prediction:
+    """Return the prediction for this runtime with ``slots`` in each layer, in the faster of its two ways, which is the
+    one that it uses. The readback is the slowest published."""
+    ways = own_paging(config, slots, disk, READBACK[1]).values()
+    return min((predict(config, dense, chip, paging=way) for way in ways), key=lambda found: found.seconds)
 
 
 def spread(at: Callable[..., float], **unknowns: tuple[float | str, float | str]) -> tuple[float, float]:

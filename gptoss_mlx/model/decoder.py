@@ -98,7 +98,8 @@ class Decoder:
 class Step:
     """A decode step of ``each`` positions of every one of ``caches``, and its residual stream ``x`` [T, H] float32.
 
-    Where experts are paged, ``x`` holds only once :meth:`repeat` returns False.
+    Where experts are paged, ``x`` holds only once :meth:`repeat` returns False. ``ahead`` says that it runs ahead of
+    its experts.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Step:
         self._each = each
         self._tally = tally
         self._paged = paged if paged is not None and not paged.complete and paged.can_run_ahead(len(x)) else None
-        self._ahead = self._paged is not None and self._paged.ahead[len(x)].choose()
+        self.ahead = self._paged is not None and self._paged.ahead[len(x)].choose()
         self._routed: list[Routed] = []
         self._settled = 0  # layers whose choice has been read back, and whose experts were there
         self._begun = time.perf_counter()
@@ -125,7 +126,7 @@ class Step:
             weights = model.weights.layers[number]
             layers = [cache.layers[number] for cache in self._caches]
             x = attend_decoding(self.x, weights, layers, self._rope, model.config)
-            if not self._ahead:
+            if not self.ahead:
                 self.x = mix(x, weights, model.config, model.visit(number, self._tally))
                 continue
             self._routed.append(route(x, weights, model.config))
@@ -146,11 +147,11 @@ class Step:
             return False
         mx.eval(self.pending)
         first = None
-        if self._ahead:
+        if self.ahead:
             logits = [routed.logits for routed in self._routed[self._settled :]]
             first = self._paged.first_miss(self._settled, logits, self._tally)
         if first is None:
-            self._paged.ahead[len(self.x)].measured(self._ahead, 1 / (time.perf_counter() - self._begun))
+            self._paged.ahead[len(self.x)].measured(self.ahead, 1 / (time.perf_counter() - self._begun))
             self._paged = None
             return False
         for cache in self._caches:

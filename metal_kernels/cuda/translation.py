@@ -14,7 +14,7 @@ SHIM = Path(__file__).resolve().parent / "native" / "metal.cuh"
 ENTRY = "entry"
 MOST_THREADS = 256
 """The largest threadgroup that any shader is launched with."""
-_THREADGROUP_VARIABLE = re.compile(r"(?m)(?<=[;{}\n])(\s*)threadgroup(\s+[\w:<>, ]+?\s+\w+\s*(?:\[[^\]\n;]*\]\s*)*;)")
+THREADGROUP_VARIABLE = re.compile(r"(?m)(?<=[;{}\n])(\s*)threadgroup(\s+[\w:<>, ]+?\s+\w+\s*(?:\[[^\]\n;]*\]\s*)*;)")
 ATTRIBUTES = {
     "thread_index_in_simdgroup": "thread_in_block() % 32",
     "simdgroup_index_in_threadgroup": "thread_in_block() / 32",
@@ -33,7 +33,7 @@ def translated(function: Function) -> str:
 
     Raises KeyError for an attribute that is not known.
     """
-    source = _THREADGROUP_VARIABLE.sub(r"\1__shared__\2", function.source)
+    source = THREADGROUP_VARIABLE.sub(r"\1__shared__\2", function.source)
     buffers = 0
     arguments = []
     for parameter in function.parameters:
@@ -57,7 +57,7 @@ def blocks(source: MetalSource, grid: Triple, threadgroup: Triple) -> tuple[Trip
     grid is no multiple, which no simdgroup can tell. Raises ValueError for a shader whose threadgroups share memory.
     """
     threads = tuple(math.gcd(whole, part) for whole, part in zip(grid, threadgroup, strict=True))
-    if threads != tuple(map(min, grid, threadgroup)) and (threads[0] % 32 or _THREADGROUP_VARIABLE.search(source.body)):
+    if threads != tuple(map(min, grid, threadgroup)) and (threads[0] % 32 or THREADGROUP_VARIABLE.search(source.body)):
         raise ValueError(
             f"{source.path.name}: a grid of {grid} threads is no multiple of a threadgroup of {threadgroup}"
         )

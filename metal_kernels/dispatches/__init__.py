@@ -5,7 +5,13 @@ takes and returns None for arrays that no shader is made for. A name that ends i
 an operation. Rows per simdgroup are what counting in the emulator favours; they have not been tuned on a Mac yet.
 """
 
-from metal_kernels.dispatches.decode_attention import SPLIT_KEYS, decode_attention, decode_attention_combine, is_split
+from metal_kernels.dispatches.decode_attention import (
+    INSIDE,
+    SPLIT_KEYS,
+    decode_attention,
+    decode_attention_combine,
+    is_split,
+)
 from metal_kernels.dispatches.dense import (
     norm_head,
     norm_head_argmax,
@@ -20,6 +26,7 @@ __all__ = [
     "FEW_ROWS",
     "FLOATS",
     "FOLDER",
+    "INSIDE",
     "SPLIT_KEYS",
     "Dispatch",
     "decode_attention",

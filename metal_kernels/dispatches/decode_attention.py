@@ -1,6 +1,8 @@
 """The launches of attention over a cache: one, or where there are many keys, one that splits them and one that
 joins."""
 
+import math
+
 import mlx.core as mx
 
 from metal_kernels.dispatches.dispatch import FEW_ROWS, FLOATS, ArraySpec, Dispatch, all_of, bits, dispatch, made_once
@@ -8,23 +10,28 @@ from metal_kernels.reference import Attention, CacheView
 from metal_kernels.source import CONSTANT_BELOW
 
 SPLIT_KEYS = 256
-"""Keys to a threadgroup where they are split: two runs of 32 to each of its four simdgroups. For 8 key/value heads that
-is 32 threadgroups at 1,000 keys, and the parts of a split (68 floats a query head) are 3% of its keys and values in
-size. This is an estimate: it has not been tuned on a Mac."""
+"""Keys to a split: two runs of 32 to each of its four simdgroups. The parts of a split (68 floats a query head) are 3%
+of its keys and values in size. This is an estimate: it has not been tuned on a Mac."""
+INSIDE = 4
+"""The most splits that one threadgroup has, one beside the other. It joins them without a second shader."""
 SIMDGROUPS = 4
-"""Simdgroups to a threadgroup. A window of 128 keys is one run of 32 for each."""
+"""Simdgroups to a split. A window of 128 keys is one run of 32 for each."""
 MAX_GROUP = 8
 """Most query heads to a key/value head. Each takes 8 of a lane's 128 registers for sums."""
+FEW_KEYS_GROUP = 2
+"""The query heads to a threadgroup where one has all keys. So 8 key/value heads with 8 query heads each are 32
+threadgroups, and a lane has registers for more keys at a time. Four of them load a key, three times from the cache: all
+keys and values are 2 MB at most."""
 
 
 def decode_attention(q: mx.array, kv: mx.array, cache: CacheView, layer: Attention, dtype: mx.Dtype) -> Dispatch | None:
     """Return the record of the launch, or None for arrays it does not take. The outputs are attended rows and the fresh
     tail; where :func:`is_split`, parts in place of the rows, which :func:`decode_attention_combine` joins."""
-    splits = 0 if layer.window is not None else -(-(cache.keys + len(q)) // SPLIT_KEYS)
+    splits = 1 if layer.window is not None else -(-(cache.keys + len(q)) // SPLIT_KEYS)
     # An empty body would come in constant memory. The tail takes its place, because no row of it is read.
     body = cache.body if cache.body.size else cache.tail
     inputs = (q, kv, body, cache.tail, cache.counts, layer.sinks)
-    return _decode_attention(inputs, splits if splits > 1 else 0, layer.scale, layer.window, dtype)
+    return _decode_attention(inputs, splits, layer.scale, layer.window, dtype)
 
 
 def is_split(attended: mx.array) -> bool:
@@ -54,27 +61,27 @@ def _decode_attention(
         return None
     if not (all_of(FLOATS, kv, sinks) and dtype in FLOATS and all_of((kv.dtype,), body, tail)):
         return None
-    attended = ((L, N, splits, D + 4), mx.float32) if splits else ((L, N * D), dtype)
+    inside = 0 if splits > INSIDE else 1 if splits == 1 else INSIDE
+    attended = ((L, N * D), dtype) if inside else ((L, N, splits, D + 4), mx.float32)
+    group = math.gcd(N // M, FEW_KEYS_GROUP) if inside else N // M
+    share = N // M // group
     types = {"T": kv.dtype, "S": sinks.dtype, "O": attended[1]}
     numbers = {
         "D": D,
-        "GROUP": N // M,
+        "GROUP": group,
         "TAIL": room,
         "WINDOW": window or 0,
-        "SPLIT": SPLIT_KEYS if splits else 0,
-        "BATCH": D // 32,  # keys that a lane holds at a time; of 64 dimensions four would take more than 128 registers
+        "SPLIT": max(SPLIT_KEYS, window or 0),
+        "INSIDE": inside,
+        "SHARE": share,
+        # Keys that a lane holds at a time. More would take more than 128 registers, of few heads with 16 simdgroups 96.
+        "BATCH": 4 if inside else D // 32,
         "SIMDGROUPS": SIMDGROUPS,
         "SCALE_BITS": bits(scale),
     }
-    width = 32 * SIMDGROUPS
-    return dispatch(
-        "decode_attention",
-        types,
-        numbers,
-        [attended, (tail.shape, kv.dtype)],
-        (max(splits, 1) * width, M, L),
-        (width, 1),
-    )
+    width = 32 * SIMDGROUPS * max(inside, 1)
+    grid = (width if inside else splits * width, M * share, L)
+    return dispatch("decode_attention", types, numbers, [attended, (tail.shape, kv.dtype)], grid, (width, 1))
 
 
 @made_once

@@ -68,7 +68,11 @@ class BufferUse:
 
 @dataclass
 class Report:
-    """The result of one run. All of it is emulated; nothing was measured on a GPU."""
+    """The result of one run. All of it is emulated; nothing was measured on a GPU.
+
+    ``waits`` is how often lanes met at a simd operation or a barrier, or ended, with loads from buffers since they last
+    did: the most of one simdgroup. Loads between two such places are one wait, in whatever loop they are.
+    """
 
     kernel: str
     mode: str
@@ -83,6 +87,7 @@ class Report:
     threadgroup_bytes_read: int = 0
     threadgroup_stores: int = 0
     threadgroup_bytes_written: int = 0
+    waits: int = 0
     buffers: dict[str, BufferUse] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     lines: frozenset[Place] = frozenset()  # all lines that have code; in cover mode only
@@ -107,7 +112,8 @@ class Report:
         head = (
             f"{self.kernel} ({self.mode}, emulated): {self.threadgroups} threadgroups, {self.threads} threads, "
             f"{self.threadgroup_barriers} threadgroup and {self.simdgroup_barriers} simdgroup barriers, "
-            f"{self.simd_operations} simd operations, {self.threadgroup_memory} bytes of threadgroup memory"
+            f"{self.simd_operations} simd operations, {self.threadgroup_memory} bytes of threadgroup memory, "
+            f"at most {self.waits} waits for loads"
         )
         rows = [
             f"  {use.name}: {use.loads} loads, {use.bytes_issued} bytes issued, {use.unique_bytes} unique, "

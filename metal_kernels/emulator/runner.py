@@ -42,7 +42,7 @@ class _Options(ctypes.Structure):
 _TOTALS = (
     *("threads", "threadgroups", "switches", "threadgroup_barriers", "simdgroup_barriers", "simd_operations"),
     *("threadgroup_memory", "threadgroup_loads", "threadgroup_bytes_read"),
-    *("threadgroup_stores", "threadgroup_bytes_written"),
+    *("threadgroup_stores", "threadgroup_bytes_written", "waits"),
 )
 
 

@@ -55,7 +55,7 @@ def test_speeds_follow_disks_and_memory_and_never_reach_all_resident(said):
         *("--invent", "20b", "--tokens", 20, "--memory", "6GB", "--memory", "11GB"),
         *("--disk", 2, "--disk", 6, "--chip", "M4"),
     )
-    rows = [line for line in printed.splitlines() if "this runtime's" in line and "slots" in line]
+    rows = [line for line in printed.splitlines() if "LRU ahead" in line and "slots" in line]
     speeds = np.array([[float(number) for number in re.findall(r"│ (\d+\.\d) ", line)] for line in rows])
     assert speeds.shape == (2, 2)
     assert (np.diff(speeds, axis=0) > 0).all()

@@ -172,7 +172,7 @@ def test_a_session_under_ascii_keeps_all_that_was_said_and_is_shown_without_a_tr
     assert broken.returncode == 2
     environment = os.environ | {"GPTOSS_MAC_HOME": str(tmp_path)} | ASCII
     for command in ("show", "export"):
-        arguments = [*COMMAND, "sessions", command, "demo"]
+        arguments = [*COMMAND, "logs", command, "demo"]
         done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
         assert done.stderr == ""
     kept = json.loads(done.stdout)
@@ -187,16 +187,6 @@ def test_a_name_is_shown_in_one_line_with_its_control_characters_escaped(gptoss)
         assert "\x1b" not in done.stderr
         assert "a\\x1b[31m\\nb" in done.stderr
         assert done.stderr.count("\n") == 1
-
-
-def test_a_listed_sessions_model_cannot_steer_the_terminal(gptoss, folder, tmp_path):
-    assert gptoss("chat", "--model", folder, "--session", "demo", "--max-tokens", 4, stdin="x\n").returncode == 0
-    path = tmp_path / "sessions" / "demo" / "session.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "m\x1b]0;owned\x07\nx"}))
-    listed = gptoss("sessions", "list").stdout
-    assert "\x1b" not in listed
-    assert listed.count("\n") == 1
-    assert "m\\x1b]0;owned\\x07\\nx" in listed
 
 
 @pytest.mark.parametrize(
@@ -235,11 +225,19 @@ def test_a_piped_chat_answers_each_line_without_control_codes(gptoss, folder):
     assert "Unknown command /nonsense" in done.stdout
 
 
+def test_a_piped_chat_ends_with_the_code_of_what_fails(gptoss, folder):
+    done = gptoss("chat", "--model", folder, "--context", 200, stdin="hello " * 500 + "\nnever read\n")
+    assert done.returncode == 6
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
 class Terminal:
     """A chat on a pseudo-terminal."""
 
     def __init__(self, arguments, home, columns=80):
         environment = os.environ | {"GPTOSS_MAC_HOME": str(home), "COLUMNS": str(columns), "TERM": "xterm"}
+        environment["PROMPT_TOOLKIT_NO_CPR"] = "1"  # nobody answers here where the cursor is
         environment.pop("NO_COLOR", None)
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
@@ -268,7 +266,8 @@ class Terminal:
 
 
 def plain(text):
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    """The text without control sequences. One of them stands for a space."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.replace("\x08\x1b[2C", " "))
 
 
 def test_ctrl_c_stops_the_reply_and_ctrl_d_leaves(endless, tmp_path):
@@ -304,28 +303,33 @@ def test_a_line_typed_that_is_no_text_is_refused_and_the_chat_goes_on(folder, tm
     assert chat.process.wait(20) == 0
 
 
-def test_every_command_is_listed_in_the_chats_help():
-    from gptoss_mlx.cli.chat import HELP
+def test_every_command_is_carried_out_and_listed_in_the_help():
+    from gptoss_mlx.cli.chat_commands import ALIASES, COMMANDS, help_text
 
-    source = (ROOT / "gptoss_mlx/cli/chat.py").read_text()
-    commands = set(re.findall(r'"(/[a-z]+)"', source))
-    assert commands == {"/help", "/new", "/reasoning", "/system", "/thinking", "/quit"}
-    assert all(command in HELP for command in commands)
+    source = (ROOT / "gptoss_mlx/cli/chatting.py").read_text()
+    carried_out = set(re.findall(r'case "(/[a-z]+)"|command == "(/[a-z]+)"', source))
+    names = {command.name for command in COMMANDS}
+    assert {one or other for one, other in carried_out} == names
+    assert set(ALIASES.values()) <= names
+    assert all(name in help_text() for name in (*names, *ALIASES))
 
 
-def test_a_session_is_kept_continued_shown_exported_and_removed(gptoss, folder):
+def test_a_conversation_is_kept_continued_shown_exported_and_removed(gptoss, folder):
     options = "--model", folder, "--max-tokens", 8, "--seed", 1, "--session", "demo"
     assert gptoss("chat", *options, stdin="first words\n").returncode == 0
-    again = gptoss("chat", "--continue", "--max-tokens", 8, stdin="second words\n")
+    again = gptoss("chat", "--continue", "--max-tokens", 8, stdin="second words\n/new\nthird\n")
     assert again.returncode == 0, again.stderr
     assert "prompt tokens read" in again.stdout
-    listed = gptoss("sessions", "list").stdout
-    assert listed.startswith("demo\t")
-    shown = gptoss("sessions", "show", "demo").stdout
-    assert shown.index("user: first words") < shown.index("user: second words")
-    exported = json.loads(gptoss("sessions", "export", "demo").stdout)
+    listed = gptoss("logs").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["2", "1"]
+    assert " demo " in listed[1]
+    shown = gptoss("logs", "show", "demo").stdout
+    assert shown.index("first words") < shown.index("second words")
+    assert "third" not in shown
+    exported = json.loads(gptoss("logs", "export", "demo").stdout)
     assert [m["content"] for m in exported["messages"] if m["role"] == "user"] == ["first words", "second words"]
-    assert gptoss("sessions", "rm", "demo").returncode == 0
-    gone = gptoss("chat", "--continue", stdin="x\n")
+    assert gptoss("logs", "search", "secon").stdout.startswith("1 ")
+    assert gptoss("logs", "rm", "demo").returncode == 0
+    gone = gptoss("logs", "show", "demo")
     assert gone.returncode == 4
-    assert "--session NAME" in gone.stderr
+    assert gone.stderr.count("\n") == 1

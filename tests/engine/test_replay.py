@@ -16,6 +16,7 @@ from gptoss_mlx.engine.replay import POLICIES, Step, as_run, invented, kept_ahea
 from gptoss_mlx.errors import StorageError, UsageError
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.model.experts import Look
+from tests.support.models import always_ahead
 from tests.support.questions import replies
 
 ABOUT = About("toy", layers=2, experts=6, per_token=2, slots=4, expert_nbytes=100)
@@ -85,7 +86,7 @@ def test_lru_counts_as_pythons_own_does(slots):
     reference = functools.lru_cache(maxsize=slots)(lambda id: id)
     for id in ids:
         reference(id)
-    for policy in ("LRU", "LRU of all layers", "this runtime's"):
+    for policy in ("LRU", "LRU of all layers", "LRU ahead"):
         assert played(sequence(*ids), 9, slots, policy).tally.misses == reference.cache_info().misses
 
 
@@ -112,7 +113,7 @@ def test_belady_misses_as_few_as_any_choice_can(seed):
 def test_no_policy_beats_beladys_and_more_slots_never_miss_more():
     taken = invented(3, 16, 2, 150, skew=0.7, stay=0.5)
     for policy in POLICIES:
-        misses = [played(taken, 16, slots, policy).tally.misses for slots in (2, 4, 8, 16)]
+        misses = [played(taken, 16, slots, policy, kept=1.0).tally.misses for slots in (2, 4, 8, 16)]
         bound = "Belady of all layers" if policy.endswith("all layers") else "Belady"
         assert misses == sorted(misses, reverse=True)
         assert all(
@@ -124,12 +125,32 @@ def test_no_policy_beats_beladys_and_more_slots_never_miss_more():
 def test_this_runtime_lets_go_what_lru_does():
     """They may differ in which of several goes that were used last at the same time."""
     taken = invented(4, 32, 4, 300, skew=1.0, stay=0.5)
-    own, lru = (played(taken, 32, 12, policy) for policy in ("this runtime's", "LRU"))
+    own, lru = (played(taken, 32, 12, policy, kept=1.0) for policy in ("LRU ahead", "LRU"))
     assert own.tally.wanted == lru.tally.wanted == 300 * 4 * 4
     assert own.tally.misses == pytest.approx(lru.tally.misses, rel=0.03)
     assert own.steps == 300
     assert own.tally.readbacks == 300 + own.tally.repeats
     assert own.repeated == pytest.approx(lru.repeated, rel=0.03)
+
+
+def test_a_trace_of_steps_that_wait_gives_what_running_ahead_reads_in_vain(model, tmp_path):
+    """With the share that a run ahead kept, the choices of a run that waits cost what that run ahead has cost."""
+    found = {}
+    for ahead in (True, False):
+        runtime = gptoss_mlx.load(model, slots=5, trace_experts=tmp_path / f"{ahead}")
+        always_ahead(runtime, ahead)
+        replies(runtime, range(3), 1)
+        found[ahead] = read_trace(tmp_path / f"{ahead}")
+    ran, _ = as_run(*found[True])
+    kept = kept_ahead(*found[True])
+    assert kept_ahead(*found[False]) == []
+    taken = steps(*found[False])
+    own = played(taken, 8, 5, "LRU ahead", kept=sum(kept) / len(kept)).tally
+    right = played(taken, 8, 5, "LRU ahead", kept=1.0).tally
+    assert right.misses < 0.97 * ran.misses
+    assert own.misses == pytest.approx(ran.misses, rel=0.1)
+    assert own.repeats == pytest.approx(ran.repeats, rel=0.1)
+    assert as_run(*found[False])[0].misses == pytest.approx(right.misses, rel=0.03)
 
 
 def test_what_is_invented_is_as_skewed_and_as_steady_as_asked():

@@ -10,7 +10,7 @@ from pathlib import Path
 from gptoss_mlx.config import ModelConfig
 from metal_kernels.cuda import nvrtc
 from tests.metal_kernels.shaders import registers
-from tests.metal_kernels.shaders.row import WEIGHTS, Row
+from tests.metal_kernels.shaders.row import Row
 from tests.metal_kernels.shaders.suites import SUITES
 from tests.support import decode_graph
 
@@ -30,16 +30,19 @@ def table(rows: list[Row]) -> str:
         "and the root mean square, as parts of the largest value, of the experts the mean over twelve inputs (three",
         "for 120b); what is around MLX's product is plain MLX in float32.",
         "",
-        "| shader | issued MB | weights | unique / fewest | weights once | lines | error | MLX issued MB | MLX error |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "Threadgroups run side by side. Waits are how often lanes meet, at a simd operation or a barrier, with loads since",
+        "they last did, most of one simdgroup.",
+        "",
+        "| shader | issued MB | weights | unique / fewest | loads per weight | lines | threadgroups | waits | error | "
+        "MLX issued MB | MLX error |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        weights = sum(row.issued.get(name, 0) for name in WEIGHTS) / 1e6
         stock = ("", "") if row.stock_issued is None else (f"{row.stock_issued / 1e6:.2f}", str(row.stock_error))
-        once = ("yes" if row.weights_once else "NO") if weights else ""
+        loads = f"{row.loads_per_weight:.0f}" if row.weights else ""
         lines.append(
-            f"| {row.operation} | {row.total / 1e6:.2f} | {weights:.2f} | {row.unique_to_fewest:.2f} | {once} | "
-            f"{row.lines} | {row.error} | {stock[0]} | {stock[1]} |"
+            f"| {row.operation} | {row.total / 1e6:.2f} | {row.weights / 1e6:.2f} | {row.unique_to_fewest:.2f} | {loads} | "
+            f"{row.lines} | {row.threadgroups} | {row.waits} | {row.error} | {stock[0]} | {stock[1]} |"
         )
     lines += ["", "Bytes issued, by input:", ""]
     for row in rows:
@@ -65,7 +68,7 @@ def decode_step() -> str:
         config = ModelConfig(num_hidden_layers=0, num_local_experts=experts)
         config = decode_graph.with_layers(config, decode_graph.alternating(layers))
         for dense in ("q8", "bf16"):
-            for length in (100, 1024, 131_071):
+            for length in (1023, 1024, 131_071):
                 nodes = decode_graph.record(config, dense, length)
                 two = decode_graph.per_layer(config, dense, length).total()
                 found = [decode_graph.commits(nodes, limits) for limits in decode_graph.LIMITS.values()]

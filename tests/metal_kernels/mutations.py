@@ -40,6 +40,10 @@ OFFSETS = (
     "leader",
     "dim",
     "plane",
+    "p",
+    "t",
+    "tile",
+    "start",
 )
 """Variables that positions are computed from."""
 

@@ -120,9 +120,13 @@ def test_splits_are_joined_where_a_softmax_needs_its_maximum_and_rows_their_guar
     assert error(exact(out), in_range(defined_combine(given, sinks), dtype)) <= ROUNDING[dtype]
 
 
-@pytest.mark.parametrize("window", [None, 128])
-def test_a_row_depends_on_no_row_beside_it_nor_on_where_its_keys_lie(window, folder):
-    case = Case(dispatches.SPLIT_KEYS - 13, 7, 8, window=window, kv=F32)  # two rows reach into a second split
+PAST = [(dispatches.SPLIT_KEYS, None), (dispatches.SPLIT_KEYS, 128), (dispatches.INSIDE * dispatches.SPLIT_KEYS, None)]
+
+
+@pytest.mark.parametrize(("keys", "window"), PAST)
+def test_a_row_depends_on_no_row_beside_it_nor_on_where_its_keys_lie(keys, window, folder):
+    """Two of the rows see more than so many keys, for which there is another launch or a split more."""
+    case = Case(keys - 13, 7, 8, window=window, kv=F32)
     together, _, _ = attended(case, folder=folder, mode="fast")
     for row, tail in ((5, 0), (5, 63), (6, 30)):
         position = case.keys + row
@@ -130,18 +134,22 @@ def test_a_row_depends_on_no_row_beside_it_nor_on_where_its_keys_lie(window, fol
         assert mx.array_equal(alone[0], together[row]), (row, tail)
 
 
-def test_the_same_bits_however_many_keys_a_lane_holds_at_a_time(folder):
+def test_the_same_bits_however_many_keys_a_lane_holds_and_heads_a_threadgroup_serves(folder):
     made = dispatch(Case(70, 3, 2))
     (out, _), _ = run(made, folder, mode="fast")
-    for batch in (1, 4, 8):
+    for batch in (1, 2, 8):
         (again, _), _ = run(retiled(made, BATCH=batch), folder, mode="fast")
         assert mx.array_equal(out, again), batch
+    threads, heads, rows = made.grid
+    whole = retiled(made, GROUP=8, SHARE=1)._replace(grid=(threads, heads // 4, rows))
+    (again, _), _ = run(whole, folder, mode="fast")
+    assert mx.array_equal(out, again)
 
 
 def test_every_line_is_reached_by_these_cases():
     places = set()
     reached = set()
-    for case, handed_on in (CASES[0], CASES[2], CASES[-1]):  # half, float32 and bfloat16; the last one is split
+    for case, handed_on in (CASES[0], CASES[2], *CASES[-2:]):  # half, float32 and bfloat16; the last one is split
         for report in attended(case, handed_on, mode="cover")[2]:
             places |= report.lines
             reached |= report.lines_reached
@@ -184,15 +192,11 @@ def test_it_is_what_mlx_s_own_attention_computes_on_one_array(window, monkeypatc
 
 def test_a_context_that_grows_compiles_nothing_new():
     a = (case := Case(0, 0, 1)).arrays
-    templates = set()
-    grids = []
-    for keys in (300, 700, 5000, 100_000):
-        cache = CacheView(a.body, a.tail, a.counts, keys)
-        made = dispatches.decode_attention(a.q, a.kv, cache, layer(case, a), F16)
-        templates.add(made.template)
-        grids.append(made.grid[0] // made.threadgroup[0])
-    assert len(templates) == 1
-    assert grids == [2, 3, 20, 391]
+    for lengths, splits in (((1, 100, 255), [1, 1, 1]), ((256, 700, 1023), [1, 1, 1]), ((1024, 100_000), [5, 391])):
+        caches = [CacheView(a.body, a.tail, a.counts, keys) for keys in lengths]
+        made = [dispatches.decode_attention(a.q, a.kv, cache, layer(case, a), F16) for cache in caches]
+        assert len({one.template for one in made}) == 1
+        assert [one.grid[0] // one.threadgroup[0] for one in made] == splits
 
 
 def test_arrays_no_shader_is_made_for_are_declined():
@@ -221,6 +225,6 @@ def check_all(operations: Sequence[str], folder: Path) -> None:
             test_right_where_a_softmax_needs_its_maximum_and_rows_their_guard(edge, folder)
         for case, handed_on in CASES:
             test_right_clean_and_the_same_in_every_order(case, handed_on, folder)
-        test_the_same_bits_however_many_keys_a_lane_holds_at_a_time(folder)
-    for window in (None, 128):
-        test_a_row_depends_on_no_row_beside_it_nor_on_where_its_keys_lie(window, folder)
+        test_the_same_bits_however_many_keys_a_lane_holds_and_heads_a_threadgroup_serves(folder)
+    for keys, window in PAST:
+        test_a_row_depends_on_no_row_beside_it_nor_on_where_its_keys_lie(keys, window, folder)

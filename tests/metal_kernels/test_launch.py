@@ -234,7 +234,7 @@ def test_mlx_generates_from_our_call_the_function_that_is_emulated(made, tmp_pat
     assert plain[0] == plain[1]
 
 
-COMPARED = (7 + 4 + 4 + 1, 7 + 4 + 7 + 1, 7 + 4 + 7 + 1)
+COMPARED = (7 + 5 + 4 + 1, 7 + 5 + 7 + 1, 7 + 5 + 7 + 1)
 """In each of the published shapes: the experts' operations with one row and three and past half, attention, the dense
 products, of which a float32 matrix is read once, and the codes."""
 

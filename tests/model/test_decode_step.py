@@ -23,8 +23,9 @@ def config(model):
 @pytest.mark.parametrize("dense", ["q8", "bf16"])
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_a_layer_is_six_dispatches_or_seven(model, dense):
-    short, long = (per_layer(config(model), dense, length) for length in (100, 1024))
+    short, most, long = (per_layer(config(model), dense, length) for length in (100, 1023, 1024))
     assert short.total() == 12, "a sliding and a full layer"
+    assert most == short
     assert long - short == {"decode_attention_combine": 1}
     assert set(short) == {
         "norm_qkv_rope",

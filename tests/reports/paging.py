@@ -31,10 +31,12 @@ from gptoss_mlx.model.slots import Tally
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.runtime import Runtime
 from metal_kernels import launch
+from tests.support.models import always_ahead
 from tests.support.questions import is_right, replies
 
-WAYS = ((4, 1), (5, 1), (4, 4), (5, 4))
-"""Slots, and questions at a time."""
+WAYS = ((4, 1, True), (4, 1, False), (5, 1, None), (4, 4, None), (5, 4, None))
+"""Slots, questions at a time, and whether steps run ahead, None for what is faster."""
+NAMES = {True: "run ahead", False: "wait in every layer", None: "choose"}
 EMULATED_STEPS = 200
 TURNS = 20
 READS = 7
@@ -54,11 +56,13 @@ def tiny(folder: Path) -> Path:
     return convert(checkpoint(), folder / "tiny").destination
 
 
-def stressed(model: Path, steps: int, slots: int, rows: int) -> list[str]:
+def stressed(model: Path, steps: int, slots: int, rows: int, ahead: bool | None) -> list[str]:
     """Ask until so many steps have been taken. Return the table's line. Raises AssertionError at the first token that
     differs."""
     whole = gptoss_mlx.load(model, dtype="float32")
     own = gptoss_mlx.load(model, dtype="float32", slots=slots)
+    if ahead is not None:
+        always_ahead(own, ahead)
     taken = asked = 0
     for first in itertools.count(0, 8):
         numbers = range(first, first + min(8, max(1, -(-(steps - taken) // 70))))
@@ -72,11 +76,12 @@ def stressed(model: Path, steps: int, slots: int, rows: int) -> list[str]:
             break
     tally = paged(own).decode
     assert tally.evictions > 0
-    assert rows > 1 or tally.repeats > 0
+    assert rows > 1 or (tally.repeats > 0) == (ahead is not False)
     return [
-        f"{slots} slots, {rows} at a time, {launch.where()}",
+        f"{slots} slots, {rows} at a time, {launch.where()}" + (f", steps {NAMES[ahead]}" if rows == 1 else ""),
         f"{taken:,} steps, {asked} answers, all right and the same",
-        f"hit rate {tally.hit:.2f}, {tally.evictions:,} evictions, {tally.repeats / taken:.2f} repeats a step",
+        f"hit rate {tally.hit:.2f}, {tally.evictions:,} evictions, {tally.repeats / taken:.2f} repeats and "
+        f"{tally.readbacks / taken:.2f} readbacks a step",
     ]
 
 
@@ -84,10 +89,10 @@ def stress(steps: int) -> int:
     table = Table("experts", "answers", "decoding")
     with tempfile.TemporaryDirectory() as temporary:
         model = tiny(Path(temporary))
-        for slots, rows in WAYS:
-            table.add_row(*stressed(model, steps, slots, rows))
+        for slots, rows, ahead in WAYS:
+            table.add_row(*stressed(model, steps, slots, rows, ahead))
         with mock.patch.dict(os.environ, {launch.VARIABLE: "emulated"}):
-            table.add_row(*stressed(model, min(steps, EMULATED_STEPS), 5, 1))
+            table.add_row(*stressed(model, min(steps, EMULATED_STEPS), 5, 1, True))
     Console(width=120).print(table)
     return 0
 

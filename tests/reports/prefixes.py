@@ -35,6 +35,7 @@ from gptoss_mlx.engine.memory import plan, sequence_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.snapshot import Snapshots
+from gptoss_mlx.history import opened_history
 from gptoss_mlx.home import snapshots_dir
 from gptoss_mlx.machine import MARGIN
 from gptoss_mlx.model.decoder import Decoder
@@ -112,7 +113,8 @@ class Host:
         begin = time.perf_counter()
         assert self.runtime.prefixes.snapshots is not None
         self.runtime.prefixes.snapshots.close()
-        sessions.save_session(name, chat, "tiny")
+        with opened_history() as history:
+            history.save(replace(sessions.kept(chat, "chat"), name=name, id=history.find(name) or 0))
         prompt = done.usage.prompt_tokens
         earlier = self.before.setdefault(name, {})
         known = [length for length, digest in earlier.items() if digest == _digest(chat.context.ids[:length])]
@@ -197,9 +199,9 @@ def go_on(scale: Scale, before: dict[str, dict[int, str]]) -> Iterator[Turn]:
     alone = replace(host.runtime, prefixes=PrefixCache(0))
     for name in before:
         options = {"sampling": Sampling(temperature=0), "max_tokens": TOKENS}
-        chat, cold = (
-            sessions.open_session(sessions.read_session(name), one, **options) for one in (host.runtime, alone)
-        )
+        with opened_history() as history:
+            saved = history.read(history.find(name) or 0)
+        chat, cold = (sessions.reopened(saved, one, **options) for one in (host.runtime, alone))
         turn = host.turn(name, chat, "What is 1 + 1?")
         list(cold.send("What is 1 + 1?"))
         yield replace(turn, as_cold=[m.ids for m in chat.messages] == [m.ids for m in cold.messages])

@@ -12,8 +12,8 @@ from tests.support import decode_graph
 
 MODELS = {"20b": 32, "120b": 128}
 """The published models, which differ in the number of experts and of layers."""
-LENGTHS = (100, 1024)
-"""Positions before a step: one threadgroup has all keys, and they are split."""
+LENGTHS = (100, 1000, 1024)
+"""Positions before a step: all keys are one split; splits are side by side in a threadgroup; they are apart."""
 
 
 def published(dense: str, experts: int, dtype: mx.Dtype = mx.bfloat16, most_rows: int = FEW_ROWS) -> Iterator[Dispatch]:
@@ -31,5 +31,6 @@ def published(dense: str, experts: int, dtype: mx.Dtype = mx.bfloat16, most_rows
     with patch.object(launch.Kernel, "launch", noted):
         for rows in range(1, most_rows + 1):
             decode_graph.record(config, dense, LENGTHS[0], rows=rows, dtype=dtype)
-        decode_graph.record(config, dense, LENGTHS[1], dtype=dtype, ending=lambda model, x: [model.logits(x)])
+        for length in LENGTHS[1:]:
+            decode_graph.record(config, dense, length, dtype=dtype, ending=lambda model, x: [model.logits(x)])
     yield from found.values()

@@ -101,6 +101,9 @@ METAL_FUNC float4 operator*(float s, float4 a) { return a * s; }
 METAL_FUNC uint4 operator<<(uint4 a, uint s) { return {a.x << s, a.y << s, a.z << s, a.w << s}; }
 METAL_FUNC uint4 operator&(uint4 a, uint s) { return {a.x & s, a.y & s, a.z & s, a.w & s}; }
 METAL_FUNC float2 fma(float2 a, float2 b, float2 c) { return {fma(a.x, b.x, c.x), fma(a.y, b.y, c.y)}; }
+METAL_FUNC float4 fma(float4 a, float4 b, float4 c) {
+  return {fma(a.x, b.x, c.x), fma(a.y, b.y, c.y), fma(a.z, b.z, c.z), fma(a.w, b.w, c.w)};
+}
 METAL_FUNC float clamp(float x, float low, float high) { return min(max(x, low), high); }
 
 template <class T>

@@ -271,6 +271,7 @@ static void access_device(Buffer& buffer, u8* address, size_t n, Access access, 
   } else {
     use.loads++;
     use.bytes_issued += n;
+    simdgroups[running->ids.simdgroup_index_in_threadgroup[0]].loaded = true;
     set_bits(buffer.was_read, offset, n);
     if (options.count_lines) count_lines(use, address, n);
   }

@@ -12,6 +12,8 @@ struct Simdgroup {
   emu_lanes lanes[2];  // the meeting that is filled and the one that is read, in turn
   u32 filling = 0;
   u32 epoch[2] = {1, 1};
+  bool loaded = false;  // from a buffer, since its lanes last met
+  u32 waits = 0;        // meetings of its lanes, or their end, with loads before them
 };
 static Simdgroup simdgroups[MAX_SIMDGROUPS];
 static u32 threadgroup_epoch[2];
@@ -207,6 +209,7 @@ static bool run_threads() {
     threadgroup_epoch[space]++;
     for (u32 g = 0; g < simdgroup_count; g++) simdgroups[g].epoch[space]++;
   }
+  for (u32 g = 0; g < simdgroup_count; g++) simdgroups[g].waits = 0;
   do {
     fill_order(group_order, simdgroup_count);
     for (u32 turn = 0; turn < simdgroup_count; turn++) {
@@ -220,6 +223,9 @@ static bool run_threads() {
           resume(f);
           if (failed) return false;
         }
+        Simdgroup& s = simdgroups[group];
+        totals.waits = larger(totals.waits, u64(s.waits += s.loaded));
+        s.loaded = false;
       } while (release_simdgroup(group, first, end));
       if (failed) return false;
     }

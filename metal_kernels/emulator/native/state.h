@@ -71,6 +71,7 @@ struct Totals {
   u64 threadgroup_barriers, simdgroup_barriers, simd_operations;
   u64 threadgroup_memory;  // most bytes one threadgroup declared
   u64 threadgroup_loads, threadgroup_bytes_read, threadgroup_stores, threadgroup_bytes_written;
+  u64 waits;  // most of one simdgroup
 };
 struct BufferUse {
   u64 loads, bytes_issued, unique_bytes, lines;

@@ -55,6 +55,13 @@ def test_lines_are_counted_per_simdgroup_and_load(stride, lines):
     assert report_of(f"out[i] = x[i * {stride}];").buffers["x"].lines == 32 * lines
 
 
+def test_loads_between_two_meetings_of_lanes_are_one_wait():
+    together = "float a = x[i], b = x[i ^ 1];\nout[i] = simd_sum(a) + simd_sum(b);"
+    apart = "float a = simd_sum(x[i]);\nout[i] = a + simd_sum(x[i ^ 1]);"
+    looped = "float a = 0;\nfor (int k = 0; k < 5; k++)\n  a += simd_sum(x[i + k]);\nout[i] = a + x[i];"
+    assert [report_of(body).waits for body in (together, apart, looped)] == [1, 2, 6]
+
+
 def test_each_turn_of_a_loop_requests_its_lines_again():
     body = "float s = 0;\nfor (int k = 0; k < 5; k++)\n  s += x[i];\nout[i] = s;"
     use = report_of(body).buffers["x"]

@@ -78,25 +78,33 @@ class Error:
         return f"{self.largest:.1e}, {self.root_mean_square:.1e}"
 
 
+TILED = {"expert_gate_up": 2, "expert_down_residual": 1}
+"""The axis of the grid that counts a shader's threadgroups along the matrix. For others it is the first, which counts
+threads."""
+
+
 def retiled(made: Dispatch, **template: int) -> Dispatch:
     """Return the same work under other tile sizes. The grid follows.
 
-    PAIRS and ROWS divide the grid; SIMDGROUPS sets the width of a threadgroup. norm_head_argmax_combine is always one
-    threadgroup.
+    PAIRS, or of the experts ROWS, divide the grid; SIMDGROUPS sets the width of a threadgroup.
+    norm_head_argmax_combine is always one threadgroup.
     """
     was = dict(made.template)
-    threads = made.grid[0]
-    width = made.threadgroup[0]
-    for tile in {"PAIRS", "ROWS"} & set(template):
-        threads = threads * was[tile] // template[tile]
+    new = was | template
+    grid = list(made.grid)
+    width, *others = made.threadgroup
     if "SIMDGROUPS" in template:
-        width = width * template["SIMDGROUPS"] // was["SIMDGROUPS"]
-        threads = width if made.shader == "norm_head_argmax_combine" else threads
-    return made._replace(
-        template=tuple((was | template).items()),
-        grid=(threads, *made.grid[1:]),
-        threadgroup=(width, *made.threadgroup[1:]),
-    )
+        width = width * new["SIMDGROUPS"] // was["SIMDGROUPS"]
+    if made.shader in TILED:
+        of = TILED[made.shader]
+        grid[0] = grid[0] // made.threadgroup[0] * width
+        before, now = (values["ROWS"] * values.get("SIMDGROUPS", 1) for values in (was, new))
+        grid[of] = grid[of] * before // now
+    elif made.shader == "norm_head_argmax_combine":
+        grid[0] = width
+    elif "PAIRS" in template:
+        grid[0] = grid[0] * was["PAIRS"] // new["PAIRS"]
+    return made._replace(template=tuple(new.items()), grid=tuple(grid), threadgroup=(width, *others))
 
 
 def same(outputs: Sequence[mx.array], others: Sequence[mx.array]) -> bool:

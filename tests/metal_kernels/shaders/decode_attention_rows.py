@@ -65,6 +65,8 @@ def _row(
         fewest,
         sum(use.lines for use in read.values()),
         error,
+        counted.threadgroups,
+        counted.waits,
         stock_issued,
         stock_error,
     )
@@ -76,7 +78,8 @@ def _fewest(case: Case) -> dict[str, int]:
     row = 2 * case.kv_heads * case.dim * case.kv.size
     seen = min(case.keys + 1, case.window or case.keys + 1)
     fewest = {"q": a.q.nbytes, "kv": row, "body": (seen - 1 - case.tail) * row, "tail": case.tail * row}
-    return fewest if case.window is None and seen > dispatches.SPLIT_KEYS else fewest | {"sinks": a.sinks.nbytes}
+    split = case.window is None and seen > dispatches.INSIDE * dispatches.SPLIT_KEYS
+    return fewest if split else fewest | {"sinks": a.sinks.nbytes}
 
 
 def _stock(case: Case, want: np.ndarray) -> tuple[int, Error]:

@@ -1,7 +1,6 @@
 """Mutants of the dense shaders that compute the same: description to reason."""
 
 STEPS_OF_8 = "positions and the bound are multiples of 8, so one less cuts off none"
-LIKE_LANE_0 = "lane 4 and on have the logits of lanes 0 to 3 under higher tokens, and ties go to the lower"
 NOTHING_LEFT = "in the extra turn no lane's group is within the matrix"
 DOUBLES = "steps 4, 8 and 16 are below 31 as they are below 32"
 THE_SAME_PLACE = "two places are equal only if they are one logit, and no logit that is compared is as low as the start"
@@ -14,13 +13,10 @@ EQUIVALENT = {
     "for (uint n = 8 * lane; n < (COLUMNS - 1); n += 8 * 32) {": STEPS_OF_8,
     "dense.h: for (uint round = 0; round < GROUPS; round += 8) {  ->  "
     "for (uint round = 0; round < (GROUPS + 1); round += 8) {": NOTHING_LEFT,
-    "dense.h: for (ushort step = 4; step < 32; step *= 2) pairs.of[b] += simd_shuffle_xor(pairs.of[b], step);  ->  "
-    "for (ushort step = 4; step < (32 - 1); step *= 2) pairs.of[b] += simd_shuffle_xor(pairs.of[b], step);": DOUBLES,
-    "norm_head_argmax.metal: Best best = {-INFINITY, first + lane};  ->  Best best = {-INFINITY, first};": NO_START,
-    "norm_head_argmax.metal: if (lane < 4) {  ->  if (true) {": LIKE_LANE_0,
+    "dense.h: for (ushort step = 4; step < 32; step *= 2) sums[t][j] += simd_shuffle_xor(sums[t][j], step);  ->  "
+    "for (ushort step = 4; step < (32 - 1); step *= 2) sums[t][j] += simd_shuffle_xor(sums[t][j], step);": DOUBLES,
     "best.h: return {value, simd_min(mine.value == value ? mine.at : 0xFFFFFFFFu)};  ->  "
     "return {value, simd_min(mine.value == value ? mine.at : (0xFFFFFFFFu & (0xFFFFFFFFu - 1u)))};": BEYOND,
     "norm_head_argmax_combine.metal: Best best = {-INFINITY, 0xFFFFFFFFu};  ->  "
     "Best best = {-INFINITY, (0xFFFFFFFFu & (0xFFFFFFFFu - 1u))};": BEYOND,
-    "norm_head_argmax.metal: if (lane < 4) {  ->  if (lane < (4 + 1)) {": LIKE_LANE_0,
 }

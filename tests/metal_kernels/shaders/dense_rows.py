@@ -45,7 +45,7 @@ def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER, stock:
     _, counted = run(made, folder, mode="count")
     out, _ = run(dispatch(operation, case, F32), folder, mode="fast")
     want = defined(operation, case)
-    read = {name: use for name, use in counted.buffers.items() if use.loads}
+    read = {name: use for name, use in counted.buffers.items() if use.loads and not name.endswith("_shape")}
     return Row(
         f"{operation}, {'q8' if case.q8 else 'bf16'}",
         {name: use.bytes_issued for name, use in read.items()},
@@ -53,6 +53,8 @@ def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER, stock:
         _fewest(operation, case),
         sum(use.lines for use in read.values()),
         max(Error.of(exact(a), b) for a, b in zip(out, want, strict=True)),
+        counted.threadgroups,
+        counted.waits,
         *(_stock(operation, case, want) if stock and operation != "norm_head_argmax" else ()),
     )
 

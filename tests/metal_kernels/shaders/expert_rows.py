@@ -63,6 +63,8 @@ def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER, stock:
         _fewest(operation, case),
         sum(use.lines for use in read.values()),
         Error.mean(errors),
+        counted.threadgroups,
+        counted.waits,
         *((_stock_product(operation, case, "float16_t", "count")[1], Error.mean(stock_errors)) if compared else ()),
     )
 

@@ -239,7 +239,7 @@ def edges() -> dict[str, tuple[str, Case, mx.Dtype]]:
 
 
 TILINGS = {
-    "expert_gate_up": [{"ROWS": r, "BATCH": b, "SIMDGROUPS": s} for r, b, s in ((2, 2, 1), (4, 2, 4), (8, 8, 2))],
+    "expert_gate_up": [{"ROWS": r, "BATCH": b, "SIMDGROUPS": s} for r, b, s in ((2, 2, 1), (4, 2, 4), (8, 4, 2))],
     "expert_down_residual": [{"ROWS": r, "BATCH": b} for r, b in ((1, 1), (2, 1), (8, 4))],
 }
 """Other tile sizes, by operation. The simdgroups of norm_router share a sum, so it has none."""

@@ -11,7 +11,8 @@ WEIGHTS = ("weight", "scales", "offsets", "router", "body", "tail", "kv")
 
 @dataclass(frozen=True)
 class Row:
-    """One shader: bytes it reads by buffer, the fewest it could read, and errors as parts of the largest value."""
+    """One shader: bytes it reads by buffer, the fewest it could read, errors as parts of the largest value, and
+    threadgroups and waits for loads as the emulator's report has them."""
 
     operation: str
     issued: Mapping[str, int]
@@ -19,6 +20,8 @@ class Row:
     fewest: Mapping[str, int]
     lines: int
     error: Error
+    threadgroups: int
+    waits: int
     stock_issued: int | None = None
     stock_error: Error | None = None
 
@@ -33,6 +36,13 @@ class Row:
         return sum(self.unique.values()) / sum(self.fewest.values())
 
     @property
-    def weights_once(self) -> bool:
-        """Whether each byte of weights and cache that has to be read is loaded exactly once."""
-        return all(self.issued[name] == self.fewest[name] for name in WEIGHTS if name in self.fewest)
+    def weights(self) -> int:
+        """The bytes of all loads of weights or of the cache."""
+        return sum(self.issued.get(name, 0) for name in WEIGHTS)
+
+    @property
+    def loads_per_weight(self) -> float:
+        """How often each byte of weights or cache that has to be read is loaded, the same for all of them."""
+        found = {self.issued[name] / self.fewest[name] for name in WEIGHTS if name in self.fewest}
+        assert len(found) == 1, found
+        return found.pop()
