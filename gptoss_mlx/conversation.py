@@ -257,7 +257,7 @@ class Conversation:
         """Return what is wrong with an answer in JSON that has ended."""
         if self._shown_schema() is None:
             return None
-        from gptoss_mlx.grammars.json_schema import fault
+        from gptoss_mlx.grammars.finished import fault
 
         return fault(reply.text)
 

@@ -79,11 +79,13 @@ def reply(answer: Grammar | None = None, tools: Sequence[Tool] = (), choice: Cho
 
 
 def _body(name: str, grammar: Grammar | None, parts: list[tuple[str, str]]) -> str:
-    """Return how a rule refers to a body, and add its grammar to ``parts``."""
+    """Return how a rule refers to a body, and add its grammar to ``parts`` unless it is there."""
     if grammar is None:
         return FREE
-    parts.append((name, grammar.lark))
-    return f"@{name}"
+    there = next((known for known, text in parts if text == grammar.lark), None)
+    if there is None:
+        parts.append((name, grammar.lark))
+    return f"@{there or name}"
 
 
 def _heads(tool: Tool, channel: str) -> list[str]:

@@ -140,7 +140,7 @@ class Held:
             texts.append(reply.text)
         if not texts:
             return None
-        from gptoss_mlx.grammars.json_schema import fault
+        from gptoss_mlx.grammars.finished import fault
 
         return next(filter(None, map(fault, texts)), None)
 

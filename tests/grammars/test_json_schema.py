@@ -9,7 +9,7 @@ import pytest
 
 from gptoss_mlx.errors import GrammarError
 from gptoss_mlx.grammars import from_schema, json_object
-from gptoss_mlx.grammars.json_schema import duplicate_name
+from gptoss_mlx.grammars.finished import duplicate_name
 from tests.grammars.walks import walk
 
 NODE = {

@@ -7,6 +7,7 @@ at a temperature at which it writes nothing sensible. Run with ``make structured
 
 import argparse
 import json
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.stepping import Failed, Row
 from gptoss_mlx.errors import ConstraintError, GrammarError
 from gptoss_mlx.grammars import Grammar, Vocabulary, from_schema
-from gptoss_mlx.grammars.json_schema import duplicate_name
+from gptoss_mlx.grammars.finished import duplicate_name
 from gptoss_mlx.grammars.reply import reply
 from gptoss_mlx.harmony import Message, System, Tokenizer, render
 from gptoss_mlx.reply import ReplyReader
@@ -113,6 +114,7 @@ class Tally:
     invalid: int = 0
     doubled: int = 0
     failed: int = 0
+    unjudged: int = 0
     small: int = 0
     small_ended: int = 0
 
@@ -129,7 +131,11 @@ class Tally:
             self.doubled += 1
             return
         validator = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)(schema)
-        problem = next(iter(validator.iter_errors(json.loads(text))), None)
+        try:
+            problem = next(iter(validator.iter_errors(json.loads(text))), None)
+        except re.error:  # a pattern of ECMA-262 that Python does not read
+            self.unjudged += 1
+            return
         if problem is not None:
             self.invalid += 1
             print(f"INVALID {url}: {problem.message[:150]} at {problem.json_path}")
@@ -139,7 +145,7 @@ class Tally:
         share = self.small_ended / max(self.small, 1)
         print(
             f"{what}: {self.drawn} replies, {self.ended} ended, {self.invalid} invalid, {self.doubled} with a name "
-            f"twice, {self.failed} failed; of schemas with at most {LEAVES} required values "
+            f"twice, {self.failed} failed, {self.unjudged} not judged; of schemas with at most {LEAVES} required values "
             f"{self.small_ended} of {self.small} ended within {TOKENS} tokens ({share:.1%})"
         )
         return not self.invalid and share >= 0.95
