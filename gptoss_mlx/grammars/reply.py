@@ -7,9 +7,10 @@ way of a schema, and no schema in the way of a thought. Knows no message.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from gptoss_mlx.errors import GrammarError
 from gptoss_mlx.grammars.grammar import Grammar
 from gptoss_mlx.grammars.json_schema import from_schema, json_object
 from gptoss_mlx.harmony import Function
@@ -32,14 +33,21 @@ class Tool:
     content_type: str | None = "json"
 
 
-def function(declared: Function, *, lenient: bool = False, bare: bool = False) -> Tool:
-    """Return the tool that a declared function is. Its arguments are held to its schema, ``lenient`` as for
-    ``from_schema``, or are ``bare`` JSON. Raises GrammarError."""
-    if bare:
-        return Tool(f"functions.{declared.name}", json_object())
-    nothing = {"type": "object", "maxProperties": 0}
-    schema = nothing if declared.parameters is None else declared.parameters
-    return Tool(f"functions.{declared.name}", from_schema(schema, lenient=lenient))
+def function(declared: Function) -> Tool:
+    """Return the tool that a declared function is. Raises GrammarError for a strict one that cannot be enforced."""
+    return Tool(f"functions.{declared.name}", _arguments(declared))
+
+
+def _arguments(declared: Function) -> Grammar:
+    if declared.strict is False:
+        return json_object()
+    schema = {"type": "object", "maxProperties": 0} if declared.parameters is None else declared.parameters
+    if declared.strict:
+        return from_schema(schema)
+    try:
+        return from_schema(schema, lenient=True)
+    except GrammarError as error:
+        return replace(json_object(), warnings=(f"{error}; any JSON object is taken",))
 
 
 PYTHON = Tool("python", None, ("analysis", "commentary"), "code")

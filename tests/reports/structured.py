@@ -145,8 +145,8 @@ class Tally:
         share = self.small_ended / max(self.small, 1)
         print(
             f"{what}: {self.drawn} replies, {self.ended} ended, {self.invalid} invalid, {self.doubled} with a name "
-            f"twice, {self.failed} failed, {self.unjudged} not judged; of schemas with at most {LEAVES} required values "
-            f"{self.small_ended} of {self.small} ended within {TOKENS} tokens ({share:.1%})"
+            f"twice, {self.failed} failed, {self.unjudged} not judged; of schemas with at most {LEAVES} required "
+            f"values {self.small_ended} of {self.small} ended within {TOKENS} tokens ({share:.1%})"
         )
         return not self.invalid and share >= 0.95
 
@@ -200,6 +200,7 @@ def by_the_bundled_model(schemas: dict[str, tuple[Any, Grammar]]) -> tuple[Tally
     stops = runtime.stop_ids
     prompt = render([Message("system", System()), Message("user", "What is 12 + 30?")], tokenizer)
     tally, differ = Tally(), 0
+    failed: set[Any] = set()
 
     def rows(numbers: list[int]) -> dict[int, list[int]]:
         batch = Batch(runtime.model, ROWS)
@@ -214,7 +215,7 @@ def by_the_bundled_model(schemas: dict[str, tuple[Any, Grammar]]) -> tuple[Tally
         while batch.busy:
             for one in batch.step():
                 if isinstance(one, Failed):
-                    tally.failed += 1
+                    failed.add(one.id)
                     print(f"FAILED {urls[one.id]}: {one.problem}")  # type: ignore[index]
                 else:
                     said[one.id].append(one.token)  # type: ignore[index]
@@ -228,7 +229,7 @@ def by_the_bundled_model(schemas: dict[str, tuple[Any, Grammar]]) -> tuple[Tally
         numbers = list(range(at, min(at + ROWS, len(urls))))
         for number, ids in rows(numbers).items():
             url = urls[number]
-            if number % ALONE == 0 or url is None:
+            if (number % ALONE == 0 or url is None) and number not in failed:
                 differ += ids != rows([number])[number]
             if url is None:
                 continue
@@ -237,6 +238,7 @@ def by_the_bundled_model(schemas: dict[str, tuple[Any, Grammar]]) -> tuple[Tally
                 reader.feed(id)
             complete = ids[-1:] == [tokenizer.special["<|return|>"]]
             tally.take(url, schemas[url][0], reader.finish("stop").text if complete else None)
+    tally.failed = len(failed)
     return tally, differ
 
 
