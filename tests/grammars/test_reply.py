@@ -66,7 +66,7 @@ def test_what_is_drawn_is_well_formed_and_calls_what_is_offered(choice, vocabula
     tools = [tool for tool in TOOLS if tool.recipient == choice] or TOOLS
     grammar = reply(from_schema(ANSWER), tools, choice if choice in ("none", "auto") else "required")
     called, answered = set(), 0
-    for seed in range(60):
+    for seed in range(25):
         messages, end, repairs = read(tokenizer, drawn(vocabulary, tokenizer, grammar, seed))
         assert not repairs
         for number, one in enumerate(messages):
@@ -94,7 +94,7 @@ def test_what_is_drawn_is_well_formed_and_calls_what_is_offered(choice, vocabula
 
 def test_without_tools_and_schemas_only_headers_are_held_to_a_form(vocabulary, tokenizer):
     kinds = set()
-    for seed in range(60):
+    for seed in range(25):
         messages, _, repairs = read(tokenizer, drawn(vocabulary, tokenizer, reply(), seed))
         assert not repairs
         kinds |= {one.kind for one in messages}
