@@ -210,9 +210,10 @@ def where() -> str | None:
     return "metal" if mx.metal.is_available() else None
 
 
-def check() -> None:
-    """Raise ValueError, in one line with the remedy, if this machine cannot follow the setting."""
-    place = where()
+def check(place: str | None = None) -> None:
+    """Raise ValueError, in one line with the remedy, if shaders cannot run at ``place``, by default where the setting
+    says."""
+    place = place or where()
     if place == "cuda" and (not mx.cuda.is_available() or find_spec("metal_kernels.cuda") is None):
         raise ValueError(
             f"{VARIABLE} is 'cuda', but there is no CUDA backend here: run `make .venv-cuda` in a checkout, on Linux "
@@ -224,7 +225,7 @@ def check() -> None:
         try:
             toolchain.find()
         except ToolchainError as error:
-            raise ValueError(f"{VARIABLE} is 'emulated', but there is {error}") from error
+            raise ValueError(f"shaders cannot be emulated here: there is {error}") from error
 
 
 def nearest() -> str:

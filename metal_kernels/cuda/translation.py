@@ -12,11 +12,9 @@ Triple = tuple[int, int, int]
 
 SHIM = Path(__file__).resolve().parent / "native" / "metal.cuh"
 ENTRY = "entry"
-MOST_THREADS = 256
-"""The largest threadgroup that a shader is launched with, but one. A larger bound would leave fewer registers."""
-ATTENTION = "decode_attention"
-ATTENTION_THREADS = 512
-"""The largest threadgroup of decode attention, which has splits of the keys beside each other."""
+FREE_THREADS = 256
+"""Threads in a block of which each may have all 255 registers that an NVIDIA GPU addresses. The compiler is told of no
+fewer, so that one cubin serves every number of rows."""
 THREADGROUP_VARIABLE = re.compile(r"(?m)(?<=[;{}\n])(\s*)threadgroup(\s+[\w:<>, ]+?\s+\w+\s*(?:\[[^\]\n;]*\]\s*)*;)")
 ATTRIBUTES = {
     "thread_index_in_simdgroup": "thread_in_block() % 32",
@@ -31,10 +29,10 @@ ATTRIBUTES = {
 """Metal's attributes of a thread. Blocks are whole threadgroups: a grid is a multiple of its threadgroup."""
 
 
-def translated(function: Function) -> str:
+def translated(function: Function, threads: int) -> str:
     """Return the source of ``entry``, which takes the function's buffers in order as pointers.
 
-    Raises KeyError for an attribute that is not known.
+    ``threads`` are those of a threadgroup. Raises KeyError for an attribute that is not known.
     """
     source = THREADGROUP_VARIABLE.sub(r"\1__shared__\2", function.source)
     buffers = 0
@@ -45,18 +43,13 @@ def translated(function: Function) -> str:
             buffers += 1
         else:
             arguments.append(ATTRIBUTES[parameter.name])
+    bounds = f"__launch_bounds__({max(threads, FREE_THREADS)})"
     declared = ", ".join(f"void* b{number}" for number in range(buffers))
     return (
         f"{SHIM.read_text()}{source}\n"
-        f'#line 1 "entry"\nextern "C" __global__ void __launch_bounds__({most_threads(function.expression)}) '
-        f"{ENTRY}({declared}) {{\n"
+        f'#line 1 "entry"\nextern "C" __global__ void {bounds} {ENTRY}({declared}) {{\n'
         f"  {function.expression}({', '.join(arguments)});\n}}\n"
     )
-
-
-def most_threads(expression: str) -> int:
-    """Return the largest threadgroup of a shader, by its name with what is around it."""
-    return ATTENTION_THREADS if re.search(rf"{ATTENTION}(?!_)", expression) else MOST_THREADS
 
 
 def blocks(source: MetalSource, grid: Triple, threadgroup: Triple) -> tuple[Triple, Triple]:

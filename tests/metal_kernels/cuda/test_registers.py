@@ -45,10 +45,10 @@ CHOSEN = """
 
 def test_an_array_that_a_lane_indexes_is_counted_as_memory(library):
     function = function_of(parse(Path("chosen.metal"), CHOSEN), {})
-    assert nvrtc.compiled(translated(function), library).local_bytes >= 256
+    assert nvrtc.compiled(translated(function, 32), library).local_bytes >= 256
 
 
 def test_a_source_that_does_not_compile_is_told(library):
     function = function_of(parse(Path("chosen.metal"), CHOSEN.replace("float v", "flaot v")), {})
     with pytest.raises(nvrtc.CompileError, match=r"chosen.metal\(3\): error"):
-        nvrtc.compiled(translated(function), library)
+        nvrtc.compiled(translated(function, 32), library)
