@@ -153,9 +153,13 @@ class Service:
         self, id: str, wanted: str | None, read: Callable[[Defaults], Request]
     ) -> AsyncIterator[Answering]:
         """Answer the request ``id`` that ``read`` returns, with the model ``wanted``, inside the block. Raises Problem
-        if there is no place, what ``read`` and rendering raise, and the errors of rows that can never run."""
+        if there is no place, what ``read`` and rendering raise, GrammarError, and the errors of rows that can never
+        run."""
         async with self.model(wanted) as (name, loaded):
             request, prompt = await asyncio.to_thread(self.prepare, name, loaded.runtime, read)
+            if request.grammar is not None:
+                # Compiled here, the vocabulary at first too, so that the thread that steps the rows need not wait.
+                await asyncio.to_thread(loaded.runtime.constraint, request.grammar)
             answer = Answering(id, request, name, prompt.ids, self.calls, prompt.shared, loaded.runtime.tokenizer)
             async with self.replying(loaded, answer) as answering:
                 yield answering
@@ -182,15 +186,12 @@ class Service:
                 yield held
 
     def prepare(self, model: str, runtime: Runtime, read: Callable[[Defaults], Request]) -> tuple[Request, Prompt]:
-        """Return a request to ``model`` and its prompt. It takes a while, so call it beside the event loop: the first
-        request that holds its replies to something waits for the vocabulary, others do not. Raises GrammarError too.
+        """Return a request to ``model`` and its prompt. It takes a while, so call it beside the event loop.
 
         Another conversation may have the same system and developer messages, and the next turn has the same messages.
         """
         request = read(Defaults(runtime.sampling(), date=Date.today().isoformat(), recall=self.calls.of(model)))
         tokenizer = runtime.tokenizer
-        if request.grammar is not None:
-            runtime.constraint(request.grammar)  # compiled here, so that the rows need not wait for it
         ids = render(request.messages, tokenizer, limit=runtime.config.max_position_embeddings)
         head = list(takewhile(lambda message: message.role in ("system", "developer"), request.messages))
         shared = len(render_messages(head, tokenizer)), len(ids) - len(reply_start(tokenizer))

@@ -72,7 +72,6 @@ class ScriptedRuntime:
     rows: "ScriptedBatch | None" = None
     hash: str = "scripted"
     chunk: int = 512
-    grammars: list[Grammar] = field(default_factory=list)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -86,7 +85,6 @@ class ScriptedRuntime:
 
     def constraint(self, grammar: Grammar) -> None:
         """The model says what it is given, allowed or not. What is allowed is tested with real models."""
-        self.grammars.append(grammar)
 
     def context(self) -> ScriptedContext:
         return ScriptedContext(self.model)
