@@ -19,7 +19,8 @@ from gptoss_mlx.conversation import Conversation, Done, Text, Thought
 from gptoss_mlx.engine.batching import Failed, Row
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError
 from gptoss_mlx.grammars.grammar import from_regex
-from gptoss_mlx.link.client import GONE, RemoteRuntime, find_server
+from gptoss_mlx.link.client import RemoteRuntime
+from gptoss_mlx.link.connection import GONE, find_server
 from gptoss_mlx.link.protocol import to_line
 from gptoss_mlx.sampling import Sampling
 from tests.support.checkpoints import SMALL
