@@ -1,6 +1,7 @@
 """Arrows in the house run down only, and start-up imports nothing heavy."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,7 @@ def floor_of(module: str) -> str | None:
     return max(fits, key=len) if fits else None
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):

@@ -84,14 +84,11 @@ def chat(
     from gptoss_mlx.cli.chatting import Chat
 
     mode = thinking or ("fold" if console.is_terminal else "show")
-    with closing(Chat(conversation, console, keeper, loading, mode)) as chatting:
+    chatting = Chat(conversation, console, keeper, loading, mode)
+    del conversation  # so that /model can give it up
+    with closing(chatting):
         if kept is not None:
-            again, total = conversation.to_read()
-            changed = (conversation.reasoning, conversation.instructions) != (kept.reasoning, kept.instructions)
-            if console.is_terminal:
-                chatting.show_last_exchange()
-            if changed or (conversation.messages and again == total):  # or what was read is lost
-                chatting.say_cost()
+            chatting.resume(kept)
         if console.is_terminal:
             chatting.say(chatting.status())
         with _input(console, chatting, keeper.names) as read:

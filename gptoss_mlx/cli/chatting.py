@@ -1,5 +1,6 @@
 """A chat under way: carry out the lines that the user types. Knows the terminal only as a console to print on."""
 
+import gc
 import signal
 from contextlib import closing
 from dataclasses import replace
@@ -21,6 +22,7 @@ from gptoss_mlx.screen.style import DIM, Span
 
 if TYPE_CHECKING:
     from gptoss_mlx.cli.options import Loading
+    from gptoss_mlx.history import Kept
 
 SUM_UP = (
     "Sum up our conversation so far, so that we can go on from your summary alone: what I asked for, what was decided, "
@@ -47,7 +49,8 @@ class Chat:
     def close(self) -> None:
         """Write to disk what was read, and close the history."""
         self._keeper.close()
-        options.close_prefixes(self._conversation.runtime)
+        if hasattr(self, "_conversation"):  # not if a change of models was interrupted
+            options.close_prefixes(self._conversation.runtime)
 
     def take(self, line: str) -> bool:
         """Carry out a command or send a message. Return False when the user quits.
@@ -74,7 +77,17 @@ class Chat:
         about += [f"{len(self._attached)} attached"] if self._attached else []
         return shown(" · ".join([*about, *self._room(), "/help"]))
 
-    def show_last_exchange(self) -> None:
+    def resume(self, kept: "Kept") -> None:
+        """Show at a terminal where the conversation that was ``kept`` goes on, and say what must be read again if that
+        is more than usual."""
+        if self._console.is_terminal:
+            self._show_last_exchange()
+        again, total = self._conversation.to_read()
+        settings = (self._conversation.reasoning, self._conversation.instructions)
+        if settings != (kept.reasoning, kept.instructions) or (self._conversation.messages and again == total):
+            self.say(self._cost())
+
+    def _show_last_exchange(self) -> None:
         """Print the last message of the user and its answer."""
         at = self._last_message()
         if at is None:
@@ -87,10 +100,6 @@ class Chat:
                 page.answer(str(message.content))
         self._console.file.write(page.draw(last=True))
         self._console.file.flush()
-
-    def say_cost(self) -> None:
-        """Say how much must be read again."""
-        self.say(self._cost())
 
     def _take(self, line: str) -> bool:
         text = line.strip()
@@ -171,6 +180,7 @@ class Chat:
         temperature, max_tokens = old.sampling.temperature, old.max_tokens
         options.close_prefixes(old.runtime)
         del old, self._conversation
+        gc.collect()
         problem = None
         for candidate in (name, present):
             try:

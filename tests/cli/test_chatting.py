@@ -1,17 +1,18 @@
 """What a chat does with the lines a user types: each command, attachments, and what is kept."""
 
 import io
+import weakref
 from contextlib import ExitStack, closing
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from gptoss_mlx.cli import clipboard
+from gptoss_mlx.cli import clipboard, options
 from gptoss_mlx.cli.chatting import SUM_UP, Chat
 from gptoss_mlx.cli.keeping import Keeper, open_history
 from gptoss_mlx.cli.options import Loading
-from gptoss_mlx.errors import GptOssError
+from gptoss_mlx.errors import GptOssError, ModelFolderError
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.history import History
 from tests.screen.terminal import lines_on
@@ -219,6 +220,32 @@ def test_a_context_that_is_nearly_full_is_said(begin):
     conversation.runtime.config.max_position_embeddings = after + (after - before) + 5
     chat.take("first")
     assert "Only 5 tokens of the context are left. /compact goes on from a summary." in screen.lines()
+
+
+def test_another_model_takes_over_when_the_present_one_is_gone(begin, monkeypatch):
+    chat, conversation, screen = begin(answered("One."))
+    chat.take("first")
+    runtime = conversation.runtime
+    loaded = []
+
+    def load(loading):
+        loaded.append((loading.model, present() is None))
+        if loading.model == "broken":
+            raise ModelFolderError("broken: damaged")
+        return runtime
+
+    present = weakref.ref(conversation)
+    del conversation
+    monkeypatch.setattr(options, "obtained", lambda name, yes: name)
+    monkeypatch.setattr(options, "open_model", load)
+    chat.take("/model other")
+    chat.take("/model broken")
+    assert loaded == [("other", True), ("broken", True), ("scripted", True)]
+    assert [line for line in screen.lines() if "Model: " in line or "damaged" in line] == [
+        "Model: scripted. With the next message the model reads all 69 tokens so far again.",
+        "broken: damaged",
+    ]
+    assert kept() == {1: ["first", "One."]}
 
 
 def test_files_go_with_a_message_and_binary_ones_do_not(begin, tmp_path):
