@@ -36,13 +36,22 @@ class Chat:
     """Carries out lines. ``default`` is what the next prompt begins with."""
 
     def __init__(
-        self, conversation: Conversation, console: Console, keeper: Keeper, loading: "Loading", thinking: Thinking
+        self,
+        conversation: Conversation,
+        console: Console,
+        keeper: Keeper,
+        loading: "Loading",
+        thinking: Thinking,
+        *,
+        interactive: bool,
     ) -> None:
+        """``interactive``: a user types the lines."""
         self._conversation = conversation
         self._console = console
         self._keeper = keeper
         self._loading = loading
         self._thinking = thinking
+        self._interactive = interactive
         self._attached: list[Attachment] = []
         self.default = ""
 
@@ -55,12 +64,12 @@ class Chat:
     def take(self, line: str) -> bool:
         """Carry out a command or send a message. Return False when the user quits.
 
-        What cannot be done is said at a terminal. Elsewhere it raises GptOssError, which ends the program.
+        What cannot be done is said to a user. Lines from a pipe raise GptOssError, which ends the program.
         """
         try:
             return self._take(line)
         except GptOssError as error:
-            if not self._console.is_terminal:
+            if not self._interactive:
                 raise
             self.say(str(error))
             return True
@@ -208,7 +217,7 @@ class Chat:
     def _edit(self) -> None:
         from gptoss_mlx.cli.prompt import edited
 
-        if not self._console.is_terminal:
+        if not self._interactive:
             raise UsageError("/edit needs a terminal")
         self.default = edited(self.default)
 
