@@ -50,6 +50,7 @@ def chat(
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
+    own_model: options.OwnModel = False,
     yes: options.Yes = False,
 ) -> None:
     """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
@@ -70,7 +71,7 @@ def chat(
     if kept is not None:
         model = kept.model if model is None else model
         temperature = kept.temperature if temperature is None else temperature
-    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk)
+    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
     if kept is None:
         conversation = options.start_conversation(loading, reasoning or "medium", system, temperature, max_tokens, seed)
     else:

@@ -75,7 +75,7 @@ def _decode_attention(
         "INSIDE": inside,
         "SHARE": share,
         # Keys that a lane holds at a time. More would take more than 128 registers, of few heads with 16 simdgroups 96.
-        "BATCH": 4 if inside else D // 32,
+        "BATCH": 4 if inside else max(1, D // (16 * kv.dtype.size)),
         "SIMDGROUPS": SIMDGROUPS,
         "SCALE_BITS": bits(scale),
     }
