@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.filesize import decimal
 
 from gptoss_mlx.attachments import Attachment, mentioned, read_attachment, with_attachments
 from gptoss_mlx.cli import options
@@ -314,12 +315,14 @@ class Chat:
 
     def _room(self) -> list[str]:
         """Return how much of the context is used, and how much memory."""
-        import mlx.core as mx
-        from rich.filesize import decimal
-
         used = len(self._conversation.next_prompt())
         available = self._conversation.runtime.config.max_position_embeddings
-        return [f"context {used:,} of {available:,}", decimal(mx.get_active_memory())]
+        room = [f"context {used:,} of {available:,}"]
+        if self._conversation.runtime.row_memory is not None:  # else the memory is a server's
+            import mlx.core as mx
+
+            room.append(decimal(mx.get_active_memory()))
+        return room
 
     def _cost(self) -> str:
         """Return how many tokens must be read again. A change of settings changes the beginning of the prompt."""

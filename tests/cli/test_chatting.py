@@ -3,7 +3,6 @@
 import io
 import weakref
 from contextlib import ExitStack, closing
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -52,8 +51,8 @@ def begin(tokenizer):
         def start(*replies, name=None, terminal=True, history=True, **options):
             ids = [to_ids(reply, tokenizer) for reply in replies]
             conversation = stack.enter_context(scripted.conversation(tokenizer, *ids, **options))
-            conversation.runtime.prefixes = SimpleNamespace(close=lambda: None, notice=lambda: None)
-            conversation.runtime.prefix_view.reusable = lambda context, prompt: 0
+            nothing = {"close": lambda: None, "notice": lambda: None, "reusable": lambda context, prompt: 0}
+            vars(conversation.runtime).update(nothing, row_memory=0)
             screen = Screen(terminal)
             keeper = Keeper(open_history(print) if history else None, print)
             if name is not None:
