@@ -13,9 +13,6 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gptoss_mlx.arguments import whole
-from gptoss_mlx.engine.context import Cancelled
-from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import (
     Developer,
@@ -29,13 +26,14 @@ from gptoss_mlx.harmony import (
 )
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import CallPiece, Ended, Piece, Reply, ReplyReader
-from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.text_input import without_surrogates
 from gptoss_mlx.tools import read_arguments, read_declaration
 from gptoss_mlx.usage import Meter, Usage
 
 if TYPE_CHECKING:
     from gptoss_mlx.grammars import Grammar
+    from gptoss_mlx.link.client import AnyRuntime
 
 DoneReason = Literal["stop", "tool_calls", "length", "repetition", "cancelled", "tool_limit"]
 """``length``: the token limit or the end of the context. ``repetition``: the reply only repeated itself.
@@ -123,7 +121,7 @@ class Conversation:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: "AnyRuntime",
         *,
         reasoning: Effort = "medium",
         instructions: str | None = None,
@@ -139,14 +137,14 @@ class Conversation:
         """Begin a conversation that has read nothing.
 
         ``functions`` are declared in harmony's form or OpenAI's JSON. Where there are any, calls are well formed and of
-        these alone, and the arguments of a ``strict`` one are held to its schema. ``schema`` is what every answer is
-        held to: a JSON Schema, which the model also reads, a Pydantic model, or a Grammar; ``answer_grammar`` has its
-        warnings. A reply that ends for another reason than ``stop`` may not satisfy it. ``think_tokens`` is the most
-        tokens of a thought. ``date`` (ISO; None for today's, "" for none) stays fixed, because a change at midnight
-        would make everything be read again. ``on_prefill`` is called with (tokens read, tokens of the prompt).
-        ``repeat_guard`` ends a reply that only repeats itself. Raises UsageError for values out of range, GrammarError
-        for what cannot be enforced, HarmonyError for declarations that cannot be rendered, and ModelFolderError for a
-        model without a tokenizer.
+        these alone, with arguments that follow its schema: all of it if it is ``strict``, else what can be enforced.
+        ``schema`` is what every answer is held to: a JSON Schema, which the model also reads, a Pydantic model, or a
+        Grammar; ``answer_grammar`` has its warnings. A reply that ends for another reason than ``stop`` may not satisfy
+        it. ``think_tokens`` is the most tokens of a thought. ``date`` (ISO; None for today's, "" for none) stays fixed,
+        because a change at midnight would make everything be read again. ``on_prefill`` is called with (tokens read,
+        tokens of the prompt). ``repeat_guard`` ends a reply that only repeats itself. Raises UsageError for values out
+        of range, GrammarError for what cannot be enforced, HarmonyError for declarations that cannot be rendered, and
+        ModelFolderError for a model without a tokenizer.
         """
         if max_tokens is not None:
             max_tokens = whole("max_tokens", max_tokens, 1, "a whole number, 1 or more")
@@ -164,7 +162,7 @@ class Conversation:
         self.think_tokens = None if think_tokens is None else whole("think_tokens", think_tokens, 0, "0 or more")
         self.repeat_guard = repeat_guard
         self.messages: list[Message] = []
-        self.context = runtime.context()
+        self.context: Any = runtime.context()  # the runtime's own kind
         self._pending: list[ToolCall] = []  # calls of the last reply that have no result yet
         self._call_count = 0  # since the last user message
         self._cancelled = False
@@ -216,7 +214,7 @@ class Conversation:
         beginning, it reads all, unless that beginning was read before.
         """
         prompt = self.next_prompt()
-        return len(prompt) - self.runtime.prefix_view.reusable(self.context, prompt), len(prompt)
+        return len(prompt) - self.runtime.reusable(self.context, prompt), len(prompt)
 
     def settled_messages(self) -> list[Message]:
         """Return the history without the pending calls, which is what the next user message follows."""
@@ -257,7 +255,7 @@ class Conversation:
         """Return what is wrong with an answer in JSON that has ended."""
         if self._shown_schema() is None:
             return None
-        from gptoss_mlx.grammars.json_schema import fault
+        from gptoss_mlx.grammars.finished import fault
 
         return fault(reply.text)
 
@@ -267,7 +265,7 @@ class Conversation:
             return None
         from gptoss_mlx.grammars.reply import function, reply
 
-        tools = [function(one, bare=not one.strict) for one in self.functions]
+        tools = [function(one) for one in self.functions]
         return replace(reply(self.answer_grammar, tools), thought=self.think_tokens)
 
     def _begin_reply(self, message: Message, unanswered: list[ToolCall]) -> Iterator[ReplyEvent]:
@@ -311,7 +309,7 @@ class Conversation:
         context_full = reason == "length" and len(self.context.ids) + 1 >= self.runtime.config.max_position_embeddings
         invalid = self._fault(reply) if reason == "stop" else None
         yield Done(reason, meter.usage(), cut_in_thought, context_full, reply.no_answer, invalid, meter.repairs())
-        self.runtime.prefix_view.save(self.context)  # when the reader has the whole reply
+        self.runtime.save(self.context)  # when the reader has the whole reply
 
     @contextmanager
     def _turn_of(self, message: Message, unanswered: list[ToolCall]) -> Iterator[_Turn]:
@@ -354,22 +352,21 @@ class Conversation:
         room = self.runtime.config.max_position_embeddings
         prompt = render([*self._head(), *self.messages], self.runtime.tokenizer, limit=room)
         self.context = self.runtime.go_on(self.context, prompt)
-        cached = len(self.context.ids)
+        head = len(render_messages(self._head(), self.runtime.tokenizer))
         reader = ReplyReader(
             self.runtime.tokenizer, len(prompt), functions=self._function_names(), guarded=self.repeat_guard
         )
         grammar = self._reply_grammar()
+        constraint: Any = None if grammar is None else self.runtime.constraint(grammar)
         ended: Ended = "length"
         try:
-            self._read_head(prompt)
-            ids = generate(
+            ids = self.runtime.continuation(
                 self.context,
                 prompt,
+                head=head,
                 max_tokens=self.max_tokens or room,
                 sampling=self.sampling,
-                stop=self.runtime.stop_ids,
-                constraint=None if grammar is None else self.runtime.constraint(grammar),
-                prefill_chunk=self.runtime.chunk,
+                constraint=constraint,
                 cancelled=lambda: self._cancelled,
                 progress=self.on_prefill,
             )
@@ -381,27 +378,13 @@ class Conversation:
                     ended = "stop" if id in self.runtime.stop_ids else "length"
                     if reader.over:
                         break
-        except Cancelled:
-            pass
         finally:
             rest = reader.end(ended)
-            reply = reader.finish(ended, cached)
+            reply = reader.finish(ended, self.context.resumed)
             self.messages += reply.messages
             meter.replies.append(reply)
         yield from _events(rest)
         return reply
-
-    def _read_head(self, prompt: list[int]) -> None:
-        """Read the system and developer messages of ``prompt`` and keep them for conversations with the same ones."""
-        head = len(render_messages(self._head(), self.runtime.tokenizer))
-        if len(self.context.ids) < head:
-            on_prefill = self.on_prefill
-            progress = on_prefill and (lambda read, _: on_prefill(read, len(prompt)))
-            self.context.read(
-                prompt[:head], chunk=self.runtime.chunk, cancelled=lambda: self._cancelled, progress=progress
-            )
-            self.context.mark()
-            self.runtime.prefix_view.keep(self.context)
 
     def _check_calls(self, reply: Reply) -> tuple[list[ToolCall], list[ToolError]]:
         """Return the reply's calls that can be made, and errors for the others. Add the errors to the history."""

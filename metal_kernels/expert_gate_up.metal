@@ -1,17 +1,11 @@
 // The first projection of the experts that each row chooses, its bias, and the clamped SwiGLU.
 //
 // Grid: x over the K choices, y over rows of the input, z over rows of the matrix. So the same part of a matrix is read
-// at about the same time by all rows of the input that choose its expert. A simdgroup takes ROWS consecutive rows of the
-// matrix. Published rows alternate between gate and linear, so these make ROWS / 2 outputs.
+// at about the same time by all rows of the input that choose its expert. A simdgroup takes ROWS consecutive rows of
+// the matrix. Published rows alternate between gate and linear, so these make ROWS / 2 outputs.
 #include "mxfp4.h"
 #include "routing.h"
-
-METAL_FUNC float swiglu(float gate, float linear, float limit) {
-  gate = min(gate, limit);
-  linear = clamp(linear, -limit, limit);
-  float away = min(-1.702f * gate, 80.0f);  // so that exp is finite
-  return gate / (1.0f + exp(away)) * (linear + 1.0f);
-}
+#include "swiglu.h"
 
 template <typename T = half, typename B = bfloat, typename O = half, int COLUMNS = 2880, int OUTPUTS = 2880,
           int EXPERTS = 32, int K = 4, int ROWS = 8, int BATCH = 8, int SIMDGROUPS = 2,

@@ -40,6 +40,7 @@ def run(
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
+    own_model: options.OwnModel = False,
     no_log: options.NoLog = False,
     yes: options.Yes = False,
 ) -> None:
@@ -54,7 +55,7 @@ def run(
     text = prompt if prompt is not None else _from_stdin()
     if not text.strip():
         raise UsageError("the prompt is empty")
-    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk)
+    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
     held = constraints.read_constraint(schema, regex, grammar)
     conversation = options.start_conversation(
         *(loading, reasoning, system, temperature, max_tokens, seed),

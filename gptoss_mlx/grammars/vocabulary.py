@@ -40,7 +40,10 @@ class Vocabulary:
 
     def _build(self, built: "Future[LLTokenizer]") -> None:
         try:
-            built.set_result(LLTokenizer(TokenizerWrapper(_Tokens(self._tokenizer)), eos_token=[self.end]))
+            # In two parts, because llguidance lets no other thread run in either: of the published vocabulary each
+            # takes a processor half a second.
+            plain = LLTokenizer(TokenizerWrapper(_Tokens(self._tokenizer)), eos_token=[self.end], slices=[])
+            built.set_result(plain.with_slices(LLTokenizer.general_slices()))
         except BaseException as error:
             built.set_exception(error)
 

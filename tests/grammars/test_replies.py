@@ -9,10 +9,10 @@ import pytest
 import gptoss_mlx
 from gptoss_mlx.conversation import Conversation, Done, Text, ToolCall
 from gptoss_mlx.engine.batching import Batch
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.stepping import Failed, Row
 from gptoss_mlx.errors import ConstraintError, GrammarError
 from gptoss_mlx.grammars import from_regex, from_schema
+from gptoss_mlx.sampling import Sampling
 from tests.support import scripted
 from tests.support.harmony_streams import CHANNEL, MESSAGE, RETURN, encode
 
@@ -34,7 +34,7 @@ def tiny():
     return gptoss_mlx.load("tiny")
 
 
-@pytest.mark.parametrize("temperature", [0, 1, 2])
+@pytest.mark.parametrize("temperature", [0, 2])
 def test_the_bundled_model_writes_what_validates(tiny, temperature):
     prompt = tiny.tokenizer.encode("What is 12 + 30?")
     grammar = from_schema(SCHEMA)
@@ -119,7 +119,7 @@ def test_a_conversation_calls_only_its_functions_and_strict_ones_as_declared(tin
     strict = {"name": "calculate", "description": "Evaluates.", "strict": True, "parameters": digits}
     loose = {"name": "look", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}}
     called = []
-    for seed in range(6):
+    for seed in range(3):
         hot = tiny.sampling(temperature=1.2, seed=seed)
         talk = Conversation(tiny, functions=[strict, loose], sampling=hot, max_tokens=300, think_tokens=40)
         for event in talk.send("What is 12 * 34?"):

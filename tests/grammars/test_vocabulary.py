@@ -133,8 +133,8 @@ def test_it_is_built_once_and_not_before_it_is_wanted(small, monkeypatch):
     from gptoss_mlx.grammars import vocabulary as module
 
     built = []
-    real = module.LLTokenizer
-    monkeypatch.setattr(module, "LLTokenizer", lambda *given, **more: built.append(1) or real(*given, **more))
+    real = module._Tokens
+    monkeypatch.setattr(module, "_Tokens", lambda *given: built.append(1) or real(*given))
     assert not built
     first = small.build()
     for _ in range(2):
