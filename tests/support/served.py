@@ -114,9 +114,10 @@ def scripted_server(
     there.
     """
     rows = ScriptedBatch(iter(replies), pause=pause)
-    loaded = Loaded(ScriptedRuntime(tokenizer, ScriptedModel(iter(()))), rows, None)
-    with served_here(loaded, "scripted", **options) as there:
+    runtime = ScriptedRuntime(tokenizer, ScriptedModel(iter(())))
+    with served_here(Loaded(runtime, rows, None), "scripted", **options) as there:
         there.rows = rows
+        there.runtime = runtime
         there.tokenizer = tokenizer
         yield there
 
