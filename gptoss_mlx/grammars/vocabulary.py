@@ -19,8 +19,8 @@ from gptoss_mlx.harmony import Tokenizer
 KEPT = 64
 """Compiled grammars that are kept."""
 USES = 256
-"""Rows after which a grammar is compiled again. All of them share what its lexer has found out, which llguidance bounds:
-once it is full, every row would fail."""
+"""Rows after which a grammar is compiled again. They all share what its lexer has found out, which llguidance bounds.
+Once that is full, every row would fail."""
 FUEL = 4_000_000
 """Work of the lexer in one step, of which it does 14,000 a millisecond. llguidance's own bound is a twentieth, and one
 published schema in 267 has patterns that reach it."""
