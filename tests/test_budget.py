@@ -1,12 +1,16 @@
 """Sizes that users give are read, or refused in one line, and a plan for this machine follows them."""
 
+import re
+
 import pytest
 
 import gptoss_mlx
+from gptoss_mlx import machine
 from gptoss_mlx.budget import plan_here
 from gptoss_mlx.engine.memory import LEAST_CONTEXT, cache_bytes
 from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
 from gptoss_mlx.limits import context_limit, memory_limit
+from gptoss_mlx.model_folder import ModelFolder
 from tests.support.checkpoints import SMALL
 from tests.support.models import random_model
 
@@ -73,6 +77,16 @@ def test_a_budget_that_holds_no_model_is_refused_in_one_line(folder):
     with pytest.raises(MemoryBudgetError, match=r"allow more: --memory \d+\.\d\dGB") as refused:
         gptoss_mlx.load(folder, memory="1MB")
     assert "\n" not in str(refused.value)
+
+
+def test_a_plan_for_more_than_is_free_is_made_and_said(folder, monkeypatch):
+    monkeypatch.setattr(machine, "spendable_bytes", lambda: 3_000_000)
+    found = gptoss_mlx.load(folder, memory="1GB").plan
+    (notice,) = found.notices
+    assert re.fullmatch(r"the model may take (\d\.\d\d) GB, and 0\.00 GB are free here; beyond that .*", notice)
+    assert found.peak > 3_000_000
+    monkeypatch.setattr(machine, "spendable_bytes", lambda: found.peak)
+    assert not plan_here(ModelFolder.open(folder).config, "bf16", memory=found.budget).notices
 
 
 def test_a_budget_below_all_experts_pages_them_and_changes_no_token(folder):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.filesize import decimal
 
 from gptoss_mlx.attachments import Attachment, mentioned, read_attachment, with_attachments
 from gptoss_mlx.cli import options
@@ -36,13 +37,22 @@ class Chat:
     """Carries out lines. ``default`` is what the next prompt begins with."""
 
     def __init__(
-        self, conversation: Conversation, console: Console, keeper: Keeper, loading: "Loading", thinking: Thinking
+        self,
+        conversation: Conversation,
+        console: Console,
+        keeper: Keeper,
+        loading: "Loading",
+        thinking: Thinking,
+        *,
+        interactive: bool,
     ) -> None:
+        """``interactive``: a user types the lines."""
         self._conversation = conversation
         self._console = console
         self._keeper = keeper
         self._loading = loading
         self._thinking = thinking
+        self._interactive = interactive
         self._attached: list[Attachment] = []
         self.default = ""
 
@@ -55,12 +65,12 @@ class Chat:
     def take(self, line: str) -> bool:
         """Carry out a command or send a message. Return False when the user quits.
 
-        What cannot be done is said at a terminal. Elsewhere it raises GptOssError, which ends the program.
+        What cannot be done is said to a user. Lines from a pipe raise GptOssError, which ends the program.
         """
         try:
             return self._take(line)
         except GptOssError as error:
-            if not self._console.is_terminal:
+            if not self._interactive:
                 raise
             self.say(str(error))
             return True
@@ -208,7 +218,7 @@ class Chat:
     def _edit(self) -> None:
         from gptoss_mlx.cli.prompt import edited
 
-        if not self._console.is_terminal:
+        if not self._interactive:
             raise UsageError("/edit needs a terminal")
         self.default = edited(self.default)
 
@@ -305,12 +315,14 @@ class Chat:
 
     def _room(self) -> list[str]:
         """Return how much of the context is used, and how much memory."""
-        import mlx.core as mx
-        from rich.filesize import decimal
-
         used = len(self._conversation.next_prompt())
         available = self._conversation.runtime.config.max_position_embeddings
-        return [f"context {used:,} of {available:,}", decimal(mx.get_active_memory())]
+        room = [f"context {used:,} of {available:,}"]
+        if self._conversation.runtime.row_memory is not None:  # else the memory is a server's
+            import mlx.core as mx
+
+            room.append(decimal(mx.get_active_memory()))
+        return room
 
     def _cost(self) -> str:
         """Return how many tokens must be read again. A change of settings changes the beginning of the prompt."""

@@ -3,7 +3,6 @@
 import io
 import weakref
 from contextlib import ExitStack, closing
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -52,13 +51,13 @@ def begin(tokenizer):
         def start(*replies, name=None, terminal=True, history=True, **options):
             ids = [to_ids(reply, tokenizer) for reply in replies]
             conversation = stack.enter_context(scripted.conversation(tokenizer, *ids, **options))
-            conversation.runtime.prefixes = SimpleNamespace(close=lambda: None, notice=lambda: None)
-            conversation.runtime.prefix_view.reusable = lambda context, prompt: 0
+            nothing = {"close": lambda: None, "notice": lambda: None, "reusable": lambda context, prompt: 0}
+            vars(conversation.runtime).update(nothing, row_memory=0)
             screen = Screen(terminal)
             keeper = Keeper(open_history(print) if history else None, print)
             if name is not None:
                 keeper.resume(name)
-            chat = Chat(conversation, screen.console, keeper, Loading(None), "fold")
+            chat = Chat(conversation, screen.console, keeper, Loading(None), "fold", interactive=terminal)
             stack.callback(chat.close)
             return chat, conversation, screen
 
@@ -296,6 +295,19 @@ def test_a_chat_without_a_usable_history_goes_on(begin, home, capsys):
     chat.take("/save other")
     assert said(conversation) == ["first", "One."]
     assert "there is no history to keep it in" in screen.lines()
+
+
+def test_a_conversation_that_cannot_be_read_does_not_end_the_chat(begin, monkeypatch, capsys):
+    def unreadable(self, id):
+        with self._explained("cannot be read"):
+            raise ValueError("no JSON")
+
+    chat, _, _ = begin(answered("One."), name="demo")
+    chat.take("first")
+    monkeypatch.setattr(History, "read", unreadable)
+    keeper = Keeper(open_history(print), print)
+    assert keeper.resume("demo") is None
+    assert "cannot be read (damaged). This conversation is not kept." in capsys.readouterr().out
 
 
 def test_a_disk_that_is_full_is_said_once_and_the_next_save_makes_up_for_it(begin, monkeypatch, capsys):

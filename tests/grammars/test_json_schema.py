@@ -125,23 +125,23 @@ def test_what_is_drawn_is_valid(schema, vocabulary, tokenizer):
         schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
     )
     ended = 0
-    for seed in range(5):
+    for seed in range(6):
         ids, complete = walk(vocabulary, grammar, seed)
         text = tokenizer.decode(ids)
         if complete and duplicate_name(text) is None:
             validator.validate(json.loads(text))
             ended += 1
-    assert ended >= 8
+    assert ended >= 3
 
 
 def test_any_object_is_json(vocabulary, tokenizer):
     ended = 0
-    for seed in range(15):
+    for seed in range(20):
         ids, complete = walk(vocabulary, json_object(), seed, most=40)
         if complete:
             assert isinstance(json.loads(tokenizer.decode(ids)), dict)
             ended += 1
-    assert ended > 3
+    assert ended > 1
 
 
 def takes(vocabulary, tokenizer, schema, text):

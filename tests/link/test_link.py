@@ -19,7 +19,8 @@ from gptoss_mlx.conversation import Conversation, Done, Text, Thought
 from gptoss_mlx.engine.batching import Failed, Row
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError
 from gptoss_mlx.grammars.grammar import from_regex
-from gptoss_mlx.link.client import GONE, RemoteRuntime, find_server
+from gptoss_mlx.link.client import RemoteRuntime
+from gptoss_mlx.link.connection import GONE, find_server
 from gptoss_mlx.link.protocol import to_line
 from gptoss_mlx.sampling import Sampling
 from tests.support.checkpoints import SMALL
@@ -44,8 +45,13 @@ def own():
 
 
 @pytest.fixture(scope="module")
-def endless(tmp_path_factory):
-    folder = endless_model(tmp_path_factory.mktemp("link"), SMALL, seed=31)
+def folder(tmp_path_factory):
+    """A model whose greedy replies do not end."""
+    return endless_model(tmp_path_factory.mktemp("link"), SMALL, seed=31)
+
+
+@pytest.fixture(scope="module")
+def endless(folder):
     with serving("--model", folder, "--context", "700") as process:
         yield process
 
@@ -114,11 +120,10 @@ def test_run_uses_the_server_without_the_libraries_of_a_model(server):
     assert int(megabytes) < 100
 
 
-def test_a_model_of_ones_own_is_loaded_on_request_and_for_another_name(server, monkeypatch, tmp_path):
+def test_a_model_of_ones_own_is_loaded_on_request_and_for_another_name(server, monkeypatch, folder):
     monkeypatch.setenv("GPTOSS_MAC_HOME", str(server.home))
     before = server.health()["tokens"]
-    other = endless_model(tmp_path, SMALL, seed=31)
-    for options in (("--own-model",), ("--context", "2000"), ("--model", other, "--max-tokens", "3")):
+    for options in (("--own-model",), ("--context", "2000"), ("--model", folder, "--max-tokens", "3")):
         run_cli("run", "--temperature", "0", *options, SUM)
     assert server.health()["tokens"] == before
 
@@ -205,8 +210,8 @@ def test_a_program_that_is_killed_ends_its_reply(endless):
     assert endless.wait_until_idle(5)["running"] == 0
 
 
-def test_a_server_that_dies_in_the_middle_ends_the_reply_with_a_clear_error(endless, tmp_path):
-    with serving("--model", endless_model(tmp_path, SMALL, seed=31), "--context", "20000") as process:
+def test_a_server_that_dies_in_the_middle_ends_the_reply_with_a_clear_error(folder):
+    with serving("--model", folder, "--context", "20000") as process:
         environment = os.environ | {"GPTOSS_MAC_HOME": str(process.home)}
         command = [sys.executable, "-m", "gptoss_mlx.cli", "run", "--temperature", "0", "--show-thinking", "Hi"]
         with subprocess.Popen(command, **BOTH, env=environment) as program:
@@ -227,8 +232,8 @@ def test_a_second_server_leaves_the_socket_to_the_first(server):
     assert (server.home / "model.socket").exists()
 
 
-def test_sigterm_lets_a_reply_end_first(tmp_path, runtime_of):
-    with serving("--model", endless_model(tmp_path, SMALL, seed=31), "--context", "3000") as process:
+def test_sigterm_lets_a_reply_end_first(folder, runtime_of):
+    with serving("--model", folder, "--context", "3000") as process:
         chat = Conversation(runtime_of(process), sampling=GREEDY, max_tokens=1500)
         events = chat.send("Hi")
         next(events)
