@@ -81,6 +81,13 @@ class NoAnswerError(GptOssError):
     exit_code = 8
 
 
+class CutOffError(GptOssError):
+    """An answer began and was shown, but was ended before the model ended it: by a limit, or because it repeated
+    itself."""
+
+    exit_code = 13
+
+
 class HarmonyError(GptOssError):
     """A conversation cannot be rendered in harmony, because its author malformed a message or a function."""
 

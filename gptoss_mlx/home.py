@@ -49,6 +49,11 @@ def history_dir() -> Path:
     return home_dir() / "said"
 
 
+def templates_dir() -> Path:
+    """Return the folder that holds a user's templates."""
+    return home_dir() / "templates"
+
+
 def snapshots_dir() -> Path:
     """Return the folder that holds what models have read."""
     return home_dir() / "snapshots"

@@ -78,6 +78,7 @@ ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
     "gptoss_mlx.usage",
 }
 ALLOWED["gptoss_mlx.attachments"] = {"gptoss_mlx.errors", "gptoss_mlx.text_input"}
+ALLOWED["gptoss_mlx.templates"] = {"gptoss_mlx.errors", "gptoss_mlx.home"}
 ALLOWED["gptoss_mlx.typed_lines"] = {"gptoss_mlx.home"}
 ALLOWED["gptoss_mlx.old_sessions"] = {"gptoss_mlx.errors"}
 ALLOWED["gptoss_mlx.history"] = {"gptoss_mlx.errors", "gptoss_mlx.home", "gptoss_mlx.old_sessions"}

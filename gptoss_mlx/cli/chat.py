@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gptoss_mlx.cli import options
+from gptoss_mlx.cli import completion, options
 from gptoss_mlx.errors import SessionError, UsageError
 from gptoss_mlx.text_input import LineReader
 
@@ -23,7 +23,14 @@ ThinkingChoice = Literal["show", "fold", "hide"]
 
 def chat(
     model: Annotated[
-        str | None, typer.Option(help=options.MODEL_HELP, show_default=f"the session's, or {options.DEFAULT_MODEL}")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help=options.MODEL_HELP,
+            show_default=f"the session's, or {options.DEFAULT_MODEL}",
+            autocompletion=completion.models,
+        ),
     ] = None,
     reasoning: Annotated[
         options.ReasoningChoice | None,
@@ -33,13 +40,8 @@ def chat(
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
     seed: options.Seed = None,
-    session: Annotated[
-        str | None,
-        typer.Option(
-            help="Keep the conversation under this name, or go on with it.", metavar="NAME", callback=options.as_text
-        ),
-    ] = None,
-    last: Annotated[bool, typer.Option("--continue", help="Go on with the last conversation.")] = False,
+    session: options.Session = None,
+    last: options.Continue = False,
     no_log: options.NoLog = False,
     thinking: Annotated[
         ThinkingChoice | None,
@@ -71,14 +73,8 @@ def chat(
         raise SessionError("there is no conversation to resume")
     if kept is not None:
         model = kept.model if model is None else model
-        temperature = kept.temperature if temperature is None else temperature
     loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk)
-    if kept is None:
-        conversation = options.start_conversation(loading, reasoning or "medium", system, temperature, max_tokens, seed)
-    else:
-        conversation = options.reopen_conversation(kept, loading, temperature, max_tokens, seed)
-        conversation.reasoning = reasoning or conversation.reasoning
-        conversation.instructions = system if system is not None else conversation.instructions
+    conversation = options.open_conversation(kept, loading, reasoning, system, temperature, max_tokens, seed)
 
     from gptoss_mlx.cli.chatting import Chat
 

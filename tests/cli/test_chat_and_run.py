@@ -52,7 +52,7 @@ def test_run_json_holds_answer_thought_counts_and_reason(gptoss, folder):
     assert set(result) == {"answer", "thought", "finish_reason", "usage"}
     assert 0 < result["usage"]["completion_tokens"] <= 20
     assert result["finish_reason"] in ("stop", "length")
-    assert done.returncode == (0 if result["answer"] else 8)
+    assert done.returncode == (8 if not result["answer"] else 13 if result["finish_reason"] == "length" else 0)
 
 
 def test_run_repeats_a_seed_and_reads_standard_input(gptoss, folder):
@@ -194,7 +194,7 @@ def test_a_name_is_shown_in_one_line_with_its_control_characters_escaped(gptoss)
     [
         ("run --model {0} hi --max-tokens 12 --seed 9 >/dev/full", 5),
         ("run --model {0} hi --max-tokens 12 --seed 9 --json >/dev/full", 5),
-        ("run --model {0} hi --max-tokens 12 --seed 9 >&-", 0),
+        ("run --model {0} hi --max-tokens 12 --seed 9 >&-", 13),
         ("run --model {0} <&-", 2),
         ("chat --model {0} <&-", 0),
     ],
