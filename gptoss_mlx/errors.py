@@ -82,10 +82,14 @@ class NoAnswerError(GptOssError):
 
 
 class CutOffError(GptOssError):
-    """An answer began and was shown, but was ended before the model ended it: by a limit, or because it repeated
-    itself."""
+    """An answer was ended before the model ended it, by a limit or because it repeated itself. ``answer`` is what there
+    is of it, where it was not shown."""
 
     exit_code = 13
+
+    def __init__(self, message: str, answer: str = "") -> None:
+        super().__init__(message)
+        self.answer = answer
 
 
 class HarmonyError(GptOssError):
