@@ -12,7 +12,13 @@ SEED ?= 1
 ORACLE_PACKAGES = torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 openai-harmony==0.0.8 numpy safetensors tiktoken
 # Client libraries, pinned, so that a report says what passed.
 CLIENTS_PACKAGES = openai==3.57.0 openai-agents==0.24.0 anthropic==2.14.0 langchain-openai==1.7.4 \
-	langchain-anthropic==1.7.10 litellm==1.110.2 llm==0.36
+	langchain-anthropic==1.7.10 litellm==1.110.2 llm==0.36 playwright==1.65.2 schemathesis==4.32.5
+CLIENTS_NPM = @openai/codex@0.171.0 @anthropic-ai/claude-code@2.1.332 opencode-ai@1.18.33 \
+	@openai/agents@0.20.0 openai@7.57.0
+# OpenAI's evaluations need Python 3.12 or newer, and more than their package names.
+EVALS_PACKAGES = gpt-oss==0.0.9 jinja2 numpy pandas openai tqdm blobfile requests
+EVALS_PYTHON ?= $(shell for p in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python3.12 python3.13; do \
+	$$p -c 'import sys' 2>/dev/null && echo $$p && break; done)
 LLAMA_VERSION = 0.3.36
 # llama.cpp is compiled with its default flags, so that it uses all that this machine's processor has. Without a cache,
 # because a wheel that was compiled with other flags may be in it.
@@ -79,6 +85,20 @@ $(CLIENTS_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
+$(CLIENTS_VENV)/npm/.ready: $(CLIENTS_VENV)/.ready
+	@command -v npm >/dev/null || { echo "npm is missing; install Node.js 20 or newer" >&2; exit 1; }
+	@echo "$(@D): programs of npm, 1.1 GB"
+	@mkdir -p $(@D)
+	@cd $(@D) && npm install --no-audit --no-fund --loglevel=error $(CLIENTS_NPM)
+	@touch $@
+
+$(CLIENTS_VENV)/evals/.ready: private PYTHON = $(EVALS_PYTHON)
+$(CLIENTS_VENV)/evals/.ready: CONTENTS = the evaluations of OpenAI
+$(CLIENTS_VENV)/evals/.ready: PACKAGES = $(EVALS_PACKAGES)
+$(CLIENTS_VENV)/evals/.ready: $(CLIENTS_VENV)/.ready
+	$(environment)
+	$(install)
+
 $(LLAMA_VENV)/.ready-$(LLAMA_VERSION): CONTENTS = llama.cpp, to compare with. Compiling it takes five minutes
 $(LLAMA_VENV)/.ready-$(LLAMA_VERSION): PACKAGES = $(LLAMA_PACKAGES)
 $(LLAMA_VENV)/.ready-$(LLAMA_VERSION):
@@ -91,7 +111,7 @@ $(CUDA_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
-.PHONY: .venv-cuda gpu-bundle gpu-report gpu-test
+.PHONY: .venv-cuda gpu-bundle gpu-dry-run gpu-report gpu-test
 # The runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA GPU. It
 # has an environment of its own, because two backends of MLX own one file.
 .venv-cuda: $(CUDA_VENV)/.ready-mlx
@@ -107,6 +127,10 @@ $(CUDA_VENV)/.ready-mlx: pyproject.toml $(CUDA_VENV)/.ready
 # One folder that tests and times the shaders on another machine, with an NVIDIA driver, Python and numpy, offline. Minutes.
 gpu-bundle: $(VENV)/.ready-dev $(VENV)/.ready-compare $(CUDA_VENV)/.ready
 	$(VENV)/bin/python -m tests.gpu.bundle $(GPU_BUNDLE) $(ARCHITECTURE)
+
+# Run what gpu-report would launch in the emulator, at small sizes, and compare with definitions. Two minutes.
+gpu-dry-run: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.gpu.dry
 
 # Judge and time the shaders on this machine's NVIDIA GPU. Minutes each.
 gpu-test gpu-report: $(VENV)/.ready-dev
@@ -224,10 +248,22 @@ paging-report: $(VENV)/.ready-dev
 memory-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP)) $(PARTS)
 
-.PHONY: clients
-# Have other people's client libraries talk to the server on the bundled model. Write clients-report.md. Minutes.
-clients: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
-	$(VENV)/bin/python -m tests.clients $(CLIENTS_VENV)/bin/python
+.PHONY: clients page-report
+# Have other people's clients talk to the server on the bundled model: libraries, OpenAI's evaluations, and Codex, Claude
+# Code and opencode, also on scripted replies. Write clients-report.md. Minutes.
+clients: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready $(CLIENTS_VENV)/npm/.ready $(CLIENTS_VENV)/evals/.ready
+	$(VENV)/bin/python -m tests.clients $(CLIENTS_VENV)
+
+# Open the server's page in headless Chromium (the system's package), have the model write 200 hostile texts, and take
+# screenshots. A minute.
+page-report: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
+	$(VENV)/bin/python -m tests.page $(CLIENTS_VENV)/bin/python build/page
+
+.PHONY: server-report
+# What the server stands and costs: its overhead over the loop, malformed requests, 64 streams for ten minutes, turns of
+# 20,000 tokens over three APIs, and schemathesis. Twenty minutes. PARTS="overhead raw" chooses; SECONDS=120 shortens.
+server-report: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
+	$(VENV)/bin/python -m tests.reports.server $(CLIENTS_VENV)/bin/python $(PARTS) --seconds $(or $(SECONDS),600)
 
 .PHONY: download-kill-test
 # Kill downloads from a local Hub, alone and converted as they arrive: 30 times each, and at their changes of the disk.
@@ -267,6 +303,18 @@ structured-report: $(VENV)/.ready-dev $(ORACLE_VENV)/.ready
 # Let conversations of 20,000 tokens take turns in the memory that 20b has on a Mac, kill the process and go on. Minutes.
 prefix-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.prefixes
+
+.PHONY: screens
+# Use the chat in tmux as a person would, in windows of three sizes, and take pictures of it into build/screens. Minutes.
+screens: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.screen.screens
+
+.PHONY: chat-report
+# Look for every word of 500 documents that packages ship and of 5,000 generated answers on the screen, measure drawing
+# and starting, kill 1,000 processes while they save. Twenty minutes.
+chat-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.chat
+	$(VENV)/bin/python -m tests.reports.history_kills --kills 1000
 
 .PHONY: speed-report
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.

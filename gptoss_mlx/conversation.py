@@ -14,9 +14,6 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, get_args
 
 from gptoss_mlx.arguments import whole
-from gptoss_mlx.engine.context import Cancelled
-from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.events import (
     Done,
@@ -41,7 +38,7 @@ from gptoss_mlx.harmony import (
 )
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import CallPiece, Ended, Piece, Reply, ReplyReader
-from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.text_input import without_surrogates
 from gptoss_mlx.tools.declarations import read_arguments, read_declaration
 from gptoss_mlx.tools.tool import NOT_ALLOWED, Outcome, Tool, perform
@@ -49,6 +46,7 @@ from gptoss_mlx.usage import Meter
 
 if TYPE_CHECKING:
     from gptoss_mlx.grammars import Grammar
+    from gptoss_mlx.link.client import AnyRuntime
 
 TOOL_ROUNDS = 8
 """Calls after one user message. From this many on, a call that cannot be made ends the turn. Calls that can be made are
@@ -82,7 +80,7 @@ class Conversation:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: "AnyRuntime",
         *,
         reasoning: Effort = "medium",
         instructions: str | None = None,
@@ -130,7 +128,7 @@ class Conversation:
         self.think_tokens = None if think_tokens is None else whole("think_tokens", think_tokens, 0, "0 or more")
         self.repeat_guard = repeat_guard
         self.messages: list[Message] = []
-        self.context = runtime.context()
+        self.context: Any = runtime.context()  # the runtime's own kind
         self._pending: list[ToolCall] = []  # calls of the last reply that have no result yet
         self._call_count = 0  # since the last user message
         self._cancelled = False
@@ -182,7 +180,7 @@ class Conversation:
         beginning, it reads all, unless that beginning was read before.
         """
         prompt = self.next_prompt()
-        return len(prompt) - self.runtime.prefix_view.reusable(self.context, prompt), len(prompt)
+        return len(prompt) - self.runtime.reusable(self.context, prompt), len(prompt)
 
     def settled_messages(self) -> list[Message]:
         """Return the history without the pending calls, which is what the next user message follows."""
@@ -342,7 +340,7 @@ class Conversation:
         context_full = reason == "length" and len(self.context.ids) + 1 >= self.runtime.config.max_position_embeddings
         invalid = self._fault(reply) if reason == "stop" else None
         yield Done(reason, meter.usage(), cut_in_thought, context_full, reply.no_answer, invalid, meter.repairs())
-        self.runtime.prefix_view.save(self.context)  # when the reader has the whole reply
+        self.runtime.save(self.context)  # when the reader has the whole reply
 
     @contextmanager
     def _turn_of(self, message: Message, unanswered: list[ToolCall]) -> Iterator[_Turn]:
@@ -385,7 +383,7 @@ class Conversation:
         room = self.runtime.config.max_position_embeddings
         prompt = render([*self._head(), *self.messages], self.runtime.tokenizer, limit=room)
         self.context = self.runtime.go_on(self.context, prompt)
-        cached = len(self.context.ids)
+        head = len(render_messages(self._head(), self.runtime.tokenizer))
         reader = ReplyReader(
             *(self.runtime.tokenizer, len(prompt)),
             functions=self._names(),
@@ -393,17 +391,16 @@ class Conversation:
             guarded=self.repeat_guard,
         )
         grammar = self._reply_grammar()
+        constraint: Any = None if grammar is None else self.runtime.constraint(grammar)
         ended: Ended = "length"
         try:
-            self._read_head(prompt)
-            ids = generate(
+            ids = self.runtime.continuation(
                 self.context,
                 prompt,
+                head=head,
                 max_tokens=self.max_tokens or room,
                 sampling=self.sampling,
-                stop=self.runtime.stop_ids,
-                constraint=None if grammar is None else self.runtime.constraint(grammar),
-                prefill_chunk=self.runtime.chunk,
+                constraint=constraint,
                 cancelled=lambda: self._cancelled,
                 progress=self.on_prefill,
             )
@@ -415,27 +412,13 @@ class Conversation:
                     ended = "stop" if id in self.runtime.stop_ids else "length"
                     if reader.over:
                         break
-        except Cancelled:
-            pass
         finally:
             rest = reader.end(ended)
-            reply = reader.finish(ended, cached)
+            reply = reader.finish(ended, self.context.resumed)
             self.messages += reply.messages
             meter.replies.append(reply)
         yield from _events(rest)
         return reply
-
-    def _read_head(self, prompt: list[int]) -> None:
-        """Read the system and developer messages of ``prompt`` and keep them for conversations with the same ones."""
-        head = len(render_messages(self._head(), self.runtime.tokenizer))
-        if len(self.context.ids) < head:
-            on_prefill = self.on_prefill
-            progress = on_prefill and (lambda read, _: on_prefill(read, len(prompt)))
-            self.context.read(
-                prompt[:head], chunk=self.runtime.chunk, cancelled=lambda: self._cancelled, progress=progress
-            )
-            self.context.mark()
-            self.runtime.prefix_view.keep(self.context)
 
     def _check_calls(self, reply: Reply) -> tuple[list[ToolCall], list[ToolError]]:
         """Return the reply's calls that can be made, and errors for the others. Add the errors to the history."""

@@ -130,11 +130,17 @@ def lasting_name(folder: Path) -> str:
 def default_model() -> str:
     """Return the model that is meant where none is named: that of $GPTOSS_MAC_MODEL, else the stored one, else the only
     one installed, else "20b". The bundled model counts only if it is the only one."""
-    if chosen := os.environ.get(VARIABLE) or _stored_default():
+    if chosen := chosen_model():
         return chosen
     names = installed_models()
     names = [name for name in names if name != BUNDLED] or names
     return names[0] if len(names) == 1 else "20b"
+
+
+def chosen_model() -> str | None:
+    """Return the model that the user chose for when none is named: that of $GPTOSS_MAC_MODEL, else the stored one, or
+    None."""
+    return os.environ.get(VARIABLE) or _stored_default()
 
 
 def set_default_model(model: str) -> str:

@@ -112,6 +112,11 @@ def own_bytes() -> int:
     return 0 if found is None else found * 1024
 
 
+def model_bytes() -> int:
+    """Return the bytes that models take in this process: on Metal those that MLX has, else its anonymous memory."""
+    return mx.get_active_memory() + mx.get_cache_memory() if mx.metal.is_available() else own_bytes()
+
+
 def spendable_bytes() -> int:
     """Return the bytes that a model may take here, with those that this process has: what is available, less a
     margin. On Metal this process's own memory is not part of it."""

@@ -125,6 +125,7 @@ class ReplyReader:
         guarded: bool = True,
     ) -> None:
         self.over = False
+        self.said = False  # whether the last id was text for the user
         self.tokens = self.thought_tokens = 0
         self._parser = StreamParser(tokenizer)
         self._prompt_tokens = prompt_tokens
@@ -147,7 +148,7 @@ class ReplyReader:
         self._calling: CallPiece | None = None  # the call that is being written, if it is of a function on offer
         self._arguments = ""  # of that call, so far
         self._parts: list[Piece | Call] = []
-        self._thinking = self._stopped = False
+        self._thinking = self._saying = self._stopped = False
         self._end = ReplyEnd("limit", None)
         self._repairs: Counter[str] = Counter()
 
@@ -165,7 +166,10 @@ class ReplyReader:
         self.thought_tokens += self._thinking
         if self._repetition is not None and self._repetition.feed(id):
             self.over = True
-        return [piece for event in events for piece in self._take(event)]
+        saying = self._saying
+        pieces = [piece for event in events for piece in self._take(event)]
+        self.said = saying and self._saying
+        return pieces
 
     def end(self, ended: Ended) -> list[Piece | CallPiece]:
         """Return the rest of the text after the last id. A second call returns none. ``ended`` is how generation ended:
@@ -208,10 +212,11 @@ class ReplyReader:
                 self.over = True
                 self._repairs["speaks for others"] += 1
             case MessageStart("call", recipient):
-                self._thinking = False
+                self._thinking = self._saying = False
                 return self._begin_call(recipient or "")
             case MessageStart(kind, _):
                 self._thinking = kind == "thought"
+                self._saying = kind in ("preamble", "answer")
                 before = self._sections["thought"] if kind == "thought" else self._content
                 self._between = BETWEEN if before else ""
             case Delta("thought" | "preamble" as section, text):
@@ -224,7 +229,7 @@ class ReplyReader:
                 self._keep("call", message, complete)
                 return self._end_call()
             case MessageEnd(kind, message, complete):
-                self._thinking = False
+                self._thinking = self._saying = False
                 self._keep(kind, message, complete)
                 held = self._held
                 self._held = ""

@@ -1,8 +1,8 @@
 """A loaded model: the one object that the command line, conversations and batches hold. Knows no messages."""
 
-import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,35 +13,37 @@ import mlx.core as mx
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.bounded_folder import BoundedFolder
-from gptoss_mlx.budget import context_limit, disk_limit, memory_limit, plan_here
+from gptoss_mlx.budget import plan_here
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.allocators import limit_allocators
+from gptoss_mlx.engine.batching import Batch
 from gptoss_mlx.engine.constraint import Constraint
-from gptoss_mlx.engine.context import Context
+from gptoss_mlx.engine.context import Cancelled, Context
 from gptoss_mlx.engine.expert_trace import About, TraceWriter
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.memory import MemoryPlan
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
-from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.engine.scoring import Scorer
 from gptoss_mlx.engine.snapshot import Snapshots
-from gptoss_mlx.errors import ModelFolderError, UsageError, quoted
+from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.home import snapshots_dir
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.kernel_check import replace_wrong_shaders
+from gptoss_mlx.limits import context_limit, disk_limit, memory_limit
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.model.experts import expert_nbytes, holds_experts
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
+from gptoss_mlx.sampling import Sampling
+from gptoss_mlx.score import Score
+from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
 from metal_kernels import launch
 
 if TYPE_CHECKING:
     from gptoss_mlx.grammars import Grammar, Vocabulary
 
 DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
-STOP_MARKERS = ("<|return|>", "<|call|>", "<|endoftext|>")
-INNER_MARKERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
-"""Harmony's markers inside a reply. None of them ends it, even if the model folder lists it as an end."""
 
 
 @dataclass
@@ -66,8 +68,8 @@ class Runtime:
 
     @cached_property
     def hash(self) -> str:
-        """Return the SHA-256 of the manifest. It identifies the weights and the vocabulary, whose hashes are in it."""
-        return hashlib.sha256((self.folder.path / "manifest.json").read_bytes()).hexdigest()
+        """Return what identifies the weights and the vocabulary, as ``traits.model_hash`` does."""
+        return model_hash(self.folder.path)
 
     @cached_property
     def model_key(self) -> str:
@@ -77,11 +79,7 @@ class Runtime:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Load the checkpoint's tokenizer. Raises ModelFolderError if the folder was converted without one."""
-        if self.folder.tokenizer_path is None:
-            raise ModelFolderError(
-                f"{self.folder.path}: has no tokenizer; put tokenizer.json beside the checkpoint and convert it again"
-            )
-        return Tokenizer.load(self.folder.tokenizer_path)
+        return load_tokenizer(self.folder)
 
     @cached_property
     def vocabulary(self) -> "Vocabulary":
@@ -107,14 +105,8 @@ class Runtime:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Return the ids that end generation: those of STOP_MARKERS, and the folder's own except INNER_MARKERS.
-        ``<|end|>`` ends a message, most often the thought, and another follows it. ``<|call|>`` must stop generation,
-        because a model that continues after it invents the tool's result."""
-        special = self.tokenizer.special if self.folder.tokenizer_path else {}
-        stops = {special[marker] for marker in STOP_MARKERS if marker in special}
-        own = self.folder.generation.get("eos_token_id")
-        listed = {own} if isinstance(own, int) else set(own or ())
-        return frozenset(stops | listed - {special[marker] for marker in INNER_MARKERS if marker in special})
+        """Return the ids that end generation, as ``traits.stop_ids`` does."""
+        return stop_ids(self.folder, self.tokenizer.special if self.folder.tokenizer_path else {})
 
     def sampling(
         self,
@@ -126,11 +118,7 @@ class Runtime:
     ) -> Sampling:
         """Return a Sampling of the given values, with the folder's generation defaults in place of None."""
         given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
-        defaults = self.folder.generation
-        own = {name: defaults[name] for name in given if defaults.get(name) is not None}
-        if defaults.get("do_sample") is False:  # how Hugging Face's configs say greedy
-            own["temperature"] = 0.0
-        return Sampling(**own | {name: value for name, value in given.items() if value is not None}, seed=seed)
+        return default_sampling(self.folder, given, seed)
 
     def context(self) -> Context:
         """Return a new context that has read nothing."""
@@ -141,9 +129,77 @@ class Runtime:
         """Return this model's view of ``prefixes``: contexts resume from it and are kept in it."""
         return PrefixView(self.prefixes, self.model, self.model_key)
 
+    def reusable(self, context: Context, prompt: list[int]) -> int:
+        """Return how many ids of ``prompt`` need not be read."""
+        return self.prefix_view.reusable(context, prompt)
+
     def go_on(self, context: Context, prompt: list[int]) -> Context:
-        """Return the context to continue ``prompt`` from: ``prefix_view.resume``, for a caller that holds only this."""
-        return self.prefix_view.resume(context, prompt)
+        """Return the context to continue ``prompt`` from, which may be another one. It is then ``resumed``."""
+        found = self.prefix_view.resume(context, prompt)
+        found.resumed = len(found.ids)
+        return found
+
+    def continuation(
+        self,
+        context: Context,
+        prompt: list[int],
+        *,
+        head: int,
+        max_tokens: int,
+        sampling: Sampling,
+        constraint: Constraint | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Generator[int]:
+        """Read ``prompt`` into ``context`` and yield the ids that follow, as ``engine.generate`` does. End early once
+        ``cancelled``. The first ``head`` ids are kept for other conversations that begin with them."""
+        with suppress(Cancelled):
+            if len(context.ids) < head:
+                report = progress and (lambda read, _: progress(read, len(prompt)))
+                context.read(prompt[:head], chunk=self.chunk, cancelled=cancelled, progress=report)
+                context.mark()
+                self.prefix_view.keep(context)
+            yield from generate(
+                context,
+                prompt,
+                max_tokens=max_tokens,
+                sampling=sampling,
+                stop=self.stop_ids,
+                constraint=constraint,
+                prefill_chunk=self.chunk,
+                cancelled=cancelled,
+                progress=progress,
+            )
+
+    def save(self, context: Context) -> None:
+        """Write to disk what ``context`` has read, up to its last mark, where that is kept."""
+        self.prefix_view.save(context)
+
+    def score(self, ids: list[int], top: int) -> list[Score]:
+        """Return how likely each of ``ids`` but the first is, and the ``top`` likeliest ids at its place. Raises
+        EngineError."""
+        scorer = Scorer(self.context(), ids, top, self.chunk)
+        scores: list[Score] = []
+        while not scorer.done:
+            scores += scorer.read()
+        return scores
+
+    @property
+    def row_memory(self) -> int:
+        """Return the bytes that the caches of a batch's rows may take."""
+        return self.plan["caches"] + self.plan.room
+
+    def batch(self, max_rows: int, memory: int | None) -> Batch:
+        """Return an empty batch of at most ``max_rows`` rows at once, whose caches take at most ``memory`` bytes."""
+        return Batch(self.model, max_rows, memory, prefill_chunk=self.chunk, prefix_view=self.prefix_view)
+
+    def close(self) -> None:
+        """Write to disk what was read and is not there."""
+        self.prefixes.close()
+
+    def notice(self) -> str | None:
+        """Return, once, why what is read is not kept on disk, or None."""
+        return self.prefixes.notice()
 
     def logits(self, tokens: list[list[int]] | mx.array) -> mx.array:
         """Return the logits [B, L, V] float32 of token ids [B, L], read into an empty cache. Raises UsageError if

@@ -2,7 +2,7 @@
 where that is lost the model reads the text again."""
 
 from dataclasses import asdict, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.errors import SessionError, UsageError
@@ -10,7 +10,9 @@ from gptoss_mlx.harmony import Message
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.history import Kept, Program
 from gptoss_mlx.installed import lasting_name
-from gptoss_mlx.runtime import Runtime
+
+if TYPE_CHECKING:
+    from gptoss_mlx.link.client import AnyRuntime
 
 
 def kept(conversation: Conversation, program: Program, before: Kept | None = None) -> Kept:
@@ -30,7 +32,7 @@ def kept(conversation: Conversation, program: Program, before: Kept | None = Non
     return replace(now, name=before.name, id=before.id, began=before.began, changed=before.changed)
 
 
-def reopened(kept: Kept, runtime: Runtime, **options: Any) -> Conversation:
+def reopened(kept: Kept, runtime: "AnyRuntime", **options: Any) -> Conversation:
     """Return the conversation to go on with. ``options`` are further arguments of Conversation. Raises SessionError if
     it cannot be read."""
     conversation = Conversation(

@@ -183,6 +183,21 @@ def _experts(run: Run, shapes: Shapes) -> Iterator[Comparison]:
         )
         yield from _compared(f"expert_down_residual {where}", run, made, out)
 
+    pairs = ROWS * shapes.choices
+    slot = mx.array(np.sort(rng.integers(0, shapes.choices, pairs)).astype(np.int32))
+    product = _normal(rng, pairs, 2 * inter, scale=5).astype(shapes.dtype)
+    made = dispatches.grouped_swiglu(product, slot, gate_up.bias, shapes.limit)
+    (activated,) = _row_by_row(
+        lambda p, s: (reference.grouped_swiglu(p.astype(mx.float32), s, gate_up32.bias, shapes.limit),), product, slot
+    )
+    yield from _compared(f"grouped_swiglu {dispatches.name(shapes.dtype)}", run, made, [activated.astype(shapes.dtype)])
+    place = mx.array(rng.permutation(pairs).reshape(ROWS, shapes.choices).astype(np.uint32))
+    weights = mx.softmax(_normal(rng, ROWS, shapes.choices), axis=-1)
+    grouped = _normal(rng, pairs, hidden).astype(shapes.dtype)
+    made = dispatches.grouped_sum(grouped, place, weights, x)
+    want = [reference.grouped_sum(grouped, place, weights, x)]
+    yield from _compared(f"grouped_sum {dispatches.name(shapes.dtype)}", run, made, want)
+
     loud = norm * 60_000  # a normed row that half cannot hold
     made = dispatches.norm_router(x[:1], loud, shapes.eps, router, handed)
     want = list(reference.norm_router(x[:1], loud, shapes.eps, router, handed))

@@ -5,13 +5,7 @@
 // matrix. Published rows alternate between gate and linear, so these make ROWS / 2 outputs.
 #include "mxfp4.h"
 #include "routing.h"
-
-METAL_FUNC float swiglu(float gate, float linear, float limit) {
-  gate = min(gate, limit);
-  linear = clamp(linear, -limit, limit);
-  float away = min(-1.702f * gate, 80.0f);  // so that exp is finite
-  return gate / (1.0f + exp(away)) * (linear + 1.0f);
-}
+#include "swiglu.h"
 
 template <typename T = half, typename B = bfloat, typename O = half, int COLUMNS = 2880, int OUTPUTS = 2880,
           int EXPERTS = 32, int K = 4, int ROWS = 8, int BATCH = 8, int SIMDGROUPS = 2,

@@ -41,7 +41,7 @@ R = TypeVar("R")
 def _operation(
     plain: Callable[P, R],
     float32: Callable[P, R],
-    native: Callable[P, R | None],
+    native: Callable[P, R | None] | None,
     shader: Callable[..., Dispatch | None] | None = None,
 ) -> Callable[P, R]:
     """Return ``plain`` as a function that runs where :func:`where` says, if ``shader`` or ``native`` takes its
@@ -50,7 +50,7 @@ def _operation(
     @functools.wraps(plain)
     def operation(*arguments: P.args, **options: P.kwargs) -> R:
         place = where()
-        if place == "cpu":
+        if place == "cpu" and native is not None:
             made = native(*arguments, **options)
             if made is not None:
                 return made
@@ -80,9 +80,24 @@ expert_down_residual = _operation(
     cpu.expert_down_residual,
     dispatches.expert_down_residual,
 )
-expert_mlp_grouped = _operation(reference.expert_mlp_grouped, float32_sums.expert_mlp_grouped, cpu.expert_mlp_grouped)
+grouped_swiglu = _operation(reference.grouped_swiglu, reference.grouped_swiglu, None, dispatches.grouped_swiglu)
+grouped_sum = _operation(reference.grouped_sum, reference.grouped_sum, None, dispatches.grouped_sum)
+
+
+def _around_products(mlp: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """Return a grouped MLP whose products are its own, and what is around them these two operations."""
+    return functools.wraps(mlp)(functools.partial(mlp, activate=grouped_swiglu, add_up=grouped_sum))
+
+
+expert_mlp_grouped = _operation(
+    _around_products(reference.expert_mlp_grouped),
+    _around_products(float32_sums.expert_mlp_grouped),
+    cpu.expert_mlp_grouped,
+)
 expert_mlp_in_passes = _operation(
-    reference.expert_mlp_in_passes, float32_sums.expert_mlp_in_passes, cpu.expert_mlp_in_passes
+    _around_products(reference.expert_mlp_in_passes),
+    _around_products(float32_sums.expert_mlp_in_passes),
+    cpu.expert_mlp_in_passes,
 )
 norm_head = _operation(reference.norm_head, float32_sums.norm_head, cpu.norm_head, dispatches.norm_head)
 rope_tables = _operation(reference.rope_tables, reference.rope_tables, cpu.rope_tables)
@@ -195,9 +210,10 @@ def where() -> str | None:
     return "metal" if mx.metal.is_available() else None
 
 
-def check() -> None:
-    """Raise ValueError, in one line with the remedy, if this machine cannot follow the setting."""
-    place = where()
+def check(place: str | None = None) -> None:
+    """Raise ValueError, in one line with the remedy, if shaders cannot run at ``place``, by default where the setting
+    says."""
+    place = place or where()
     if place == "cuda" and (not mx.cuda.is_available() or find_spec("metal_kernels.cuda") is None):
         raise ValueError(
             f"{VARIABLE} is 'cuda', but there is no CUDA backend here: run `make .venv-cuda` in a checkout, on Linux "
@@ -209,7 +225,7 @@ def check() -> None:
         try:
             toolchain.find()
         except ToolchainError as error:
-            raise ValueError(f"{VARIABLE} is 'emulated', but there is {error}") from error
+            raise ValueError(f"shaders cannot be emulated here: there is {error}") from error
 
 
 def nearest() -> str:

@@ -133,8 +133,20 @@ def grouped(rows: mx.array, slot: mx.array, experts: Experts) -> mx.array:
     return _gather(rows[:, None], experts, slot, sorted_indices=True).squeeze(-2)
 
 
+def grouped_swiglu(product: mx.array, slot: mx.array, bias: mx.array, limit: float) -> mx.array:
+    """Add row slot[t] of bias [S, 2I] to row t of a grouped product [P, 2I], and activate, to [P, I]."""
+    return swiglu(product + bias[slot], limit)
+
+
+def grouped_sum(rows: mx.array, place: mx.array, weights: mx.array, residual: mx.array) -> mx.array:
+    """Add to residual [T, H] float32 the rows of [P, H] at ``place`` [T, K] uint32, times weights [T, K] float32."""
+    return residual + (rows[place].astype(mx.float32) * weights[..., None]).sum(axis=1)
+
+
 Product = Callable[[mx.array, Dense], mx.array]
 GroupedProduct = Callable[[mx.array, mx.array, Experts], mx.array]
+GroupedSwiglu = Callable[[mx.array, mx.array, mx.array, float], mx.array]
+GroupedSum = Callable[[mx.array, mx.array, mx.array, mx.array], mx.array]
 
 
 def embed(tokens: mx.array, table: Dense) -> mx.array:
@@ -199,17 +211,21 @@ def prefill_attention(q: mx.array, k: mx.array, v: mx.array, layer: Attention) -
     window = layer.window
     P = k.shape[2]
     bands = []
+    masks: dict[tuple[int, int], mx.array] = {}  # most bands have the same
     starts = list(range(0, L, max(window, 64) if window else L))
     if len(starts) > 1 and L - starts[-1] <= 8:  # MLX has no fused kernel on Metal for 5 to 8 queries
         starts.pop()
     for start, stop in zip(starts, [*starts[1:], L], strict=True):
         first = max(0, P - L + start + 1 - window) if window else 0
         last = P - L + stop
+        rows, seen = stop - start, last - first
         mask: mx.array | str | None = None
-        if window is not None and last - first > window:
-            age = mx.arange(P - L + start, last)[:, None] - mx.arange(first, last)[None]
-            mask = (age >= 0) & (age < window)
-        elif stop - start > 1:
+        if window is not None and seen > window:
+            if (rows, seen) not in masks:
+                age = mx.arange(seen - rows, seen)[:, None] - mx.arange(seen)[None]
+                masks[rows, seen] = (age >= 0) & (age < window)
+            mask = masks[rows, seen]
+        elif rows > 1:
             mask = "causal"
         keys = k[:, :, first:last]
         values = v[:, :, first:last]
@@ -345,14 +361,29 @@ def expert_mlp_grouped(
     k: int,
     limit: float,
     product: GroupedProduct = grouped,
+    activate: GroupedSwiglu = grouped_swiglu,
+    add_up: GroupedSum = grouped_sum,
 ) -> mx.array:
     """Do both expert projections for many chunk-major rows, and add their weighted sums to residual [T, H] float32.
     No chosen expert may be absent.
 
-    Rows are sorted by expert, so that each weight is read once.
+    Rows are sorted by expert, so that each weight is read once. ``activate`` and ``add_up`` replace the operations of
+    their names.
     """
     whole = [Pass(slots, len(logits) * k)]
-    return expert_mlp_in_passes(normed, logits, whole, gate_up, down, residual, k=k, limit=limit, product=product)
+    return expert_mlp_in_passes(
+        normed,
+        logits,
+        whole,
+        gate_up,
+        down,
+        residual,
+        k=k,
+        limit=limit,
+        product=product,
+        activate=activate,
+        add_up=add_up,
+    )
 
 
 def expert_mlp_in_passes(
@@ -366,13 +397,14 @@ def expert_mlp_in_passes(
     k: int,
     limit: float,
     product: GroupedProduct = grouped,
+    activate: GroupedSwiglu = grouped_swiglu,
+    add_up: GroupedSum = grouped_sum,
 ) -> mx.array:
     """Do the same in passes over experts, of which each has its slot in one pass only.
 
     A pass is under way on the device before the next one is asked for. Whoever gives other experts the same slots then
     waits for the device.
     """
-    T, H = residual.shape
     chosen, weights = top_experts(logits, k)
     rows = natural(normed)
     orders = []
@@ -381,13 +413,13 @@ def expert_mlp_in_passes(
         flat = slots[chosen].reshape(-1)
         order = mx.argsort(flat)[flat.size - pairs :]  # those without a slot come first
         slot = flat[order]
-        out = product(rows[order // k], slot, gate_up) + gate_up.bias[slot]
-        out = product(swiglu(out, limit), slot, down) + down.bias[slot]
+        activated = activate(product(rows[order // k], slot, gate_up), slot, gate_up.bias, limit)
+        out = product(activated, slot, down) + down.bias[slot]
         mx.async_eval(order, out)
         orders.append(order)
         outs.append(out)
-    out = mx.concatenate(outs)[mx.argsort(mx.concatenate(orders))].reshape(T, k, H)
-    return residual + (out.astype(mx.float32) * weights[..., None]).sum(axis=1)
+    place = mx.argsort(mx.concatenate(orders)).reshape(-1, k)
+    return add_up(mx.concatenate(outs), place, weights, residual)
 
 
 def norm_head(x: mx.array, norm: mx.array, eps: float, head: Dense, *, product: Product = dense) -> mx.array:

@@ -3,9 +3,10 @@
 import pytest
 
 import gptoss_mlx
-from gptoss_mlx.budget import context_limit, memory_limit, plan_here
+from gptoss_mlx.budget import plan_here
 from gptoss_mlx.engine.memory import LEAST_CONTEXT, cache_bytes
 from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
+from gptoss_mlx.limits import context_limit, memory_limit
 from tests.support.checkpoints import SMALL
 from tests.support.models import random_model
 

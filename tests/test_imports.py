@@ -20,6 +20,11 @@ ALLOWED = {
     "gptoss_mlx.config_fields": {"gptoss_mlx.errors"},
     "gptoss_mlx.config": {"gptoss_mlx.errors", "gptoss_mlx.config_fields"},
     "gptoss_mlx.harmony": {"gptoss_mlx.errors"},
+    "gptoss_mlx.sampling": {"gptoss_mlx.errors", "gptoss_mlx.arguments"},
+    "gptoss_mlx.limits": {"gptoss_mlx.errors", "gptoss_mlx.arguments"},
+    "gptoss_mlx.score": set(),
+    "gptoss_mlx.launching": set(),
+    "gptoss_mlx.traits": {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.sampling"},
     "gptoss_mlx.fastest": set(),
     "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.fastest"},
     "gptoss_mlx.files": set(),
@@ -47,6 +52,8 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.model",
     "gptoss_mlx.bounded_folder",
     "gptoss_mlx.arguments",
+    "gptoss_mlx.sampling",
+    "gptoss_mlx.score",
 }
 ALLOWED["gptoss_mlx.machine"] = set()
 ALLOWED["gptoss_mlx.screen"] = set()
@@ -64,14 +71,18 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
     "gptoss_mlx.budget",
     "gptoss_mlx.grammars",
     "gptoss_mlx.kernel_check",
+    "gptoss_mlx.limits",
+    "gptoss_mlx.traits",
     "gptoss_mlx.harmony",
     "gptoss_mlx.home",
     "gptoss_mlx.installed",
 }
 ALLOWED["gptoss_mlx.repetition"] = set()
 ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.repetition"}
-ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.runtime"] | {
-    "gptoss_mlx.runtime",
+# Names the runtime for its types only: a program whose model is in a server does without it.
+ALLOWED["gptoss_mlx.link"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime"}
+ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.link"] | {
+    "gptoss_mlx.link",
     "gptoss_mlx.reply",
     "gptoss_mlx.text_input",
     "gptoss_mlx.tools",
@@ -94,9 +105,9 @@ ALLOWED["gptoss_mlx.requests"] = ALLOWED["gptoss_mlx.engine"] | {
     "gptoss_mlx.harmony",
     "gptoss_mlx.reply",
 }
-ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.runtime"] | {
+ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.link"] | {
     "gptoss_mlx.files",
-    "gptoss_mlx.runtime",
+    "gptoss_mlx.link",
     "gptoss_mlx.reply",
     "gptoss_mlx.requests",
     "gptoss_mlx.text_input",
@@ -110,7 +121,7 @@ ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"]
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}
-ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.budget"] | {"gptoss_mlx.budget"}
+ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.budget"] | {"gptoss_mlx.budget", "gptoss_mlx.limits"}
 ALLOWED["gptoss_mlx.bench.worker"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.bench"}
 
 
@@ -152,6 +163,21 @@ def test_replies_are_read_in_one_place():
     outside = [file for file in modules() if not file.startswith("gptoss_mlx/harmony/")]
     readers = {file for file in outside if "StreamParser" in (ROOT / file).read_text()}
     assert readers == {"gptoss_mlx/reply.py"}
+
+
+def test_only_launch_reaches_the_machines_that_judge_shaders():
+    """And only when it is asked to, so what users install starts without them."""
+    judges = ("metal_kernels.emulator", "metal_kernels.cuda")
+    folders = tuple(f"{judge.replace('.', '/')}/" for judge in judges)
+    users = {
+        file
+        for file in modules()
+        if not file.startswith(folders) and any(name.startswith(judges) for name in imports(ROOT / file))
+    }
+    assert users == {"metal_kernels/launch.py"}
+    top = ast.parse((ROOT / "metal_kernels/launch.py").read_text()).body
+    early = {node.module for node in top if isinstance(node, ast.ImportFrom) and node.module}
+    assert not any(name.startswith(judges) for name in early)
 
 
 def test_the_network_is_reached_from_one_package():

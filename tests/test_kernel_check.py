@@ -18,7 +18,7 @@ from tests.support.checkpoints import SMALL
 from tests.support.models import random_model
 
 SIZES = SMALL | {"num_hidden_layers": 2}
-WRONG = ("expert_gate_up.metal", "1.0f + exp(away)", "1.0f + exp(away + 0.01f)")
+WRONG = ("expert_gate_up.metal", "float gate = sums[2 * j] + ", "float gate = 0.01f + sums[2 * j] + ")
 
 
 @pytest.fixture

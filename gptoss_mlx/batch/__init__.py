@@ -3,5 +3,3 @@
 ``source`` reads the lines. ``run`` answers them with the engine. ``answers`` writes the results so that a killed run
 can resume. ``companions`` checks the files beside the answers. The package knows nothing of terminals.
 """
-
-import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)

@@ -11,18 +11,20 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice, takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptoss_mlx.batch.answers import Answers, Errors
 from gptoss_mlx.batch.source import BadLine, Line, Source
-from gptoss_mlx.engine.batching import Batch, Failed, Row
+from gptoss_mlx.engine.batching import Failed, Row
 from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, MemoryBudgetError, RequestError
 from gptoss_mlx.harmony import Message, render, render_messages
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import Ended, Reply, ReplyReader
 from gptoss_mlx.requests import Defaults, Request, chat_completions, responses
 from gptoss_mlx.requests.offers import form_of
-from gptoss_mlx.runtime import Runtime
+
+if TYPE_CHECKING:
+    from gptoss_mlx.link.client import AnyRows, AnyRuntime
 
 FAILURES = 3
 """After this many failed rows in succession, with no answer between them, the run ends: the model is at fault."""
@@ -110,14 +112,14 @@ class Run:
     this run, and ``only`` are the numbers of those that it shall answer, with other draws, None for all.
     """
 
-    runtime: Runtime
+    runtime: "AnyRuntime"
     source: Source
     answers: Answers
     errors: Errors
     options: BatchOptions
     tally: Tally
     max_rows: int = field(kw_only=True)
-    memory: int = field(kw_only=True)
+    memory: int | None = field(kw_only=True)
     most: int | None = field(default=None, kw_only=True)
     only: Collection[int] | None = field(default=None, kw_only=True)
 
@@ -129,13 +131,7 @@ class Run:
         """
         runtime = self.runtime
         failures = 0
-        batch = Batch(
-            runtime.model,
-            self.max_rows,
-            self.memory,
-            prefill_chunk=runtime.chunk,
-            prefix_view=runtime.prefix_view,
-        )
+        batch = runtime.batch(self.max_rows, self.memory)
         asked: dict[Hashable, _Asked] = {}  # by line number
         lines = self._to_do()
         while not stopped():
@@ -176,7 +172,7 @@ class Run:
             else:
                 yield line
 
-    def _read_and_ask(self, line: Line, batch: Batch) -> _Asked | None:
+    def _read_and_ask(self, line: Line, batch: "AnyRows") -> _Asked | None:
         """Queue a line. Return None after writing an error for a request that cannot be answered."""
         try:
             return self._ask(line, self._read(line), batch)
@@ -186,16 +182,18 @@ class Run:
             self._refuse(line, codes.get(type(error), "invalid_request"), str(error), param)
             return None
 
-    def _ask(self, line: Line, request: Request, batch: Batch, before: Reply | None = None) -> _Asked:
+    def _ask(self, line: Line, request: Request, batch: "AnyRows", before: Reply | None = None) -> _Asked:
         runtime = self.runtime
         longest = runtime.config.max_position_embeddings
         prompt = render(request.messages, runtime.tokenizer, limit=longest)
         shared = len(render_messages(_head(request.messages), runtime.tokenizer))
         limit = request.max_tokens or longest
+        context: Any = runtime.context()  # the runtime's own kind
+        constraint: Any = None if request.grammar is None else runtime.constraint(request.grammar)
         row = Row(
-            *(line.number, prompt, runtime.context(), limit, request.sampling, runtime.stop_ids),
+            *(line.number, prompt, context, limit, request.sampling, runtime.stop_ids),
             shared=(shared,),
-            constraint=None if request.grammar is None else runtime.constraint(request.grammar),
+            constraint=constraint,
         )
         batch.add(row)
         reader = request.reader(runtime.tokenizer, len(prompt), guarded=self.options.repeat_guard)
@@ -213,6 +211,8 @@ class Run:
             raise RequestError("stream: a batch does not stream; leave it out", "stream")
         if request.n > 1:
             raise RequestError(f"n: a batch answers each line once, not {request.n} times; leave it out", "n")
+        if request.likeliest is not None:
+            raise RequestError("logprobs: a batch does not keep them; leave it out, or ask a server", "logprobs")
         self.tally.ignored.update(request.unknown)
         if request.model is not None and request.model != self.model:
             self.tally.other_models[request.model] += 1
@@ -242,7 +242,7 @@ class Run:
         self.errors.append({"line": line.number, name: line.id, "error": error})
         self.tally.errors += 1
 
-    def _end(self, asked: _Asked, ended: Ended, batch: Batch) -> _Asked | None:
+    def _end(self, asked: _Asked, ended: Ended, batch: "AnyRows") -> _Asked | None:
         """Write the reply as an answer or an error. Return None, or the second attempt at a line.
 
         A reply without an answer gets a second attempt if its tokens are drawn, because chance may help.

@@ -15,7 +15,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gptoss_mlx.budget import memory_limit
 from gptoss_mlx.config import PUBLISHED, ModelConfig
 from gptoss_mlx.engine.expert_trace import read_trace
 from gptoss_mlx.engine.memory import plan
@@ -23,6 +22,7 @@ from gptoss_mlx.engine.published_speeds import BANDWIDTH, GB
 from gptoss_mlx.engine.replay import POLICIES, Played, Policy, Step, as_run, invented, kept_ahead, played, steps
 from gptoss_mlx.engine.speed import KEPT, READBACK, Paging, predict
 from gptoss_mlx.errors import GptOssError, UsageError
+from gptoss_mlx.limits import memory_limit
 
 TOKENS = 300
 """Tokens that are invented."""

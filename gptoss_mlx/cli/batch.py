@@ -15,7 +15,7 @@ from gptoss_mlx.errors import BatchLinesError, UsageError, shown
 if TYPE_CHECKING:
     from gptoss_mlx.batch.run import BatchOptions, Tally
     from gptoss_mlx.batch.source import Source
-    from gptoss_mlx.runtime import Runtime
+    from gptoss_mlx.link.client import AnyRuntime
 
 AUTO_ROWS = 16
 """Rows decoded together with ``--concurrency auto``. Memory may admit fewer."""
@@ -68,6 +68,7 @@ def batch(
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
+    own_model: options.OwnModel = False,
     yes: options.Yes = False,
     allow_sleep: AllowSleep = False,
 ) -> None:
@@ -84,7 +85,7 @@ def batch(
 
     out = _out(source) if out is None else out
     max_rows = _max_rows(concurrency)
-    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk)
+    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
     options.check_values(temperature, max_tokens, loading)
     held = constraints.read_constraint(schema, None, None)
     if held is not None and not isinstance(held, dict):
@@ -130,7 +131,7 @@ def _answer(
     source: "Source",
     total: int,
     out: Path,
-    runtime: "Runtime",
+    runtime: "AnyRuntime",
     chosen: "BatchOptions",
     *,
     max_rows: int,
@@ -161,11 +162,10 @@ def _answer(
             )
         elif tally.before:
             _say(f"{tally.before} of {total} were answered before; resuming")
-        memory = runtime.plan["caches"] + runtime.plan.room
         run = Run(
             *(runtime, source, answers, errors, chosen, tally),
             max_rows=max_rows,
-            memory=memory,
+            memory=runtime.row_memory,
             most=total,
             only=only,
         )

@@ -54,6 +54,7 @@ def chat(
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
+    own_model: options.OwnModel = False,
     yes: options.Yes = False,
 ) -> None:
     """Chat with a model. Its thought is shown before the answer. Type /help for the commands."""
@@ -73,7 +74,7 @@ def chat(
         raise SessionError("there is no conversation to resume")
     if kept is not None:
         model = kept.model if model is None else model
-    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk)
+    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
     conversation = options.open_conversation(kept, loading, reasoning, system, temperature, max_tokens, seed)
 
     from gptoss_mlx.cli.chatting import Chat

@@ -69,7 +69,7 @@ class Chat:
 
     def status(self) -> str:
         """Return the line below the input: model, effort, context and memory."""
-        about = [self._conversation.runtime.folder.path.name, f"reasoning {self._conversation.reasoning}"]
+        about = [self._conversation.runtime.folder.path.name, self._conversation.reasoning]
         about += [f"session {self._keeper.name}"] if self._keeper.name else []
         about += [f"{len(self._attached)} attached"] if self._attached else []
         return shown(" · ".join([*about, *self._room(), "/help"]))

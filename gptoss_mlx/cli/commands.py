@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 import gptoss_mlx
-from gptoss_mlx.cli import batch, chat, completion, convert, doctor, logs, models, run, serve
+from gptoss_mlx.cli import batch, chat, completion, convert, doctor, launch, logs, models, run, serve
 from gptoss_mlx.cli.signals import code, hang_up
-from gptoss_mlx.errors import GptOssError, StorageError, shown
+from gptoss_mlx.errors import EngineError, GptOssError, StorageError, shown
 
 app = typer.Typer(
     name="gptoss-mac",
@@ -29,6 +29,7 @@ app.command()(chat.chat)
 app.command()(run.run)
 app.command()(batch.batch)
 app.command()(serve.serve)
+app.command()(launch.launch)
 app.command()(convert.convert)
 app.command()(doctor.doctor)
 app.add_typer(models.app, name="models")
@@ -62,6 +63,12 @@ def execute() -> None:
     except GptOssError as error:
         print(f"gptoss-mac: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ImportError as error:
+        if "cannot open shared object file" not in str(error):
+            raise
+        # MLX's CUDA backend on a machine without NVIDIA's driver
+        print(f"gptoss-mac: MLX cannot be loaded here: {shown(str(error))}; use another environment", file=sys.stderr)
+        sys.exit(EngineError.exit_code)
     except OSError as error:
         if error.errno == errno.EIO and error.filename is None:
             hang_up()  # the terminal was closed, and SIGHUP has not arrived yet

@@ -11,7 +11,7 @@ from gptoss_mlx.errors import GrammarError, UsageError, quoted, shown
 
 if TYPE_CHECKING:
     from gptoss_mlx.grammars import Grammar
-    from gptoss_mlx.runtime import Runtime
+    from gptoss_mlx.link.client import AnyRuntime
 
 MOST_BYTES = 1 << 22
 """Of a file with a schema or a grammar."""
@@ -71,7 +71,7 @@ def read_constraint(schema: str | None, regex: str | None, grammar: Path | None)
     return read if isinstance(read, dict) else checked
 
 
-def wait_for_constraints(runtime: "Runtime") -> None:
+def wait_for_constraints(runtime: "AnyRuntime") -> None:
     """Wait until constraints can be made of the model's vocabulary, and say so at a terminal if that takes a while."""
     from concurrent.futures import TimeoutError
 

@@ -53,7 +53,8 @@ class ReplyView:
             case ToolError():
                 self._screen.line(shown(f"→ {event.name}: {event.problem}"), CALL)
             case Done():
-                self._screen.line(" · ".join([*summary(event), *self._about()]))
+                said = summary(event, brief=isinstance(self._screen, _Screen))
+                self._screen.line(" · ".join([*said, *self._about()]))
 
 
 def paint_of(console: Console) -> Paint:
@@ -128,13 +129,14 @@ class _Pipe:
         self._ends_line = text.endswith("\n") if text else self._ends_line
 
 
-def summary(done: Done) -> list[str]:
-    """Return what stands under a reply: token counts, speed, and the reason if the reply did not end as usual."""
+def summary(done: Done, *, brief: bool) -> list[str]:
+    """Return what stands under a reply: token counts, speed, and the reason if the reply did not end as usual.
+    ``brief`` leaves out a short wait, and how much of the prompt was read."""
     usage = done.usage
     parts = [f"{usage.completion_tokens} tokens", f"{usage.tokens_per_second:.1f} tokens/s"]
-    if usage.time_to_first_token is not None:
+    if usage.time_to_first_token is not None and not (brief and usage.time_to_first_token < SHORT_WAIT):
         parts.append(f"first after {usage.time_to_first_token:.2f} s")
-    if usage.cached_tokens:
+    if usage.cached_tokens and not brief:
         parts.append(f"{usage.prompt_tokens - usage.cached_tokens} of {usage.prompt_tokens} prompt tokens read")
     if why := CONTEXT_FULL if done.context_full else REASONS.get(done.reason):
         parts.append(f"{why}, while still thinking: no answer" if done.cut_in_thought else why)
@@ -142,6 +144,9 @@ def summary(done: Done) -> list[str]:
         parts.append("the model gave no answer: ask again, or in other words")
     return parts
 
+
+SHORT_WAIT = 1.0
+"""Seconds until the first token that are not worth a mention."""
 
 CONTEXT_FULL = "the context is full: type /new for a new conversation"
 REASONS = {

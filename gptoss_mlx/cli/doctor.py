@@ -41,7 +41,7 @@ def doctor(
 
     Exit codes: 0 success, 2 bad usage, 9 a shader disagrees with plain MLX.
     """
-    from gptoss_mlx.budget import context_limit, memory_limit
+    from gptoss_mlx.limits import context_limit, memory_limit
     from metal_kernels import comparison, launch
 
     limit = memory_limit(memory)
@@ -223,8 +223,11 @@ def _native_library() -> str:
 
 def _compare_kernels(place: str) -> None:
     from metal_kernels import comparison, launch
-    from metal_kernels.emulator import ToolchainError
 
+    try:
+        launch.check(place)
+    except ValueError as reason:
+        raise UsageError(str(reason)) from reason
     failed = []
     print(f"shaders ({place}) beside plain MLX, error as a part of a row's largest value:")
     try:
@@ -235,8 +238,6 @@ def _compare_kernels(place: str) -> None:
                 print(f"  {compared.what:<42} {error}: {verdict}", flush=True)
                 if not compared.agrees:
                     failed.append(compared.what)
-    except ToolchainError as error:
-        raise UsageError(f"shaders cannot be emulated here: {error}") from error
     except launch.CompileError as error:
         raise KernelError(f"a shader does not compile: {str(error).partition(chr(10))[0]}") from error
     if failed:

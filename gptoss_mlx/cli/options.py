@@ -1,6 +1,9 @@
 """Options that several commands share, and the model or conversation they open."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from gptoss_mlx.errors import NotConvertedError
     from gptoss_mlx.harmony.messages import Effort
     from gptoss_mlx.history import Kept
+    from gptoss_mlx.link.client import AnyRuntime, RemoteRuntime
     from gptoss_mlx.runtime import Runtime
 
 
@@ -81,6 +85,15 @@ NoLog = Annotated[
     bool, typer.Option("--no-log", help="Do not keep what is said. `gptoss-mac logs` shows what is kept.")
 ]
 
+OwnModel = Annotated[
+    bool,
+    typer.Option(
+        "--own-model",
+        help="Load the model even if a server on this machine has it. --memory, --context, --trace-experts and "
+        "--prefix-disk do so too.",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -92,9 +105,67 @@ class Loading:
     context: int | None = None
     trace_experts: Path | None = None
     prefix_disk: str = PREFIX_DISK
+    own_model: bool = False
+
+    @property
+    def own(self) -> bool:
+        """Return whether the model must be loaded here, because the user says so or how."""
+        loads = self.memory is not None or self.context is not None or self.prefix_disk != PREFIX_DISK
+        return self.own_model or loads or self.trace_experts is not None
 
 
-def open_model(loading: Loading) -> "Runtime":
+def open_model(loading: Loading) -> "AnyRuntime":
+    """Return the model of a server that runs, or load it."""
+    return (None if loading.own else in_server(loading.model)) or _load(loading)
+
+
+def in_server(name: str | None) -> "RemoteRuntime | None":
+    """Return the model ``name`` in a server of this machine, or None. Where the user chose none it is the one that the
+    server has in memory."""
+    from gptoss_mlx.link.client import RemoteRuntime, find_server, model_of
+
+    connection = find_server()
+    if connection is None:
+        return None
+    from gptoss_mlx.errors import GptOssError
+    from gptoss_mlx.installed import chosen_model, find_model
+    from gptoss_mlx.records import note_use
+    from gptoss_mlx.traits import model_hash
+
+    served = connection.models[0] if connection.models else None
+    if chosen := name or chosen_model():
+        try:
+            served = model_of(connection, model_hash(find_model(chosen)))
+        except (GptOssError, OSError):
+            served = None  # loading says what is wrong
+    if served is None:
+        connection.close()
+        return None
+    note_use(served.folder)
+    return RemoteRuntime(served, connection)
+
+
+@contextmanager
+def told_of_the_server() -> Iterator[None]:
+    """Say, of a model that does not fit, that a server has one in memory."""
+    from gptoss_mlx.errors import MemoryBudgetError
+    from gptoss_mlx.link.client import find_server
+
+    try:
+        yield
+    except MemoryBudgetError as error:
+        if (connection := find_server()) is None:
+            raise
+        connection.close()
+        if connection.pid == os.getpid() or not connection.models:  # this is the server, which changes models
+            raise
+        name = connection.models[0].name
+        raise MemoryBudgetError(
+            f"{error}; a server has {name} in memory: use that, with --model {name} and without --own-model, or end it"
+        ) from error
+
+
+def _load(loading: Loading) -> "Runtime":
     """Load a model with a progress bar if standard error is a terminal. Write there what is
     smaller than wanted. The model is made first, as ``obtained`` does."""
     from rich.console import Console
@@ -106,7 +177,8 @@ def open_model(loading: Loading) -> "Runtime":
     name = obtained(loading.model, loading.yes)
     console = Console(stderr=True)
     columns = (TextColumn("Loading"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    quiet = not console.is_terminal
+    with told_of_the_server(), Progress(*columns, console=console, transient=True, disable=quiet) as progress:
         task = progress.add_task("", total=None)
         runtime = gptoss_mlx.load(
             name,
@@ -176,25 +248,25 @@ def _make(source: str, yes: bool) -> str:
     return report.destination.name
 
 
-def close_prefixes(runtime: "Runtime") -> None:
+def close_prefixes(runtime: "AnyRuntime") -> None:
     """Write to disk what ``runtime`` has read, and say on standard error if that failed."""
-    runtime.prefixes.close()
+    runtime.close()
     tell_notice(runtime)
 
 
-def tell_notice(runtime: "Runtime") -> None:
+def tell_notice(runtime: "AnyRuntime") -> None:
     """Say once on standard error why what is read is not kept on disk."""
     from gptoss_mlx.errors import shown
 
-    if notice := runtime.prefixes.notice():
+    if notice := runtime.notice():
         print(shown(notice), file=sys.stderr)
 
 
 def check_values(temperature: float | None, max_tokens: int | None, loading: Loading) -> None:
     """Raise UsageError for values out of range. Call it before loading the model, because loading is slow."""
-    from gptoss_mlx.budget import context_limit, disk_limit, memory_limit
-    from gptoss_mlx.engine.sampling import Sampling
     from gptoss_mlx.errors import UsageError
+    from gptoss_mlx.limits import context_limit, disk_limit, memory_limit
+    from gptoss_mlx.sampling import Sampling
 
     Sampling(temperature=1.0 if temperature is None else temperature)
     memory_limit(loading.memory)

@@ -18,6 +18,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.screen.style import printable
 from gptoss_mlx.text_input import decoded
 from gptoss_mlx.typed_lines import add_typed, read_typed
 
@@ -25,6 +26,8 @@ QUOTES = '"""'
 PASTE_ON = "\x1b[?2004h"
 PASTE_OFF = "\x1b[?2004l"
 """DEC mode 2004: the terminal marks what is pasted. It stays on while a reply is written."""
+
+ECHOED_LINES = 100
 
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "bottom-toolbar.text": "noreverse"})
 Values = Callable[[str], Iterable[str]]
@@ -46,6 +49,7 @@ class Prompt:
             completer=_Words(tuple(commands), values),
             complete_while_typing=False,
             enable_open_in_editor=True,
+            erase_when_done=True,
             bottom_toolbar=lambda: FormattedText([("", self._shown_status)]),
             style=STYLE,
         )
@@ -57,15 +61,23 @@ class Prompt:
         """
         self._shown_status = self._status()  # once, because every key draws it
         typed = self._session.prompt(default=default)
-        sys.stdout.write(PASTE_ON)
-        sys.stdout.flush()
         text = decoded(typed.encode(sys.stdin.encoding, "surrogateescape"), "the line")
+        sys.stdout.write(PASTE_ON + _echo(text))
+        sys.stdout.flush()
         return unquoted(text)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
         sys.stdout.write(PASTE_OFF)
         sys.stdout.flush()
+
+
+def _echo(text: str) -> str:
+    """Return what stays on the screen of a message: lines to copy, also of one taller than the screen."""
+    lines = printable(text).split("\n")
+    more = len(lines) - ECHOED_LINES
+    shown = lines if more <= 0 else [*lines[:ECHOED_LINES], f"… {more} more lines"]
+    return "> " + "\n  ".join(shown) + "\n"
 
 
 def unquoted(text: str) -> str:

@@ -73,6 +73,7 @@ def run(
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
+    own_model: options.OwnModel = False,
     no_log: options.NoLog = False,
     yes: options.Yes = False,
 ) -> None:
@@ -90,9 +91,8 @@ def run(
     text = question(prompt, files or [], form)
     held = constraints.read_constraint(schema, regex, grammar)
     keeper, kept = _keeper(session, last)
-    loading = options.Loading(
-        model or form.model or (kept.model if kept else None), yes, memory, context, trace_experts, prefix_disk
-    )
+    name = model or form.model or (kept.model if kept is not None else None)
+    loading = options.Loading(name, yes, memory, context, trace_experts, prefix_disk, own_model)
     conversation = options.open_conversation(
         *(kept, loading),
         reasoning or form.reasoning,  # type: ignore[arg-type]

@@ -60,6 +60,8 @@ def serve(
         raise UsageError(f"--idle-unload is {idle_unload}; give minutes, more than 0")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
         raise UsageError("the API key must be printable ASCII without blanks around it")
+    from gptoss_mlx.installed import find_model
+
     loading = options.Loading(None, yes, memory, context, prefix_disk=prefix_disk)
     options.check_values(None, None, loading)
     try:
@@ -74,6 +76,8 @@ def serve(
         names=list(sources),
         load=lambda name: _load(sources[name], loading, max_concurrency),
         unload=_unload,
+        folder=lambda name: find_model(sources[name]),
+        say=_say,
         host=host,
         port=port,
         key=api_key,
@@ -99,18 +103,22 @@ def _served_name(source: str) -> str:
 def _load(name: str, loading: options.Loading, max_rows: int) -> "Loaded":
     """Load a model. It is called on the thread that will own it."""
     import gptoss_mlx
-    from gptoss_mlx.engine.batching import Batch
     from gptoss_mlx.records import note_use
     from gptoss_mlx.server.residence import Loaded
 
-    runtime = gptoss_mlx.load(name, memory=loading.memory, context=loading.context, prefix_disk=loading.prefix_disk)
+    with options.told_of_the_server():
+        runtime = gptoss_mlx.load(name, memory=loading.memory, context=loading.context, prefix_disk=loading.prefix_disk)
     for notice in runtime.plan.notices:
         _say(notice)
     note_use(runtime.folder.path)
-    caches = runtime.plan["caches"] + runtime.plan.room
-    view = runtime.prefix_view
-    rows = Batch(runtime.model, max_rows, caches, prefill_chunk=runtime.chunk, prefix_view=view)
-    return Loaded(runtime, rows, caches, leave=lambda: options.close_prefixes(runtime))
+    caches = runtime.row_memory
+    return Loaded(
+        runtime,
+        runtime.batch(max_rows, caches),
+        caches,
+        runtime.plan.peak,
+        leave=lambda: options.close_prefixes(runtime),
+    )
 
 
 def _unload() -> None:

@@ -43,6 +43,7 @@ class Batch:
         """Queue a row. Raises UsageError, ContextLengthError or MemoryBudgetError for one that can never run."""
         limit = self.model.config.max_position_embeddings
         row.max_tokens = whole("max_tokens", row.max_tokens, 1, "a whole number, 1 or more")
+        row.sampling.check(self.model.config.vocab_size)
         if not row.prompt:
             raise UsageError("a row needs a prompt")
         if len(row.prompt) >= limit:

@@ -32,12 +32,14 @@ class Cancelled(Exception):
 class Context:
     """A sequence and its cache. ``ids`` are always exactly the tokens that ``cache`` has read, because a failed or
     interrupted step is undone. ``marks`` are the points that ``rewind`` can return to, in rising order of length.
+    ``resumed`` is how many ids of the prompt that it continues had been read before.
     """
 
     model: Decoder
     cache: KVCache
     ids: list[int] = field(default_factory=list)
     marks: list[KVCache] = field(default_factory=list)
+    resumed: int = 0
 
     @classmethod
     def empty(cls, model: Decoder) -> "Context":

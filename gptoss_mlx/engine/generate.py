@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Generator
 
 from gptoss_mlx.engine.constraint import Constraint
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.stepping import Failed, Row, Stepper
 from gptoss_mlx.errors import ContextLengthError
+from gptoss_mlx.sampling import Sampling
 
 
 def generate(
@@ -30,6 +30,7 @@ def generate(
     that cannot be computed or whose logits are not finite, ConstraintError where the constraint leaves nothing to draw,
     and ModelFolderError where experts cannot be read.
     """
+    sampling.check(context.model.config.vocab_size)
     limit = context.model.config.max_position_embeddings
     room = limit - len(prompt)
     if room < 1:

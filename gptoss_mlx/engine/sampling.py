@@ -3,15 +3,14 @@ that the logits were finite. Knows no model and no sequence."""
 
 import math
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from gptoss_mlx.arguments import real, whole
 from gptoss_mlx.engine.constraint import restricted
+from gptoss_mlx.sampling import Sampling
 from metal_kernels import launch
 
 NOT_FINITE = (
@@ -23,38 +22,17 @@ POINTS = 32
 for."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. Temperature 0 takes the likeliest. The defaults draw from the model's own distribution.
-    ``seed`` None draws differently each time. Raises UsageError when a value has the wrong type or is out of range."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        checked = {
-            "temperature": real("temperature", self.temperature, 0, 100, "a number from 0 to 100"),
-            "top_p": real("top_p", self.top_p, math.ulp(0), 1, "a number above 0 and at most 1"),
-            "top_k": whole("top_k", self.top_k, 0, "a whole number, 0 (off) or more"),
-            "min_p": real("min_p", self.min_p, 0, 1, "a number from 0 (off) to 1"),
-            "seed": None if self.seed is None else whole("seed", self.seed),
-        }
-        vars(self).update(checked)  # numpy's numbers as Python's; a frozen dataclass cannot be set otherwise
-
-    def points(self) -> Iterator[mx.array]:
-        """Yield one random point in [0, 1) per token, [1] float32, derived from ``seed`` or from system randomness. At
-        temperature 0 yield the same one each time."""
-        key = mx.random.key((secrets.randbits(64) if self.seed is None else self.seed) & (1 << 64) - 1)
-        while True:
-            points = [mx.zeros(1)] * POINTS
-            for number in range(POINTS if self.temperature else 0):
-                key, own = mx.random.split(key, stream=mx.cpu)
-                points[number] = mx.random.uniform(shape=(1,), key=own, stream=mx.cpu)
-            mx.eval(key, points)
-            yield from points
+def points(sampling: Sampling) -> Iterator[mx.array]:
+    """Yield one random point in [0, 1) per token, [1] float32, derived from the seed or from system randomness. At
+    temperature 0 yield the same one each time."""
+    key = mx.random.key((secrets.randbits(64) if sampling.seed is None else sampling.seed) & (1 << 64) - 1)
+    while True:
+        drawn = [mx.zeros(1)] * POINTS
+        for number in range(POINTS if sampling.temperature else 0):
+            key, own = mx.random.split(key, stream=mx.cpu)
+            drawn[number] = mx.random.uniform(shape=(1,), key=own, stream=mx.cpu)
+        mx.eval(key, drawn)
+        yield from drawn
 
 
 class Drawn(NamedTuple):
@@ -75,6 +53,19 @@ def draw_token(logits: mx.array, sampling: Sampling, point: mx.array, mask: mx.a
     ``constraint.allowed``) only its ids are drawn, and only they are counted by the filters."""
     among = logits if mask is None else restricted(logits, mask)
     return Drawn(sample(among, sampling, point), launch.witness(logits))
+
+
+def adjusted(logits: mx.array, sampling: Sampling, counts: Mapping[int, int]) -> mx.array:
+    """Return logits [1, V] with the bias added and the penalties taken away. ``counts`` says how often the reply has
+    which id."""
+    change = dict(sampling.logit_bias)
+    if sampling.penalizes:
+        for id, count in counts.items():
+            penalty = sampling.frequency_penalty * count + sampling.presence_penalty * (count > 0)
+            change[id] = change.get(id, 0.0) - penalty
+    if not change:
+        return logits
+    return logits.at[:, mx.array(list(change))].add(mx.array(list(change.values()), logits.dtype))
 
 
 def sample(logits: mx.array, sampling: Sampling, point: mx.array) -> mx.array:

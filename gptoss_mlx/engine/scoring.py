@@ -5,22 +5,16 @@ Reads the sequence once, chunk by chunk. Knows one sequence and no text.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
+from gptoss_mlx.score import Score
 
 ROWS = 64
 """Positions whose logits are computed at a time: 64 rows of the published vocabulary take 51 MB."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """The natural logarithm of an id's probability, and the likeliest ids at its place with theirs, likeliest first."""
-
-    logprob: float
-    likeliest: tuple[tuple[int, float], ...]
 
 
 @dataclass
@@ -51,16 +45,34 @@ class Scorer:
         return scores
 
     def _score(self, hidden: mx.array, targets: list[int], at: int) -> Iterator[Score]:
-        logits = self.context.model.logits(hidden[at : at + ROWS])
-        wanted = targets[at : at + ROWS]
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        own = mx.take_along_axis(logprobs, mx.array(wanted)[:, None], axis=-1)[:, 0]
-        best = (
-            mx.argpartition(-logprobs, self.top - 1, axis=-1)[:, : self.top] if self.top else mx.zeros((len(wanted), 0))
-        )
-        best = best.astype(mx.int32)
-        values = mx.take_along_axis(logprobs, best, axis=-1)
-        mx.eval(own, best, values, self.context.cache.arrays())
-        for logprob, ids, their in zip(np.array(own), np.array(best), np.array(values), strict=True):
-            order = np.argsort(-their, kind="stable")
-            yield Score(float(logprob), tuple((int(ids[i]), float(their[i])) for i in order))
+        wanted = mx.array(targets[at : at + ROWS])
+        found = scored(self.context.model.logits(hidden[at : at + ROWS]), wanted, self.top)
+        mx.eval(found, self.context.cache.arrays())
+        yield from found.scores()
+
+
+class Scored(NamedTuple):
+    """The log-probabilities [B] of ids, and [B, top] the likeliest ids with theirs, in no order. None need be
+    evaluated."""
+
+    own: mx.array
+    likeliest: mx.array
+    values: mx.array
+
+    def scores(self) -> list[Score]:
+        """Wait for them and return them, one for each row."""
+        found = []
+        for logprob, ids, values in zip(*map(np.array, self), strict=True):
+            order = np.argsort(-values, kind="stable")
+            found.append(Score(float(logprob), tuple((int(ids[i]), float(values[i])) for i in order)))
+        return found
+
+
+def scored(logits: mx.array, ids: mx.array, top: int) -> Scored:
+    """Return how likely ``ids`` [B] are by logits [B, V], and the ``top`` likeliest."""
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    own = mx.take_along_axis(logprobs, ids[:, None].astype(mx.int32), axis=-1)[:, 0]
+    if not top:
+        return Scored(own, mx.zeros((len(ids), 0), mx.int32), mx.zeros((len(ids), 0)))
+    best = mx.argpartition(-logprobs, top - 1, axis=-1)[:, :top].astype(mx.int32)
+    return Scored(own, best, mx.take_along_axis(logprobs, best, axis=-1))

@@ -7,6 +7,7 @@ has drawn; the host finds that out while the device computes the step. What the 
 draw, and read with the next step. Knows no prompts, no text, and not where rows come from.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -16,9 +17,12 @@ import mlx.core as mx
 
 from gptoss_mlx.engine.constraint import Constraint, allowed, follow
 from gptoss_mlx.engine.context import Context
-from gptoss_mlx.engine.sampling import NOT_FINITE, Drawn, Sampling, draw_token
+from gptoss_mlx.engine.sampling import NOT_FINITE, Drawn, adjusted, draw_token, points
+from gptoss_mlx.engine.scoring import Scored, scored
 from gptoss_mlx.errors import ConstraintError, EngineError, one_line
 from gptoss_mlx.model.decoder import Decoder, Step
+from gptoss_mlx.sampling import Sampling
+from gptoss_mlx.score import Score
 
 Finish = Literal["stop", "length"]
 """How a row ended: by one of its stop ids, or by its limit."""
@@ -29,7 +33,8 @@ class Row:
     """One sequence to generate. ``context`` may already have read a prefix of ``prompt``. ``shared`` are lengths of
     prefixes with which other rows' prompts may begin too. ``cached`` is how many ids of the prompt need not be read,
     and None until reading begins. ``produced`` of ``max_tokens`` ids have been given out; those of the last time are
-    ``unread`` until the next step. ``constraint`` is None where every id may be drawn. Its end is added to ``stop``."""
+    ``unread`` until the next step. ``constraint`` is None where every id may be drawn. Its end is added to ``stop``.
+    ``likeliest`` is None where nobody wants to know how likely its ids are, else how many others shall be told of."""
 
     id: Hashable
     prompt: list[int]
@@ -39,13 +44,16 @@ class Row:
     stop: frozenset[int]
     shared: tuple[int, ...] = field(default=(), kw_only=True)
     constraint: Constraint | None = field(default=None, kw_only=True)
+    likeliest: int | None = field(default=None, kw_only=True)
     cached: int | None = field(default=None, init=False)
     produced: int = field(default=0, init=False)
     unread: list[int] = field(default_factory=list, init=False)
     points: Iterator[mx.array] = field(init=False)
+    given: list[int] = field(default_factory=list, init=False)
+    counts: Counter[int] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
-        self.points = self.sampling.points()
+        self.points = points(self.sampling)
         if self.constraint is not None:
             self.stop |= {self.constraint.end}
 
@@ -54,16 +62,20 @@ class Row:
         """Return why the row's next step must wait until the host has seen this one, or None."""
         if self.constraint is not None:
             return "constraint"
+        if self.sampling.penalizes:
+            return "penalties"
         return "misses" if self.context.model.may_miss else None
 
 
 @dataclass(frozen=True)
 class Produced:
-    """A row's next id. ``finished`` is None unless it was the last."""
+    """A row's next id. ``finished`` is None unless it was the last. ``score`` says how likely the model found it, by
+    its own distribution at temperature 1, if the row wants that; it is None for an id that a constraint forced."""
 
     id: Hashable
     token: int
     finished: Finish | None
+    score: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,10 @@ class _Given:
 
     def undo(self) -> None:
         """Take back what it has given out since, and rewind its constraint."""
-        self._row.produced, self._row.unread = self._out
+        row = self._row
+        row.produced, row.unread = self._out
+        row.counts.subtract(row.given[row.produced :])
+        del row.given[row.produced :]
         if self._row.constraint is not None:
             self._row.constraint.rewind(self._followed)
 
@@ -116,13 +131,15 @@ Masks = list[mx.array | None]
 
 @dataclass
 class _Flight:
-    """A step that is under way: what it draws for each row, at which marks it began, and with which masks."""
+    """A step that is under way: what it draws for each row and how likely that is, at which marks it began, and with
+    which masks."""
 
     rows: list[Row]
     step: Step
     marks: list[_Mark]
     masks: Masks
     drawn: Drawn
+    scored: list[Scored | None]
 
     def undo(self) -> None:
         """Rewind every row to before the step."""
@@ -147,10 +164,10 @@ class Stepper:
                 return self._give_out(row, forced)
             mask = allowed(row.constraint, self.model.config.vocab_size)
         with row.context.undone_on_error():
-            drawn = draw_token(logits, row.sampling, next(row.points), mask)
+            drawn, scored = _drawn(row, logits, next(row.points), mask)
             (id,) = drawn.ids()
         self.rows.append(row)
-        return self._give(row, id)
+        return self._give(row, id, scored)
 
     def remove(self, id: Hashable) -> None:
         """Remove a row. The other rows' ids stay the same."""
@@ -201,8 +218,8 @@ class Stepper:
                     self.model(mx.array([row.unread[:-1]], mx.uint32), row.context.cache)
             step = self.model.decode(_tokens(rows, before), [row.context.cache for row in rows])
             masks = self._masks(rows, step)
-            flight = _Flight(rows, step, marks, masks, self._draw(step, rows, marks, masks))
-            mx.async_eval(*flight.drawn, step.pending, [row.context.cache.arrays() for row in rows])
+            flight = _Flight(rows, step, marks, masks, *self._draw(step, rows, marks, masks))
+            mx.async_eval(*flight.drawn, flight.scored, step.pending, [row.context.cache.arrays() for row in rows])
         except BaseException:
             for mark in marks:
                 mark.undo()
@@ -234,18 +251,21 @@ class Stepper:
         except Exception:
             return None
 
-    def _draw(self, step: Step, rows: list[Row], marks: list[_Mark], masks: Masks) -> Drawn:
-        """Return a draw for each row. Where all are greedy and free no logits are kept in memory."""
-        if all(row.sampling.temperature == 0 and mask is None for row, mask in zip(rows, masks, strict=True)):
-            return Drawn(*self.model.greedy(step.x))
+    def _draw(self, step: Step, rows: list[Row], marks: list[_Mark], masks: Masks) -> tuple[Drawn, list[Scored | None]]:
+        """Return a draw for each row, and how likely it is where that is wanted. Where all are greedy and free no
+        logits are kept in memory."""
+        if all(_is_plain(row) and mask is None for row, mask in zip(rows, masks, strict=True)):
+            return Drawn(*self.model.greedy(step.x)), [None] * len(rows)
         logits = self.model.logits(step.x)
-        if len(rows) == 1:
-            return draw_token(logits, rows[0].sampling, marks[0].point, masks[0])
-        draws = [
-            draw_token(logits[number : number + 1], row.sampling, mark.point, mask)
+        found = [
+            _drawn(row, logits[number : number + 1], mark.point, mask)
             for number, (row, mark, mask) in enumerate(zip(rows, marks, masks, strict=True))
         ]
-        return Drawn(mx.concatenate([draw.token for draw in draws]), mx.concatenate([draw.witness for draw in draws]))
+        draws, scores = [draw for draw, _ in found], [scored for _, scored in found]
+        if len(rows) == 1:
+            return draws[0], scores
+        tokens, witnesses = (mx.concatenate(list(parts)) for parts in zip(*draws, strict=True))
+        return Drawn(tokens, witnesses), scores
 
     def _wait(self, flight: _Flight) -> list[int | None]:
         """Wait for a step, and compute it again while experts were absent. Return what it has drawn."""
@@ -253,7 +273,7 @@ class Stepper:
             mx.eval(*flight.drawn, flight.step.pending)
             if not flight.step.repeat():
                 return flight.drawn.ids()
-            flight.drawn = self._draw(flight.step, flight.rows, flight.marks, flight.masks)
+            flight.drawn, flight.scored = self._draw(flight.step, flight.rows, flight.marks, flight.masks)
 
     def _land(self, flight: _Flight, ids: list[int | None]) -> list[Produced | Failed]:
         """Give each row that is still there what ``flight`` has drawn for it."""
@@ -265,34 +285,39 @@ class Stepper:
                 flight.marks[number].undo()
             elif self._ahead is not None and row in self._ahead.rows:
                 row.context.ids.append(id)
-            outcomes += self._give(row, id)
+            outcomes += self._give(row, id, flight.scored[number])
         return outcomes
 
-    def _give(self, row: Row, id: int | None) -> list[Produced | Failed]:
+    def _give(self, row: Row, id: int | None, scored: Scored | None) -> list[Produced | Failed]:
         """Give out an id that was drawn and what it forces."""
         if id is None:
             self.rows.remove(row)
             return [Failed(row.id, EngineError(NOT_FINITE))]
+        score = None if scored is None else scored.scores()[0]
         if row.constraint is None or id in row.stop:
-            return self._give_out(row, [id])
+            return self._give_out(row, [id], score)
         try:
-            return self._give_out(row, [id, *follow(row.constraint, id)])
+            return self._give_out(row, [id, *follow(row.constraint, id)], score)
         except ConstraintError as error:
             self.rows.remove(row)
             return [Failed(row.id, error)]
 
-    def _give_out(self, row: Row, ids: list[int]) -> list[Produced | Failed]:
-        """Give out ids up to the row's end."""
+    def _give_out(self, row: Row, ids: list[int], score: Score | None = None) -> list[Produced | Failed]:
+        """Give out ids up to the row's end. ``score`` is the first one's."""
         outcomes: list[Produced | Failed] = []
         row.unread = ids
         for id in ids:
             row.produced += 1
+            if row.sampling.penalizes:
+                row.counts[id] += 1
+                row.given.append(id)
             finished: Finish | None = None
             if id in row.stop:
                 finished = "stop"
             elif row.produced == row.max_tokens:
                 finished = "length"
-            outcomes.append(Produced(row.id, id, finished))
+            outcomes.append(Produced(row.id, id, finished, score))
+            score = None
             if finished:
                 self.rows.remove(row)
                 break
@@ -328,6 +353,18 @@ class Stepper:
         if isinstance(error, RuntimeError | MemoryError):
             error = EngineError(f"the model cannot be run: {one_line(error)}")
         return Failed(row.id, error)
+
+
+def _is_plain(row: Row) -> bool:
+    """Return whether the row's next id is the likeliest one, whatever else is known of it."""
+    return row.sampling.temperature == 0 and not row.sampling.adjusts and row.likeliest is None
+
+
+def _drawn(row: Row, logits: mx.array, point: mx.array, mask: mx.array | None) -> tuple[Drawn, Scored | None]:
+    """Return a draw for a row from logits [1, V], and how likely it is if the row wants that."""
+    among = adjusted(logits, row.sampling, row.counts) if row.sampling.adjusts else logits
+    drawn = draw_token(among, row.sampling, point, mask)
+    return drawn, None if row.likeliest is None else scored(logits, drawn.token, row.likeliest)
 
 
 def _tokens(rows: list[Row], before: _Flight | None) -> mx.array:

@@ -3,7 +3,6 @@
 The package knows JSON bodies, harmony and sampling. It knows nothing of where a body comes from or how a model runs.
 """
 
-import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.reply import Call, Reply, ReplyReader
 from gptoss_mlx.requests import chat_completions, completions, messages, responses
 from gptoss_mlx.requests.history import Carried

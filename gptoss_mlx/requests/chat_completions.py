@@ -4,6 +4,7 @@ Fields that would change the answer but are not supported are refused, never ign
 prompt, as in the model's training, and the answer is held to it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from gptoss_mlx.errors import RequestError
@@ -29,20 +30,17 @@ from gptoss_mlx.requests.request import (
     Request,
     call_key,
     needed_parts,
+    read_adjusted,
     read_called_name,
     read_content,
     read_effort,
+    read_likeliest,
     read_limit,
     read_sampling,
     read_stop,
 )
 
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "frequency_penalty": (0, 0.0),
-    "presence_penalty": (0, 0.0),
-    "logit_bias": ({},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -94,7 +92,8 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False, notes: l
             functions=held.functions,
             response_format=held.response_format,
         ),
-        sampling=read_sampling(body, defaults),
+        sampling=read_adjusted(body, read_sampling(body, defaults)),
+        likeliest=read_likeliest(body, bool(body.flag("logprobs"))),
         max_tokens=limit or defaults.max_tokens,
         stop=read_stop(body),
         held=held,
@@ -110,11 +109,19 @@ def read(raw: Any, defaults: Defaults, *, unknown_fields: bool = False, notes: l
     return request
 
 
-def write(*replies: Reply, id: str, created: int, model: str, thought: bool) -> dict[str, Any]:
+def write(
+    *replies: Reply,
+    id: str,
+    created: int,
+    model: str,
+    thought: bool,
+    logprobs: Mapping[int, list[dict[str, Any]]] | None = None,
+) -> dict[str, Any]:
     """Return the ``chat.completion`` object with ``replies`` as its choices.
 
     All ids in it are made from ``id``. ``created`` is in Unix seconds. With ``thought`` the message has the thought as
-    ``reasoning`` and ``reasoning_content``, the fields that other servers use; OpenAI has no field for it.
+    ``reasoning`` and ``reasoning_content``, the fields that other servers use; OpenAI has no field for it. ``logprobs``
+    has what is said of the tokens of each reply.
     """
     return {
         "id": f"chatcmpl-{id}",
@@ -125,13 +132,18 @@ def write(*replies: Reply, id: str, created: int, model: str, thought: bool) -> 
             {
                 "index": index,
                 "message": _message(reply, id, index, thought),
-                "logprobs": None,
+                "logprobs": None if logprobs is None else write_logprobs(logprobs.get(index, [])),
                 "finish_reason": reply.reason,
             }
             for index, reply in enumerate(replies)
         ],
         "usage": write_usage(*replies),
     }
+
+
+def write_logprobs(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the ``logprobs`` of a choice."""
+    return {"content": entries, "refusal": None}
 
 
 def write_usage(*replies: Reply) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.requests.json_object import JsonObject
-from gptoss_mlx.requests.request import Defaults, Request, read_limit, read_sampling, read_stop
+from gptoss_mlx.requests.request import Defaults, Request, read_adjusted, read_limit, read_sampling, read_stop
 
 MAX_TOKENS = 16
 """Tokens where no limit is given, as OpenAI has it."""
@@ -22,9 +22,6 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
     "best_of": (1,),
     "n": (1,),
-    "frequency_penalty": (0, 0.0),
-    "presence_penalty": (0, 0.0),
-    "logit_bias": ({},),
 }
 """Unsupported fields. Each is accepted with the listed values, because they ask for nothing."""
 
@@ -61,7 +58,7 @@ def read(raw: Any, defaults: Defaults, tokenizer: Tokenizer, notes: list[str]) -
         raise body.error("stream", "cannot be had with echo or logprobs")
     request = Request(
         messages=(),
-        sampling=read_sampling(body, defaults),
+        sampling=read_adjusted(body, read_sampling(body, defaults)),
         max_tokens=limit,
         stop=read_stop(body),
         stream=stream,

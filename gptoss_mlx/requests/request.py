@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import RequestError, UsageError
 from gptoss_mlx.harmony import Message, Tokenizer
 from gptoss_mlx.harmony.messages import Effort
@@ -13,6 +12,7 @@ from gptoss_mlx.reply import ReplyReader
 from gptoss_mlx.requests.history import Carried, Recall
 from gptoss_mlx.requests.json_object import JsonObject
 from gptoss_mlx.requests.offers import CACHING, Form, Held
+from gptoss_mlx.sampling import Sampling
 
 if TYPE_CHECKING:
     from gptoss_mlx.grammars import Grammar
@@ -62,7 +62,8 @@ class Request:
 
     ``held`` says which tools the model may call and what its replies are held to, with ``grammar``. ``model`` is the
     name in the request, if any. ``repeated`` are settings that the endpoint's response repeats. ``unknown`` are the
-    names of ignored fields. ``n`` is how many replies are wanted. ``stream_usage``: a stream ends with the counts of
+    names of ignored fields. ``n`` is how many replies are wanted. ``likeliest`` is how many of the likeliest tokens are
+    wanted beside each token's log-probability, None for neither. ``stream_usage``: a stream ends with the counts of
     tokens. ``store``: the response may be asked for later. ``thoughts`` says in which form thoughts are wanted. With
     ``sealed`` they are also wanted in a form that the client sends back unread. ``carried`` is what a later request
     that continues this one begins with.
@@ -79,6 +80,7 @@ class Request:
     repeated: dict[str, Any] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     n: int = 1
+    likeliest: int | None = None
     stream_usage: bool = False
     store: bool = False
     thoughts: Thoughts = "text"
@@ -100,6 +102,38 @@ def read_sampling(body: JsonObject, defaults: Defaults) -> Sampling:
         return replace(defaults.sampling, **{name: value for name, value in given.items() if value is not None})
     except UsageError as error:
         raise RequestError(str(error), str(error).split()[0]) from error
+
+
+def read_adjusted(body: JsonObject, sampling: Sampling) -> Sampling:
+    """Return ``sampling`` with the penalties and the bias of the body."""
+    names = ("presence_penalty", "frequency_penalty")
+    given: dict[str, Any] = {name: value for name in names if (value := body.number(name)) is not None}
+    bias = body.object("logit_bias")
+    if bias is not None:
+        pairs = [(name, bias.number(name) or 0.0) for name in bias.unread()]
+        if wrong := next(
+            (name for name, value in pairs if not (name.isascii() and name.isdecimal() and len(name) < 9)), None
+        ):
+            raise bias.error(wrong, "must be a token's id with a number")
+        given["logit_bias"] = tuple((int(name), value) for name, value in pairs)
+    try:
+        return replace(sampling, **given)
+    except UsageError as error:
+        raise RequestError(str(error), str(error).split()[0]) from error
+
+
+MOST_LIKELIEST = 20
+"""The most of the likeliest tokens that can be asked for beside each, as OpenAI has it."""
+
+
+def read_likeliest(body: JsonObject, wanted: bool) -> int | None:
+    """Return how many of the likeliest tokens are wanted beside each, or None if none is ``wanted``."""
+    top = body.integer("top_logprobs")
+    if top is not None and not 0 <= top <= MOST_LIKELIEST:
+        raise body.error("top_logprobs", f"is {top}; it must be from 0 to {MOST_LIKELIEST}")
+    if top and not wanted:
+        raise body.error("top_logprobs", "is set, but log-probabilities are not asked for")
+    return (top or 0) if wanted else None
 
 
 def read_limit(body: JsonObject, *names: str) -> int | None:

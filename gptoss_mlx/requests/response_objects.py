@@ -6,6 +6,7 @@ that come in.
 
 import base64
 import binascii
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, Literal
 
@@ -49,9 +50,11 @@ def reasoning_item(id: str, text: str, thoughts: Thoughts, sealed: bool) -> Item
     return item
 
 
-def message_item(id: str, text: str | None, section: str, status: Status) -> Item:
+def message_item(
+    id: str, text: str | None, section: str, status: Status, logprobs: Sequence[Mapping[str, Any]] = ()
+) -> Item:
     """Return the item of an answer, or of what is said before a call. It has no part yet if ``text`` is None."""
-    content = [] if text is None else [text_part(text)]
+    content = [] if text is None else [text_part(text, logprobs)]
     about = {"id": id, "type": "message", "role": "assistant", "status": status, "phase": PHASES[section]}
     return about | {"content": content}
 
@@ -64,8 +67,8 @@ def call_item(id: str, call_id: str, name: str, arguments: str, status: Status, 
     return about | {"name": name, "arguments": arguments}
 
 
-def text_part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def text_part(text: str, logprobs: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
 def thought_part(text: str) -> dict[str, Any]:

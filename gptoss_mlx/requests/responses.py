@@ -27,6 +27,7 @@ from gptoss_mlx.requests.request import (
     needed_parts,
     read_called_name,
     read_effort,
+    read_likeliest,
     read_limit,
     read_parts,
     read_sampling,
@@ -38,12 +39,13 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "prompt": (),
     "context_management": (),
     "moderation": (),
-    "top_logprobs": (0,),
 }
 """Unsupported fields. Each is accepted with the listed values, because they ask for nothing."""
 
 
 SEALED = "reasoning.encrypted_content"
+LOGPROBS = "message.output_text.logprobs"
+INCLUDED = (SEALED, LOGPROBS)
 
 
 def previous(raw: Any) -> str | None:
@@ -76,8 +78,8 @@ def read(raw: Any, defaults: Defaults, *, carried: Carried | None = None, notes:
     summary = reasoning.text("summary") or reasoning.text("generate_summary")
     reasoning.skip("context")
     include = body.list("include") or []
-    if any(one != SEALED for one in include):
-        body.overlook("include", because=f"only {SEALED} can be included")
+    if any(one not in INCLUDED for one in include):
+        body.overlook("include", because=f"only {' and '.join(INCLUDED)} can be included")
     effort = read_effort(reasoning, "effort") or defaults.reasoning
     store = body.flag("store")
     form = _read_format(body.object("text")) or defaults.form
@@ -95,6 +97,7 @@ def read(raw: Any, defaults: Defaults, *, carried: Carried | None = None, notes:
             response_format=held.response_format,
         ),
         sampling=sampling,
+        likeliest=read_likeliest(body, LOGPROBS in include),
         max_tokens=limit,
         held=held,
         grammar=held.grammar(notes),
@@ -106,6 +109,7 @@ def read(raw: Any, defaults: Defaults, *, carried: Carried | None = None, notes:
             "metadata": body.schema("metadata") or {},
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
+            "top_logprobs": body.integer("top_logprobs") or 0,
             "tool_choice": body.any("tool_choice") or "auto",
             "tools": body.list("tools") or [],
             "previous_response_id": body.text("previous_response_id"),

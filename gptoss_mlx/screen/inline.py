@@ -51,8 +51,6 @@ def _shown(token: Token, style: str) -> Span:
             return Span("\n")
         case "code_inline":
             return Span(token.content, joined(style, CODE))
-        case "html_inline":
-            return Span(token.content, joined(style, DIM))
         case _:
             return Span(token.content, style)
 

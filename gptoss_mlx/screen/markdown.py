@@ -66,7 +66,7 @@ class MarkdownStream:
         if not source.strip():
             return
         found, tops = leaves(self._without_tables if self._as_text else self._parser, source)
-        if self._began_leaf and self._shown_leaves < len(found) and found[self._shown_leaves].kind == "table":
+        if self._began_leaf and self._shown_leaves < len(found) and self._is_table_now(found[self._shown_leaves]):
             self._as_text = True
             found, tops = leaves(self._without_tables, source)
         lines = source.split("\n")
@@ -78,8 +78,12 @@ class MarkdownStream:
                 break
             self._shown_leaves += 1
             self._shown_text = 0
-            self._began_leaf = self._as_text = self._unstyled = False
+            self._began_leaf = self._unstyled = False
         self._forget(found, tops, lines)
+
+    def _is_table_now(self, leaf: Leaf) -> bool:
+        """Return whether what was shown as text is a table's header by what follows it."""
+        return leaf.kind == "table" or (leaf.kind == "paragraph" and len(leaf.text) < self._shown_text)
 
     def _decided(self) -> str:
         """Return the source up to the last line whose kind of block is known."""
@@ -139,7 +143,7 @@ class MarkdownStream:
         """Yield lines as they stand. Code is not indented by the lists around it, so that it can be copied."""
         fence = leaf.kind == "fence"
         margin = leaf.quotes if fence else leaf.rest
-        text = _with_fence(leaf).removesuffix("\n")
+        text = (f"{leaf.markup}\n{leaf.text}" if fence else leaf.text).removesuffix("\n")
         new = text[self._shown_text :]
         yield from self._begin(leaf, lines)
         for n, line in enumerate(new.split("\n")):
@@ -147,7 +151,7 @@ class MarkdownStream:
                 yield Span("\n")
                 yield Span(margin, DIM)
             yield Span(line, DIM if fence and not n and not self._shown_text else "")
-        self._shown_text = len(text)
+        self._shown_text = max(self._shown_text, len(text))  # its last line may wait now
         if final and fence and _closed(leaf, lines):
             yield Span("\n")
             yield Span(margin + leaf.markup[: _fence_length(leaf.markup)], DIM)
@@ -176,24 +180,8 @@ class MarkdownStream:
         if cut:
             self._shown_leaves -= sum(leaf.start < cut for leaf in found)
             self._source = self._source[sum(len(line) + 1 for line in lines[:cut]) :]
-        if unshown.kind == "fence" and self._shown_text and self._shown_leaves < len(found):
-            self._drop_code(unshown, cut)
-
-    def _drop_code(self, leaf: Leaf, cut: int) -> None:
-        """Drop the lines of an open fence that have been shown, except the fence and the last of them."""
-        shown = _with_fence(leaf)[: self._shown_text]
-        count = shown.count("\n") - 1
-        if count < 1:
-            return
-        first = leaf.start - cut + 1
-        lines = self._source.split("\n")
-        del lines[first : first + count]
-        self._source = "\n".join(lines)
-        self._shown_text = len(leaf.markup) + 1 + len(shown.rpartition("\n")[2])
-
-
-def _with_fence(leaf: Leaf) -> str:
-    return f"{leaf.markup}\n{leaf.text}" if leaf.kind == "fence" else leaf.text
+        if not (self._shown_leaves or self._began_leaf):
+            self._as_text = False
 
 
 def _fence_length(markup: str) -> int:

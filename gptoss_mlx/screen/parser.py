@@ -4,12 +4,15 @@ Definitions of references (``[a]: URL``) are no rule here, so they show as text,
 """
 
 import re
+from functools import cache
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
+_MARKS = re.compile(r"[*_~]")
+_AMBIGUOUS = "ambiguous"
 CLOSERS = {"\\[": "\\]", "\\(": "\\)", "$$": "$$"}
 _DOLLAR = r"\$(?![\s$]|\d[\d.,]*[kKMB]?[\s.,;:!?)])"
 DOLLARS = re.compile(_DOLLAR + r"(?=[^$\n`]{0,119}\$)[^$\n`]*(?<!\s)\$(?!\d)")
@@ -31,6 +34,11 @@ def make_parser(*, tables: bool = True) -> MarkdownIt:
     return parser
 
 
+@cache
+def _without_emphasis() -> MarkdownIt:
+    return make_parser().disable(["emphasis", "strikethrough"])
+
+
 def blocks(parser: MarkdownIt, source: str) -> list[Token]:
     """Return the tokens of the blocks of ``source``, with their text not parsed."""
     tokens: list[Token] = []
@@ -39,8 +47,10 @@ def blocks(parser: MarkdownIt, source: str) -> list[Token]:
 
 
 def inline(parser: MarkdownIt, source: str) -> list[Token]:
-    """Return the tokens of a paragraph's text."""
-    return parser.parseInline(source, {})[0].children or []
+    """Return the tokens of a text. Where emphasis may end inside a reference or after it, there is none."""
+    env: dict[str, bool] = {}
+    tokens = parser.parseInline(source, env)[0].children or []
+    return _without_emphasis().parseInline(source, {})[0].children or [] if env.get(_AMBIGUOUS) else tokens
 
 
 def math_end(source: str, at: int) -> int | None:
@@ -78,6 +88,9 @@ def _bracket(state: StateInline, silent: bool) -> bool:
     end = state.md.helpers.parseLinkLabel(state, state.pos)
     if end < 0:
         return False
+    begun = sum(mark.open for mark in state.delimiters) - sum(mark.close and not mark.open for mark in state.delimiters)
+    if begun > 0 and _MARKS.search(state.src, state.pos, end):
+        state.env[_AMBIGUOUS] = True
     after = state.posMax
     state.pos, state.posMax = state.pos + 1, end
     state.push("bracket_open", "", 1).content = "["

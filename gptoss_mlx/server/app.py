@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gptoss_mlx.server import chat_completions, completions, listings, messages, responses
+from gptoss_mlx.server import chat_completions, completions, listings, messages, page, responses
 from gptoss_mlx.server.exchange import Answer, Exchange
 from gptoss_mlx.server.guard import Guard, dialect_of
 from gptoss_mlx.server.service import Service
@@ -41,7 +41,7 @@ def build(service: Service, *, host: str, key: str | None = None, origins: Seque
         route("/health", get=listings.health),
         route("/api/tags", get=listings.tags),
         route("/api/version", get=listings.version),
-        route("/", get=listings.here),
+        route("/", get=page.home),
     ]
     router: ASGIApp = Router(routes, default=answer(listings.missing, ""))
     if origins:

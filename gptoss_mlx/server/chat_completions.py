@@ -1,12 +1,14 @@
 """``/v1/chat/completions``: whole, or as a stream of chunks."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.reply import CallPiece, Piece
 from gptoss_mlx.requests import chat_completions
 from gptoss_mlx.server.exchange import Exchange
+from gptoss_mlx.server.logprobs import Entry
 from gptoss_mlx.server.owner import Ended
 from gptoss_mlx.server.problems import Problem, problem_of
 from gptoss_mlx.server.service import Answering, Of, Service, Waiting
@@ -25,7 +27,8 @@ async def create(exchange: Exchange, service: Service) -> None:
             return
         replies = await answering.whole()
         about: dict[str, Any] = {"id": exchange.id, "created": created, "model": answering.model, "thought": True}
-        await exchange.reply(chat_completions.write(*replies, **about))
+        logprobs = None if answering.request.likeliest is None else answering.logprobs
+        await exchange.reply(chat_completions.write(*replies, logprobs=logprobs, **about))
 
 
 def model_of(body: Any) -> str | None:
@@ -41,8 +44,11 @@ async def _stream(exchange: Exchange, answering: Answering, created: int) -> Non
     head |= {"model": answering.model, "system_fingerprint": None}
     usage: dict[str, Any] = {"usage": None} if answering.request.stream_usage else {}
 
-    async def send(index: int, delta: dict[str, Any], finish: str | None = None, **more: Any) -> None:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+    async def send(
+        index: int, delta: dict[str, Any], finish: str | None = None, known: Sequence[Entry] = (), **more: Any
+    ) -> None:
+        logprobs = chat_completions.write_logprobs([*known]) if known else None
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         await exchange.event(head | {"choices": [choice]} | usage | more)
 
     try:
@@ -52,12 +58,12 @@ async def _stream(exchange: Exchange, answering: Answering, created: int) -> Non
             match come:
                 case Waiting(read, total):
                     await send(0, {}, prompt_progress={"processed": read, "total": total})
-                case Of(index, Piece() as piece):
-                    await send(index, _said(piece))
+                case Of(index, Piece() as piece, known):
+                    await send(index, _said(piece), known=known)
                 case Of(index, CallPiece() as piece):
                     await send(index, {"tool_calls": [_called(piece, exchange.id, index)]})
-                case Of(index, Ended(reply)):
-                    await send(index, {}, reply.reason)
+                case Of(index, Ended(reply), known):
+                    await send(index, {}, reply.reason, known)
         if answering.request.stream_usage:
             replies = [answering.replies[index] for index in range(answering.request.n)]
             await exchange.event(head | {"choices": [], "usage": chat_completions.write_usage(*replies)})

@@ -6,12 +6,12 @@ from collections.abc import Coroutine, Sequence
 from datetime import date as Date
 from typing import Any
 
-from gptoss_mlx.engine.scoring import Score, Scorer
-from gptoss_mlx.errors import ContextLengthError, GptOssError
+from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.reply import Piece, Reply
 from gptoss_mlx.requests import Defaults, completions
 from gptoss_mlx.requests.completions import Completion
+from gptoss_mlx.score import Score
 from gptoss_mlx.server.chat_completions import model_of
 from gptoss_mlx.server.exchange import Exchange
 from gptoss_mlx.server.owner import Ended
@@ -72,7 +72,7 @@ async def _answer(
         reason = _reason(reply)
     logprobs = None
     if asked.likeliest is not None:
-        scores = await _scores(service, loaded, prompt + added, asked.likeliest)
+        scores = await service.scores(loaded, prompt + added, asked.likeliest)
         first = 0 if asked.echo else len(prompt)
         logprobs = _logprobs(prompt + added, scores, first, asked.likeliest, tokenizer)
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}, len(added)
@@ -105,20 +105,6 @@ async def _stream(
         except (GptOssError, Problem) as error:
             await exchange.event({"error": problem_of(error).openai})
         await exchange.end()
-
-
-async def _scores(service: Service, loaded: Loaded, ids: list[int], top: int) -> list[Score | None]:
-    """Return the score of each id, None for the first. Other rows go on between two chunks."""
-    runtime = loaded.runtime
-    if len(ids) > runtime.config.max_position_embeddings:
-        raise ContextLengthError(
-            f"the prompt has {len(ids):,} tokens, the model's context holds {runtime.config.max_position_embeddings:,}"
-        )
-    scorer = Scorer(runtime.context(), ids, top, runtime.chunk)
-    scores: list[Score | None] = [None]
-    while not scorer.done:
-        scores += await asyncio.wrap_future(service.owner.do(scorer.read))
-    return scores
 
 
 def _logprobs(

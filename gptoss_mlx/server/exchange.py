@@ -57,8 +57,11 @@ class Exchange:
 
     async def reply(self, content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """Send ``content`` as JSON. It is the whole response."""
-        data = to_json(content)
-        await self._begin(status, "application/json", {"content-length": str(len(data))} | dict(headers or {}))
+        await self.send(to_json(content), "application/json", status, headers)
+
+    async def send(self, data: bytes, kind: str, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        """Send ``data``, whose media type is ``kind``. It is the whole response."""
+        await self._begin(status, kind, {"content-length": str(len(data))} | dict(headers or {}))
         await self._send({"type": "http.response.body", "body": data})
 
     async def fail(self, problem: Problem) -> None:

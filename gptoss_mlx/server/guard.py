@@ -20,8 +20,8 @@ LOCAL_NAMES = (".local", ".internal", ".localhost")
 
 _HOST = re.compile(r"(\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(:\d{1,5})?")
 
-OPEN_PATHS = ("/health",)
-"""Answered without the key, because they say nothing of anyone's requests."""
+OPEN_PATHS = ("/health", "/")
+"""Answered without the key, because they say nothing of anyone's requests. The page asks for the key."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import gptoss_mlx
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.machine import model_bytes
 from gptoss_mlx.published import HUB_IDS
 from gptoss_mlx.server.exchange import Exchange
 from gptoss_mlx.server.problems import Problem
@@ -45,7 +46,13 @@ async def model(exchange: Exchange, service: Service) -> None:
 
 async def health(exchange: Exchange, service: Service) -> None:
     """Say that the server runs, and how much it has to do."""
-    state = {"model": service.residence.present, "running": service.owner.running, "requests": service.taken}
+    memory = {"used": model_bytes(), "planned": service.residence.planned}
+    state = {
+        "model": service.residence.present,
+        "memory": memory,
+        "running": service.owner.running,
+        "requests": service.taken,
+    }
     await exchange.reply({"status": "ok", "tokens": service.owner.tokens} | state)
 
 

@@ -7,16 +7,18 @@ no HTTP, no requests and no names of models.
 import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from gptoss_mlx.engine.batching import Failed, Produced, Row
 from gptoss_mlx.errors import EngineError, GptOssError, one_line
-from gptoss_mlx.reply import CallPiece, Piece, Reply, ReplyReader
+from gptoss_mlx.reply import CallPiece, Piece, Reply
+from gptoss_mlx.reply import Ended as Reason
+from gptoss_mlx.score import Score
 
 PAUSE = 0.005
 """Seconds between looks at the disk while nothing else is to be done. A new request waits no longer."""
@@ -38,7 +40,43 @@ class Broken:
     error: GptOssError
 
 
-Event = Piece | CallPiece | Ended | Broken
+@dataclass(frozen=True)
+class Token:
+    """An id, for those who want ids."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An id that is text for the user, and how likely it was, for those who want that. ``score`` is as for Produced.
+    It comes before the text."""
+
+    id: int
+    score: Score | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """No id follows, for ``reason``."""
+
+    reason: Reason
+
+
+Event = Piece | CallPiece | Token | Scored | Finished | Ended | Broken
+
+
+class Reader(Protocol):
+    """What the owner uses of a ReplyReader. ``over`` ends the row. ``said``: the last id was text for
+    the user."""
+
+    @property
+    def over(self) -> bool: ...
+    @property
+    def said(self) -> bool: ...
+    def feed(self, id: int) -> Iterable[Event]: ...
+    def end(self, ended: Reason) -> Iterable[Event]: ...
+    def finish(self, ended: Reason, cached: int) -> Any: ...
 
 
 class Rows(Protocol):
@@ -60,7 +98,7 @@ class Order:
 
     id: Hashable
     make: Callable[[Hashable], Row]
-    reader: ReplyReader
+    reader: Reader
     tell: Callable[[Event], None]
     row: Row | None = field(default=None, init=False)
     ids: list[int] = field(default_factory=list, init=False)
@@ -206,6 +244,8 @@ class Owner:
         order.ids.append(outcome.token)
         reader = order.reader
         events: list[Event] = [*reader.feed(outcome.token)]
+        if order.row is not None and order.row.likeliest is not None and reader.said:
+            events.insert(0, Scored(outcome.token, outcome.score))
         if outcome.finished or reader.over:
             if not outcome.finished:
                 self._rows.remove(outcome.id)

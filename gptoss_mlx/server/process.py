@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.server.app import build
 from gptoss_mlx.server.guard import is_loopback
+from gptoss_mlx.server.link import Link
 from gptoss_mlx.server.owner import Owner
 from gptoss_mlx.server.residence import Loaded, Residence
 from gptoss_mlx.server.service import Service
@@ -47,12 +49,14 @@ END_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to serve the models ``names``. ``idle_unload`` is in seconds. ``working`` is entered while there is work.
-    ``guarded`` is as for Service."""
+    """How to serve the models ``names``. ``folder`` returns the folder of one. ``idle_unload`` is in seconds.
+    ``working`` is entered while there is work. ``guarded`` is as for Service. ``say`` tells the user something."""
 
     names: Sequence[str]
     load: Callable[[str], Loaded]
     unload: Callable[[], None]
+    folder: Callable[[str], Path]
+    say: Callable[[str], None]
     host: str = "127.0.0.1"
     port: int = 8080
     key: str | None = None
@@ -96,13 +100,14 @@ async def _serve(settings: Settings, listener: socket.socket, started: Callable[
 
     owner = Owner(post, settings.working)
     residence = Residence(owner, settings.names, settings.load, settings.unload)
+    service = Service(owner, residence, settings.max_rows + QUEUED, guarded=settings.guarded)
     app = build(
-        Service(owner, residence, settings.max_rows + QUEUED, guarded=settings.guarded),
+        service,
         host=settings.host,
         key=settings.key,
         origins=settings.origins,
     )
-    server = Server(app, lambda: started(_address(settings.host, listener)))
+    server = Server(app, lambda: started(f"{_address(settings.host, listener)}/v1"))
     owner.start()
     unloading = None
     try:
@@ -111,7 +116,13 @@ async def _serve(settings: Settings, listener: socket.socket, started: Callable[
                 pass
             if settings.idle_unload is not None:
                 unloading = asyncio.create_task(residence.unload_when_idle(settings.idle_unload))
-            await server.serve([listener])
+            http = {"url": _address(settings.host, listener), "key": settings.key}
+            link = Link(service, settings.folder, lambda: server.should_exit, http)
+            async with link.listening() as problem:
+                if problem is not None:
+                    settings.say(problem)
+                await server.serve([listener])
+                await link.drain(lambda: server.force_exit)
             if not server.force_exit:
                 await residence.close()
     finally:
@@ -216,6 +227,6 @@ class TimedProtocol(H11Protocol):
 
 
 def _address(host: str, listener: socket.socket) -> str:
-    """Return the URL of the API."""
+    """Return the URL of the server."""
     shown: Any = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listener.getsockname()[1]}/v1"
+    return f"http://{shown}:{listener.getsockname()[1]}"

@@ -21,12 +21,14 @@ from gptoss_mlx.server.owner import Owner, Rows
 class Loaded:
     """A model in memory, its batch, and the bytes that the caches of one row of it may take, None for any number.
 
+    ``planned`` is what it may take in all.
     ``leave`` is called on the owner's thread before the model is unloaded.
     """
 
     runtime: Runtime
     rows: Rows
     memory: int | None
+    planned: int = 0
     leave: Callable[[], None] = lambda: None
 
 
@@ -56,6 +58,11 @@ class Residence:
         self._unused = asyncio.Event()
         self._unused.set()
         self._last_used = time.monotonic()
+
+    @property
+    def planned(self) -> int:
+        """Return the bytes that the model in memory may take."""
+        return self._loaded.planned if self._loaded is not None else 0
 
     def resolve(self, wanted: str | None) -> str:
         """Return the served model that ``wanted`` means. Where only one is served, every name means it. Raises

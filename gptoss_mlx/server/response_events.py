@@ -4,12 +4,14 @@ An item is opened when its first piece comes, and closed when a piece of another
 events, taken together, are the items of the response that ends them. Knows no HTTP.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gptoss_mlx.reply import CallPiece, Piece, Reply
 from gptoss_mlx.requests import Request
 from gptoss_mlx.requests import response_objects as objects
+from gptoss_mlx.server.logprobs import Entry
 from gptoss_mlx.server.problems import Problem
 
 ResponseEvent = dict[str, Any]
@@ -26,6 +28,7 @@ class _Open:
     number: int = 0
     text: str = ""
     custom: bool = False
+    logprobs: list[Entry] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -50,7 +53,8 @@ class Growing:
         """Show that ``read`` of the ``total`` ids of the prompt have been read."""
         return self._numbered([self._whole("in_progress") | {"progress": {"read": read, "total": total}}])
 
-    def add(self, piece: Piece | CallPiece) -> list[ResponseEvent]:
+    def add(self, piece: Piece | CallPiece, logprobs: Sequence[Entry] = ()) -> list[ResponseEvent]:
+        """Add more of the reply. ``logprobs`` say how likely the tokens of a text were."""
         if isinstance(piece, CallPiece):
             return self._numbered(self._add_to_call(piece))
         if piece.section == "thought" and self.request.thoughts == "hidden":
@@ -62,10 +66,13 @@ class Growing:
             events = [*self._close("completed"), *self._begin_text(piece.section)]
         assert self._open is not None
         self._open.text += text
-        return self._numbered([*events, self._text_event("delta", delta=text)])
+        self._open.logprobs += logprobs
+        return self._numbered([*events, self._text_event("delta", logprobs, delta=text)])
 
-    def end(self, reply: Reply) -> list[ResponseEvent]:
+    def end(self, reply: Reply, logprobs: Sequence[Entry] = ()) -> list[ResponseEvent]:
         """End the response as its reply has ended."""
+        if self._open is not None:
+            self._open.logprobs += logprobs
         events = self._close("incomplete" if reply.cut_off else "completed")
         self.response |= objects.ended(reply)
         return self._numbered([*events, self._whole(self.response["status"])])
@@ -125,16 +132,17 @@ class Growing:
                 done = {"name": opened.name, "arguments": text}
                 events = [self._event("function_call_arguments.done", at | done)]
         elif opened.section != "thought":
-            item = objects.message_item(opened.id, text, opened.section, status)
-            part = self._event("content_part.done", self._place() | {"part": objects.text_part(text)})
-            events = [self._text_event("done", text=text), part]
+            known = opened.logprobs
+            item = objects.message_item(opened.id, text, opened.section, status, known)
+            part = self._event("content_part.done", self._place() | {"part": objects.text_part(text, known)})
+            events = [self._text_event("done", known, text=text), part]
         else:
             item = objects.reasoning_item(opened.id, text, self.request.thoughts, self.request.sealed)
             if self.request.thoughts == "summary":
                 ended = self._event("reasoning_summary_part.done", self._place() | {"part": objects.summary_part(text)})
             else:
                 ended = self._event("content_part.done", self._place() | {"part": objects.thought_part(text)})
-            events = [self._text_event("done", text=text), ended]
+            events = [self._text_event("done", (), text=text), ended]
         self.response["output"] = [*self.response["output"], item]
         self._open = None
         return [*events, self._event("output_item.done", {"output_index": opened.index, "item": item})]
@@ -154,10 +162,10 @@ class Growing:
         at = {"item_id": self._open.id, "output_index": self._open.index}
         return at | {"summary_index" if summary else "content_index": 0}
 
-    def _text_event(self, what: str, **text: str) -> ResponseEvent:
+    def _text_event(self, what: str, logprobs: Sequence[Entry], **text: str) -> ResponseEvent:
         assert self._open is not None
         if self._open.section != "thought":
-            return self._event(f"output_text.{what}", self._place() | text | {"logprobs": []})
+            return self._event(f"output_text.{what}", self._place() | text | {"logprobs": list(logprobs)})
         kind = "reasoning_summary_text" if self.request.thoughts == "summary" else "reasoning_text"
         return self._event(f"{kind}.{what}", self._place() | text)
 

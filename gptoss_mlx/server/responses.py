@@ -140,10 +140,10 @@ def _events(come: Of | Waiting, growing: Growing) -> list[ResponseEvent]:
     match come:
         case Waiting(read, total):
             return growing.wait(read, total)
-        case Of(_, Ended(reply)):
-            return growing.end(reply)
-        case Of(_, piece):
-            return growing.add(piece)  # type: ignore[arg-type]
+        case Of(_, Ended(reply), logprobs):
+            return growing.end(reply, logprobs)
+        case Of(_, piece, logprobs):
+            return growing.add(piece, logprobs)  # type: ignore[arg-type]
 
 
 def _stored(exchange: Exchange, answering: Answering, growing: Growing) -> Stored:

@@ -13,14 +13,18 @@ from itertools import takewhile
 
 from gptoss_mlx.engine.batching import Row
 from gptoss_mlx.engine.memory import cache_bytes
-from gptoss_mlx.harmony import render, render_messages
+from gptoss_mlx.engine.scoring import Scorer
+from gptoss_mlx.errors import ContextLengthError
+from gptoss_mlx.harmony import Tokenizer, render, render_messages
 from gptoss_mlx.harmony.render import reply_start
 from gptoss_mlx.reply import CallPiece, Piece, Reply
 from gptoss_mlx.requests import Defaults, Request
 from gptoss_mlx.requests.history import recalled
 from gptoss_mlx.requests.request import call_key
 from gptoss_mlx.runtime import Runtime
-from gptoss_mlx.server.owner import Broken, Ended, Event, Order, Owner
+from gptoss_mlx.score import Score
+from gptoss_mlx.server.logprobs import Entry, entry
+from gptoss_mlx.server.owner import Broken, Ended, Event, Order, Owner, Scored
 from gptoss_mlx.server.problems import Problem, busy, not_offered
 from gptoss_mlx.server.residence import Loaded, Residence
 from gptoss_mlx.server.stored import Calls, Responses
@@ -45,16 +49,18 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Of:
-    """An event of the reply ``index``, of several to one request."""
+    """An event of the reply ``index``, of several to one request. ``logprobs`` say how likely the tokens of a text
+    were, where that is wanted. Those of a text that is held back come with the next one, or with the end."""
 
     index: int
     event: Piece | CallPiece | Ended
+    logprobs: tuple[Entry, ...] = ()
 
 
 @dataclass(eq=False)
 class Answering:
     """The request ``id`` while the model ``model`` answers it. ``calls`` remember its calls. ``shared`` is as for Row.
-    ``replies`` are those that have ended, by index."""
+    ``replies`` are those that have ended, by index, and ``logprobs`` what is said of the tokens of each."""
 
     id: str
     request: Request
@@ -62,15 +68,18 @@ class Answering:
     prompt: list[int]
     calls: Calls
     shared: tuple[int, ...] = ()
+    tokenizer: Tokenizer | None = None
     orders: list[Order] = field(default_factory=list)
     replies: dict[int, Reply] = field(default_factory=dict)
     told: asyncio.Queue[tuple[int, Event] | None] = field(default_factory=asyncio.Queue)
+    logprobs: dict[int, list[Entry]] = field(default_factory=dict)
     cancelled: bool = False
 
     async def events(self) -> AsyncIterator[Of | Waiting]:
         """Yield what comes, until all replies have ended or ``cancel`` was called. Raises the error of a reply that
         could not be generated, and Problem for one that calls a tool which was not offered, or whose JSON has a name
         twice."""
+        known: dict[int, list[Entry]] = {}
         while len(self.replies) < len(self.orders):
             try:
                 # Not wait_for, which before Python 3.12 forgets that it was cancelled if something has just come.
@@ -82,6 +91,10 @@ class Answering:
             if come is None:
                 return
             index, event = come
+            if isinstance(event, Scored):
+                assert self.tokenizer is not None
+                known.setdefault(index, []).append(entry(event.id, event.score, self.tokenizer))
+                continue
             if isinstance(event, Broken):
                 raise event.error
             if isinstance(event, Ended):
@@ -92,7 +105,11 @@ class Answering:
                 self.replies[index] = event.reply
                 for number, call in enumerate(recalled(event.reply)):
                     self.calls.keep(self.model, call_key(self.id, index, number), call)
-            yield Of(index, event)
+            if isinstance(event, Piece | CallPiece | Ended):
+                has_text = isinstance(event, Ended) or (isinstance(event, Piece) and event.section != "thought")
+                logprobs = tuple(known.pop(index, ())) if has_text else ()
+                self.logprobs.setdefault(index, []).extend(logprobs)
+                yield Of(index, event, logprobs)
 
     async def whole(self) -> list[Reply]:
         """Wait for all replies and return them. Raises what ``events`` raises."""
@@ -139,7 +156,7 @@ class Service:
         if there is no place, what ``read`` and rendering raise, and the errors of rows that can never run."""
         async with self.model(wanted) as (name, loaded):
             request, prompt = await asyncio.to_thread(self.prepare, name, loaded.runtime, read)
-            answer = Answering(id, request, name, prompt.ids, self.calls, prompt.shared)
+            answer = Answering(id, request, name, prompt.ids, self.calls, prompt.shared, loaded.runtime.tokenizer)
             async with self.replying(loaded, answer) as answering:
                 yield answering
 
@@ -179,6 +196,19 @@ class Service:
         shared = len(render_messages(head, tokenizer)), len(ids) - len(reply_start(tokenizer))
         return request, Prompt(ids, shared)
 
+    async def scores(self, loaded: Loaded, ids: list[int], top: int) -> list[Score | None]:
+        """Return the score of each id, None for the first, with the ``top`` likeliest ids at its place. Other rows go
+        on between two chunks. Raises ContextLengthError and EngineError."""
+        runtime = loaded.runtime
+        limit = runtime.config.max_position_embeddings
+        if len(ids) > limit:
+            raise ContextLengthError(f"the prompt has {len(ids):,} tokens, the model's context holds {limit:,}")
+        scorer = Scorer(runtime.context(), ids, top, runtime.chunk)
+        scores: list[Score | None] = [None]
+        while not scorer.done:
+            scores += await asyncio.wrap_future(self.owner.do(scorer.read))
+        return scores
+
     @contextmanager
     def _place(self) -> Iterator[None]:
         if self.taken >= self.places:
@@ -203,6 +233,7 @@ class Service:
                 *(id, prompt, runtime.context(), limit, sampling, runtime.stop_ids),
                 shared=answering.shared,
                 constraint=None if grammar is None else runtime.constraint(grammar),
+                likeliest=request.likeliest,
             )
 
         reader = request.reader(runtime.tokenizer, len(prompt), guarded=self.guarded and not plain)

@@ -1,6 +1,7 @@
 """The cubin of each shader and template: one that lies beside this module, one kept from before, or NVRTC's now.
 
-A cubin depends on the shader and its template alone, so tests count the registers of the very ones that run.
+A cubin depends on the shader, its template, and its threadgroup where that is large. So tests count the registers of
+the very ones that run.
 """
 
 import ctypes
@@ -24,11 +25,11 @@ PACKAGED = Path(__file__).parent / "packaged"
 
 
 def of_shader(
-    source: MetalSource, template: Mapping[str, TemplateValue], architecture: str = nvrtc.ARCHITECTURE
+    source: MetalSource, template: Mapping[str, TemplateValue], threads: int, architecture: str = nvrtc.ARCHITECTURE
 ) -> Compiled:
-    """Return the cubin of a shader and template. Raises nvrtc.Absent where there is none and no NVRTC, and
-    nvrtc.CompileError."""
-    return of_source(translated(function_of(source, template)), architecture)
+    """Return the cubin of a shader and template in threadgroups of so many threads. Raises nvrtc.Absent where there is
+    none and no NVRTC, and nvrtc.CompileError."""
+    return of_source(translated(function_of(source, template), threads), architecture)
 
 
 def of_source(text: str, architecture: str = nvrtc.ARCHITECTURE, options: Sequence[str] = nvrtc.OPTIONS) -> Compiled:
@@ -74,4 +75,7 @@ def nvrtc_here() -> ctypes.CDLL:
             return nvrtc.load(site)
         except nvrtc.Absent:
             continue
-    raise nvrtc.Absent("no NVRTC here: run `make .venv-cuda/.ready`, on Linux")
+    try:
+        return ctypes.CDLL(nvrtc.LIBRARY)  # the one that MLX's CUDA backend has loaded, wherever it is from
+    except OSError:
+        raise nvrtc.Absent("no NVRTC here: run `make .venv-cuda/.ready`, on Linux") from None

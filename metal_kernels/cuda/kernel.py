@@ -1,10 +1,12 @@
 """Runs a shader on MLX's CUDA backend: its cubin, as one primitive of MLX's graph.
 
-The order of arguments is the shader's own: each input, then its shape if the shader asks for it, and the outputs.
+The order of arguments is the shader's own: each input, then its shape if the shader asks for it, and the outputs. MLX's
+``cuda_kernel`` would compile the shader by itself, with other options, so it would not be the cubin that tests count.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import mlx.core as mx
@@ -34,7 +36,7 @@ def metal_kernel(source: MetalSource) -> Callable[..., list[mx.array]]:
         threadgroup: Triple,
         template: Sequence[tuple[str, Any]] = (),
     ) -> list[mx.array]:
-        cubin, names = _built(source, tuple(template), architecture())
+        cubin, names = _built(source, tuple(template), prod(threadgroup), architecture())
         count, threads = blocks(source, grid, threadgroup)
         given = dict(zip((one.name for one in source.inputs), inputs, strict=True))
         return mx.fast.precompiled_cuda_kernel(
@@ -59,12 +61,14 @@ def architecture() -> str:
 
 
 @functools.cache
-def _built(source: MetalSource, template: tuple[tuple[str, Any], ...], target: str) -> tuple[bytes, tuple[str, ...]]:
+def _built(
+    source: MetalSource, template: tuple[tuple[str, Any], ...], threads: int, target: str
+) -> tuple[bytes, tuple[str, ...]]:
     """Return the cubin, and the names of its arguments before the outputs."""
     values = dict(template_values(template))
     function = function_of(source, values)
     names = tuple(parameter.name for parameter in function.parameters if parameter.kind == "buffer")
-    return cubins.of_shader(source, values, target).cubin, names[: -len(source.outputs)]
+    return cubins.of_shader(source, values, threads, target).cubin, names[: -len(source.outputs)]
 
 
 @functools.lru_cache(256)

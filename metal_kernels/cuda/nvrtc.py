@@ -11,6 +11,7 @@ from pathlib import Path
 
 ARCHITECTURE = "sm_90"
 """Of an H100, on which the shaders were first measured."""
+LIBRARY = "libnvrtc.so.13"
 OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--fmad=false", "--ptxas-options=-v", "-w")
 """As in the emulator, only what the source says is fused, so that results do not depend on the compiler."""
 

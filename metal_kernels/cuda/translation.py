@@ -12,8 +12,9 @@ Triple = tuple[int, int, int]
 
 SHIM = Path(__file__).resolve().parent / "native" / "metal.cuh"
 ENTRY = "entry"
-MOST_THREADS = 256
-"""The largest threadgroup that any shader is launched with."""
+FREE_THREADS = 256
+"""Threads in a block of which each may have all 255 registers that an NVIDIA GPU addresses. The compiler is told of no
+fewer, so that one cubin serves every number of rows."""
 THREADGROUP_VARIABLE = re.compile(r"(?m)(?<=[;{}\n])(\s*)threadgroup(\s+[\w:<>, ]+?\s+\w+\s*(?:\[[^\]\n;]*\]\s*)*;)")
 ATTRIBUTES = {
     "thread_index_in_simdgroup": "thread_in_block() % 32",
@@ -28,10 +29,10 @@ ATTRIBUTES = {
 """Metal's attributes of a thread. Blocks are whole threadgroups: a grid is a multiple of its threadgroup."""
 
 
-def translated(function: Function) -> str:
+def translated(function: Function, threads: int) -> str:
     """Return the source of ``entry``, which takes the function's buffers in order as pointers.
 
-    Raises KeyError for an attribute that is not known.
+    ``threads`` are those of a threadgroup. Raises KeyError for an attribute that is not known.
     """
     source = THREADGROUP_VARIABLE.sub(r"\1__shared__\2", function.source)
     buffers = 0
@@ -42,10 +43,11 @@ def translated(function: Function) -> str:
             buffers += 1
         else:
             arguments.append(ATTRIBUTES[parameter.name])
+    bounds = f"__launch_bounds__({max(threads, FREE_THREADS)})"
     declared = ", ".join(f"void* b{number}" for number in range(buffers))
     return (
         f"{SHIM.read_text()}{source}\n"
-        f'#line 1 "entry"\nextern "C" __global__ void __launch_bounds__({MOST_THREADS}) {ENTRY}({declared}) {{\n'
+        f'#line 1 "entry"\nextern "C" __global__ void {bounds} {ENTRY}({declared}) {{\n'
         f"  {function.expression}({', '.join(arguments)});\n}}\n"
     )
 

@@ -21,6 +21,7 @@ from metal_kernels.dispatches.dense import (
 )
 from metal_kernels.dispatches.dispatch import FEW_ROWS, FLOATS, FOLDER, Dispatch, name
 from metal_kernels.dispatches.experts import expert_down_residual, expert_gate_up, norm_router
+from metal_kernels.dispatches.grouped import grouped_sum, grouped_swiglu
 
 __all__ = [
     "FEW_ROWS",
@@ -33,6 +34,8 @@ __all__ = [
     "decode_attention_combine",
     "expert_down_residual",
     "expert_gate_up",
+    "grouped_sum",
+    "grouped_swiglu",
     "is_split",
     "name",
     "norm_head",

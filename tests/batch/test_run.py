@@ -11,8 +11,8 @@ from gptoss_mlx.batch.source import Source, open_source
 from gptoss_mlx.conversation import Conversation, Done, Text, Thought
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import EngineError
+from gptoss_mlx.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
 

@@ -67,7 +67,7 @@ def main() -> None:
 
     import gptoss_mlx
     from gptoss_mlx.conversation import Conversation
-    from gptoss_mlx.engine.sampling import Sampling
+    from gptoss_mlx.sampling import Sampling
 
     runtime = gptoss_mlx.load("tiny")
     console = Console(highlight=False)

@@ -6,10 +6,11 @@ import pytest
 
 from gptoss_mlx.engine.batching import Batch
 from gptoss_mlx.engine.constraint import allowed, restricted
-from gptoss_mlx.engine.sampling import Sampling, draw_token
+from gptoss_mlx.engine.sampling import draw_token
 from gptoss_mlx.engine.stepping import Failed, Row, Stepper
 from gptoss_mlx.errors import ConstraintError
 from gptoss_mlx.model.decoder import Decoder
+from gptoss_mlx.sampling import Sampling
 
 V = 512
 GREEDY = Sampling(temperature=0)

@@ -8,9 +8,10 @@ import pytest
 
 from gptoss_mlx.engine.context import Cancelled
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.sampling import Sampling, sample
+from gptoss_mlx.engine.sampling import points, sample
 from gptoss_mlx.errors import ContextLengthError, EngineError, UsageError
 from gptoss_mlx.runtime import load
+from gptoss_mlx.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
 
@@ -247,11 +248,11 @@ def test_nothing_piles_up_where_nothing_is_drawn():
     """A key split for each token and never evaluated is a graph as long as the reply: 2 KB a token."""
     for temperature in (0.0, 1.0):
         sampling = Sampling(temperature=temperature)
-        points = sampling.points()
-        next(points)
+        drawn_at = points(sampling)
+        next(drawn_at)
         start = mx.get_active_memory()
         for _ in range(2000):
-            mx.eval(sample(mx.zeros((1, 8)), sampling, next(points)))
+            mx.eval(sample(mx.zeros((1, 8)), sampling, next(drawn_at)))
         assert mx.get_active_memory() - start < 100_000
 
 

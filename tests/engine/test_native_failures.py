@@ -9,8 +9,8 @@ import pytest
 
 from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import EngineError
+from gptoss_mlx.sampling import Sampling
 from metal_kernels import launch
 from metal_kernels.cpu import library
 

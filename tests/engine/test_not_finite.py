@@ -8,10 +8,10 @@ import pytest
 
 from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import EngineError
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.sampling import Sampling
 from metal_kernels import launch
 
 GREEDY = Sampling(temperature=0)

@@ -8,7 +8,7 @@ import pytest
 from gptoss_mlx.engine.batching import Batch, Row
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
-from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
 KEY = "a model"

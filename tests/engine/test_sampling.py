@@ -4,8 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.engine.sampling import Sampling, sample
+from gptoss_mlx.engine.sampling import points, sample
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.sampling import Sampling
 
 P = np.array([0.4, 0.05, 0.3, 0.15, 0.1])
 DRAWS = 5000
@@ -14,8 +15,8 @@ DRAWS = 5000
 def frequencies(**options):
     sampling = Sampling(**options)
     logits = mx.broadcast_to(mx.array(np.log(P), mx.float32), (DRAWS, len(P)))
-    points = sampling.points()
-    drawn = np.array(sample(logits, sampling, mx.concatenate([next(points) for _ in range(DRAWS)])))
+    drawn_at = points(sampling)
+    drawn = np.array(sample(logits, sampling, mx.concatenate([next(drawn_at) for _ in range(DRAWS)])))
     return np.bincount(drawn, minlength=len(P)) / DRAWS
 
 
@@ -116,4 +117,4 @@ def test_a_seed_draws_what_it_always_has(options, want):
     """What MLX 0.32.4's own categorical drew by these seeds, of 1,000 ids."""
     logits = np.random.default_rng(5).permutation(-1.5 * np.log(np.arange(1, 1001))).astype(np.float32)
     samplings = [Sampling(seed=seed, **options) for seed in range(len(want))]
-    assert [sample(mx.array(logits)[None], one, next(one.points())).item() for one in samplings] == want
+    assert [sample(mx.array(logits)[None], one, next(points(one))).item() for one in samplings] == want

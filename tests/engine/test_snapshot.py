@@ -16,9 +16,9 @@ from gptoss_mlx.bounded_folder import DIGEST_BYTES, BoundedFolder
 from gptoss_mlx.engine import snapshot
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.snapshot import BLOCK, Snapshots
 from gptoss_mlx.model.cache import KVCache
+from gptoss_mlx.sampling import Sampling
 from metal_kernels import launch
 from tests.support.checkpoints import SMALL
 from tests.support.measure import relative_l2

@@ -11,6 +11,7 @@ from gptoss_mlx.engine.published_speeds import (
     BANDWIDTH,
     FIT_ROWS,
     GB,
+    MLX_VLM,
     OMLX_PROMPT,
     OMLX_PROMPTS,
     OMLX_RATES,
@@ -84,6 +85,12 @@ def test_mlx_lm_held_out_lies_in_a_range_of_less_than_two():
     assert high / low < 2
     for rate in PR_1588:
         assert low < rate < high
+
+
+def test_mlx_vlm_held_out_lies_in_a_range_of_less_than_two():
+    low, high = speeds.mlx_vlm()
+    assert high / low < 2
+    assert low < MLX_VLM[1] < high
 
 
 @pytest.mark.parametrize("resident", [0.5, 0.25, 0.125])

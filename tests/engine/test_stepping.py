@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import gptoss_mlx
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.stepping import Failed, Row, Stepper
 from gptoss_mlx.model.decoder import Decoder
+from gptoss_mlx.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
 DRAWN = Sampling(temperature=0.9, seed=7)

@@ -23,6 +23,8 @@ FEWEST = 16
 """Launches in a graph, at least."""
 WINDOW = 1 << 31
 """Bytes over which plain reads go."""
+MOST_READS = 512
+"""Plain reads that follow each other: of small pieces as many as scenes have copies."""
 
 
 def float32(bits: np.ndarray) -> np.ndarray:
@@ -135,7 +137,7 @@ def ceilings(gpu: Gpu, folder: Path, tools: Mapping[str, str], sizes: list[int])
     reads = {}
     for nbytes in sorted(set(sizes)):
         count = nbytes // 16
-        turns = max(1, min(64, WINDOW // nbytes))
+        turns = max(1, min(MOST_READS, WINDOW // nbytes))
         tried = []
         for each in (1, 4):
             blocks = max(1, -(-count // (256 * each)))

@@ -16,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from math import prod
 from pathlib import Path
 from unittest.mock import patch
 
@@ -61,41 +62,34 @@ MLX_LM = ("activations", "base", "cache", "gpt_oss", "rope_utils", "switch_layer
 
 
 def write(folder: Path, architecture: str = nvrtc.ARCHITECTURE) -> Path:
-    """Write the folder and, beside it, its archive. Return the archive.
+    """Write the folder and, beside it, its archive. Return the archive. A run that is stopped leaves neither.
 
     Raises nvrtc.Absent, fat_binary.NotFat, and RuntimeError if a wheel cannot be fetched or the archive is too large.
     """
     cubins.nvrtc_here()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    print("records")
-    _records(folder / "plan", architecture)
-    print("the runtime and the bundled model")
-    _sources(folder)
-    _model(folder / "tiny")
-    print("cubins of the shaders that models launch")
-    _packaged(folder, architecture)
-    print("MLX's CUDA backend")
-    _mlx(folder, int(architecture.removeprefix("sm_")))
-    (folder / "run.py").write_text(RUN)
-    files = {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    about = {
-        "architecture": architecture,
-        "mlx": importlib.metadata.version("mlx"),
-        "nvrtc": nvrtc.version(cubins.nvrtc_here()),
-    }
-    (folder / MANIFEST).write_text(json.dumps(about | {"files": files}, indent=1))
-    print("the archive")
-    archive = folder.with_name(folder.name + ".tar.xz")
-    with tarfile.open(archive, "w:xz", preset=6) as packed:
-        packed.add(folder, folder.name)
-    if archive.stat().st_size > MOST_BYTES:
-        raise RuntimeError(f"{archive.name} has {archive.stat().st_size} bytes; at most {MOST_BYTES} may travel")
-    return archive
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="bundle-") as scratch:
+        work = Path(scratch) / folder.name
+        print("records")
+        _records(work / "plan", architecture)
+        print("the runtime and the bundled model")
+        _sources(work)
+        _model(work / "tiny")
+        print("cubins of the shaders that models launch")
+        _packaged(work, architecture)
+        print("MLX's CUDA backend")
+        _mlx(work, int(architecture.removeprefix("sm_")))
+        (work / "run.py").write_text(RUN)
+        manifest(work, architecture)
+        print("the archive")
+        archive = work.with_name(folder.name + ".tar.xz")
+        with tarfile.open(archive, "w:xz", preset=6) as packed:
+            packed.add(work, folder.name)
+        if archive.stat().st_size > MOST_BYTES:
+            raise RuntimeError(f"{archive.name} has {archive.stat().st_size} bytes; at most {MOST_BYTES} may travel")
+        shutil.rmtree(folder, ignore_errors=True)
+        work.rename(folder)
+        return archive.replace(folder.with_name(archive.name))
 
 
 RUN = '''"""Judge (`python run.py test`) or time (`... report`) gptoss-mac's shaders on this machine's NVIDIA GPU."""
@@ -130,14 +124,14 @@ def _packaged(folder: Path, architecture: str) -> None:
     """Write the cubin of every shader and template that the published models or the bundled one may launch."""
     packaged = folder / cubins.PACKAGED.relative_to(ROOT)
     packaged.mkdir(parents=True)
-    for source, template in templates(folder / "tiny"):
-        text = translated(function_of(source, template))
+    for source, template, threads in templates(folder / "tiny"):
+        text = translated(function_of(source, template), threads)
         cubins.write(cubins.of_source(text, architecture), packaged, cubins.name(text, architecture))
 
 
-def templates(model: Path) -> list[tuple[MetalSource, dict]]:
-    """Return the shaders and templates that the published models and the bundled one, in a folder, launch, and those of
-    their comparisons with plain MLX."""
+def templates(model: Path) -> list[tuple[MetalSource, dict, int]]:
+    """Return the shaders, templates and threads of threadgroups that the published models and the bundled one, in a
+    folder, launch, and those of their comparisons with plain MLX."""
     made: list[Dispatch] = []
     plain = launch.Kernel.launch
 
@@ -162,8 +156,11 @@ def templates(model: Path) -> list[tuple[MetalSource, dict]]:
     for shapes in (*comparison.PUBLISHED, shapes_of(bundled)):
         for _ in comparison.compare(compared, shapes):
             pass
-    found = {(one.shader, one.template): one for one in made}
-    return [(MetalSource.read(dispatches.FOLDER / f"{shader}.metal"), dict(t)) for shader, t in found]
+    found = {(one.shader, one.template): prod(one.threadgroup) for one in made}
+    return [
+        (MetalSource.read(dispatches.FOLDER / f"{shader}.metal"), dict(template), threads)
+        for (shader, template), threads in found.items()
+    ]
 
 
 def _sources(folder: Path) -> None:
@@ -181,6 +178,9 @@ def _sources(folder: Path) -> None:
     (folder / "mlx_lm/models/__init__.py").touch()
     for name in MLX_LM:
         shutil.copy(models / f"{name}.py", folder / "mlx_lm/models")
+    for file in importlib.metadata.files("mlx-lm") or ():
+        if "LICENSE" in file.name:
+            shutil.copy(str(file.locate()), folder / "mlx_lm")
 
 
 def _model(folder: Path) -> None:
@@ -205,6 +205,17 @@ def _mlx(folder: Path, architecture: int) -> None:
     code = bytearray(library.read_bytes())
     fat_binary.cut(code, architecture)
     library.write_bytes(code)
+
+
+def manifest(folder: Path, architecture: str) -> None:
+    """Write what the folder is for and made of, and the SHA-256 of each file."""
+    files = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+    about = {"architecture": architecture, "mlx": importlib.metadata.version("mlx")}
+    (folder / MANIFEST).write_text(json.dumps(about | {"files": files}, indent=1))
 
 
 def _fetch(folder: Path, package: str, *options: str) -> None:

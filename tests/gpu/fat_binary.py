@@ -6,7 +6,8 @@ not document this; it is as in CUDA 13's libraries, and what does not look so is
 """
 
 import struct
-from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
 
 MAGIC = 0xBA55ED50
 SECTION = b".nv_fatbin"
@@ -21,11 +22,36 @@ class NotFat(Exception):
     """There is no such GPU code in the file. ``str()`` says what is wrong."""
 
 
-def cut(library: bytearray, architecture: int) -> Counter[tuple[int, int]]:
-    """Zero the payload of each entry but the cubins of an architecture, such as 90. Return the bytes that there were,
-    by kind and architecture. Raises NotFat if the library has no such section, or no cubin of the architecture."""
+class Entry(NamedTuple):
+    """Some code: its kind, its architecture, and where it begins and ends."""
+
+    kind: int
+    architecture: int
+    begin: int
+    end: int
+
+
+def cut(library: bytearray, architecture: int) -> int:
+    """Zero all code but the cubins that a GPU of ``architecture``, such as 89, runs: the newest of its generation that
+    are not newer. Return their architecture. Raises NotFat if there is no such section, or none for the generation."""
+    found = list(entries(library))
+    fitting = [
+        each.architecture
+        for each in found
+        if each.kind == CUBIN and each.architecture // 10 == architecture // 10 and each.architecture <= architecture
+    ]
+    if not fitting:
+        there = sorted({each.architecture for each in found})
+        raise NotFat(f"no code for sm_{architecture}; there is code for {there}")
+    for each in found:
+        if (each.kind, each.architecture) != (CUBIN, max(fitting)):
+            library[each.begin : each.end] = bytes(each.end - each.begin)
+    return max(fitting)
+
+
+def entries(library: bytearray) -> Iterator[Entry]:
+    """Yield the entries of all fat binaries. Raises NotFat."""
     at, end = _section(library)
-    found: Counter[tuple[int, int]] = Counter()
     while at + _HEADER.size <= end:
         magic, _, header, rest = _HEADER.unpack_from(library, at)
         if magic != MAGIC:
@@ -39,14 +65,9 @@ def cut(library: bytearray, architecture: int) -> Counter[tuple[int, int]]:
             of = struct.unpack_from("<I", library, entry + _ARCHITECTURE)[0]
             if size < _ARCHITECTURE + 4 or entry + size + payload > stop:
                 raise NotFat("an entry reaches past its fat binary")
-            found[kind, of] += payload
-            if (kind, of) != (CUBIN, architecture):
-                library[entry + size : entry + size + payload] = bytes(payload)
+            yield Entry(kind, of, entry + size, entry + size + payload)
             entry += size + payload
         at = stop
-    if not found[CUBIN, architecture]:
-        raise NotFat(f"no code for sm_{architecture}; there is code for {sorted({of for _, of in found})}")
-    return found
 
 
 def _section(library: bytearray) -> tuple[int, int]:

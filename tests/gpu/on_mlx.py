@@ -50,8 +50,8 @@ def drawn(config: ModelConfig, dense: str) -> Tensors:
 
 def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> mx.array:
     if dtype == "U32":
-        halves = mx.random.randint(0, 1 << 16, (*shape[:-1], 2 * shape[-1]))  # drawn as floats, whole words have zeros
-        return halves.astype(mx.uint16).view(mx.uint32)
+        slabs = [shape] if len(shape) == 2 else [(1, *shape[1:])] * shape[0]
+        return mx.concatenate([_words(slab) for slab in slabs])
     if dtype == "U8":
         return mx.random.randint(112, 122, shape).astype(mx.uint8)
     low, high = -0.5, 0.5
@@ -65,6 +65,14 @@ def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> mx.array:
     elif name.endswith(".weight"):
         low, high = -(shape[1] ** -0.5), shape[1] ** -0.5
     return mx.random.uniform(low, high, shape).astype(mx.bfloat16)
+
+
+def _words(shape: tuple[int, ...]) -> mx.array:
+    """Return random words, computed now, because drawing takes eight times their memory for a while."""
+    halves = mx.random.randint(0, 1 << 16, (*shape[:-1], 2 * shape[-1]))  # drawn as floats, whole words have zeros
+    words = halves.astype(mx.uint16).view(mx.uint32)
+    mx.eval(words)
+    return words
 
 
 def kept(config: ModelConfig, length: int, batch: int) -> list[list[mx.array]]:
@@ -104,8 +112,11 @@ def stepper(model: Decoder, caches: Sequence[KVCache]) -> Callable[[mx.array], m
     return lambda tokens: model.greedy(model.decode(tokens, caches).x)[0]
 
 
-def timed(step: Callable[[mx.array], mx.array], batch: int, groups: int = GROUPS, steps: int = STEPS) -> float:
-    """Return the median milliseconds of a step, each encoded while the one before runs."""
+def timed(
+    step: Callable[[mx.array], mx.array], batch: int, groups: int = GROUPS, steps: int = STEPS
+) -> tuple[float, float]:
+    """Return the median milliseconds of a step, each encoded while the one before runs, and those that the host is busy
+    with it: Python, MLX's graph and its launches. If both are equal, the card waits for the host."""
     tokens = mx.zeros((batch,), mx.uint32)
     for _ in range(WARM):
         tokens = step(tokens)
@@ -117,9 +128,11 @@ def timed(step: Callable[[mx.array], mx.array], batch: int, groups: int = GROUPS
         for _ in range(steps):
             tokens = step(tokens)
             mx.async_eval(tokens)
+        encoded = time.perf_counter()
         mx.eval(tokens)
-        found.append((time.perf_counter() - start) / steps * 1e3)
-    return median(found)
+        found.append(((time.perf_counter() - start) / steps * 1e3, (encoded - start) / steps * 1e3))
+    whole, host = zip(*found, strict=True)
+    return median(whole), median(host)
 
 
 def mlx_lm_model(config: ModelConfig, tensors: Tensors) -> Any:
@@ -224,8 +237,9 @@ def mlx_lm_stepper(model: Any, caches: list[Any]) -> Callable[[mx.array], mx.arr
 def steps(
     config: ModelConfig, dense: str, positions: Sequence[int], batches: Sequence[int], **how: int
 ) -> Iterator[dict]:
-    """Yield a line for each number of positions and sequences: milliseconds of a step, ours and mlx-lm's. What raises
-    is a line too."""
+    """Yield a line for each number of positions and sequences: milliseconds of a step, ours and mlx-lm's, and how far
+    their logits are apart, as a part of ours: both are bfloat16, and may choose other experts. What raises is a line
+    too."""
     tensors = drawn(config, dense)
     ours = Decoder(config, assembled(config, tensors))
     theirs: Any = None
@@ -233,15 +247,24 @@ def steps(
         for batch in batches:
             every = kept(config, length, batch)
             line: dict[str, Any] = {"dense": dense, "positions": length, "batch": batch}
+            tokens = mx.arange(batch, dtype=mx.uint32)
+            logits = other = None
             try:
-                line["ours_ms"] = timed(stepper(ours, caches_of(config, every)), batch, **how)
+                caches = caches_of(config, every)
+                logits = ours.logits(ours.decode(tokens, caches).x)
+                line["ours_ms"], line["ours_host_ms"] = timed(stepper(ours, caches), batch, **how)
             except (RuntimeError, ValueError) as error:
                 line["ours_error"] = str(error)
             try:
                 theirs = theirs or mlx_lm_model(config, tensors)
-                line["mlx_lm_ms"] = timed(mlx_lm_stepper(theirs, mlx_lm_caches(theirs, every)), batch, **how)
+                their_caches = mlx_lm_caches(theirs, every)
+                other = theirs(tokens[:, None], cache=their_caches)[:, -1]
+                step = mlx_lm_stepper(theirs, their_caches)
+                line["mlx_lm_ms"], line["mlx_lm_host_ms"] = timed(step, batch, **how)
             except (RuntimeError, ValueError, ImportError) as error:
                 line["mlx_lm_error"] = str(error)
+            if logits is not None and other is not None:
+                line["apart"] = (mx.linalg.norm(logits - other) / mx.linalg.norm(logits)).item()
             mx.clear_cache()
             yield line
 

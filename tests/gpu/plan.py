@@ -3,6 +3,7 @@
 Made here, from the project's own dispatches and MLX's own kernels. Whoever runs them reads JSON and cubins.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -13,7 +14,7 @@ import mlx.core as mx
 
 from metal_kernels import dispatches
 from metal_kernels.cuda import cubins, nvrtc
-from metal_kernels.cuda.translation import blocks
+from metal_kernels.cuda.translation import blocks, translated
 from metal_kernels.dispatches import Dispatch
 from metal_kernels.emulator.kernel import function_of
 from metal_kernels.emulator.signature import Function
@@ -73,6 +74,14 @@ class Built:
     constants: Mapping[str, bool | int] = field(default_factory=dict)
 
 
+@functools.cache
+def _mlx_kernel(
+    headers: tuple[str, ...], name: str, template: str, threads: int, constants: tuple[tuple[str, bool | int], ...]
+) -> tuple[Function, str, list[mlx_kernels.Parameter]]:
+    function = mlx_headers.kernel(list(headers), name, template)
+    return function, *mlx_kernels.translated(function, name, threads, dict(constants))
+
+
 class Plan:
     """Launches for one architecture, and the kernels that they need."""
 
@@ -101,7 +110,7 @@ class Plan:
             else:
                 arguments.append({"data": list(given[name.removesuffix("_shape")][1].shape), "dtype": "int32"})
         count, threads = blocks(source, made.grid, made.threadgroup)
-        kernel = self._add(Built(cubins.translated(function), nvrtc.OPTIONS, function))
+        kernel = self._add(Built(translated(function, prod(made.threadgroup)), nvrtc.OPTIONS, function))
         return {"shader": made.shader, "cubin": kernel, "blocks": count, "threads": threads, "arguments": arguments}
 
     def mlx(
@@ -116,8 +125,8 @@ class Plan:
     ) -> dict[str, Any]:
         """Return the record of a launch of MLX's kernel. ``values`` by parameter are the names of arrays, or None for
         one that is not read, or numbers."""
-        function = mlx_headers.kernel(headers, name, template)
-        text, parameters = mlx_kernels.translated(function, name, prod(threads), constants or {})
+        given = tuple((constants or {}).items())
+        function, text, parameters = _mlx_kernel(tuple(headers), name, template, prod(threads), given)
         arguments: list[dict[str, Any]] = []
         for parameter in parameters:
             value = values[parameter.name]

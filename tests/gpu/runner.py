@@ -83,7 +83,7 @@ class Run:
 
     def on_mlx(self, limit: int, part: str, *arguments: str) -> Any:
         """Return what a part of ``on_mlx`` found. A part that fails gives the reason, and what it had found before."""
-        out = self.out / f"{part}{'-'.join(('', *arguments[:1]))}.json".replace("/", "-")
+        out = self.out / f"mlx-{part}.json"
         out.unlink(missing_ok=True)
         reason = None
         try:
@@ -104,7 +104,8 @@ def mlx_environment() -> dict[str, str]:
     found = {"GPTOSS_MAC_KERNELS": "cuda", "MLX_ENABLE_TF32": "0"}
     sites = [Path(path) / "nvidia" for path in sys.path if (Path(path) / "nvidia").is_dir()]
     libraries = [str(folder) for site in sites for folder in sorted(site.glob("*/lib"))]
-    found["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]).strip(os.pathsep)
+    own = [os.environ[name] for name in ("LD_LIBRARY_PATH",) if os.environ.get(name)]
+    found["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, *own, "/usr/local/cuda/lib64"])
     headers = [
         folder.parent for site in sites for folder in sorted(site.glob("*/include")) if (folder / "cuda.h").is_file()
     ]

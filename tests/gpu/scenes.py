@@ -22,7 +22,7 @@ IN_TAIL = 40
 """Positions in the tail before a step."""
 ENOUGH = 260_000_000
 """Bytes of copies that follow each other: five times the L2 of an H100."""
-MOST_COPIES = 128
+MOST_COPIES = 512
 FP4_HEADERS = ["steel/gemm/gemm.h", "quantized_utils.h", "fp_quantized.h"]
 Q8_HEADERS = ["steel/gemm/gemm.h", "quantized_utils.h", "quantized.h"]
 KEYS = (1024, 8192, 131_072)

@@ -122,13 +122,14 @@ def _steps(found: Any) -> Iterator[str]:
     rows = found.get("found", []) if isinstance(found, dict) else []
     if rows:
         yield ""
-        yield "| dense | positions | batch | ours ms | mlx-lm ms | ratio |"
-        yield "|---|---|---|---|---|---|"
+        yield "| dense | positions | batch | ours ms (host) | mlx-lm ms (host) | ratio | logits apart |"
+        yield "|---|---|---|---|---|---|---|"
     for row in rows:
         ours, theirs = row.get("ours_ms"), row.get("mlx_lm_ms")
-        cells = [row.get("ours_error", "") if ours is None else f"{ours:.2f}"]
-        cells.append(row.get("mlx_lm_error", "") if theirs is None else f"{theirs:.2f}")
+        cells = [row.get("ours_error", "") if ours is None else f"{ours:.2f} ({row['ours_host_ms']:.2f})"]
+        cells.append(row.get("mlx_lm_error", "") if theirs is None else f"{theirs:.2f} ({row['mlx_lm_host_ms']:.2f})")
         cells.append(f"{theirs / ours:.2f}" if ours and theirs else "")
+        cells.append(f"{row['apart']:.1e}" if "apart" in row else "")
         yield f"| {row['dense']} | {row['positions']} | {row['batch']} | " + " | ".join(cells) + " |"
 
 
@@ -198,6 +199,21 @@ PARTS = {
 }
 
 
+def overheads(found: Found) -> Iterator[str]:
+    """Yield how much longer a step takes through MLX than its launches as one graph, where both were timed."""
+    graphs = found.get("graph_steps")
+    for line in graphs if isinstance(graphs, list) else []:
+        dense = "q8" if " q8," in line["step"] else "bf16"
+        through = found.get(f"steps_{dense}")
+        for row in through.get("found", []) if isinstance(through, dict) else []:
+            if (row["positions"], row["batch"]) == (1024, 1) and "ours_ms" in row:
+                graph = line["us"] / 1e3
+                yield (
+                    f"- {dense}, 1,024 positions: {row['ours_ms']:.2f} ms through MLX, {graph:.2f} as one graph: "
+                    f"{row['ours_ms'] - graph:.2f} ms more; the host is busy for {row['ours_host_ms']:.2f}"
+                )
+
+
 def table(what: str, found: Found) -> str:
     """Return the text of a run."""
     machine = found["machine"]
@@ -210,6 +226,8 @@ def table(what: str, found: Found) -> str:
     for part, (title, words) in PARTS.items():
         if part in found:
             text += ["", f"## {title}", "", *words(found[part]), "", f"{found['seconds'].get(part, 0)} s"]
+    if more := list(overheads(found)):
+        text += ["", "## What MLX adds to a step", "", *more]
     return "\n".join(text) + "\n"
 
 

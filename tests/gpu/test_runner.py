@@ -1,7 +1,6 @@
 """The runner: refusals, what a cut-off run keeps, tables and goals; the bundle's library cut to one architecture."""
 
 import ctypes
-import hashlib
 import json
 import os
 import struct
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu import dry, fat_binary, on_mlx, runner, scenes, tables
+from tests.gpu import dry, fat_binary, on_mlx, runner, tables
+from tests.gpu.bundle import manifest
 from tests.gpu.driver import NEEDED, Gpu, NoGpu
 from tests.gpu.plan import Plan
 
@@ -52,8 +52,7 @@ def bundle(tmp_path, monkeypatch):
     """A bundle's folder with nothing in it but what every run reads, on a stand-in for a card."""
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan/tools.json").write_text("{}")
-    files = {"plan/tools.json": hashlib.sha256(b"{}").hexdigest()}
-    (tmp_path / "manifest.json").write_text(json.dumps({"architecture": "sm_90", "files": files}))
+    manifest(tmp_path, "sm_90")
     monkeypatch.setattr(runner, "Gpu", lambda: dry.DryGpu(Plan()))
     return tmp_path
 
@@ -65,6 +64,17 @@ def test_a_damaged_bundle_and_one_for_another_card_are_refused(bundle):
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps(manifest | {"architecture": "sm_80", "files": {}}))
     with pytest.raises(SystemExit, match="for sm_80, and none: emulated is sm_90: make one with `make gpu-bundle ARCH"):
+        runner.run_all("test", bundle, bundle / "out")
+
+
+def test_a_manifest_names_every_file_and_each_is_looked_at(bundle):
+    (bundle / "run.py").write_text("print()")
+    manifest(bundle, "sm_90")
+    listed = json.loads((bundle / "manifest.json").read_text())
+    assert set(listed["files"]) == {"plan/tools.json", "run.py"}
+    assert runner.run_all("test", bundle, bundle / "out", only="none")["machine"]["architecture"] == "sm_90"
+    (bundle / "run.py").unlink()
+    with pytest.raises(SystemExit, match=r"such as run\.py"):
         runner.run_all("test", bundle, bundle / "out")
 
 
@@ -106,7 +116,7 @@ def test_nvidia_s_libraries_are_found_where_packages_bring_them(tmp_path, monkey
     monkeypatch.setenv("LD_LIBRARY_PATH", "/before")
     found = runner.mlx_environment()
     libraries = [str(tmp_path / "nvidia" / name / "lib") for name in ("cu13", "cublas")]
-    assert found["LD_LIBRARY_PATH"].split(os.pathsep) == [*libraries, "/before"]
+    assert found["LD_LIBRARY_PATH"].split(os.pathsep) == [*libraries, "/before", "/usr/local/cuda/lib64"]
     assert found["CUDA_HOME"] == str(tmp_path / "nvidia/cu13")
     assert found["GPTOSS_MAC_KERNELS"] == "cuda"
 
@@ -114,18 +124,6 @@ def test_nvidia_s_libraries_are_found_where_packages_bring_them(tmp_path, monkey
 def timed(scene: str, ours: float, mlx: float) -> list[dict]:
     shared = {"scene": scene, "bytes": 16, "registers": 64, "local_bytes": 0, "right": True}
     return [shared | {"variant": "ours", "us": ours}, shared | {"variant": "mlx", "us": mlx}]
-
-
-def test_every_goal_belongs_to_a_scene_that_is_timed():
-    ids = [scene["id"] for scene in scenes.scenes(Plan(), scenes.published())]
-    assert len(ids) == len(set(ids)) == 2 * 12
-    without = {id for id in ids if tables.ratio_goal(id) is None}
-    assert without == {"norm_qkv_rope bf16/1", "output_residual bf16/1", "decode_attention, 8192 keys/1"}
-    goals = {id: tables.share_goal(id) for id in ids if tables.share_goal(id)}
-    assert sorted(goals.values()) == [0.5, 0.5, 0.6, 0.6, 0.7, 0.7, 0.9, 0.9]
-    assert tables.ratio_goal("expert_gate_up/4") == 3.3
-    assert tables.ratio_goal("decode_attention, 131072 keys/1") == 1.3
-    assert tables.ratio_goal("norm_qkv_rope q8/1") == 1.8
 
 
 def test_the_goals_are_four_fifths_of_the_ratios_and_none_far_below():
@@ -142,15 +140,38 @@ def test_the_goals_are_four_fifths_of_the_ratios_and_none_far_below():
     assert not passed(*good, timed("expert_gate_up/1", 20, 80)), "too small a part of a plain read"
 
 
-def test_a_model_drawn_at_random_decodes_and_is_timed(monkeypatch):
+def test_a_model_drawn_at_random_decodes(monkeypatch):
     monkeypatch.setenv("GPTOSS_MAC_KERNELS", "off")
     config = on_mlx.model_config(2, 8, hidden_size=64, intermediate_size=64, num_attention_heads=8, vocab_size=128)
     found = on_mlx.large(config, "q8", 3)
     assert (found["tokens"], found["finite"]) == (3, True)
     assert found["bytes"] > 100_000
+
+
+def test_a_step_is_timed_where_mlx_lm_cannot_be(monkeypatch):
+    def absent(*_):
+        raise ImportError("no mlx-lm here")
+
+    monkeypatch.setenv("GPTOSS_MAC_KERNELS", "off")
+    monkeypatch.setattr(on_mlx, "mlx_lm_model", absent)
+    config = on_mlx.model_config(2, 8, hidden_size=64, intermediate_size=64, num_attention_heads=8, vocab_size=128)
     lines = list(on_mlx.steps(config, "bf16", (100, 300), (2,), groups=1, steps=1))
     assert [(line["positions"], line["batch"]) for line in lines] == [(100, 2), (300, 2)]
-    assert all(line["ours_ms"] > 0 for line in lines)
+    assert all(line["ours_ms"] >= line["ours_host_ms"] > 0 for line in lines)
+    assert {line["mlx_lm_error"] for line in lines} == {"no mlx-lm here"}
+
+
+def test_the_table_names_what_mlx_adds_to_a_step():
+    graph = {"step": "24 layers, q8, 1024 keys", "launches": 146, "bytes": 26 * 10**8, "us": 1500.0}
+    graph |= {"read_us": 820.0, "share": 0.55}
+    row = {"dense": "q8", "positions": 1024, "batch": 1, "ours_ms": 4.0, "ours_host_ms": 3.5, "mlx_lm_error": "none"}
+    found = {"machine": dry.DryGpu(Plan()).about, "seconds": {}, "graph_steps": [graph]}
+    found["steps_q8"] = {"mlx": "mlx 0.32.4, CUDA", "device": "gpu", "shaders": "cuda", "found": [row]}
+    text = tables.table("report", found)
+    assert "4.00 ms through MLX, 1.50 as one graph: 2.50 ms more; the host is busy for 3.50" in text
+    assert "| q8 | 1024 | 1 | 4.00 (3.50) | none |  |  |" in text
+    assert tables.passed("report", found)
+    assert not tables.passed("report", found | {"graph_steps": [graph | {"share": 0.44}]})
 
 
 def elf(section: bytes) -> bytearray:
@@ -179,8 +200,21 @@ def test_a_library_keeps_the_code_of_one_architecture_in_its_place():
     section = fat((2, 80, b"a" * 8), (2, 90, b"b" * 16)) + bytes(8) + fat((1, 90, b"p" * 8), (2, 90, b"c" * 8))
     library = elf(section)
     before = bytes(library)
-    assert fat_binary.cut(library, 90) == {(2, 80): 8, (2, 90): 24, (1, 90): 8}
+    assert [(each.kind, each.architecture) for each in fat_binary.entries(library)] == [
+        (2, 80),
+        (2, 90),
+        (1, 90),
+        (2, 90),
+    ]
+    assert fat_binary.cut(library, 90) == 90
     assert bytes(library) == before.replace(b"a" * 8, bytes(8)).replace(b"p" * 8, bytes(8))
+
+
+def test_a_card_without_code_of_its_own_keeps_that_of_its_generation():
+    library = elf(fat((2, 75, b"a" * 8), (2, 80, b"b" * 8), (2, 90, b"c" * 8)))
+    assert fat_binary.cut(library, 89) == 80
+    assert b"b" * 8 in library
+    assert b"a" * 8 not in library
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 import gptoss_mlx
 from gptoss_mlx.conversation import Conversation, Done, Text, ToolCall
 from gptoss_mlx.engine.batching import Batch
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.stepping import Failed, Row
 from gptoss_mlx.errors import ConstraintError, GrammarError
 from gptoss_mlx.grammars import from_regex, from_schema
+from gptoss_mlx.sampling import Sampling
 from tests.support import scripted
 from tests.support.harmony_streams import CHANNEL, MESSAGE, RETURN, encode
 

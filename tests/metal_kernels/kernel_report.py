@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gptoss_mlx.config import ModelConfig
 from metal_kernels.cuda import nvrtc
-from tests.metal_kernels.shaders import registers
-from tests.metal_kernels.shaders.row import Row
+from tests.metal_kernels.shaders import dense_rows, expert_rows, prompts, registers
+from tests.metal_kernels.shaders.row import SEVERAL, Row, Several
 from tests.metal_kernels.shaders.suites import SUITES
 from tests.support import decode_graph
 
@@ -30,8 +30,8 @@ def table(rows: list[Row]) -> str:
         "and the root mean square, as parts of the largest value, of the experts the mean over twelve inputs (three",
         "for 120b); what is around MLX's product is plain MLX in float32.",
         "",
-        "Threadgroups run side by side. Waits are how often lanes meet, at a simd operation or a barrier, with loads since",
-        "they last did, most of one simdgroup.",
+        "Waits are how often lanes meet, at a simd operation or a barrier, with loads since they last did: the most of",
+        "one simdgroup. Loads of a loop in which they do not meet are one.",
         "",
         "| shader | issued MB | weights | unique / fewest | loads per weight | lines | threadgroups | waits | error | "
         "MLX issued MB | MLX error |",
@@ -41,12 +41,44 @@ def table(rows: list[Row]) -> str:
         stock = ("", "") if row.stock_issued is None else (f"{row.stock_issued / 1e6:.2f}", str(row.stock_error))
         loads = f"{row.loads_per_weight:.0f}" if row.weights else ""
         lines.append(
-            f"| {row.operation} | {row.total / 1e6:.2f} | {row.weights / 1e6:.2f} | {row.unique_to_fewest:.2f} | {loads} | "
-            f"{row.lines} | {row.threadgroups} | {row.waits} | {row.error} | {stock[0]} | {stock[1]} |"
+            f"| {row.operation} | {row.total / 1e6:.2f} | {row.weights / 1e6:.2f} | {row.unique_to_fewest:.2f} | "
+            f"{loads} | {row.lines} | {row.threadgroups} | {row.waits} | {row.error} | {stock[0]} | {stock[1]} |"
         )
     lines += ["", "Bytes issued, by input:", ""]
     for row in rows:
         lines.append(f"- {row.operation}: " + ", ".join(f"{name} {count}" for name, count in row.issued.items()))
+    return "\n".join(lines) + "\n"
+
+
+def several_rows() -> str:
+    """Return the report's text on loads where several rows go through a shader at once."""
+    found: dict[str, list[Several]] = {}
+    for one in (*dense_rows.several(), *expert_rows.several()):
+        found.setdefault(one.operation, []).append(one)
+    counts = [f"{rows} row{'s' * (rows > 1)}" for rows in SEVERAL]
+    lines = [
+        "",
+        "# Several rows",
+        "",
+        "How often each weight is loaded, and MB issued in all, when several rows go through a shader at once.",
+        "",
+        "A simdgroup of a dense shader loads and opens a weight once for up to four rows, in registers. Eight rows are",
+        "two tiles of four in one threadgroup. Tiles of eight rows would leave registers for half as many rows of the",
+        "matrix, so x would be loaded twice as often: for norm_qkv_rope in bf16 118 MB of x, 7 of norm and 29 of",
+        "weights, where two tiles load 59, 7 and 59. A second round of q8 in flight was refused: it takes 128",
+        "registers, not 60, so half as many threads have twice the bytes in flight.",
+        "",
+        "Rows of experts choose at random here, and load their experts for themselves. The grid runs over choices and",
+        "rows first, so rows that choose one expert load the same 24 KB of it at about the same time, and memory is",
+        "read once. Sharing in registers would save what this table has beyond 1, from the cache. But every simdgroup",
+        "would have to route every row, and to hold sums for rows that mostly chose other experts. It was refused.",
+        "",
+        "| shader | " + " | ".join(counts) + " |",
+        "|---" * (1 + len(counts)) + "|",
+    ]
+    for operation, each in found.items():
+        cells = [f"{one.loads_per_weight:.2f}, {one.issued / 1e6:.1f} MB" for one in each]
+        lines.append(f"| {operation} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +120,8 @@ def main() -> None:
         text = registers.table()  # first, because it may be absent
     except nvrtc.Absent as error:
         sys.exit(str(error))
-    text = table([row for suite in SUITES for row in suite.rows()]) + text + decode_step()
+    text = table([row for suite in SUITES for row in suite.rows()]) + several_rows() + text
+    text += decode_step() + prompts.report()
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
     file.write_text(text)
     print(text)

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.sampling import Sampling
+from gptoss_mlx.sampling import Sampling
 from metal_kernels import launch
 from metal_kernels.cpu import library
 from tests.support.checkpoints import SMALL

@@ -1,4 +1,5 @@
-"""``make goldens``: write the reference's logits at sampled positions, its rotary frequencies and its config.
+"""``make goldens``: write the reference's logits at sampled positions, those of the bundled model in bfloat16 too, its
+rotary frequencies and its config.
 
 ``make test`` compares them with ours.
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.oracle import reference
+from tests.oracle import reference, write_bf16_logits
 from tests.oracle.cases import GOLDEN_CASES, ROPE_CASES, sampled_rows
 from tests.support.checkpoints import SMALL, hf_config, write_checkpoint
 
@@ -46,5 +47,6 @@ if __name__ == "__main__":
         rows = {str(n): reference.logits(model, case.tokens(n), sampled_rows(n)) for n in case.lengths}
         np.savez(GOLDENS / f"logits-{case.name}.npz", **rows)
         print(f"{case.name}: {', '.join(f'{n} tokens, {len(r)} rows' for n, r in rows.items())}")
+    write_bf16_logits.write(GOLDENS / "bf16-tiny.npz")
     write_config_and_rope()
     write_sums()

@@ -17,9 +17,9 @@ from rich.table import Table
 
 import gptoss_mlx
 from gptoss_mlx.conversation import Conversation, Done
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.model.experts import memory_of
 from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.sampling import Sampling
 from metal_kernels import launch
 from metal_kernels.cpu.library import cores, library
 from metal_kernels.reference import Dense, Experts

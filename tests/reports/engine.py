@@ -23,10 +23,10 @@ from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.bundled import checkpoint as bundled_checkpoint
 from gptoss_mlx.engine.batching import Batch, Row
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.sampling import Sampling
 from tests.support.checkpoints import SMALL, TWO_LAYERS_OF_20B, write_checkpoint
 from tests.support.measure import relative_l2
 from tests.support.models import random_model

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_mlx.batch.source import BadLine, Line, Source, open_source
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.harmony import Tokenizer, render
 from gptoss_mlx.requests import Defaults, chat_completions, responses
+from gptoss_mlx.sampling import Sampling
 from tests.support.cli import run_cli
 
 DEFAULTS = Defaults(Sampling(), date="2025-06-28")

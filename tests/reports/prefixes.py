@@ -33,13 +33,13 @@ from gptoss_mlx.conversation import Conversation, Done
 from gptoss_mlx.engine.context import Context
 from gptoss_mlx.engine.memory import plan, sequence_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.history import opened_history
 from gptoss_mlx.home import snapshots_dir
 from gptoss_mlx.machine import MARGIN
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.sampling import Sampling
 
 ROOT = Path(__file__).parent.parent.parent
 TOKENS = 128

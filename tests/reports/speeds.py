@@ -11,6 +11,7 @@ from gptoss_mlx.config import PUBLISHED
 from gptoss_mlx.engine.memory import plan
 from gptoss_mlx.engine.published_speeds import (
     GB,
+    MLX_VLM,
     OMLX_CHIP,
     OMLX_HITS,
     OMLX_PROMPT,
@@ -25,6 +26,7 @@ from gptoss_mlx.engine.speed import (
     READBACK,
     Paging,
     Prediction,
+    hit_rate,
     left_out_errors,
     own_paging,
     predict,
@@ -60,6 +62,21 @@ def pr_1588() -> tuple[float, float]:
         return predict(PUBLISHED["120b"], "q8", chip, dispatches=PEER_DISPATCHES, paging=paging).rate
 
     return spread(rate, chip=("M2 Pro", "M2 Max"), disk=(2 * GB, 7 * GB))
+
+
+def mlx_vlm() -> tuple[float, float]:
+    """Return the range of tokens a second of 20b on an M4 with 16 GB and as many slots as fit in what it took there.
+    How much of the other experts is in the page cache is not known."""
+    slots = plan(PUBLISHED["20b"], "q8", int(MLX_VLM[0]), "metal", context=4096).slots
+    assert slots is not None
+    hit = hit_rate(slots / PUBLISHED["20b"].num_local_experts)
+
+    def rate(disk: float, readback: float, cached: float) -> float:
+        layers = PUBLISHED["20b"].num_hidden_layers
+        paging = Paging(hit, disk, readback, layers, cached=cached)
+        return predict(PUBLISHED["20b"], "q8", "M4", dispatches=PEER_DISPATCHES, paging=paging).rate
+
+    return spread(rate, disk=(2 * GB, 7 * GB), readback=READBACK, cached=(0.0, 1.0))
 
 
 def omlx_fetch() -> tuple[float, float]:
@@ -130,6 +147,8 @@ def main() -> None:
 
     low, high = pr_1588()
     console.print(f"held out: mlx-lm PR 1588, {PR_1588} tokens/s, predicted {low:.1f} to {high:.1f}")
+    low, high = mlx_vlm()
+    console.print(f"held out: mlx-vlm PR 1813, {MLX_VLM[1]} tokens/s, predicted {low:.1f} to {high:.1f}")
     for resident in (0.5, 0.25, 0.125):
         low, high = omlx(resident)
         ratio = OMLX_RATES[resident] / OMLX_RATES[1.0]

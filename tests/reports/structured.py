@@ -17,7 +17,6 @@ import jsonschema
 
 import gptoss_mlx
 from gptoss_mlx.engine.batching import Batch
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.engine.stepping import Failed, Row
 from gptoss_mlx.errors import ConstraintError, GrammarError
 from gptoss_mlx.grammars import Grammar, Vocabulary, from_schema
@@ -25,6 +24,7 @@ from gptoss_mlx.grammars.json_schema import duplicate_name
 from gptoss_mlx.grammars.reply import reply
 from gptoss_mlx.harmony import Message, System, Tokenizer, render
 from gptoss_mlx.reply import ReplyReader
+from gptoss_mlx.sampling import Sampling
 from tests.grammars.walks import walk
 from tests.reports import mask_waits, replies_drawn
 

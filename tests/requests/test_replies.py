@@ -3,9 +3,9 @@
 import pytest
 from openai import types
 
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.requests import Defaults, ReplyReader, chat_completions, responses
+from gptoss_mlx.sampling import Sampling
 
 THOUGHT = [["<|channel|>"], "analysis", ["<|message|>"], "Let me see.", ["<|end|>"], ["<|start|>"], "assistant"]
 SAID = [["<|channel|>"], "commentary", ["<|message|>"], "A look.", ["<|end|>"], ["<|start|>"], "assistant"]

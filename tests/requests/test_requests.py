@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.errors import RequestError
 from gptoss_mlx.harmony import Tokenizer, render
 from gptoss_mlx.requests import Defaults, ReplyReader, chat_completions, messages, responses
 from gptoss_mlx.requests.response_objects import seal
+from gptoss_mlx.sampling import Sampling
 from tests.support.harmony_streams import encode
 
 DEFAULTS = Defaults(Sampling(temperature=0.5), "low", max_tokens=50, date="2025-06-28")
@@ -177,9 +177,9 @@ BAD_CHAT = [
     ({"stop": ["a"] * 5}, "stop"),
     ({"n": 0}, "n"),
     ({"n": 17}, "n"),
-    ({"logprobs": True}, "logprobs"),
-    ({"logit_bias": {"5": 1}}, "logit_bias"),
-    ({"frequency_penalty": 0.1}, "frequency_penalty"),
+    ({"top_logprobs": 2}, "top_logprobs"),
+    ({"logit_bias": {"a": 1}}, "logit_bias.a"),
+    ({"frequency_penalty": 2.1}, "frequency_penalty"),
     ({"functions": [WEATHER]}, "functions"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tools": [{"type": "function", "function": WEATHER | {"name": "a b"}}]}, "tools[0].function.name"),
@@ -256,7 +256,7 @@ BAD_RESPONSES = [
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"background": True}, "background"),
     ({"truncation": "auto"}, "truncation"),
-    ({"include": ["message.output_text.logprobs"]}, "include"),
+    ({"include": ["file_search_call.results"]}, "include"),
     ({"max_output_tokens": 0}, "max_output_tokens"),
     ({"max_tokens": 5}, "max_tokens"),
     ({"reasoning": {"effort": "minimal"}}, "reasoning.effort"),

@@ -74,7 +74,7 @@ def indented(text, first, rest):
 
 def code_lines(rng, count):
     return "".join(
-        "\t" * rng.randint(0, 2) + f"{words(rng, 6).replace(' ', '_', 1)} = a<b> * c  # {rng.random()}\n"
+        "\t" * rng.randint(0, 2) + f"{words(rng, 6).replace(' ', '_', 1)} = a<b> * c | d  # {rng.random()}\n"
         for _ in range(count)
     )
 

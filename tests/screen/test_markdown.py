@@ -74,7 +74,7 @@ def test_every_word_of_a_long_answer_is_on_the_screen_once(seed):
         ("> quoted\n> on", "│ quoted\n│ on"),
         ("| a | b |\n|---|---|\n| long | 2 | left out |", "a     b\n────  ─  ────────\nlong  2  left out"),
         ("- ```py\n  x = 1\n  ```", "• ```py\nx = 1\n```"),
-        ("&lt;b&gt; &#27;[2J", "<b> �[2J"),
+        ("&lt;b&gt; &#27;[2J a&#13;b", "<b> �[2J ab"),
         ("a **b", "a **b"),
         ("*" * 70 + "a", "*" * 70 + "a"),
         (">" * 200 + " deep", None),

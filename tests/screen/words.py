@@ -19,7 +19,7 @@ def said(source):
         if token.type in ("fence", "code_block", "html_block"):
             pieces += [token.info.strip(), *token.content.splitlines(keepends=True)]
         elif token.type == "inline":
-            pieces += [*_inline(token.children or []), " " if cell else "\n"]
+            pieces += [*_inline(token.children or []), "" if not token.content else " " if cell else "\n"]
     return [piece for piece in pieces if piece]
 
 

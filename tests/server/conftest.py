@@ -1,4 +1,4 @@
-"""The real server, once for each module that talks to it, and the official clients."""
+"""The real server, once for each process of tests, and the official clients."""
 
 import anthropic
 import openai
@@ -9,19 +9,19 @@ from tests.support.harmony_streams import encode
 from tests.support.served import scripted_server, serving
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server():
     with serving("--model", "tiny", "--max-concurrency", "4") as process:
         yield process
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(server):
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         yield client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def claude(server):
     with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=60) as client:
         yield client

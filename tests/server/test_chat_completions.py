@@ -95,7 +95,7 @@ def test_an_effort_of_other_models_is_mapped_and_the_client_is_told(client):
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"response_format": UNENFORCED}, "response_format.json_schema.schema/properties/sum"),
         ({"tools": [CHAT_TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
-        ({"logprobs": True}, "logprobs"),
+        ({"modalities": ["audio"]}, "modalities"),
         ({"temperature": -1}, "temperature"),
         ({"max_tokens": -5}, "max_tokens"),
         ({"messages": []}, "messages"),

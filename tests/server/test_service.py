@@ -38,9 +38,9 @@ def test_a_reply_ends_within_one_token_of_its_client_s_leaving(scripted):
 
 
 def test_more_than_may_wait_are_told_to_come_again(scripted):
-    with scripted(*[ENDLESS] * 8, ANSWER, pause=0.01) as there, contextlib.ExitStack() as stack:
-        open_ones = [stack.enter_context(streaming(there)) for _ in range(8)]
-        assert [response.status_code for response in open_ones] == [200] * 8
+    with scripted(*[ENDLESS] * 16, ANSWER, pause=0.01) as there, contextlib.ExitStack() as stack:
+        open_ones = [stack.enter_context(streaming(there)) for _ in range(16)]
+        assert [response.status_code for response in open_ones] == [200] * 16
         refused = httpx2.post(there.url + PATH, json=ASK)
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) > 0

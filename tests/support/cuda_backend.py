@@ -31,7 +31,7 @@ def stand_in() -> Iterator[list[str]]:
     """Let the "cuda" place run in the emulator. Yield the list of the shaders that have run."""
     ran: list[str] = []
 
-    def of_shader(source: MetalSource, template: dict, architecture: str) -> Compiled:
+    def of_shader(source: MetalSource, template: dict, threads: int, architecture: str) -> Compiled:
         return Compiled(json.dumps([source.path.name, template]).encode(), 0, 0)
 
     def launched(**given: Any) -> list[mx.array]:

@@ -119,13 +119,13 @@ def record(
     with (
         patch.object(launch, "where", lambda: "metal"),
         patch.object(launch.Kernel, "__call__", launch.Kernel.launch),
-        patch.object(mx, "dequantize", _dequantize),
+        patch.object(mx, "dequantize", dequantize),
         patch.object(mx.fast, "rms_norm", _refused),
         patch.object(mx.fast, "rope", _refused),
         patch.object(mx.fast, "scaled_dot_product_attention", _refused),
     ):
         mx.export_function(recorded.append, step, mx.zeros((1, rows), mx.uint32), *buffers, *held, *tables)
-    return [_node(entry) for entry in recorded if entry["type"] == "primitive"]
+    return [node(entry) for entry in recorded if entry["type"] == "primitive"]
 
 
 def dispatches(nodes: Sequence[Node]) -> Counter[str]:
@@ -199,7 +199,7 @@ def with_layers(config: ModelConfig, kinds: tuple[str, ...]) -> ModelConfig:
     return ModelConfig(**vars(config) | {"num_hidden_layers": len(kinds), "layer_types": kinds})
 
 
-def _node(entry: dict) -> Node:
+def node(entry: dict) -> Node:
     name = entry["arguments"][0] if entry["name"] == "CustomKernel" else entry["name"]
     inputs, outputs = (tuple((n, shape) for n, shape, _ in entry[side]) for side in ("inputs", "outputs"))
     return Node(name, inputs, outputs)
@@ -209,7 +209,7 @@ def _refused(*_: object, **__: object) -> mx.array:
     raise AssertionError("plain MLX where a shader should be")
 
 
-def _dequantize(w: mx.array, scales: mx.array, biases: mx.array, **_: object) -> mx.array:
+def dequantize(w: mx.array, scales: mx.array, biases: mx.array, **_: object) -> mx.array:
     """Stand in for dequantize as one dispatch, as on Metal. The CPU backend's would be recorded as many."""
     kernel = mx.fast.metal_kernel(
         name="dequantize", input_names=["w", "s", "b"], output_names=["out"], source="out[0] = w[0] * s[0] + b[0];"

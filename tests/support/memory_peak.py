@@ -41,8 +41,8 @@ def main() -> None:
     import numpy as np
 
     from gptoss_mlx.engine.generate import generate
-    from gptoss_mlx.engine.sampling import Sampling
     from gptoss_mlx.runtime import load
+    from gptoss_mlx.sampling import Sampling
     from metal_kernels.cpu.library import cores
 
     model, chunk, prompt, decoded = sys.argv[1], *map(int, sys.argv[2:])

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.harmony import Message, System, render
 from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
 FILLER = "Please be brief. "

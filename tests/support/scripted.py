@@ -7,17 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from gptoss_mlx import conversation as conversation_module
 from gptoss_mlx.batch import run as batch_run
 from gptoss_mlx.batch.source import Line
 from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.engine.batching import Produced, Row
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.grammars import Grammar
 from gptoss_mlx.harmony import Tokenizer
-from gptoss_mlx.runtime import STOP_MARKERS
+from gptoss_mlx.sampling import Sampling
+from gptoss_mlx.traits import STOP_MARKERS
 
 CONTEXT_LENGTH = 100_000
 
@@ -50,17 +48,7 @@ class ScriptedContext:
 
     model: ScriptedModel
     ids: list[int] = field(default_factory=lambda: [0] * (CONTEXT_LENGTH + 1))
-
-
-@dataclass
-class ScriptedPrefixes:
-    """Keeps nothing: each prompt resumes from the same context."""
-
-    def resume(self, context: ScriptedContext, prompt: list[int]) -> ScriptedContext:
-        return context
-
-    def save(self, context: ScriptedContext) -> None:
-        pass
+    resumed: int = CONTEXT_LENGTH + 1
 
 
 @dataclass
@@ -81,7 +69,7 @@ class ScriptedRuntime:
     model: ScriptedModel
     config: ScriptedConfig = field(default_factory=ScriptedConfig)
     folder: ScriptedFolder = field(default_factory=ScriptedFolder)
-    prefix_view: ScriptedPrefixes = field(default_factory=ScriptedPrefixes)
+    rows: "ScriptedBatch | None" = None
     hash: str = "scripted"
     chunk: int = 512
     grammars: list[Grammar] = field(default_factory=list)
@@ -104,29 +92,23 @@ class ScriptedRuntime:
         return ScriptedContext(self.model)
 
     def go_on(self, context: ScriptedContext, prompt: list[int]) -> ScriptedContext:
-        return self.prefix_view.resume(context, prompt)
+        return context
 
+    def continuation(self, context: ScriptedContext, prompt: list[int], *, max_tokens: int, cancelled, **options: Any):
+        return self.model.generate(prompt, max_tokens=max_tokens, stop=self.stop_ids, cancelled=cancelled)
 
-def generate(
-    context: ScriptedContext,
-    prompt: list[int],
-    *,
-    sampling: Sampling,
-    prefill_chunk: int,
-    progress: Any,
-    constraint: None,
-    **options: Any,
-):
-    """Stands for the engine's ``generate`` with the model of ``context``."""
-    return context.model.generate(prompt, **options)
+    def save(self, context: ScriptedContext) -> None:
+        pass
+
+    def batch(self, max_rows: int, memory: int) -> "ScriptedBatch":
+        return self.rows
 
 
 @contextmanager
 def conversation(tokenizer: Tokenizer, *replies: list[int], date: str = "", **options: Any) -> Iterator[Conversation]:
     """A conversation whose model says these ids, one list after each prompt."""
     runtime: Any = ScriptedRuntime(tokenizer, ScriptedModel(iter(replies)))
-    with mock.patch.object(conversation_module, "generate", generate):
-        yield Conversation(runtime, date=date, **options)
+    yield Conversation(runtime, date=date, **options)
 
 
 @dataclass
@@ -206,7 +188,7 @@ def batch(
     answers = KeptRecords()
     errors = KeptRecords()
     run = batch_run.Run(
-        ScriptedRuntime(tokenizer, ScriptedModel(iter(()))),
+        ScriptedRuntime(tokenizer, ScriptedModel(iter(())), rows=engine),
         OneLine(Line(1, "a", kind, body)),
         answers,
         errors,
@@ -215,6 +197,5 @@ def batch(
         max_rows=1,
         memory=1,
     )
-    with mock.patch.object(batch_run, "Batch", return_value=engine):
-        run.go(lambda tally: None, lambda: False)
+    run.go(lambda tally: None, lambda: False)
     return answers.records, errors.records, engine

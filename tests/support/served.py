@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import httpx2
 
 from gptoss_mlx.harmony import Tokenizer
+from gptoss_mlx.home import models_dir
 from gptoss_mlx.server.app import build
 from gptoss_mlx.server.owner import Owner
 from gptoss_mlx.server.process import Server, listening
@@ -28,10 +30,16 @@ SECONDS = 60
 
 class Process:
     """``gptoss-mac serve`` as a user runs it, on a free port, and without a store on disk unless ``arguments`` give it
-    one. ``url`` is without ``/v1``. ``said`` are the lines it has printed, standard output and error together."""
+    one. ``url`` is without ``/v1``. ``said`` are the lines it has printed, standard output and error together. Its
+    ``home`` has the installed models, but a socket of its own."""
 
     def __init__(self, *arguments: object, **environment: str) -> None:
         self.said: list[str] = []
+        self._temporary = tempfile.TemporaryDirectory(prefix="gptoss-")
+        self.home = Path(environment.setdefault("GPTOSS_MAC_HOME", self._temporary.name))
+        if self.home == Path(self._temporary.name):
+            models_dir().mkdir(parents=True, exist_ok=True)
+            (self.home / "models").symlink_to(models_dir())
         self.url = ""
         disk = () if "--prefix-disk" in arguments else ("--prefix-disk", "off")
         self.process = subprocess.Popen(
@@ -106,7 +114,17 @@ def scripted_server(
     there.
     """
     rows = ScriptedBatch(iter(replies), pause=pause)
-    there = SimpleNamespace(rows=rows, tokenizer=tokenizer, url="")
+    loaded = Loaded(ScriptedRuntime(tokenizer, ScriptedModel(iter(()))), rows, None)
+    with served_here(loaded, "scripted", **options) as there:
+        there.rows = rows
+        there.tokenizer = tokenizer
+        yield there
+
+
+@contextlib.contextmanager
+def served_here(loaded: Loaded, name: str, **options) -> Iterator[SimpleNamespace]:
+    """Serve a model in this process, under ``name``."""
+    there = SimpleNamespace(url="")
     ready = threading.Event()
 
     def wait_until_idle() -> None:
@@ -120,8 +138,7 @@ def scripted_server(
     async def run() -> None:
         loop = there.loop = asyncio.get_running_loop()
         owner = there.owner = Owner(loop.call_soon_threadsafe)
-        loaded = Loaded(ScriptedRuntime(tokenizer, ScriptedModel(iter(()))), rows, None)
-        service = there.service = Service(owner, Residence(owner, ["scripted"], lambda name: loaded), 8)
+        service = there.service = Service(owner, Residence(owner, [name], lambda name: loaded), 16)
         app = build(service, host="127.0.0.1", **options)
         with listening("127.0.0.1", 0) as listener:
             there.url = f"http://127.0.0.1:{listener.getsockname()[1]}"

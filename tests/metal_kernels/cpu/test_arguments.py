@@ -1,5 +1,8 @@
 """The library takes arrays wherever they lie, and leaves those that it cannot take to plain MLX."""
 
+import re
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -12,6 +15,9 @@ from tests.metal_kernels.cpu.calls import CALLS, arrays
 from tests.metal_kernels.cpu.trials.common import F32, Draw
 from tests.metal_kernels.shaders.experts import LIMIT
 from tests.support.native import architectures, using
+
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+SETTING = LARGE_PAGES.read_text() if LARGE_PAGES.exists() else "[never]"
 
 pytestmark = pytest.mark.skipif(
     not architectures() or launch.where() != "cpu", reason="the native library is not used here"
@@ -184,6 +190,22 @@ def test_memory_in_large_pages_is_zeros_and_keeps_what_is_written(size):
     assert np.array_equal(np.array(array), [1] * 7 + [0] * size + [1] * 7)
     memory_of(array)[7:-7] = values
     assert np.array_equal(np.array(array), [*[1] * 7, *values, *[1] * 7])
+
+
+@pytest.mark.skipif("never" in SETTING.partition("[")[2].partition("]")[0], reason="the system gives no large pages")
+def test_room_for_weights_is_in_large_pages_once_it_is_written():
+    """Of 32 pages of 2 MB at least one is to be had, however the memory is divided."""
+    memory = memory_of(launch.room(64 << 20))
+    memory[:] = 1
+    first, last = memory.ctypes.data, memory.ctypes.data + memory.nbytes
+    large = 0
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) < last and int(found[2], 16) > first
+        elif inside and line.startswith("AnonHugePages:"):
+            large += int(line.split()[1])
+    assert large >= 2048
 
 
 @pytest.mark.parametrize("id", [-1, 7, 2**31])

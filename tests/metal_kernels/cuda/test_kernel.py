@@ -1,11 +1,16 @@
 """Shaders on MLX's CUDA backend, as far as no GPU is needed: what is launched, in which order, in how many blocks."""
 
+import os
+import subprocess
+import sys
+from math import prod
+
 import mlx.core as mx
 import pytest
 
 from metal_kernels import dispatches, launch, reference
 from metal_kernels.cuda import kernel, nvrtc
-from metal_kernels.cuda.translation import MOST_THREADS, blocks
+from metal_kernels.cuda.translation import FREE_THREADS, blocks
 from metal_kernels.source import MetalSource
 from tests.metal_kernels.shaders import decode_attention, dense, experts
 from tests.metal_kernels.shaders.common import run, same
@@ -34,9 +39,8 @@ def cases():
         for case, handed in dense.CASES[:2]:  # a grid that is no multiple of its threadgroup, and q8
             yield operation, dense.dispatch(operation, case, handed)
     case = decode_attention.Case(300, 3, 2)
-    made = decode_attention.dispatch(case)
-    yield "decode_attention", made
-    (parts, _), _ = run(made, mode="fast")
+    yield "decode_attention", decode_attention.dispatch(case)
+    parts = mx.random.normal((2, case.heads, 5, case.dim + 4))
     yield "decode_attention_combine", dispatches.decode_attention_combine(parts, case.arrays.sinks, mx.float32)
 
 
@@ -58,14 +62,16 @@ def test_arguments_in_another_order_are_noticed(ran):
         launch.run(exchanged, "cuda")
 
 
-def test_the_published_launches_are_whole_blocks_of_few_enough_threads():
+def test_the_published_launches_are_whole_blocks_and_have_one_cubin_for_all_rows():
+    one_cubin: dict[tuple, set[int]] = {}
     for made in launches.published("q8", launches.MODELS["20b"]):
         count, threads = blocks(
             MetalSource.read(dispatches.FOLDER / f"{made.shader}.metal"), made.grid, made.threadgroup
         )
         assert tuple(a * b for a, b in zip(count, threads, strict=True)) == made.grid
         assert threads == made.threadgroup
-        assert threads[0] * threads[1] * threads[2] <= MOST_THREADS
+        one_cubin.setdefault((made.shader, made.template), set()).add(max(prod(threads), FREE_THREADS))
+    assert all(len(bounds) == 1 for bounds in one_cubin.values())
 
 
 def test_a_shader_whose_threadgroups_share_memory_is_not_launched_in_parts():
@@ -80,6 +86,19 @@ def test_where_there_is_no_cuda_the_setting_is_refused_with_the_remedy(monkeypat
     code, _, err = run_cli("run", "--model", "tiny", "Hi")
     assert code == 2
     assert err.startswith("gptoss-mac: GPTOSS_MAC_KERNELS is 'cuda', but there is no CUDA backend here: run `make ")
+
+
+def test_where_mlx_cannot_be_loaded_a_line_says_so(tmp_path):
+    """As MLX's CUDA backend on a machine without NVIDIA's driver."""
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx/core.py").write_text("raise ImportError('libcuda.so.1: cannot open shared object file')")
+    command = [sys.executable, "-m", "gptoss_mlx.cli", "doctor"]
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{dispatches.FOLDER.parent}"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (11, "")
+    assert done.stderr == (
+        "gptoss-mac: MLX cannot be loaded here: libcuda.so.1: cannot open shared object file; use another environment\n"
+    )
 
 
 def test_a_shader_without_a_compiler_is_done_by_plain_mlx(ran, monkeypatch):

@@ -4,7 +4,6 @@ STEPS_OF_8 = "positions and the bound are multiples of 8, so one less cuts off n
 NOTHING_LEFT = "in the extra turn no lane's group is within the matrix"
 DOUBLES = "steps 4, 8 and 16 are below 31 as they are below 32"
 THE_SAME_PLACE = "two places are equal only if they are one logit, and no logit that is compared is as low as the start"
-NO_START = "every logit that is compared is larger than the start, so its place is never the best"
 BEYOND = "one less is still beyond every position"
 EQUIVALENT = {
     "best.h: bool second = b.value > a.value || (b.value == a.value && b.at < a.at);  ->  "

@@ -15,7 +15,7 @@ from metal_kernels.emulator.runner import Buffer
 from metal_kernels.reference import Dense
 from tests.metal_kernels.shaders.common import BF16, EPS, F32, Error, exact, run
 from tests.metal_kernels.shaders.dense import Case, defined, dispatch, of_20b
-from tests.metal_kernels.shaders.row import Row
+from tests.metal_kernels.shaders.row import SEVERAL, Row, Several
 from tests.support import mlx_headers
 
 UNIFORM = """
@@ -37,6 +37,16 @@ def rows() -> Iterator[Row]:
         case = of_20b(q8)
         for operation in MATRIX:
             yield measure(operation, case)
+
+
+def several() -> Iterator[Several]:
+    """Yield the loads of 1, 2, 4 and 8 rows of the input."""
+    for q8 in (False, True):
+        for operation in ("norm_qkv_rope", "output_residual", "norm_head_argmax"):
+            for rows in SEVERAL:
+                case = replace(of_20b(q8), rows=rows)
+                _, counted = run(dispatch(operation, case, BF16), mode="count")
+                yield Several.of(f"{operation}, {'q8' if q8 else 'bf16'}", rows, counted)
 
 
 def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER, stock: bool = True) -> Row:

@@ -10,13 +10,10 @@ SAME_PICK = "takes v[k] at every turn instead of one: the same value, but not fr
 EQUIVALENT = {
     "norm_router.metal: for (uint n = 8 * thread_index; n < COLUMNS; n += 8 * 32 * SIMDGROUPS) {  ->  "
     "for (uint n = 8 * thread_index; n < (COLUMNS - 1); n += 8 * 32 * SIMDGROUPS) {": STEPS_OF_8,
-    "expert_gate_up.metal: float away = min(-1.702f * gate, 80.0f);  ->  "
-    "float away = min(-1.702f * gate, (80.0f + 1));": FAR,
-    "expert_gate_up.metal: float away = min(-1.702f * gate, 80.0f);  ->  "
-    "float away = min(-1.702f * gate, (80.0f - 1));": FAR,
-    "expert_gate_up.metal: float away = min(-1.702f * gate, 80.0f);  ->  "
-    "float away = min(-1.702f * gate, (1.25f * 80.0f));": FAR,
-    "expert_gate_up.metal: float away = min(-1.702f * gate, 80.0f);  ->  float away = (-1.702f * gate);": INFINITE,
+    "swiglu.h: float away = min(-1.702f * gate, 80.0f);  ->  float away = min(-1.702f * gate, (80.0f + 1));": FAR,
+    "swiglu.h: float away = min(-1.702f * gate, 80.0f);  ->  float away = min(-1.702f * gate, (80.0f - 1));": FAR,
+    "swiglu.h: float away = min(-1.702f * gate, 80.0f);  ->  float away = min(-1.702f * gate, (1.25f * 80.0f));": FAR,
+    "swiglu.h: float away = min(-1.702f * gate, 80.0f);  ->  float away = (-1.702f * gate);": INFINITE,
     "routing.h: if (lane == 0) slot = slots[expert];  ->  if (true) slot = slots[expert];": SAME_READ,
     "routing.h: for (int i = 0; i < PER_LANE; i++) {  ->  for (int i = 0; i < (PER_LANE + 1); i++) { (2)": NEVER_EQUAL,
     "routing.h: if (k == uint(i)) picked = v[i];  ->  if (i == uint(i)) picked = v[k];": SAME_PICK,

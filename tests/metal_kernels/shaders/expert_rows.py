@@ -24,7 +24,7 @@ from tests.metal_kernels.shaders.experts import (
     published_size,
     results,
 )
-from tests.metal_kernels.shaders.row import Row
+from tests.metal_kernels.shaders.row import SEVERAL, Row, Several
 from tests.support import mlx_headers
 
 QUANTIZED = ["steel/gemm/gemm.h", "quantized_utils.h", "fp_quantized.h"]
@@ -37,6 +37,17 @@ def rows() -> Iterator[Row]:
         for operation in OPERATIONS:
             row = measure(operation, case, draws=draws)
             yield replace(row, operation=operation + model)
+
+
+def several() -> Iterator[Several]:
+    """Yield the loads of 1, 2, 4 and 8 rows that choose among the experts of 20b and 120b at random. Their matrices are
+    a ninth as wide and as long."""
+    for experts, model in ((32, ""), (128, ", 120b")):
+        for operation in OPERATIONS[1:]:
+            for rows in SEVERAL:
+                case = Case(rows, 320, 320, experts)
+                _, counted = run(dispatch(operation, case, mx.float16), mode="count")
+                yield Several.of(operation + model, rows, counted)
 
 
 def measure(operation: str, case: Case, folder: Path = dispatches.FOLDER, stock: bool = True, draws: int = 1) -> Row:

@@ -4,6 +4,7 @@ A GPU with fewer keeps what does not fit in memory, or runs fewer threads at a t
 promise that it does on a Mac, whose compiler is another. That it does not fit is a warning.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -29,6 +30,7 @@ class Registers:
     local_bytes: int
 
 
+@functools.cache
 def launched(dense: str, dtype: mx.Dtype = mx.bfloat16) -> list[Dispatch]:
     """Return the launches of both published models."""
     return [made for experts in launches.MODELS.values() for made in launches.published(dense, experts, dtype)]
@@ -41,7 +43,7 @@ def measured(launches: Iterable[Dispatch]) -> Iterator[Registers]:
         key = made.shader, made.template
         threads[key] = max(threads.get(key, 0), prod(made.threadgroup))
     for (shader, template), most in threads.items():
-        made = cubins.of_shader(MetalSource.read(dispatches.FOLDER / f"{shader}.metal"), dict(template))
+        made = cubins.of_shader(MetalSource.read(dispatches.FOLDER / f"{shader}.metal"), dict(template), most)
         yield Registers(shader, template, most, made.registers, made.local_bytes)
 
 

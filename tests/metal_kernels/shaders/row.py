@@ -3,10 +3,36 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from metal_kernels.emulator import Report
 from tests.metal_kernels.shaders.common import Error
 
 WEIGHTS = ("weight", "scales", "offsets", "router", "body", "tail", "kv")
 """Inputs that are matrices or a cache."""
+SEVERAL = (1, 2, 4, 8)
+"""The rows of the input with which the report counts loads."""
+
+
+@dataclass(frozen=True)
+class Several:
+    """One shader with several rows of the input: bytes of all loads, of those of weights, and of the weights that it
+    reads, each once."""
+
+    operation: str
+    rows: int
+    issued: int
+    weights: int
+    unique_weights: int
+
+    @classmethod
+    def of(cls, operation: str, rows: int, counted: Report) -> "Several":
+        weights = [use for name, use in counted.buffers.items() if name in WEIGHTS]
+        issued, unique = (sum(getattr(use, what) for use in weights) for what in ("bytes_issued", "unique_bytes"))
+        return cls(operation, rows, counted.bytes_issued, issued, unique)
+
+    @property
+    def loads_per_weight(self) -> float:
+        """How often each weight is loaded, on average."""
+        return self.weights / self.unique_weights
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.metal_kernels import test_decode_attention_shaders, test_dense_shaders, test_expert_shaders
+from tests.metal_kernels import (
+    test_decode_attention_shaders,
+    test_dense_shaders,
+    test_expert_shaders,
+    test_grouped_shaders,
+)
 from tests.metal_kernels.shaders import (
     decode_attention,
     decode_attention_mutants,
@@ -15,6 +20,7 @@ from tests.metal_kernels.shaders import (
     expert_mutants,
     expert_rows,
     experts,
+    grouped,
 )
 from tests.metal_kernels.shaders.row import Row
 
@@ -43,4 +49,5 @@ SUITES = (
         decode_attention_mutants.EQUIVALENT,
         decode_attention_rows.rows,
     ),
+    Suite(grouped.OPERATIONS, test_grouped_shaders.check_all, {}, lambda: ()),
 )

@@ -17,9 +17,9 @@ from random import Random
 from typing import Any
 
 from gptoss_mlx.conversation import Conversation, Text, ToolCall
-from gptoss_mlx.engine.sampling import Sampling
 from gptoss_mlx.harmony import Message, render, reply_start, tool_result
 from gptoss_mlx.runtime import Runtime, load
+from gptoss_mlx.sampling import Sampling
 from tests.tiny.training import phrases
 from tests.tiny.training.arithmetic import answered_number, result
 from tests.tiny.training.conversations import EFFORTS, Author, Setting
