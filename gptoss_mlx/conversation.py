@@ -167,6 +167,11 @@ class Conversation:
         """Stop the reply under way at its next token or prefill chunk. Safe from a signal handler or another thread."""
         self._cancelled = True
 
+    @property
+    def cancelled(self) -> bool:
+        """Return whether the last reply was cancelled, or is being cancelled."""
+        return self._cancelled
+
     def clear(self) -> None:
         """Forget all messages."""
         self._end_reply()

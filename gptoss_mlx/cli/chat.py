@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gptoss_mlx.cli import completion, options
+from gptoss_mlx.cli import tools as offered
 from gptoss_mlx.errors import SessionError, UsageError
 from gptoss_mlx.text_input import LineReader
 
@@ -50,6 +51,9 @@ def chat(
             show_default="fold, or show where standard output is no terminal",
         ),
     ] = None,
+    tools: offered.Tools = None,
+    mcp: offered.Mcp = None,
+    allow_tools: offered.AllowTools = False,
     memory: options.Memory = None,
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
@@ -75,24 +79,28 @@ def chat(
     if kept is not None:
         model = kept.model if model is None else model
     loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
-    conversation = options.open_conversation(kept, loading, reasoning, system, temperature, max_tokens, seed)
+    consent = offered.Consent(allow_tools)
+    with offered.opened_tools(tools, mcp, consent) as found:
+        conversation = options.open_conversation(
+            kept, loading, reasoning, system, temperature, max_tokens, seed, tools=found, confirm=consent
+        )
 
-    from gptoss_mlx.cli.chatting import Chat
+        from gptoss_mlx.cli.chatting import Chat
 
-    mode = thinking or ("fold" if console.is_terminal else "show")
-    with closing(Chat(conversation, console, keeper, loading, mode)) as chatting:
-        if kept is not None:
-            again, total = conversation.to_read()
-            changed = (conversation.reasoning, conversation.instructions) != (kept.reasoning, kept.instructions)
+        mode = thinking or ("fold" if console.is_terminal else "show")
+        with closing(Chat(conversation, console, keeper, loading, mode, consent)) as chatting:
+            if kept is not None:
+                again, total = conversation.to_read()
+                changed = (conversation.reasoning, conversation.instructions) != (kept.reasoning, kept.instructions)
+                if console.is_terminal:
+                    chatting.show_last_exchange()
+                if changed or (conversation.messages and again == total):  # or what was read is lost
+                    chatting.say_cost()
             if console.is_terminal:
-                chatting.show_last_exchange()
-            if changed or (conversation.messages and again == total):  # or what was read is lost
-                chatting.say_cost()
-        if console.is_terminal:
-            chatting.say(chatting.status())
-        with _input(console, chatting, keeper.names) as read:
-            while (line := read()) is not None and chatting.take(line):
-                pass
+                chatting.say(chatting.status())
+            with _input(console, chatting, keeper.names) as read:
+                while (line := read()) is not None and chatting.take(line):
+                    pass
 
 
 @contextmanager

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from gptoss_mlx.cli import completion, constraints, options
+from gptoss_mlx.cli import tools as offered
 from gptoss_mlx.cli.keeping import Keeper, open_history, tell
 from gptoss_mlx.cli.question import question
 from gptoss_mlx.cli.terminal import on_interrupt, print_json
-from gptoss_mlx.errors import CutOffError, NoAnswerError, SessionError, UsageError
+from gptoss_mlx.errors import CutOffError, NoAnswerError, SessionError, UsageError, shown
 from gptoss_mlx.screen.style import printable
 from gptoss_mlx.templates import Template, read_template
 
 if TYPE_CHECKING:
-    from gptoss_mlx.conversation import Conversation, Done
+    from gptoss_mlx.conversation import Conversation
+    from gptoss_mlx.events import Done
     from gptoss_mlx.history import Kept
 
 
@@ -69,6 +71,9 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object with answer, thought and counts.")
     ] = False,
+    tools: offered.Tools = None,
+    mcp: offered.Mcp = None,
+    allow_tools: offered.AllowTools = False,
     memory: options.Memory = None,
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
@@ -93,24 +98,29 @@ def run(
     keeper, kept = _keeper(session, last)
     name = model or form.model or (kept.model if kept is not None else None)
     loading = options.Loading(name, yes, memory, context, trace_experts, prefix_disk, own_model)
-    conversation = options.open_conversation(
-        *(kept, loading),
-        reasoning or form.reasoning,  # type: ignore[arg-type]
-        form.system if system is None else system,
-        form.temperature if temperature is None else temperature,
-        form.max_tokens if max_tokens is None else max_tokens,
-        seed,
-        schema=held,
-        think_tokens=think_tokens,
-        repeat_guard=not no_repeat_guard,
-    )
-    if held is not None or think_tokens is not None:
-        constraints.wait_for_constraints(conversation.runtime)
-    if show_thinking is None:
-        show_thinking = sys.stdout.isatty() and sys.stderr.isatty()
-
-    with on_interrupt(conversation.cancel) as asked:
-        answer, thought, done = _answer(conversation, text, show_thinking, show_answer=not as_json and held is None)
+    consent = offered.Consent(allow_tools)
+    with offered.opened_tools(tools, mcp, consent) as found:
+        conversation = options.open_conversation(
+            *(kept, loading),
+            reasoning or form.reasoning,  # type: ignore[arg-type]
+            form.system if system is None else system,
+            form.temperature if temperature is None else temperature,
+            form.max_tokens if max_tokens is None else max_tokens,
+            seed,
+            schema=held,
+            tools=found,
+            confirm=consent,
+            think_tokens=think_tokens,
+            repeat_guard=not no_repeat_guard,
+        )
+        consent.stopped = lambda: conversation.cancelled
+        if held is not None or think_tokens is not None or found:
+            constraints.wait_for_constraints(conversation.runtime)
+        if show_thinking is None:
+            show_thinking = sys.stdout.isatty() and sys.stderr.isatty()
+        show_answer = not as_json and held is None
+        with on_interrupt(conversation.cancel) as asked:
+            answer, thought, done = _answer(conversation, text, show_thinking, show_answer=show_answer)
     whole = held is None or (done.reason == "stop" and not done.invalid)
     if held is not None and whole and not as_json:
         _write(sys.stdout, answer)
@@ -149,7 +159,7 @@ def _answer(
     conversation: "Conversation", text: str, show_thinking: bool, *, show_answer: bool
 ) -> "tuple[str, str, Done]":
     """Send the message, and write the reply as it comes. Return the answer, the thought and how the reply ended."""
-    from gptoss_mlx.conversation import Done, Text, Thought
+    from gptoss_mlx.events import Done, Text, Thought, ToolCall, ToolError, ToolResult
 
     answer: list[str] = []
     thought: list[str] = []
@@ -166,6 +176,12 @@ def _answer(
                 answer.append(piece)
                 if show_answer:
                     _write(sys.stdout, piece)
+            case ToolCall():
+                print("", *offered.call_lines(event), sep="\n", file=sys.stderr, flush=True)
+            case ToolResult():
+                print(*offered.result_lines(event), sep="\n", file=sys.stderr, flush=True)
+            case ToolError():
+                print(shown(f"→ {event.name}: {event.problem}"), file=sys.stderr, flush=True)
             case Done():
                 return "".join(answer), "".join(thought), event  # before the reply goes to disk, for a next turn
     raise AssertionError("a reply ended without its last event")

