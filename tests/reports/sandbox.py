@@ -7,6 +7,7 @@ succeeds. Needs the extra ``tools``.
 import argparse
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,43 +27,56 @@ LIMIT_SECONDS = 5.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--as-user", type=int, help="only try, as this user")
+    parser.add_argument(
+        "--here", type=Path, metavar="FOLDER", help="only try, as this user, with this folder's interpreter"
+    )
     given = parser.parse_args()
-    if given.as_user is not None:
-        sys.exit(try_all(given.as_user))
+    if given.here is not None:
+        sys.exit(try_all(given.here))
     if not sandbox.is_prepared(FOLDER):
         began, used = time.perf_counter(), time.process_time()
         sandbox.prepare(FOLDER, lambda: None)
         print(f"prepared in {time.perf_counter() - began:.0f} s, {time.process_time() - used:.0f} s of one core")
-    users = [0, NOBODY] if os.getuid() == 0 else [os.getuid()]
-    command = [sys.executable, "-m", "tests.reports.sandbox", "--as-user"]
-    environment = os.environ | {"SANDBOX_SECRET": "secret"}
-    sys.exit(max(subprocess.run([*command, str(user)], env=environment).returncode for user in users))
+    with tempfile.TemporaryDirectory() as own:
+        status = [run_as(None, FOLDER)]
+        if os.getuid() == 0:
+            os.chmod(own, 0o755)
+            copy = Path(own) / "sandbox"
+            shutil.copytree(FOLDER, copy)
+            for path in (copy, *copy.rglob("*")):
+                os.chown(path, NOBODY, NOBODY)
+            status.append(run_as(NOBODY, copy))
+    sys.exit(max(status))
 
 
-def try_all(user: int) -> int:
-    """Make all attempts as a user, print each, and return the exit code."""
+def run_as(user: int | None, folder: Path) -> int:
+    """Try all as a user. Return the exit code, 1 if that user cannot run this interpreter."""
+    command = [sys.executable, "-m", "tests.reports.sandbox", "--here", str(folder.resolve())]
+    environment = os.environ | {"SANDBOX_SECRET": "secret", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        return subprocess.run(
+            command, env=environment, user=user, group=user, extra_groups=None if user is None else ()
+        ).returncode
+    except PermissionError as error:
+        print(f"as user {user}: not run, {error}")
+        return 1
+
+
+def try_all(folder: Path) -> int:
+    """Make all attempts, print each, and return the exit code."""
     sandbox.SECONDS = LIMIT_SECONDS
-    tool = sandbox.sandbox_tool(FOLDER)
+    tool = sandbox.sandbox_tool(folder)
     for what in ("a process's first call", "a later call", "import numpy", "import pandas"):
         code = what if what.startswith("import") else "print(1 + 1)"
         print(f"{what}: {timed(tool, code):.2f} s")
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
-        outside = Path(folder)
-        (outside / "secret").write_text("secret")
+    with tempfile.TemporaryDirectory() as temporary, socket.create_server(("127.0.0.1", 0)) as listener:
+        outside = Path(temporary)
+        (outside / "secret").write_text("secret")  # this user may read and write it
         listener.setblocking(False)
-        if user != os.getuid():
-            for path in (outside, outside / "secret"):
-                os.chown(path, user, user)  # what protects it must not be this user's rights
-            os.setgroups([])
-            os.setgid(user)
-            os.setuid(user)
         tried = attempts(outside, listener.getsockname()[1], os.getpid(), lambda: is_connected(listener))
         got_out = [one.name for one in tried if not shown(tool, one)]
-        if user != 0 and os.getuid() != 0:
-            os.chmod(outside, 0o777)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    who = "root" if user == 0 else f"user {user}"
+    who = "root" if os.getuid() == 0 else f"user {os.getuid()}"
     print(f"{len(tried)} attempts as {who}: {len(got_out)} succeeded {got_out or ''}; at most {peak:.1f} GB resident")
     return bool(got_out)
 
