@@ -36,23 +36,28 @@ def terminal(monkeypatch):
     ours, theirs = pty.openpty()
     stdin = os.fdopen(theirs, "r")
     asked = io.StringIO()
-    monkeypatch.setattr("sys.stdin", stdin)
-    monkeypatch.setattr("sys.stderr", asked)
+    threads = []
+
+    def type_keys(keys):
+        while "? " not in asked.getvalue():
+            time.sleep(0.01)
+        os.write(ours, keys)
+        with contextlib.suppress(OSError):  # at the end
+            while os.read(ours, 1024):  # what is echoed, because a terminal takes it
+                pass
 
     def type_when_asked(keys: bytes):
-        def wait():
-            while "? " not in asked.getvalue():
-                time.sleep(0.01)
-            os.write(ours, keys)
-            with contextlib.suppress(OSError):
-                while os.read(ours, 1024):  # what is echoed, because a terminal takes it
-                    pass
-
-        threading.Thread(target=wait, daemon=True).start()
+        monkeypatch.setattr("sys.stdin", stdin)  # not before, because pytest sets them anew for the test itself
+        monkeypatch.setattr("sys.stderr", asked)
+        threads.append(threading.Thread(target=type_keys, args=[keys], daemon=True))
+        threads[-1].start()
         return asked
 
     yield type_when_asked
+    asked.write("? ")
     stdin.close()
+    for thread in threads:
+        thread.join()
     os.close(ours)
 
 
