@@ -52,7 +52,7 @@ def main() -> None:
 def run_as(user: int | None, folder: Path) -> int:
     """Try all as a user. Return the exit code, 1 if that user cannot run this interpreter."""
     command = [sys.executable, "-m", "tests.reports.sandbox", "--here", str(folder.resolve())]
-    environment = os.environ | {"SANDBOX_SECRET": "secret", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {"SANDBOX_SECRET": "secret", "PYTHONNOUSERSITE": "1"}
     try:
         return subprocess.run(
             command, env=environment, user=user, group=user, extra_groups=None if user is None else ()
