@@ -33,7 +33,9 @@ CUDA_PACKAGES = nvidia-cuda-nvrtc==13.5.37
 CUDA_MLX = 'mlx[cuda13]>=0.32.2,<0.33'
 # The GPU that a bundle is for: sm_90 is an H100 or H200.
 ARCHITECTURE ?= sm_90
-GPU_BUNDLE ?= build/gpu-bundle
+GPU_BUNDLE = build/gpu-bundle-$(ARCHITECTURE)
+GPU_SOURCES = $(wildcard metal_kernels/*.* metal_kernels/*/*.py metal_kernels/cuda/native/* tests/gpu/*.py \
+	tests/gpu/native/* tests/metal_kernels/shaders/*.py gptoss_mlx/*.py gptoss_mlx/*/*.py)
 
 .PHONY: batch-kill-test chat check clean compare compare-full cpu-report engine-report format fuzz-report goldens \
 	goldens-harmony goldens-tiny oracle readme sequence-report test test-20b test-long test-wheel tiny-eval tiny-train
@@ -127,7 +129,7 @@ $(CUDA_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
-.PHONY: .venv-cuda gpu-bundle gpu-dry-run gpu-report gpu-test
+.PHONY: .venv-cuda gpu-bundle gpu-dry-run gpu-here gpu-report gpu-test
 # The runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA GPU. It
 # has an environment of its own, because two backends of MLX own one file.
 .venv-cuda: $(CUDA_VENV)/.ready-mlx
@@ -141,7 +143,8 @@ $(CUDA_VENV)/.ready-mlx: pyproject.toml $(CUDA_VENV)/.ready
 	$(install)
 
 # One folder that tests and times the shaders on another machine, with an NVIDIA driver, Python and numpy, offline. Minutes.
-gpu-bundle: $(VENV)/.ready-dev $(VENV)/.ready-compare $(CUDA_VENV)/.ready
+gpu-bundle: $(GPU_BUNDLE)/manifest.json
+$(GPU_BUNDLE)/manifest.json: $(GPU_SOURCES) | $(VENV)/.ready-dev $(VENV)/.ready-compare $(CUDA_VENV)/.ready
 	$(VENV)/bin/python -m tests.gpu.bundle $(GPU_BUNDLE) $(ARCHITECTURE)
 
 # Run what gpu-report would launch in the emulator, at small sizes, and compare with definitions. Two minutes.
@@ -149,10 +152,11 @@ gpu-dry-run: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.gpu.dry
 
 # Judge and time the shaders on this machine's NVIDIA GPU. Minutes each.
-gpu-test gpu-report: $(VENV)/.ready-dev
-	@architecture=$$($(VENV)/bin/python -m tests.gpu.driver) && \
-		$(MAKE) .venv-cuda gpu-bundle ARCHITECTURE=$$architecture && \
-		$(CUDA_VENV)/bin/python $(GPU_BUNDLE)/run.py $(@:gpu-%=%) --out build
+gpu-test gpu-report: gpu-here $(CUDA_VENV)/.ready-mlx gpu-bundle
+	$(CUDA_VENV)/bin/python $(GPU_BUNDLE)/run.py $(@:gpu-%=%) --out build
+
+gpu-here: $(VENV)/.ready-dev
+	@$(VENV)/bin/python -m tests.gpu.driver $(ARCHITECTURE)
 
 test: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -n 4 --dist worksteal

@@ -3,6 +3,8 @@
 Joins ``machine``, which knows what is free, with ``engine.memory``, which knows what a model needs.
 """
 
+from dataclasses import replace
+
 import mlx.core as mx
 
 from gptoss_mlx import machine
@@ -28,11 +30,13 @@ def plan_here(
     context: int | None = None,
     dtype: mx.Dtype | None = None,
 ) -> MemoryPlan:
-    """Return the plan of a model on this machine. ``memory`` None is what can be spent. Raises MemoryBudgetError."""
-    return plan(
+    """Return the plan of a model on this machine. ``memory`` None is what can be spent. A notice says that a plan takes
+    more than that. Raises MemoryBudgetError."""
+    spendable = machine.spendable_bytes()
+    found = plan(
         config,
         dense,
-        machine.spendable_bytes() if memory is None else memory,
+        spendable if memory is None else memory,
         backend_here(),
         context=context,
         dtype=dtype,
@@ -40,3 +44,10 @@ def plan_here(
         process=machine.own_bytes(),
         threads=cores(),
     )
+    if found.peak <= spendable:
+        return found
+    beyond = (
+        f"the model may take {found.peak / 1e9:.2f} GB, and {spendable / 1e9:.2f} GB are free here; beyond that the "
+        "system swaps, or ends the program"
+    )
+    return replace(found, notices=(beyond, *found.notices))

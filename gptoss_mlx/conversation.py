@@ -98,17 +98,18 @@ class Conversation:
         """Begin a conversation that has read nothing.
 
         ``functions`` are declared in harmony's form or OpenAI's JSON. Where there are any, calls are well formed and of
-        these alone, and the arguments of a ``strict`` one are held to its schema. ``tools`` are functions with types
-        and a docstring (``tools.functions``), or what other modules of ``tools`` make. The conversation calls them, in
-        another thread and for a limited time, if ``confirm`` agrees, and goes on with what they return or raise.
-        ``schema`` is what every answer is
-        held to: a JSON Schema, which the model also reads, a Pydantic model, or a Grammar; ``answer_grammar`` has its
-        warnings. A reply that ends for another reason than ``stop`` may not satisfy it. ``think_tokens`` is the most
-        tokens of a thought. ``date`` (ISO; None for today's, "" for none) stays fixed, because a change at midnight
-        would make everything be read again. ``on_prefill`` is called with (tokens read, tokens of the prompt).
-        ``repeat_guard`` ends a reply that only repeats itself. Raises UsageError for values out of range, GrammarError
-        for what cannot be enforced, HarmonyError for declarations that cannot be rendered, and ModelFolderError for a
-        model without a tokenizer.
+        these alone, with arguments that follow its schema: all of it if it is ``strict``, else what can be enforced.
+        ``tools`` are functions with types and a docstring (``tools.functions``), or what other modules of ``tools``
+        make. The conversation calls them, in another thread and for a limited time, if ``confirm`` agrees, and goes on
+        with what they return or raise.
+
+        ``schema`` is what every answer is held to: a JSON Schema, which the model also reads, a Pydantic model, or a
+        Grammar; ``answer_grammar`` has its warnings. A reply that ends for another reason than ``stop`` may not satisfy
+        it. ``think_tokens`` is the most tokens of a thought. ``date`` (ISO; None for today's, "" for none) stays fixed,
+        because a change at midnight would make everything be read again. ``on_prefill`` is called with (tokens read,
+        tokens of the prompt). ``repeat_guard`` ends a reply that only repeats itself. Raises UsageError for values out
+        of range, GrammarError for what cannot be enforced, HarmonyError for declarations that cannot be rendered, and
+        ModelFolderError for a model without a tokenizer.
         """
         if max_tokens is not None:
             max_tokens = whole("max_tokens", max_tokens, 1, "a whole number, 1 or more")
@@ -228,7 +229,7 @@ class Conversation:
         """Return what is wrong with an answer in JSON that has ended."""
         if self._shown_schema() is None:
             return None
-        from gptoss_mlx.grammars.json_schema import fault
+        from gptoss_mlx.grammars.finished import fault
 
         return fault(reply.text)
 
@@ -238,7 +239,7 @@ class Conversation:
             return None
         from gptoss_mlx.grammars.reply import PYTHON, function, reply
 
-        tools = [function(one, bare=not one.strict) for one in self._functions()]
+        tools = [function(one) for one in self._functions()]
         tools += [replace(PYTHON, recipient=name) for name in self._builtins()]
         return replace(reply(self.answer_grammar, tools), thought=self.think_tokens)
 

@@ -4,13 +4,13 @@
 // Grid: x over splits of the keys, y over key/value heads and the SHARE threadgroups of each, z over the new rows. A
 // threadgroup serves GROUP of the query heads of its key/value head. It loads each key and value once, and the first of
 // a key/value head copies what belongs in the fresh tail. A simdgroup takes 32 keys at a time. D / 8 lanes read a key,
-// eight dimensions each, and the simdgroup reads as many keys side by side as its lanes allow. A reduce-scatter of their
-// products leaves each lane with the scores of one key, for an online softmax. The order of the keys follows from a
-// row's position alone, so its result depends neither on other rows nor on where keys lie.
+// eight dimensions each, and the simdgroup reads as many keys side by side as its lanes allow. A reduce-scatter of
+// their products leaves each lane with the scores of one key, for an online softmax. The order of the keys follows from
+// a row's position alone, so its result depends neither on other rows nor on where keys lie.
 //
-// SPLIT keys are a split, which SIMDGROUPS simdgroups share. With INSIDE splits, a threadgroup has as many times so many
-// simdgroups, all keys of a row, and joins its splits. With INSIDE 0 it has one split, and decode_attention_combine is
-// the second pass. Both join in the same order.
+// SPLIT keys are a split, which SIMDGROUPS simdgroups share. A threadgroup has INSIDE splits beside each other, which
+// are all keys of a row, and joins them. With INSIDE 0 it has one of many, and decode_attention_combine is the second
+// pass. Both join in the same order.
 #include "decode_attention.h"
 
 template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 64, int GROUP = 8, int TAIL = 64,
@@ -34,7 +34,7 @@ template <typename T = bfloat, typename S = bfloat, typename O = half, int D = 6
   constexpr int LANES = D / 8;              // that read one key
   constexpr int BATCHES = LANES / BATCH;    // a lane reads LANES keys of the 32, BATCH at a time
   constexpr int KEPT = GROUP * D / 32;      // sums of a simdgroup that one lane keeps
-  constexpr int SPLITS = INSIDE ? INSIDE : 1;   // of a threadgroup
+  constexpr int SPLITS = INSIDE ? INSIDE : 1;  // of a threadgroup
   constexpr uint THREADS = 32 * SIMDGROUPS * SPLITS;
   threadgroup float4 queries[GROUP * D / 4];
   threadgroup float4 parts[SPLITS * SIMDGROUPS][GROUP * D / 4];

@@ -1,8 +1,8 @@
 // The first projection of the experts that each row chooses, its bias, and the clamped SwiGLU.
 //
 // Grid: x over the K choices, y over rows of the input, z over rows of the matrix. So the same part of a matrix is read
-// at about the same time by all rows of the input that choose its expert. A simdgroup takes ROWS consecutive rows of the
-// matrix. Published rows alternate between gate and linear, so these make ROWS / 2 outputs.
+// at about the same time by all rows of the input that choose its expert. A simdgroup takes ROWS consecutive rows of
+// the matrix. Published rows alternate between gate and linear, so these make ROWS / 2 outputs.
 #include "mxfp4.h"
 #include "routing.h"
 #include "swiglu.h"

@@ -1,5 +1,5 @@
-// The bias and the clamped SwiGLU of a prompt's rows, which are grouped by expert, after their product with the experts'
-// first matrix. A row alternates between gate and linear values.
+// The bias and the clamped SwiGLU of a prompt's rows, which are grouped by expert, after their product with the first
+// matrix of their experts. A row alternates between gate and linear values.
 //
 // Grid: x over fours of a row's outputs, y over rows.
 #include "activations.h"

@@ -1,12 +1,16 @@
 """Sizes that users give are read, or refused in one line, and a plan for this machine follows them."""
 
+import re
+
 import pytest
 
 import gptoss_mlx
+from gptoss_mlx import machine
 from gptoss_mlx.budget import plan_here
 from gptoss_mlx.engine.memory import LEAST_CONTEXT, cache_bytes
 from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
 from gptoss_mlx.limits import context_limit, memory_limit
+from gptoss_mlx.model_folder import ModelFolder
 from tests.support.checkpoints import SMALL
 from tests.support.models import random_model
 
@@ -75,9 +79,19 @@ def test_a_budget_that_holds_no_model_is_refused_in_one_line(folder):
     assert "\n" not in str(refused.value)
 
 
+def test_a_plan_for_more_than_is_free_is_made_and_said(folder, monkeypatch):
+    monkeypatch.setattr(machine, "spendable_bytes", lambda: 3_000_000)
+    found = gptoss_mlx.load(folder, memory="1GB").plan
+    (notice,) = found.notices
+    assert re.fullmatch(r"the model may take (\d\.\d\d) GB, and 0\.00 GB are free here; beyond that .*", notice)
+    assert found.peak > 3_000_000
+    monkeypatch.setattr(machine, "spendable_bytes", lambda: found.peak)
+    assert not plan_here(ModelFolder.open(folder).config, "bf16", memory=found.budget).notices
+
+
 def test_a_budget_below_all_experts_pages_them_and_changes_no_token(folder):
     whole = gptoss_mlx.load(folder, context=512)
-    budgets = range(whole.plan.peak, 0, -100_000)
+    budgets = range(whole.plan.peak - whole.plan["prefix cache"], 0, -100_000)
     plans = (plan_here(whole.config, whole.folder.dense, memory=budget, context=512) for budget in budgets)
     paged = gptoss_mlx.load(folder, memory=next(plan.budget for plan in plans if plan.decision == "paged"), context=512)
     assert whole.config.num_experts_per_tok <= paged.plan.slots < whole.config.num_local_experts

@@ -175,7 +175,7 @@ def test_four_processes_save_at_once_and_each_turn_is_there(home):
 
 
 def test_a_kill_while_saving_loses_no_turn_and_damages_nothing(home):
-    assert killed_while_saving(home, kills=5) == []
+    assert killed_while_saving(home, kills=3) == []
 
 
 def test_the_schema_is_the_one_that_the_version_names():

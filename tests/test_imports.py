@@ -1,6 +1,7 @@
 """Arrows in the house run down only, and start-up imports nothing heavy."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -118,7 +119,7 @@ ALLOWED["convert.remote"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.hub"}
 ALLOWED["convert.arriving"] = ALLOWED["convert.remote"] | {"convert.remote"}
 ALLOWED["gptoss_mlx.events"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply", "gptoss_mlx.usage"}
 ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
-ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.grammars", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
+ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"]
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}
 ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.budget"] | {"gptoss_mlx.budget", "gptoss_mlx.limits"}
@@ -130,6 +131,7 @@ def floor_of(module: str) -> str | None:
     return max(fits, key=len) if fits else None
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):

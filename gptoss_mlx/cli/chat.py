@@ -14,8 +14,6 @@ from gptoss_mlx.errors import SessionError, UsageError
 from gptoss_mlx.text_input import LineReader
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from gptoss_mlx.cli.chatting import Chat
 
 ThinkingChoice = Literal["show", "fold", "hide"]
@@ -75,7 +73,7 @@ def chat(
     keeper = Keeper(None if no_log else open_history(tell), tell)
     kept = keeper.resume(session) if session is not None or last else None
     if last and kept is None:
-        raise SessionError("there is no conversation to resume")
+        raise SessionError("there is no conversation to resume; begin one with `gptoss-mac chat`")
     if kept is not None:
         model = kept.model if model is None else model
     loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
@@ -88,26 +86,24 @@ def chat(
         from gptoss_mlx.cli.chatting import Chat
 
         mode = thinking or ("fold" if console.is_terminal else "show")
-        with closing(Chat(conversation, console, keeper, loading, mode, consent)) as chatting:
+        interactive = console.is_terminal and sys.stdin.isatty()
+        chatting = Chat(conversation, console, keeper, loading, mode, consent, interactive=interactive)
+        del conversation  # so that /model can give it up
+        with closing(chatting):
             if kept is not None:
-                again, total = conversation.to_read()
-                changed = (conversation.reasoning, conversation.instructions) != (kept.reasoning, kept.instructions)
-                if console.is_terminal:
-                    chatting.show_last_exchange()
-                if changed or (conversation.messages and again == total):  # or what was read is lost
-                    chatting.say_cost()
+                chatting.resume(kept)
             if console.is_terminal:
                 chatting.say(chatting.status())
-            with _input(console, chatting, keeper.names) as read:
+            with _input(chatting, keeper.names, interactive) as read:
                 while (line := read()) is not None and chatting.take(line):
                     pass
 
 
 @contextmanager
-def _input(console: "Console", chatting: "Chat", names: Callable[[], list[str]]) -> Iterator[Callable[[], str | None]]:
+def _input(chatting: "Chat", names: Callable[[], list[str]], interactive: bool) -> Iterator[Callable[[], str | None]]:
     """Yield a function that returns what the user sends next, or None at the end. A terminal has editing and history.
     A pipe is read line by line."""
-    if not (sys.stdin.isatty() and console.is_terminal):
+    if not interactive:
         yield LineReader(lambda size: os.read(sys.stdin.fileno(), size), "standard input").readline
         return
 

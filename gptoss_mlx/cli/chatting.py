@@ -1,11 +1,13 @@
 """A chat under way: carry out the lines that the user types. Knows the terminal only as a console to print on."""
 
+import gc
 import signal
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.filesize import decimal
 
 from gptoss_mlx.attachments import Attachment, mentioned, read_attachment, with_attachments
 from gptoss_mlx.cli import options
@@ -23,6 +25,7 @@ from gptoss_mlx.screen.style import DIM, Span
 
 if TYPE_CHECKING:
     from gptoss_mlx.cli.options import Loading
+    from gptoss_mlx.history import Kept
 
 SUM_UP = (
     "Sum up our conversation so far, so that we can go on from your summary alone: what I asked for, what was decided, "
@@ -43,30 +46,35 @@ class Chat:
         loading: "Loading",
         thinking: Thinking,
         consent: Consent,
+        *,
+        interactive: bool,
     ) -> None:
+        """``interactive``: a user types the lines."""
         self._conversation = conversation
         self._console = console
         self._keeper = keeper
         self._loading = loading
         self._thinking = thinking
         self._consent = consent
+        self._interactive = interactive
         self._attached: list[Attachment] = []
         self.default = ""
 
     def close(self) -> None:
         """Write to disk what was read, and close the history."""
         self._keeper.close()
-        options.close_prefixes(self._conversation.runtime)
+        if hasattr(self, "_conversation"):  # not if a change of models was interrupted
+            options.close_prefixes(self._conversation.runtime)
 
     def take(self, line: str) -> bool:
         """Carry out a command or send a message. Return False when the user quits.
 
-        What cannot be done is said at a terminal. Elsewhere it raises GptOssError, which ends the program.
+        What cannot be done is said to a user. Lines from a pipe raise GptOssError, which ends the program.
         """
         try:
             return self._take(line)
         except GptOssError as error:
-            if not self._console.is_terminal:
+            if not self._interactive:
                 raise
             self.say(str(error))
             return True
@@ -83,7 +91,17 @@ class Chat:
         about += [f"{len(self._attached)} attached"] if self._attached else []
         return shown(" · ".join([*about, *self._room(), "/help"]))
 
-    def show_last_exchange(self) -> None:
+    def resume(self, kept: "Kept") -> None:
+        """Show at a terminal where the conversation that was ``kept`` goes on, and say what must be read again if that
+        is more than usual."""
+        if self._console.is_terminal:
+            self._show_last_exchange()
+        again, total = self._conversation.to_read()
+        settings = (self._conversation.reasoning, self._conversation.instructions)
+        if settings != (kept.reasoning, kept.instructions) or (self._conversation.messages and again == total):
+            self.say(self._cost())
+
+    def _show_last_exchange(self) -> None:
         """Print the last message of the user and its answer."""
         at = self._last_message()
         if at is None:
@@ -96,10 +114,6 @@ class Chat:
                 page.answer(str(message.content))
         self._console.file.write(page.draw(last=True))
         self._console.file.flush()
-
-    def say_cost(self) -> None:
-        """Say how much must be read again."""
-        self.say(self._cost())
 
     def _take(self, line: str) -> bool:
         text = line.strip()
@@ -194,6 +208,7 @@ class Chat:
         temperature, max_tokens = old.sampling.temperature, old.max_tokens
         options.close_prefixes(old.runtime)
         del old, self._conversation
+        gc.collect()
         problem = None
         for candidate in (name, present):
             try:
@@ -221,7 +236,7 @@ class Chat:
     def _edit(self) -> None:
         from gptoss_mlx.cli.prompt import edited
 
-        if not self._console.is_terminal:
+        if not self._interactive:
             raise UsageError("/edit needs a terminal")
         self.default = edited(self.default)
 
@@ -320,12 +335,14 @@ class Chat:
 
     def _room(self) -> list[str]:
         """Return how much of the context is used, and how much memory."""
-        import mlx.core as mx
-        from rich.filesize import decimal
-
         used = len(self._conversation.next_prompt())
         available = self._conversation.runtime.config.max_position_embeddings
-        return [f"context {used:,} of {available:,}", decimal(mx.get_active_memory())]
+        room = [f"context {used:,} of {available:,}"]
+        if self._conversation.runtime.row_memory is not None:  # else the memory is a server's
+            import mlx.core as mx
+
+            room.append(decimal(mx.get_active_memory()))
+        return room
 
     def _cost(self) -> str:
         """Return how many tokens must be read again. A change of settings changes the beginning of the prompt."""

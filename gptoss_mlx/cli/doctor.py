@@ -163,7 +163,10 @@ def _part(plan: "MemoryPlan", name: str) -> str:
 def _notes(found: "Diagnosis") -> list[str]:
     from gptoss_mlx.engine.speed import WORST_ERROR
 
-    notes = [f"{fit.model}: {fit.problem}" for fit in found.fits if fit.problem is not None and fit.asked is None]
+    notes = []
+    firsts = {fit.model: fit for fit in reversed(found.fits)}
+    for fit in reversed(firsts.values()):
+        notes += [f"{fit.model}: {said}" for said in ((fit.problem,) if fit.plan is None else fit.plan.notices)]
     if found.backend == "metal":
         notes.append("What Metal takes is a prediction: nobody has measured it.")
     if any(fit.rate is not None for fit in found.fits):

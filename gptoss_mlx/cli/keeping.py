@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gptoss_mlx.errors import HistoryError, SessionError, UsageError, shown
+from gptoss_mlx.errors import HistoryError, UsageError, shown
 
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
@@ -49,20 +49,24 @@ class Keeper:
         """Return the conversation of that name, None if there is none yet, or without a name the one changed last: a
         chat goes on with a chat, ``run`` with whichever it is.
 
-        If another chat goes on with it, this one gets a copy, and says so. Raises SessionError without a name if there
-        is nothing to resume, and for one that is damaged.
+        If another chat goes on with it, this one gets a copy, and says so. If the history cannot be read, it says that,
+        and keeps nothing.
         """
         self.name = name
         if self._history is None:
             return None
         within: Program | None = "chat" if self._program == "chat" else None
-        id = self._history.latest(within) if name is None else self._history.find(name)
-        if id is None:
-            if name is None:
-                raise SessionError("there is no conversation to resume; begin one with `gptoss-mac chat`")
+        try:
+            id = self._history.latest(within) if name is None else self._history.find(name)
+            kept = None if id is None else self._history.read(id)
+            held = id is not None and self._history.hold(id)
+        except HistoryError as error:
+            self._tell(f"{error}. This conversation is not kept.")
+            self._history = None
             return None
-        kept = self._history.read(id)
-        if not self._history.hold(id):
+        if kept is None:
+            return None
+        if not held:
             name = None if kept.name is None else self._free(kept.name)
             self._tell(
                 f"{kept.name or 'The conversation'} is open in another chat; this one goes on as {name or 'a copy'}."

@@ -122,7 +122,8 @@ def open_model(loading: Loading) -> "AnyRuntime":
 def in_server(name: str | None) -> "RemoteRuntime | None":
     """Return the model ``name`` in a server of this machine, or None. Where the user chose none it is the one that the
     server has in memory."""
-    from gptoss_mlx.link.client import RemoteRuntime, find_server, model_of
+    from gptoss_mlx.link.client import RemoteRuntime
+    from gptoss_mlx.link.connection import find_server, model_of
 
     connection = find_server()
     if connection is None:
@@ -149,7 +150,7 @@ def in_server(name: str | None) -> "RemoteRuntime | None":
 def told_of_the_server() -> Iterator[None]:
     """Say, of a model that does not fit, that a server has one in memory."""
     from gptoss_mlx.errors import MemoryBudgetError
-    from gptoss_mlx.link.client import find_server
+    from gptoss_mlx.link.connection import find_server
 
     try:
         yield

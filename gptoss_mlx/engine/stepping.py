@@ -34,7 +34,8 @@ class Row:
     prefixes with which other rows' prompts may begin too. ``cached`` is how many ids of the prompt need not be read,
     and None until reading begins. ``produced`` of ``max_tokens`` ids have been given out; those of the last time are
     ``unread`` until the next step. ``constraint`` is None where every id may be drawn. Its end is added to ``stop``.
-    ``likeliest`` is None where nobody wants to know how likely its ids are, else how many others shall be told of."""
+    ``likeliest`` is None where nobody wants to know how likely its ids are, else how many others shall be told of. The
+    ids ``given`` out and their ``counts`` are kept where a penalty needs them."""
 
     id: Hashable
     prompt: list[int]

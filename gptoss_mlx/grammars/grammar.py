@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptoss_mlx.errors import GrammarError, one_line, quoted
 from gptoss_mlx.grammars.rules import Rules, regex
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 MOST_TEXT = 1 << 17
 """Characters of a grammar or a regex. Reading as many takes llguidance a second."""
@@ -82,11 +85,26 @@ def _checked(text: str, otherwise: str) -> Grammar:
 
 
 def problem_of(lark: str) -> str | None:
-    """Return in one line why llguidance does not take a grammar, or None."""
-    from llguidance import LLMatcher
+    """Return in one line why llguidance does not take a grammar, or None. A grammar of which no text can begin is one
+    that it does not take, which only a first mask shows."""
+    from llguidance import LLMatcher, LLParserLimits
 
-    failed, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(lark))
-    return one_line(ValueError(messages[0])) if failed else None
+    limits = LLParserLimits(verbose_errors=False)
+    matcher = LLMatcher(_bytes(), LLMatcher.grammar_from_lark(lark), log_level=0, limits=limits)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    if not matcher.is_error():
+        return None
+    error = matcher.get_error()
+    return "nothing matches it" if error.startswith("NoExtension") else one_line(ValueError(error))
+
+
+@lru_cache(maxsize=1)
+def _bytes() -> "LLTokenizer":
+    """Return a vocabulary whose tokens are bytes."""
+    from llguidance import LLTokenizer
+
+    return LLTokenizer("byte")
 
 
 def matches_something(patterns: Iterable[str], other_than: Iterable[str] = ()) -> bool:

@@ -3,7 +3,7 @@
 What the grammar allows always validates; it need not allow all that would. It has one order of properties, the one
 declared. An object with declared properties is closed unless ``additionalProperties`` is there. Strings and numbers
 have one spelling, whitespace has a bound. Where additional properties are allowed a name may still come twice:
-``duplicate_name`` finds that in the finished text.
+``finished`` finds that in the finished text.
 
 A keyword that cannot be enforced is an error that names it and its path, or dropped with a warning where the caller
 asks for that. Formats that only annotate are ignored with a warning.
@@ -48,8 +48,8 @@ MOST_LARK = 1 << 20
 """Characters of the grammar, which compiles in less than a second."""
 MOST_JOINED = 500
 """Times that keywords are combined with those of a branch, which may multiply."""
-MOST_MATCHED = 1_000
-"""Patterns, and sets of names that are not declared, which are tried in half a millisecond each."""
+MOST_MATCHED = 500
+"""Patterns, and sets of names that are not declared, which are tried in a millisecond or two each."""
 MOST_COMPARED = 20_000
 """Pairs of branches of oneOf, which are compared in a thirtieth of a millisecond each."""
 MOST_NAME = 64
@@ -94,28 +94,6 @@ def _from_text(text: str, lenient: bool) -> Grammar:
 def json_object() -> Grammar:
     """Return the grammar of every JSON object."""
     return from_schema({"type": "object"})
-
-
-def duplicate_name(text: str) -> str | None:
-    """Return a property's name that an object in a JSON text has twice, or None. Raises ValueError for other text."""
-    double: list[str] = []
-
-    def read(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
-        double.extend(name for name in names if names.count(name) > 1)
-
-    json.loads(text, object_pairs_hook=read)
-    return double[0] if double else None
-
-
-def fault(text: str) -> str | None:
-    """Return what is wrong with a text that has ended under a grammar of JSON, or None: a name that comes twice, or a
-    number or a depth that cannot be read."""
-    try:
-        double = duplicate_name(text)
-    except (ValueError, RecursionError):
-        return "the JSON that the model wrote cannot be read"
-    return None if double is None else f"the model wrote the property {quoted(double)} twice in one object"
 
 
 class _Compiler:

@@ -7,9 +7,10 @@ way of a schema, and no schema in the way of a thought. Knows no message.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from gptoss_mlx.errors import GrammarError
 from gptoss_mlx.grammars.grammar import Grammar
 from gptoss_mlx.grammars.json_schema import from_schema, json_object
 from gptoss_mlx.harmony import Function
@@ -32,14 +33,21 @@ class Tool:
     content_type: str | None = "json"
 
 
-def function(declared: Function, *, lenient: bool = False, bare: bool = False) -> Tool:
-    """Return the tool that a declared function is. Its arguments are held to its schema, ``lenient`` as for
-    ``from_schema``, or are ``bare`` JSON. Raises GrammarError."""
-    if bare:
-        return Tool(f"functions.{declared.name}", json_object())
-    nothing = {"type": "object", "maxProperties": 0}
-    schema = nothing if declared.parameters is None else declared.parameters
-    return Tool(f"functions.{declared.name}", from_schema(schema, lenient=lenient))
+def function(declared: Function) -> Tool:
+    """Return the tool that a declared function is. Raises GrammarError for a strict one that cannot be enforced."""
+    return Tool(f"functions.{declared.name}", _arguments(declared))
+
+
+def _arguments(declared: Function) -> Grammar:
+    if declared.strict is False:
+        return json_object()
+    schema = {"type": "object", "maxProperties": 0} if declared.parameters is None else declared.parameters
+    if declared.strict:
+        return from_schema(schema)
+    try:
+        return from_schema(schema, lenient=True)
+    except GrammarError as error:
+        return replace(json_object(), warnings=(f"{error}; any JSON object is taken",))
 
 
 PYTHON = Tool("python", None, ("analysis", "commentary"), "code")
@@ -79,11 +87,13 @@ def reply(answer: Grammar | None = None, tools: Sequence[Tool] = (), choice: Cho
 
 
 def _body(name: str, grammar: Grammar | None, parts: list[tuple[str, str]]) -> str:
-    """Return how a rule refers to a body, and add its grammar to ``parts``."""
+    """Return how a rule refers to a body, and add its grammar to ``parts`` unless it is there."""
     if grammar is None:
         return FREE
-    parts.append((name, grammar.lark))
-    return f"@{name}"
+    there = next((known for known, text in parts if text == grammar.lark), None)
+    if there is None:
+        parts.append((name, grammar.lark))
+    return f"@{there or name}"
 
 
 def _heads(tool: Tool, channel: str) -> list[str]:

@@ -14,12 +14,13 @@ Effort = Literal["low", "medium", "high"]
 @dataclass(frozen=True)
 class Function:
     """A tool a model may call. ``parameters`` is a JSON schema; None for a function that takes nothing. ``strict`` is
-    not rendered: it asks who generates to hold a call's arguments to the schema."""
+    not rendered: it asks who generates to hold a call's arguments to the schema if it is True, to JSON alone if False,
+    and to as much of the schema as can be enforced if None."""
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] | None = None
-    strict: bool = False
+    strict: bool | None = None
 
 
 @dataclass(frozen=True)

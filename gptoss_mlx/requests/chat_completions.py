@@ -281,7 +281,7 @@ def _read_tools(body: JsonObject) -> tuple[Offer, ...]:
         inner = tool.object(kind)
         if inner is None:
             raise tool.error(kind, "is missing")
-        strict = bool(tool.flag("strict"))  # where some clients have it
+        strict = tool.flag("strict")  # where some clients have it
         tools.append(read_custom(inner, nested=True) if kind == "custom" else read_function(inner, strict=strict))
         tool.skip(*CACHING)
         tool.refuse_unread()

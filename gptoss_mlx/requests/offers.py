@@ -29,13 +29,11 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 @dataclass(frozen=True)
 class Offer:
-    """A tool that the request declares at ``where``. ``strict`` says what a call's arguments are held to: True to the
-    schema, None to as much of it as can be enforced, False to JSON. A ``custom`` tool takes text instead, in the form
-    that its ``definition`` says in ``syntax``, or of any form if that is None."""
+    """A tool that the request declares at ``where``. A ``custom`` one takes text, in the form that its ``definition``
+    says in ``syntax``, or of any form if that is None."""
 
     function: Function
     where: str
-    strict: bool | None = False
     custom: bool = False
     syntax: Literal["lark", "regex"] | None = None
     definition: str = ""
@@ -47,7 +45,7 @@ class Offer:
 
         if not self.custom:
             with _named(self.where):
-                return function(self.function, lenient=self.strict is None, bare=self.strict is False)
+                return function(self.function)
         body = None
         with _named(self.where):
             if self.syntax is not None:
@@ -134,25 +132,30 @@ class Held:
     def fault(self, reply: Reply) -> str | None:
         """Return what is wrong with a reply that has ended under the grammar, or None: what no grammar sees, such
         as a name that comes twice."""
-        strict = {one.function.name for one in self.tools if one.strict is not False and not one.custom}
+        strict = {one.function.name for one in self.tools if one.function.strict}
         texts = [call.arguments for call in reply.calls if call.name in strict]
         if self.form is not None and reply.reason == "stop" and reply.stopped_by is None:
             texts.append(reply.text)
         if not texts:
             return None
-        from gptoss_mlx.grammars.json_schema import fault
+        from gptoss_mlx.grammars.finished import fault
 
         return next(filter(None, map(fault, texts)), None)
 
 
-def read_function(function: JsonObject, parameters: str = "parameters", *, strict: bool | None = False) -> Offer:
+def read_function(function: JsonObject, parameters: str = "parameters", *, strict: bool | None = None) -> Offer:
     """Read a function's name, description and schema, which the field ``parameters`` has. ``strict`` is what it is
-    where the request does not say."""
+    where the function does not say."""
     given = function.flag("strict")
     function.skip(*CACHING)
-    declared = Function(_name(function), function.text("description") or "", function.schema(parameters))
+    declared = Function(
+        _name(function),
+        function.text("description") or "",
+        function.schema(parameters),
+        strict if given is None else given,
+    )
     function.overlook_unread()
-    return Offer(declared, function.path(parameters), strict if given is None else given)
+    return Offer(declared, function.path(parameters))
 
 
 def read_custom(tool: JsonObject, *, nested: bool) -> Offer:

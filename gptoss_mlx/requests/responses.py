@@ -194,13 +194,11 @@ def _read_message(item: JsonObject, where: str, history: History) -> None:
 
 
 def _read_tools(body: JsonObject) -> tuple[Offer, ...]:
-    """Read the tools. Functions are strict unless they say otherwise, as this endpoint has it, but as far as can be
-    enforced if they do not say so themselves."""
     tools = []
     for tool in body.objects("tools") or []:
         kind = tool.text("type") or ""
         if kind == "function":
-            tools.append(read_function(tool, strict=None))
+            tools.append(read_function(tool))
         elif kind == "custom":
             tools.append(read_custom(tool, nested=False))
         elif not tool.note("type", f"is ignored: tools of the type {kind[:40]!r} are not offered to the model"):

@@ -14,7 +14,7 @@ from itertools import takewhile
 from gptoss_mlx.engine.batching import Row
 from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.scoring import Scorer
-from gptoss_mlx.errors import ContextLengthError
+from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, one_line
 from gptoss_mlx.harmony import Tokenizer, render, render_messages
 from gptoss_mlx.harmony.render import reply_start
 from gptoss_mlx.reply import CallPiece, Piece, Reply
@@ -80,7 +80,7 @@ class Answering:
         could not be generated, and Problem for one that calls a tool which was not offered, or whose JSON has a name
         twice."""
         known: dict[int, list[Entry]] = {}
-        while len(self.replies) < len(self.orders):
+        while len(self.replies) < self.request.n:
             try:
                 # Not wait_for, which before Python 3.12 forgets that it was cancelled if something has just come.
                 async with asyncio.timeout(HEARTBEAT):
@@ -115,7 +115,11 @@ class Answering:
         """Wait for all replies and return them. Raises what ``events`` raises."""
         async for _ in self.events():
             pass
-        return [self.replies[index] for index in range(len(self.orders))]
+        return [self.replies[index] for index in range(self.request.n)]
+
+    def fail(self, error: GptOssError) -> None:
+        """Have ``events`` raise ``error``."""
+        self.told.put_nowait((0, Broken(error)))
 
     def cancel(self) -> None:
         """End ``events`` before anything else comes."""
@@ -153,7 +157,8 @@ class Service:
         self, id: str, wanted: str | None, read: Callable[[Defaults], Request]
     ) -> AsyncIterator[Answering]:
         """Answer the request ``id`` that ``read`` returns, with the model ``wanted``, inside the block. Raises Problem
-        if there is no place, what ``read`` and rendering raise, and the errors of rows that can never run."""
+        if there is no place, what ``read`` and rendering raise, GrammarError, and the errors of rows that can never
+        run."""
         async with self.model(wanted) as (name, loaded):
             request, prompt = await asyncio.to_thread(self.prepare, name, loaded.runtime, read)
             answer = Answering(id, request, name, prompt.ids, self.calls, prompt.shared, loaded.runtime.tokenizer)
@@ -163,16 +168,30 @@ class Service:
     @asynccontextmanager
     async def replying(self, loaded: Loaded, answering: Answering, *, plain: bool = False) -> AsyncIterator[Answering]:
         """Have the replies to ``answering``'s prompt generated inside the block. Raises the errors of rows that can
-        never run. ``plain`` replies are text without harmony."""
+        never run. ``plain`` replies are text without harmony. Where constraints cannot be made yet, the block begins
+        before the replies do, so that a stream can show that it is alive; its events then raise these errors."""
+        constrained = answering.request.grammar is not None
+        beginning = asyncio.ensure_future(self._begin(loaded, answering, plain))
         try:
-            for index in range(answering.request.n):
-                order = self._order(loaded, answering, index, plain)
-                answering.orders.append(order)
-                await asyncio.wrap_future(self.owner.add(order))
+            if not constrained or loaded.runtime.prepare_constraints().done():
+                await beginning
+            else:
+                beginning.add_done_callback(lambda done: _tell_failure(done, answering))
             yield answering
         finally:
+            beginning.cancel()
             for order in answering.orders:
                 self.owner.remove(order.id)
+
+    async def _begin(self, loaded: Loaded, answering: Answering, plain: bool) -> None:
+        grammar = answering.request.grammar
+        if grammar is not None:
+            # Compiled here, the vocabulary at first too, so that the thread that steps the rows need not wait.
+            await asyncio.to_thread(loaded.runtime.constraint, grammar)
+        for index in range(answering.request.n):
+            order = self._order(loaded, answering, index, plain)
+            answering.orders.append(order)
+            await asyncio.wrap_future(self.owner.add(order))
 
     @asynccontextmanager
     async def model(self, wanted: str | None) -> AsyncIterator[tuple[str, Loaded]]:
@@ -182,15 +201,12 @@ class Service:
                 yield held
 
     def prepare(self, model: str, runtime: Runtime, read: Callable[[Defaults], Request]) -> tuple[Request, Prompt]:
-        """Return a request to ``model`` and its prompt. It takes a while, so call it beside the event loop: the first
-        request that holds its replies to something waits for the vocabulary, others do not. Raises GrammarError too.
+        """Return a request to ``model`` and its prompt. It takes a while, so call it beside the event loop.
 
         Another conversation may have the same system and developer messages, and the next turn has the same messages.
         """
         request = read(Defaults(runtime.sampling(), date=Date.today().isoformat(), recall=self.calls.of(model)))
         tokenizer = runtime.tokenizer
-        if request.grammar is not None:
-            runtime.constraint(request.grammar)  # compiled here, so that the rows need not wait for it
         ids = render(request.messages, tokenizer, limit=runtime.config.max_position_embeddings)
         head = list(takewhile(lambda message: message.role in ("system", "developer"), request.messages))
         shared = len(render_messages(head, tokenizer)), len(ids) - len(reply_start(tokenizer))
@@ -240,6 +256,11 @@ class Service:
         if plain:
             reader.expect_text()
         return Order(self.owner.new_id(), make, reader, lambda event: answering.told.put_nowait((index, event)))
+
+
+def _tell_failure(beginning: "asyncio.Future[None]", answering: Answering) -> None:
+    if not beginning.cancelled() and (error := beginning.exception()) is not None:
+        answering.fail(error if isinstance(error, GptOssError) else EngineError(one_line(error)))
 
 
 def _longest(loaded: Loaded, prompt: int) -> int:

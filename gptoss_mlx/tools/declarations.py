@@ -16,7 +16,7 @@ def read_declaration(declared: Function | Mapping[str, Any]) -> Function:
         inner = declared.get("function", declared) if isinstance(declared, Mapping) else None
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
             raise UsageError(f"a function declaration has no name: {str(declared)[:80]!r}")
-        strict = inner.get("strict") is True
+        strict = inner.get("strict") if isinstance(inner.get("strict"), bool) else None
         declared = Function(inner["name"], inner.get("description") or "", inner.get("parameters"), strict)
     if not re.fullmatch(r"[^\s<>|{]+", declared.name):
         raise UsageError(f"a function cannot be called {declared.name!r:.80}; use letters, digits, _ and -")

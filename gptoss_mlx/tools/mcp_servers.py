@@ -11,14 +11,14 @@ import json
 import os
 import re
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptoss_mlx.errors import GrammarError, UsageError, one_line, quoted
+from gptoss_mlx.errors import UsageError, one_line, quoted
 from gptoss_mlx.harmony import Function
 from gptoss_mlx.tools.tool import POLL_SECONDS, SECONDS, Run, Tool, ToolFailure
 
@@ -153,7 +153,7 @@ class _Connections:
     def _tool(self, server: Server, client: "Client", offered: "Offered") -> Tool:
         name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{server.name}_{offered.name}")
         schema = offered.input_schema if offered.input_schema.get("properties") else None
-        declared = Function(name, offered.description or "", schema, strict=_enforceable(schema))
+        declared = Function(name, offered.description or "", schema)
         run = self._caller(client, offered.name, server.timeout)
         # The connection's own limit comes first, because the server is then told.
         return Tool(declared, run, server.name, server.trusted, server.timeout + 5)
@@ -222,16 +222,6 @@ def _said(result: "CallToolResult") -> str:
     if not parts and result.structured_content is not None:
         return json.dumps(result.structured_content, ensure_ascii=False)
     return "\n".join(parts)
-
-
-def _enforceable(schema: Mapping[str, Any] | None) -> bool:
-    """Return whether calls can be held to all of a schema. Else they are JSON, and the server says what is wrong."""
-    from gptoss_mlx.grammars import from_schema
-
-    try:
-        return schema is None or not from_schema(dict(schema)).warnings
-    except GrammarError:
-        return False
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -20,8 +20,8 @@ MAX_GROUP = 8
 """Most query heads to a key/value head. Each takes 8 of a lane's 128 registers for sums."""
 FEW_KEYS_GROUP = 2
 """The query heads to a threadgroup where one has all keys. So 8 key/value heads with 8 query heads each are 32
-threadgroups, and a lane has registers for more keys at a time. Four of them load a key, three times from the cache: all
-keys and values are 2 MB at most."""
+threadgroups, and a lane has registers for more keys at a time. Four threadgroups load each key, of which three find it
+in the cache: all keys and values are 2 MB at most."""
 
 
 def decode_attention(q: mx.array, kv: mx.array, cache: CacheView, layer: Attention, dtype: mx.Dtype) -> Dispatch | None:
@@ -74,8 +74,8 @@ def _decode_attention(
         "SPLIT": max(SPLIT_KEYS, window or 0),
         "INSIDE": inside,
         "SHARE": share,
-        # Keys that a lane holds at a time. More would take more than 128 registers, of few heads with 16 simdgroups 96.
-        "BATCH": 4 if inside else D // 32,
+        # Keys that a lane holds at a time. More would take more registers than a thread has, or spill.
+        "BATCH": 4 if inside else max(1, D // (16 * kv.dtype.size)),
         "SIMDGROUPS": SIMDGROUPS,
         "SCALE_BITS": bits(scale),
     }

@@ -17,7 +17,7 @@ from metal_kernels.source import TemplateValue
 FOLDER = Path(__file__).resolve().parent.parent
 """Where the shader files are."""
 FEW_ROWS = 8
-"""The most rows our shaders take. For more, no dispatch is built."""
+"""The most rows that the shaders of a decode step take. For more, no dispatch of them is built."""
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 

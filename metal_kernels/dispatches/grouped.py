@@ -8,8 +8,8 @@ from metal_kernels.dispatches.dispatch import FLOATS, ArraySpec, Dispatch, all_o
 from metal_kernels.dispatches.experts import MAX_CHOICES
 from metal_kernels.source import CONSTANT_BELOW
 
-MOST_THREADS = 1024
-"""Threads of a threadgroup, on every Apple GPU. A row has a threadgroup."""
+MOST_THREADS = 256
+"""Threads to a threadgroup, or a few less, so that they divide a row."""
 MOST_VALUES = 1 << 32
 """Values of an array that a shader's 32-bit positions reach."""
 
@@ -30,13 +30,12 @@ def _grouped_swiglu(inputs: tuple[ArraySpec, ...], limit: float) -> Dispatch | N
     rows, outputs = product.shape[0], product.shape[1] // 2
     if not (all_of(FLOATS, product, bias) and all_of((mx.int32,), slot)) or rows < CONSTANT_BELOW:
         return None
-    if outputs % 4 or outputs // 4 > MOST_THREADS or math.prod(product.shape) >= MOST_VALUES:
+    if outputs % 4 or math.prod(product.shape) >= MOST_VALUES:
         return None
     types = {"T": product.dtype, "B": bias.dtype}
     numbers = {"OUTPUTS": outputs, "LIMIT_BITS": bits(limit)}
     activated = ((rows, outputs), product.dtype)
-    width = outputs // 4
-    return dispatch("grouped_swiglu", types, numbers, [activated], (width, rows, 1), (width, 1))
+    return dispatch("grouped_swiglu", types, numbers, [activated], *_grid(outputs // 4, rows))
 
 
 @made_once
@@ -46,11 +45,16 @@ def _grouped_sum(inputs: tuple[ArraySpec, ...]) -> Dispatch | None:
     k = place.shape[1]
     if not (all_of(FLOATS, grouped) and all_of((mx.uint32,), place) and all_of((mx.float32,), weights, residual)):
         return None
-    if rows * k < CONSTANT_BELOW or not 0 < k <= MAX_CHOICES or columns % 8 or columns // 8 > MOST_THREADS:
+    if rows * k < CONSTANT_BELOW or not 0 < k <= MAX_CHOICES or columns % 8:
         return None
     if math.prod(grouped.shape) >= MOST_VALUES:
         return None
     out = ((rows, columns), mx.float32)
-    width = columns // 8
     numbers = {"COLUMNS": columns, "K": k}
-    return dispatch("grouped_sum", {"T": grouped.dtype}, numbers, [out], (width, rows, 1), (width, 1))
+    return dispatch("grouped_sum", {"T": grouped.dtype}, numbers, [out], *_grid(columns // 8, rows))
+
+
+def _grid(threads: int, rows: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Return grid and threadgroup for so many threads to a row."""
+    parts = next(n for n in range(-(-threads // MOST_THREADS), threads + 1) if threads % n == 0)
+    return (threads, rows, 1), (threads // parts, 1)

@@ -1,18 +1,18 @@
 """What a chat does with the lines a user types: each command, attachments, and what is kept."""
 
 import io
+import weakref
 from contextlib import ExitStack, closing
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from gptoss_mlx.cli import clipboard
+from gptoss_mlx.cli import clipboard, options
 from gptoss_mlx.cli.chatting import SUM_UP, Chat
 from gptoss_mlx.cli.keeping import Keeper, open_history
 from gptoss_mlx.cli.options import Loading
 from gptoss_mlx.cli.tools import Consent
-from gptoss_mlx.errors import GptOssError
+from gptoss_mlx.errors import GptOssError, ModelFolderError
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.history import History
 from tests.screen.terminal import lines_on
@@ -52,13 +52,13 @@ def begin(tokenizer):
         def start(*replies, name=None, terminal=True, history=True, **options):
             ids = [to_ids(reply, tokenizer) for reply in replies]
             conversation = stack.enter_context(scripted.conversation(tokenizer, *ids, **options))
-            conversation.runtime.prefixes = SimpleNamespace(close=lambda: None, notice=lambda: None)
-            conversation.runtime.prefix_view.reusable = lambda context, prompt: 0
+            nothing = {"close": lambda: None, "notice": lambda: None, "reusable": lambda context, prompt: 0}
+            vars(conversation.runtime).update(nothing, row_memory=0)
             screen = Screen(terminal)
             keeper = Keeper(open_history(print) if history else None, print)
             if name is not None:
                 keeper.resume(name)
-            chat = Chat(conversation, screen.console, keeper, Loading(None), "fold", Consent())
+            chat = Chat(conversation, screen.console, keeper, Loading(None), "fold", Consent(), interactive=terminal)
             stack.callback(chat.close)
             return chat, conversation, screen
 
@@ -222,6 +222,32 @@ def test_a_context_that_is_nearly_full_is_said(begin):
     assert "Only 5 tokens of the context are left. /compact goes on from a summary." in screen.lines()
 
 
+def test_another_model_takes_over_when_the_present_one_is_gone(begin, monkeypatch):
+    chat, conversation, screen = begin(answered("One."))
+    chat.take("first")
+    runtime = conversation.runtime
+    loaded = []
+
+    def load(loading):
+        loaded.append((loading.model, present() is None))
+        if loading.model == "broken":
+            raise ModelFolderError("broken: damaged")
+        return runtime
+
+    present = weakref.ref(conversation)
+    del conversation
+    monkeypatch.setattr(options, "obtained", lambda name, yes: name)
+    monkeypatch.setattr(options, "open_model", load)
+    chat.take("/model other")
+    chat.take("/model broken")
+    assert loaded == [("other", True), ("broken", True), ("scripted", True)]
+    assert [line for line in screen.lines() if "Model: " in line or "damaged" in line] == [
+        "Model: scripted. With the next message the model reads all 69 tokens so far again.",
+        "broken: damaged",
+    ]
+    assert kept() == {1: ["first", "One."]}
+
+
 def test_files_go_with_a_message_and_binary_ones_do_not(begin, tmp_path):
     chat, conversation, screen = begin(answered("Seen."), answered("Seen."))
     (tmp_path / "a.txt").write_text("one\n```\ntwo")
@@ -270,6 +296,19 @@ def test_a_chat_without_a_usable_history_goes_on(begin, home, capsys):
     chat.take("/save other")
     assert said(conversation) == ["first", "One."]
     assert "there is no history to keep it in" in screen.lines()
+
+
+def test_a_conversation_that_cannot_be_read_does_not_end_the_chat(begin, monkeypatch, capsys):
+    def unreadable(self, id):
+        with self._explained("cannot be read"):
+            raise ValueError("no JSON")
+
+    chat, _, _ = begin(answered("One."), name="demo")
+    chat.take("first")
+    monkeypatch.setattr(History, "read", unreadable)
+    keeper = Keeper(open_history(print), print)
+    assert keeper.resume("demo") is None
+    assert "cannot be read (damaged). This conversation is not kept." in capsys.readouterr().out
 
 
 def test_a_disk_that_is_full_is_said_once_and_the_next_save_makes_up_for_it(begin, monkeypatch, capsys):

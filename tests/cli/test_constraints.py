@@ -31,10 +31,8 @@ def test_the_value_is_printed_and_nothing_else(run, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     jsonschema.validate(json.loads(done.stdout), SCHEMA)
     (tmp_path / "sum.lark").write_text('start: "=" DIGITS ("," DIGITS)? "."\nDIGITS: /[0-9]{1,4}/\n')
-    done = run("--grammar", tmp_path / "sum.lark")
-    assert re.fullmatch(r"=[0-9]{1,4}(,[0-9]{1,4})?\.\n", done.stdout)
-    result = json.loads(run("--regex", "[a-d]{2,8}", "--json").stdout)
-    assert re.fullmatch("[a-d]{2,8}", result["answer"])
+    result = json.loads(run("--grammar", tmp_path / "sum.lark", "--json").stdout)
+    assert re.fullmatch(r"=[0-9]{1,4}(,[0-9]{1,4})?\.", result["answer"])
     assert result["valid"] is True
     assert result["finish_reason"] == "stop"
 
@@ -44,8 +42,6 @@ def test_a_value_that_is_cut_off_is_not_printed(run):
     assert (done.returncode, done.stdout) == (8, "")
     assert "cut off after 27 tokens" in done.stderr
     assert done.stderr.count("\n") == 1
-    result = json.loads(run("--schema", json.dumps(SCHEMA), "--max-tokens", 27, "--json").stdout)
-    assert (result["valid"], result["finish_reason"]) == (False, "length")
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,9 @@ def test_opencode_gets_a_whole_configuration_in_a_variable(server, programs):
     options = config["provider"]["gptoss-mac"]["options"]
     assert options == {"baseURL": f"{server.url}/v1", "apiKey": "sesame"}
     assert config["model"] == config["small_model"] == "gptoss-mac/tiny"
+    refused = server.get("/v1/models", headers={"authorization": "Bearer wrong"})
+    assert refused.status_code == 401
+    assert "sesame" not in "".join(server.said)
 
 
 def test_without_a_server_one_is_started_and_ended_again(programs, tmp_path):

@@ -117,8 +117,7 @@ def said_in(home, name):
         return [message["content"] for message in history.read(history.find(name)).messages]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("busy", [True, False])
+@pytest.mark.parametrize(("number", "busy"), [(signal.SIGTERM, True), (signal.SIGHUP, False)])
 def test_a_chats_transcript_is_kept(folder, tmp_path, number, busy):
     limit = () if busy else ("--max-tokens", 8)
     chat = Terminal(["chat", "--model", folder, "--temperature", "0", "--session", "kept", *limit], tmp_path)

@@ -51,6 +51,43 @@ def openai_async(url: str) -> None:
     asyncio.run(ask())
 
 
+def structured(url: str) -> None:
+    """OpenAI's client makes a schema of a Pydantic model, and reads the answer as one, at a temperature at which the
+    model writes no JSON by itself."""
+    from openai import OpenAI
+    from pydantic import BaseModel, Field
+
+    class Sum(BaseModel):
+        sum: int = Field(ge=0, le=999)
+        terms: list[int] = Field(max_length=3)
+        sure: bool
+
+    client = OpenAI(base_url=f"{url}/v1", api_key="none")
+    asked = {"model": "m", "temperature": 1.5, "extra_body": {"reasoning": {"max_tokens": 50}}}
+    messages = [{"role": "user", "content": SUM}]
+    for _ in range(3):
+        chat = client.chat.completions.parse(**asked, messages=messages, response_format=Sum)
+        expect(type(chat.choices[0].message.parsed).__name__, "Sum")
+        response = client.responses.parse(**asked, input=SUM, text_format=Sum)
+        expect(type(response.output_parsed).__name__, "Sum")
+
+
+def langchain_structured(url: str) -> None:
+    """LangChain asks for a value by a schema, and by a function that must be called."""
+    from langchain_openai import ChatOpenAI
+    from pydantic import BaseModel, Field
+
+    class Sum(BaseModel):
+        """The sum that was asked for."""
+
+        sum: int = Field(ge=0, le=999)
+
+    model = ChatOpenAI(base_url=f"{url}/v1", api_key="none", model="m", temperature=1.5)
+    for method in ("json_schema", "function_calling"):
+        found = model.with_structured_output(Sum, method=method).invoke(SUM)
+        expect(type(found).__name__, "Sum")
+
+
 def agents(url: str, *, chat: bool = False) -> None:
     """An agent of OpenAI's SDK calls the tool that the bundled model was trained with, and answers with its result."""
     from agents import (
@@ -153,10 +190,12 @@ CHECKS = {
     "openai-chat": openai_chat,
     "openai-responses": openai_responses,
     "openai-async": openai_async,
+    "openai-structured": structured,
     "openai-agents-responses": agents,
     "openai-agents-chat": agents_chat,
     "anthropic": anthropic_messages,
     "langchain-openai": langchain_openai,
+    "langchain-openai-structured": langchain_structured,
     "langchain-anthropic": langchain_anthropic,
     "litellm-openai": litellm_chat,
     "litellm-anthropic": litellm_anthropic,

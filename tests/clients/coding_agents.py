@@ -151,7 +151,7 @@ def scripted(calls: list[tuple[str, dict[str, Any]]]) -> Iterator[SimpleNamespac
         return encode(pieces, tokenizer.special, tokenizer.encode)
 
     rows = ForcedRows(runtime.batch(4, None), choose)
-    with served_here(Loaded(runtime, rows, None), "20b") as there:
+    with served_here(Loaded(runtime, rows, None), "20b", 16) as there:
         there.rows = rows
         there.decode = lambda prompt: tokenizer.decode(prompt, markers=True)
         yield there

@@ -22,6 +22,7 @@ from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
+import pytest
 
 from convert import convert
 from gptoss_mlx import runtime
@@ -226,12 +227,16 @@ def _fetch(folder: Path, package: str, *options: str) -> None:
         raise RuntimeError(f"{package} could not be fetched: {done.stderr.strip()[-300:]}")
 
 
+REASONS = (nvrtc.Absent, nvrtc.CompileError, fat_binary.NotFat, RuntimeError, pytest.skip.Exception)
+"""Why there may be no bundle, an architecture that NVRTC does not know or MLX's headers out of reach among them."""
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     try:
         archive = write(folder, *sys.argv[2:])
-    except (nvrtc.Absent, fat_binary.NotFat, RuntimeError) as error:
-        sys.exit(f"no bundle: {error}")
+    except REASONS as error:
+        sys.exit(f"no bundle: {str(error).strip()}")
     print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB; elsewhere unpack it, and run `python run.py test`")
 
 

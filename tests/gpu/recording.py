@@ -12,7 +12,7 @@ from metal_kernels.dispatches import Dispatch
 from metal_kernels.emulator import arrays
 from metal_kernels.source import MetalSource
 from tests.gpu.plan import Plan
-from tests.metal_kernels.shaders import decode_attention, dense, experts
+from tests.metal_kernels.shaders import decode_attention, dense, experts, grouped
 from tests.metal_kernels.shaders.common import BF16, F16, F32, ROUNDING, retiled, run
 
 UNWRITTEN = ("fresh_tail",)
@@ -36,6 +36,11 @@ def every() -> Iterator[tuple[str, Dispatch, float | None]]:
                     yield f"{operation} {tiling}", retiled(made, **tiling), None
         for edge, (operation, case, handed) in family.edges().items():
             yield f"{operation}: {edge}", family.dispatch(operation, case, handed), None
+    for operation in grouped.OPERATIONS:
+        for case in grouped.CASES:
+            yield f"{operation} {case}", grouped.dispatch(operation, case), None
+    for edge, (operation, case) in grouped.edges().items():
+        yield f"{operation}: {edge}", grouped.dispatch(operation, case), None
     cases = [(str(case), case, handed, None) for case, handed in decode_attention.CASES]
     cases += [
         (edge, case, handed, FAR if "200" in edge else None)

@@ -1,10 +1,10 @@
 """Judges and times the shaders on this machine's NVIDIA GPU, from a bundle. Needs the driver, Python and numpy alone.
 
-``python run.py test`` says whether they are right: the recorded dispatches of the shaders' own checks replayed, and the
+``run.py test`` says whether they are right: the recorded dispatches of the shaders' own checks replayed, and the
 same under compute-sanitizer's four tools where it is installed. Where MLX's CUDA backend finds the libraries it needs
 (PyTorch brings them): every shader beside plain MLX at the published sizes, and the bundled model's golden replies.
 
-``python run.py report`` says how fast: each shader at 1 and 4 rows beside MLX's own kernels and a plain read of the
+``run.py report`` says how fast: each shader at 1 and 4 rows beside MLX's own kernels and a plain read of the
 same bytes; a 24-layer step of 20b's layout as one graph; with MLX, the runtime's step beside mlx-lm's, and a model of
 120b's layout that decodes 64 tokens.
 
@@ -29,6 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,13 @@ from typing import Any
 import numpy as np
 
 from tests.gpu import bench, replay, tables
-from tests.gpu.driver import NEEDED, Gpu, NoGpu
+from tests.gpu.driver import NEEDED, DriverError, Gpu, NoGpu
 
 HERE = Path(__file__).resolve().parents[2]
 SANITIZER = "compute-sanitizer"
 SANITIZER_TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 NOT_RUN = "not run"
+MISSING = "cannot open shared object file"
 MANIFEST = "manifest.json"
 """Of a bundle: its architecture, versions, and the SHA-256 of each file."""
 Found = dict[str, Any]
@@ -69,7 +71,9 @@ class Run:
 
     def child(self, limit: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the folder. Raises subprocess.TimeoutExpired."""
-        env = {**os.environ, "PYTHONPATH": str(self.folder), "GPTOSS_MAC_HOME": str(self.out / "home"), **environment}
+        paths = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "GPTOSS_MAC_HOME": str(self.out / "home")}
+        env |= environment
         return subprocess.run(
             arguments,
             cwd=self.folder,
@@ -82,7 +86,8 @@ class Run:
         )
 
     def on_mlx(self, limit: int, part: str, *arguments: str) -> Any:
-        """Return what a part of ``on_mlx`` found. A part that fails gives the reason, and what it had found before."""
+        """Return what a part of ``on_mlx`` found. A part that fails gives the reason, and what it had found before.
+        Where MLX lacks a library of NVIDIA's, which no bundle has, the part is not run."""
         out = self.out / f"mlx-{part}.json"
         out.unlink(missing_ok=True)
         reason = None
@@ -95,6 +100,8 @@ class Run:
         except subprocess.TimeoutExpired:
             reason = f"longer than {limit} s"
         found = json.loads(out.read_text()) if out.is_file() else {}
+        if reason and MISSING in reason:
+            return f"{NOT_RUN}: {reason}. PyTorch's packages, or nvidia-* of mlx-cuda-13, bring what MLX needs"
         return found | ({"failed": reason} if reason else {})
 
 
@@ -154,14 +161,16 @@ def golden_replies(run: Run, limit: int) -> Any:
 def scenes(run: Run, _: int) -> Any:
     """Time each shader beside MLX's kernels, and plain reads of the same sizes."""
     every = bench.load(run.plan / "scenes.json")
+    found = bench.ceilings(run.gpu, run.plan, run.tools, [scene["bytes"] for scene in every])
     lines: list[Found] = []
     for scene in every:
         try:
             lines += bench.measured(run.gpu, run.plan, scene, run.tools)
         except Exception as error:  # one scene must not cost the others
             lines.append({"scene": scene["id"], "failed": str(error)})
-            run.gpu.free()
-    return {"lines": lines, **bench.ceilings(run.gpu, run.plan, run.tools, [scene["bytes"] for scene in every])}
+            with suppress(DriverError):
+                run.gpu.free()
+    return {"lines": lines, **found}
 
 
 def graph_steps(run: Run, _: int) -> Any:
@@ -231,6 +240,7 @@ def run_all(what: str, folder: Path, out: Path, only: str | None = None) -> Foun
         except Exception as error:  # what the other parts find is worth having
             found[part.name] = f"failed: {type(error).__name__}: {error}"
         found["seconds"][part.name] = round(time.monotonic() - start, 1)
+        print(f"{part.name}: {found['seconds'][part.name]} s", file=sys.stderr, flush=True)
         (out / f"gpu-{what}.json").write_text(json.dumps(found, indent=1))
     return found
 
@@ -243,6 +253,8 @@ def main() -> None:
     given = parser.parse_args()
     try:
         found = run_all(given.what, HERE, given.out.resolve(), given.only)
+    except KeyboardInterrupt:
+        sys.exit(130)  # what was found is in the file
     except NoGpu as error:
         refuse(f"{error}. {NEEDED}")
     text = tables.table(given.what, found)

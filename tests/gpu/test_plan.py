@@ -1,6 +1,7 @@
 """Plans: their kernels compile, their launches are the decoder's, and their arguments are in the kernels' order."""
 
 import json
+import re
 from math import prod
 
 import numpy as np
@@ -11,7 +12,8 @@ from metal_kernels.cuda import cubins, nvrtc
 from metal_kernels.cuda.translation import translated
 from metal_kernels.emulator.kernel import function_of
 from metal_kernels.source import MetalSource
-from tests.gpu import bench, dry, scenes, tables
+from tests.gpu import bench, dry, runner, scenes, tables
+from tests.gpu.bundle import manifest
 from tests.gpu.driver import value
 from tests.gpu.plan import Plan
 from tests.metal_kernels.shaders import registers
@@ -89,6 +91,23 @@ def test_exchanged_arguments_are_noticed(plan, small):
     right, stock = bench.measured(dry.DryGpu(plan), dry.NOWHERE, scene, plan.tools)
     assert not right["right"]
     assert stock["right"]
+
+
+def test_a_report_tells_each_scene_and_one_that_fails(plan, small, tmp_path, monkeypatch):
+    scene = small["output_residual q8/1"]
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan/scenes.json").write_text(
+        json.dumps([scene, scene | {"id": "broken", "variants": {"ours": [{}]}}])
+    )
+    (tmp_path / "plan/tools.json").write_text(json.dumps(plan.tools))
+    manifest(tmp_path, "sm_90")
+    monkeypatch.setattr(runner, "Gpu", lambda: dry.DryGpu(plan))
+    found = runner.run_all("report", tmp_path, tmp_path / "out", only="scenes")
+    text = tables.table("report", json.loads((tmp_path / "out/gpu-report.json").read_text()))
+    assert re.search(r"\| output_residual q8/1 \| 1.0 \| 1.0 \| 1.00 \(1.8\) \| \d+% \(0.5\) \| 0, 0 \| yes \|", text)
+    assert "| broken | FAILED: 'arguments' |" in text
+    assert "Ratios: 0 of 1 goals hold, the lowest is 0.56 of its goal." in text
+    assert not tables.passed("report", found)
 
 
 def test_values_are_passed_as_the_kernels_declare_them():

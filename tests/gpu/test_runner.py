@@ -95,7 +95,7 @@ def test_a_part_that_fails_leaves_the_others_and_is_told(bundle, monkeypatch):
     assert tables.passed("test", {name: part for name, part in found.items() if name != "scenes"})
 
 
-def test_a_part_on_mlx_that_cannot_import_it_gives_the_reason(bundle):
+def test_a_part_without_mlx_s_libraries_is_not_run_and_one_that_fails_says_why(bundle):
     """As on a machine without cuBLAS."""
     (bundle / "tests").symlink_to(ROOT / "tests")
     (bundle / "mlx").mkdir()
@@ -103,7 +103,13 @@ def test_a_part_on_mlx_that_cannot_import_it_gives_the_reason(bundle):
     (bundle / "out").mkdir()
     run = runner.Run(bundle, bundle / "out")
     found = run.on_mlx(60, "large")
-    assert found == {"failed": "ImportError: libcublasLt.so.13: cannot open shared object file"}
+    assert found.startswith(
+        "not run: ImportError: libcublasLt.so.13: cannot open shared object file. PyTorch's packages"
+    )
+    assert tables.passed("report", {"large": found})
+    (bundle / "mlx/core.py").write_text("raise RuntimeError('the card is lost')")
+    found = run.on_mlx(60, "large")
+    assert found == {"failed": "RuntimeError: the card is lost"}
     assert not tables.passed("report", {"large": found})
 
 

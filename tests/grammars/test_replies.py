@@ -35,7 +35,7 @@ def tiny():
     return gptoss_mlx.load("tiny")
 
 
-@pytest.mark.parametrize("temperature", [0, 1, 2])
+@pytest.mark.parametrize("temperature", [0, 2])
 def test_the_bundled_model_writes_what_validates(tiny, temperature):
     prompt = tiny.tokenizer.encode("What is 12 + 30?")
     grammar = from_schema(SCHEMA)
@@ -120,7 +120,7 @@ def test_a_conversation_calls_only_its_functions_and_strict_ones_as_declared(tin
     strict = {"name": "calculate", "description": "Evaluates.", "strict": True, "parameters": digits}
     loose = {"name": "look", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}}
     called = []
-    for seed in range(6):
+    for seed in range(3):
         hot = tiny.sampling(temperature=1.2, seed=seed)
         talk = Conversation(tiny, functions=[strict, loose], sampling=hot, max_tokens=300, think_tokens=40)
         for event in talk.send("What is 12 * 34?"):

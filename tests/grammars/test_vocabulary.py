@@ -133,8 +133,8 @@ def test_it_is_built_once_and_not_before_it_is_wanted(small, monkeypatch):
     from gptoss_mlx.grammars import vocabulary as module
 
     built = []
-    real = module.LLTokenizer
-    monkeypatch.setattr(module, "LLTokenizer", lambda *given, **more: built.append(1) or real(*given, **more))
+    real = module._Tokens
+    monkeypatch.setattr(module, "_Tokens", lambda *given: built.append(1) or real(*given))
     assert not built
     first = small.build()
     for _ in range(2):
@@ -181,3 +181,25 @@ def test_who_has_no_constraint_does_not_import_what_makes_them(tmp_path):
     environment = {"GPTOSS_MAC_HOME": str(tmp_path), "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def test_patterns_whose_states_rows_share_do_not_wear_out(vocabulary):
+    """The names of a published schema of a build service. With llguidance's own bound the fifth row failed."""
+    names = {
+        f"^(.*){word}$": {"type": "string", "maxLength": 9} for word in ("task", "pipe", "script", "cache", "docker")
+    }
+    grammar = from_schema({"type": "object", "patternProperties": names, "maxProperties": 3})
+    for seed in range(12):
+        walk(vocabulary, grammar, seed, most=60)
+
+
+def test_a_grammar_is_compiled_again_after_many_rows(small, monkeypatch):
+    from gptoss_mlx.grammars import vocabulary as module
+
+    monkeypatch.setattr(module, "USES", 3)
+    compiled = []
+    real = module.LLMatcher
+    monkeypatch.setattr(module, "LLMatcher", lambda *given, **more: compiled.append(1) or real(*given, **more))
+    for _ in range(7):
+        small.constraint(from_regex("a"))
+    assert len(compiled) == 3

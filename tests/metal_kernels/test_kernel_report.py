@@ -7,8 +7,10 @@ import pytest
 from metal_kernels import dispatches
 from tests.metal_kernels.kernel_report import table
 from tests.metal_kernels.shaders import decode_attention_rows, dense, dense_rows
+from tests.metal_kernels.shaders.common import run
 from tests.metal_kernels.shaders.expert_rows import measure
 from tests.metal_kernels.shaders.experts import Case, published_size
+from tests.metal_kernels.shaders.row import Several
 
 MOST_ISSUED = {"expert_gate_up": 52.3, "expert_down_residual": 34.6}
 """The most MB a shader may load at the published size. MLX's kernels load 88 and 44, with fewer rows per simdgroup."""
@@ -60,6 +62,14 @@ def test_figures_of_dense_products_at_the_published_size(operation, q8):
     assert row.total / 1e6 <= MOST_DENSE[operation, q8]
     assert row.error <= row.stock_error
     assert row.error.root_mean_square <= row.stock_error.root_mean_square
+
+
+@pytest.mark.parametrize("q8", [False, True])
+def test_up_to_four_rows_share_each_load_of_a_dense_weight(q8):
+    for rows, times in ((4, 1), (5, 2)):
+        case = dense.Case(rows, 64, 4, 1, 16, 512, q8=q8)
+        _, counted = run(dense.dispatch("output_residual", case), mode="count")
+        assert Several.of("output_residual", rows, counted).loads_per_weight == times
 
 
 LOADS = {

@@ -9,6 +9,7 @@ import email
 import os
 import pty
 import random
+import re
 import select
 import statistics
 import subprocess
@@ -26,6 +27,9 @@ from tests.screen.test_drawing import cost
 from tests.screen.words import missing
 
 ROOT = Path(__file__).parent.parent.parent
+SIZES = (2, 7, 20, 40, 10_000)
+"""Characters that arrive between two draws."""
+
 LONGEST = 60_000
 """Characters of a document that are read. The terminal emulator is slow."""
 
@@ -64,7 +68,9 @@ def lost(source: str, seed: int) -> str | None:
     """Return what is missing on the screen of a source that arrives in pieces."""
     rng = random.Random(seed)
     columns = rng.choice((40, 60, 100))
-    return missing(source, lines_on(columns, drawn(source, rng.choice((1, 3, 7, 40, 10_000)), columns)))
+    written = drawn(source, rng.choice(SIZES), columns)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written).split("\n")
+    return missing(source, lines_on(columns, written)) or missing(source, plain, emulated=False)
 
 
 def report_words(kind: str, sources: Iterator[tuple[str, str]]) -> bool:

@@ -26,7 +26,7 @@ ANSWER = {"type": "object", "properties": {"sum": {"type": "integer"}, "why": {"
 FUNCTIONS = ("get_weather", "stop", "apply_patch")
 TOOLS = [
     function(Function("get_weather", parameters=WEATHER)),
-    function(Function("stop"), bare=True),
+    function(Function("stop", strict=False)),
     Tool("functions.apply_patch", from_lark(GRAMMAR), content_type=None),
     PYTHON,
 ]

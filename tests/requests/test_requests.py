@@ -262,7 +262,10 @@ BAD_RESPONSES = [
     ({"reasoning": {"effort": "minimal"}}, "reasoning.effort"),
     ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
     ({"text": {"format": {"type": "json_schema", "name": "w", "schema": {"$ref": "#/x"}}}}, "text.format.schema/$ref"),
-    ({"tools": [{"type": "function", "name": "f", "parameters": {"allOf": 1}}]}, "tools[0].parameters/allOf"),
+    (
+        {"tools": [{"type": "function", "name": "f", "strict": True, "parameters": {"allOf": 1}}]},
+        "tools[0].parameters/allOf",
+    ),
     ({"tool_choice": {"type": "custom", "name": "f"}}, "tool_choice"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     (

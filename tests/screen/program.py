@@ -6,10 +6,9 @@ Run as ``python -m tests.screen.program chat --model tiny``. All else is the rea
 import sys
 import time
 
-from gptoss_mlx import conversation
+from gptoss_mlx import conversation, runtime
 from gptoss_mlx.cli import main
 
-TOKENIZERS = []
 SAID = []
 SAMPLE = """\
 # Sums of numbers
@@ -58,8 +57,8 @@ def reply_to(text):
     return "A sample is wanted.\nI give all kinds of text.", SAMPLE
 
 
-def generate(context, prompt, *, stop, max_tokens, cancelled, **_):
-    tokenizer = TOKENIZERS[-1]
+def continuation(self, context, prompt, *, cancelled, **_):
+    tokenizer = self.tokenizer
     thought, answer = reply_to(SAID[-1])
     special = tokenizer.special
     ids = [special["<|channel|>"], *tokenizer.encode("analysis"), special["<|message|>"], *tokenizer.encode(thought)]
@@ -72,22 +71,15 @@ def generate(context, prompt, *, stop, max_tokens, cancelled, **_):
         yield id
 
 
-def begin(self, runtime, **options):
-    TOKENIZERS.append(runtime.tokenizer)
-    BEGIN(self, runtime, **options)
-
-
 def send(self, text):
     SAID.append(text)
     return SEND(self, text)
 
 
-BEGIN = conversation.Conversation.__init__
 SEND = conversation.Conversation.send
 
 if __name__ == "__main__":
-    conversation.Conversation.__init__ = begin
     conversation.Conversation.send = send
-    conversation.generate = generate
+    runtime.Runtime.continuation = continuation
     sys.argv[0] = "gptoss-mac"
     main()

@@ -4,6 +4,7 @@ Nothing of ours is imported. The parser has its default rules, references among 
 """
 
 import re
+from unicodedata import category, normalize
 
 from markdown_it import MarkdownIt
 
@@ -50,14 +51,17 @@ def _inline(tokens):
             yield token.content
 
 
-def missing(source, lines):
+def missing(source, lines, *, emulated=True):
     """Return the first characters of what ``source`` says that are not on the screen in order, or None. Line ends
-    count, other white space does not, because the terminal has no tabs and the parser strips."""
-    screen = "\n".join(lines)
+    count, other white space does not, because the terminal has no tabs and the parser strips.
+    On an ``emulated`` terminal marks do not count that combine with the character before, because pyte drops some."""
+    screen = normalize("NFC", "\n".join(lines))
     at = 0
-    wanted = "".join(said(source))
+    wanted = normalize("NFC", "".join(said(source)))
     for number, char in enumerate(wanted):
         if char in " \t\x0b\x0c\xa0" or (not char.isprintable() and char != "\n"):
+            continue
+        if emulated and category(char)[0] == "M":
             continue
         if char == "\n" and not wanted[number + 1 :].strip():
             break

@@ -4,7 +4,6 @@ import httpx2
 import pytest
 
 from gptoss_mlx.server.guard import Guard
-from tests.support.served import serving
 
 CHAT = {"messages": [{"role": "user", "content": "What is 2 + 2?"}], "max_tokens": 2}
 PATHS = ["/health", "/v1/models", "/", "/api/tags", "/v1/responses/x", "/nothing"]
@@ -37,19 +36,18 @@ def test_errors_are_in_the_words_of_the_client_s_api(server, path):
     assert (error.get("type") == "error") == (path == "/v1/messages")
 
 
-def test_a_key_is_asked_for_everywhere_and_an_origin_can_be_let_in():
+def test_a_key_is_asked_for_everywhere_and_an_origin_can_be_let_in(scripted):
     page = "http://page.example"
-    with serving("--model", "tiny", "--api-key", "sesame", "--allow-origin", page) as server:
+    with scripted(key="sesame", origins=[page]) as there:
+        models, messages = f"{there.url}/v1/models", f"{there.url}/v1/messages"
         for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": "sesam"}, {"authorization": "sesame"}):
-            assert server.get("/v1/models", headers=headers).status_code == 401
-            assert server.post("/v1/messages", CHAT, headers=headers).status_code == 401
+            assert httpx2.get(models, headers=headers).status_code == 401
+            assert httpx2.post(messages, json=CHAT, headers=headers).status_code == 401
         for headers in ({"authorization": "Bearer sesame"}, {"x-api-key": "sesame"}):
-            assert server.get("/v1/models", headers=headers).status_code == 200
-        assert server.get("/health").status_code == 200
-        allowed = server.get("/v1/models", headers={"authorization": "Bearer sesame", "origin": page})
+            assert httpx2.get(models, headers=headers).status_code == 200
+        assert httpx2.get(f"{there.url}/health").status_code == 200
+        allowed = httpx2.get(models, headers={"authorization": "Bearer sesame", "origin": page})
         assert allowed.headers["access-control-allow-origin"] == page
-        server.process.terminate()
-        assert "sesame" not in server.end()[1]
 
 
 def headers(host="127.0.0.1", **more):

@@ -83,7 +83,7 @@ def ask(owner, tokenizer):
         told = []
 
         def make(id):
-            return SimpleNamespace(id=id, prompt=prompt, cached=7, likeliest=None)
+            return SimpleNamespace(likeliest=None, id=id, prompt=prompt, cached=7)
 
         order = Order(owner.new_id(), make, ReplyReader(tokenizer), told.append)
         order.reader.expect_text()

@@ -4,10 +4,12 @@ import contextlib
 import json
 import socket
 import time
+from concurrent.futures import Future
 
 import httpx2
 import pytest
 
+from gptoss_mlx.errors import GrammarError
 from gptoss_mlx.server import exchange, process, service
 from tests.server.said import ANSWER, ENDLESS, RETURN
 
@@ -68,6 +70,29 @@ def test_a_long_prompt_shows_its_progress_in_the_events_of_each_api(scripted, mo
         with streaming(there, "/v1/messages", max_tokens=20) as response:
             kinds = [event["type"] for event in events(response)]
         assert kinds.count("ping") > 1
+
+
+def test_a_request_that_waits_for_constraints_shows_that_it_is_alive(scripted, monkeypatch):
+    """Others do not wait. What then fails ends the stream with an error."""
+    monkeypatch.setattr(service, "HEARTBEAT", 0.05)
+    form = {"response_format": {"type": "json_object"}}
+    with scripted([RETURN], [*ANSWER[:3], "{}", RETURN]) as there:
+        there.runtime.prepared = Future()
+        with streaming(there, **form) as response:
+            lines = response.iter_lines()
+            while "prompt_progress" not in next(lines):
+                pass
+            assert httpx2.post(there.url + PATH, json=ASK).status_code == 200
+            assert len(there.rows.asked) == 1
+            there.runtime.prepared.set_result(None)
+            assert any('"finish_reason":"stop"' in line for line in lines)
+        there.runtime.prepared = Future()
+        with streaming(there, **form) as response:
+            lines = response.iter_lines()
+            next(lines)
+            there.runtime.prepared.set_exception(GrammarError("too much"))
+            assert any("too much" in line for line in lines)
+        there.wait_until_idle()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,12 @@ class ScriptedFolder:
     path: Path = Path("scripted")
 
 
+def _done() -> Future[None]:
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
+
+
 @dataclass
 class ScriptedRuntime:
     """What a conversation or a batch run uses of a Runtime."""
@@ -72,7 +79,7 @@ class ScriptedRuntime:
     rows: "ScriptedBatch | None" = None
     hash: str = "scripted"
     chunk: int = 512
-    grammars: list[Grammar] = field(default_factory=list)
+    prepared: Future[None] = field(default_factory=_done)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -81,12 +88,13 @@ class ScriptedRuntime:
     def sampling(self, temperature: float | None = None) -> Sampling:
         return Sampling(temperature=1.0 if temperature is None else temperature)
 
-    def prepare_constraints(self) -> None:
-        pass
+    def prepare_constraints(self) -> Future[None]:
+        return self.prepared
 
     def constraint(self, grammar: Grammar) -> None:
-        """The model says what it is given, allowed or not. What is allowed is tested with real models."""
-        self.grammars.append(grammar)
+        """Wait as for a vocabulary. The model says what it is given, allowed or not: what is allowed is tested with
+        real models."""
+        self.prepared.result()
 
     def context(self) -> ScriptedContext:
         return ScriptedContext(self.model)

@@ -114,16 +114,17 @@ def scripted_server(
     there.
     """
     rows = ScriptedBatch(iter(replies), pause=pause)
-    loaded = Loaded(ScriptedRuntime(tokenizer, ScriptedModel(iter(()))), rows, None)
-    with served_here(loaded, "scripted", **options) as there:
+    runtime = ScriptedRuntime(tokenizer, ScriptedModel(iter(())))
+    with served_here(Loaded(runtime, rows, None), "scripted", **options) as there:
         there.rows = rows
+        there.runtime = runtime
         there.tokenizer = tokenizer
         yield there
 
 
 @contextlib.contextmanager
-def served_here(loaded: Loaded, name: str, **options) -> Iterator[SimpleNamespace]:
-    """Serve a model in this process, under ``name``."""
+def served_here(loaded: Loaded, name: str, places: int = 16, **options) -> Iterator[SimpleNamespace]:
+    """Serve a model in this process, under ``name``, to so many requests at once."""
     there = SimpleNamespace(url="")
     ready = threading.Event()
 
@@ -138,7 +139,7 @@ def served_here(loaded: Loaded, name: str, **options) -> Iterator[SimpleNamespac
     async def run() -> None:
         loop = there.loop = asyncio.get_running_loop()
         owner = there.owner = Owner(loop.call_soon_threadsafe)
-        service = there.service = Service(owner, Residence(owner, [name], lambda name: loaded), 16)
+        service = there.service = Service(owner, Residence(owner, [name], lambda name: loaded), places)
         app = build(service, host="127.0.0.1", **options)
         with listening("127.0.0.1", 0) as listener:
             there.url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -12,9 +12,8 @@ from metal_kernels import dispatches, launch, reference
 from metal_kernels.cuda import kernel, nvrtc
 from metal_kernels.cuda.translation import FREE_THREADS, blocks
 from metal_kernels.source import MetalSource
-from tests.metal_kernels.shaders import decode_attention, dense, experts
+from tests.metal_kernels.shaders import decode_attention, dense, experts, grouped, registers
 from tests.metal_kernels.shaders.common import run, same
-from tests.support import launches
 from tests.support.cli import run_cli
 from tests.support.cuda_backend import stand_in
 
@@ -38,6 +37,8 @@ def cases():
     for operation in dense.OPERATIONS:
         for case, handed in dense.CASES[:2]:  # a grid that is no multiple of its threadgroup, and q8
             yield operation, dense.dispatch(operation, case, handed)
+    for operation in grouped.OPERATIONS:
+        yield operation, grouped.dispatch(operation, grouped.CASES[0])
     case = decode_attention.Case(300, 3, 2)
     yield "decode_attention", decode_attention.dispatch(case)
     parts = mx.random.normal((2, case.heads, 5, case.dim + 4))
@@ -64,7 +65,7 @@ def test_arguments_in_another_order_are_noticed(ran):
 
 def test_the_published_launches_are_whole_blocks_and_have_one_cubin_for_all_rows():
     one_cubin: dict[tuple, set[int]] = {}
-    for made in launches.published("q8", launches.MODELS["20b"]):
+    for made in registers.launched("q8"):
         count, threads = blocks(
             MetalSource.read(dispatches.FOLDER / f"{made.shader}.metal"), made.grid, made.threadgroup
         )
