@@ -274,7 +274,8 @@ class Conversation:
                 if not called:
                     return
                 before.finished = False
-                results = yield from self._results()
+                with meter.waiting():
+                    results = yield from self._results()
                 if results is None:
                     yield Done("cancelled", meter.usage(), repairs=meter.repairs())
                     return

@@ -57,6 +57,9 @@ def check_python(option, module, *_):
 
 
 def check_git(*words):
+    if words == ("diff",):
+        subprocess.run(["git", "diff", "--stat"], check=True, capture_output=True, cwd=ROOT)
+        return
     assert words == ("lfs", "pull")
     if not shutil.which("git-lfs"):
         pytest.skip("git-lfs is not installed")

@@ -184,8 +184,7 @@ def test_two_tools_of_one_name_are_refused(saying):  # noqa: F811
 
 def test_replies_are_held_to_the_tools_there_are(saying):  # noqa: F811
     chat = saying(ANSWER, tools=[add, Tool(Namespace("python", "d"), lambda arguments, stop: "", "test")])
-    list(chat.send("go"))
-    (grammar,) = chat.runtime.grammars
+    grammar = chat._reply_grammar()
     assert '"commentary to=functions.add"' in grammar.lark
     assert '"analysis to=python"' in grammar.lark
     assert grammar.warnings == ()

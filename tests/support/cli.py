@@ -11,11 +11,12 @@ from gptoss_mlx.cli.signals import ENDING
 
 
 def run_cli(*args: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr, both piped."""
+    """Exit code, stdout and stderr, both piped. Nothing is piped in."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     argv = ["gptoss-mac", *map(str, args)]
     handlers = {number: signal.getsignal(number) for number in ENDING}  # `main` leaves its own for the process's end
-    with patch.object(sys, "argv", argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    stdin = io.TextIOWrapper(io.BytesIO())
+    with patch.multiple(sys, argv=argv, stdin=stdin), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main()
         except SystemExit as stop:
