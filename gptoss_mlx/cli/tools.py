@@ -24,12 +24,12 @@ Tools = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FILE.py",
-        help="Let the model call the functions of this Python file, or with `python` run code in a sandbox. May be repeated.",
+        help="Let the model call functions of this Python file, or with `python` run code in a sandbox. Repeatable.",
     ),
 ]
 Mcp = Annotated[
     list[Path] | None,
-    typer.Option(metavar="CONFIG", help="Let the model use the MCP servers of a JSON file. May be repeated."),
+    typer.Option(metavar="CONFIG", help="Let the model use the MCP servers of a JSON file. Repeatable."),
 ]
 AllowTools = Annotated[bool, typer.Option("--allow-tools", help="Make the model's calls without asking.")]
 
