@@ -99,6 +99,7 @@ class _Connections:
         self._thread.start()
         self._tasks: list[asyncio.Task[None]] = []
         self._end = asyncio.Event()
+        self._connected = False
 
     def connect(self, servers: list[Server]) -> list[list[Tool]]:
         """Return the tools of each server. All start at once."""
@@ -119,7 +120,9 @@ class _Connections:
         for server in servers:
             ready.append(self._loop.create_future())
             self._tasks.append(asyncio.create_task(self._serve(server, ready[-1])))
-        return [await self._tools(server, one) for server, one in zip(servers, ready, strict=True)]
+        tools = [await self._tools(server, one) for server, one in zip(servers, ready, strict=True)]
+        self._connected = True
+        return tools
 
     async def _tools(self, server: Server, ready: "asyncio.Future[list[Tool]]") -> list[Tool]:
         where = f"--mcp: server {quoted(server.name)} ({server.command or server.url})"
@@ -144,6 +147,9 @@ class _Connections:
 
     async def _close(self) -> None:
         self._end.set()
+        if not self._connected:
+            for task in self._tasks:
+                task.cancel()
         _, late = await asyncio.wait(self._tasks, timeout=10) if self._tasks else (set(), set())
         for task in late:
             task.cancel()
@@ -155,7 +161,7 @@ class _Connections:
         declared = Function(name, offered.description or "", schema)
         run = self._caller(client, offered.name, server.timeout)
         # The connection's own limit comes first, because the server is then told.
-        return Tool(declared, run, server.name, server.trusted, server.timeout + 5)
+        return Tool(declared, run, f"server {server.name}", server.trusted, server.timeout + 5)
 
     def _caller(self, client: "Client", name: str, seconds: float) -> Run:
         def run(arguments: dict[str, Any], stop: threading.Event) -> str:

