@@ -347,6 +347,7 @@ tools-report: $(VENV)/.ready-dev $(MCP_VENV)/.ready $(MCP_1_VENV)/.ready
 # the interpreter, for a minute or two; 250 MB to download.
 sandbox-report: $(VENV)/.ready-dev $(VENV)/.ready-tools
 	$(VENV)/bin/python -m tests.reports.sandbox
+	$(VENV)/bin/python -m pytest -m slow tests/tools/test_sandbox.py
 
 .PHONY: speed-report
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.

@@ -94,15 +94,15 @@ def test_run_and_chat_write_which_experts_were_chosen_to_a_new_file(gptoss, fold
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line_with_its_exit_code(
-    tmp_path, monkeypatch, folder, arguments, code, words
+    folder, tmp_path, monkeypatch, arguments, code, words
 ):
     monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(ROOT)
     if "--model" not in arguments:
         arguments = (*arguments, "--model", folder)
-    ended, out, err = run_cli("run", *arguments)
-    assert (ended, out) == (code, "")
+    found, out, err = run_cli("run", *arguments)
+    assert (found, out) == (code, "")
     assert all(word in err for word in words), err
     if code != 2:
         assert err.count("\n") == 1
