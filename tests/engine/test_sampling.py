@@ -1,5 +1,7 @@
 """Draws follow the distribution the options describe."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -92,9 +94,14 @@ def test_values_of_no_use_are_refused_by_name_in_one_line(bad):
 
 
 def test_numbers_of_numpy_are_those_of_python():
-    odd = Sampling(np.float32(0.5), np.float64(0.25), np.int64(3), np.float16(0.5), np.uint64(7))
-    assert odd == Sampling(0.5, 0.25, 3, 0.5, 7)
-    assert [type(value) for value in vars(odd).values()] == [float, float, int, float, int]
+    odd = Sampling(
+        np.float32(0.5), np.float64(0.25), np.int64(3), np.float16(0.5), np.uint64(7), np.float32(1), np.int8(2)
+    )
+    odd = replace(odd, logit_bias=((np.int64(5), np.float32(1.5)),))
+    assert odd == Sampling(0.5, 0.25, 3, 0.5, 7, 1.0, 2.0, ((5, 1.5),))
+    *values, pairs = vars(odd).values()
+    assert [type(value) for value in values] == [float, float, int, float, int, float, float]
+    assert [type(value) for value in pairs[0]] == [int, float]
 
 
 def test_more_ranks_than_ids_are_all_and_a_seed_may_be_any_whole_number():

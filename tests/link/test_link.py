@@ -1,5 +1,6 @@
 """A model in a server, used by other programs of the same user: the same ids, the same errors, and little memory."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +25,7 @@ from gptoss_mlx.link.client import RemoteRuntime
 from gptoss_mlx.link.connection import GONE, find_server
 from gptoss_mlx.link.protocol import to_line
 from gptoss_mlx.sampling import Sampling
+from gptoss_mlx.server.link import Link
 from tests.support.checkpoints import SMALL
 from tests.support.cli import run_cli
 from tests.support.models import endless_model
@@ -221,15 +224,32 @@ def test_a_server_that_dies_in_the_middle_ends_the_reply_with_a_clear_error(fold
         assert program.returncode == EngineError.exit_code
         assert said.decode().endswith(f"gptoss-mac: {GONE}\n")
         assert (process.home / "model.socket").exists()  # what a killed server leaves
-        with serving("--model", "tiny", GPTOSS_MAC_HOME=str(process.home)) as again:
-            assert "another server" not in "".join(again.said)
-        assert not (process.home / "model.socket").exists()
 
 
-def test_a_second_server_leaves_the_socket_to_the_first(server):
-    with serving("--model", "tiny", GPTOSS_MAC_HOME=str(server.home)) as second:
-        assert "another server's model is used by run, chat and batch" in "".join(second.said)
-    assert (server.home / "model.socket").exists()
+def test_what_a_killed_server_left_is_replaced_and_a_second_server_leaves_it_to_the_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
+    path = tmp_path / "model.socket"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    service = SimpleNamespace(residence=SimpleNamespace(names=(), present=None))
+
+    def link():
+        http = {"url": "http://127.0.0.1:1", "key": None}
+        return Link(service, lambda name: tmp_path, lambda: False, http).listening()
+
+    async def serve():
+        async with link() as problem, link() as second:
+            assert problem is None
+            assert second == "another server's model is used by run, chat and batch"
+            found = await asyncio.to_thread(find_server)
+            assert found.url == "http://127.0.0.1:1"
+            found.close()
+        assert not path.exists()
+        monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path / ("long" * 30)))
+        async with link() as problem:
+            assert "is too long for a socket" in problem
+
+    asyncio.run(serve())
 
 
 def test_sigterm_lets_a_reply_end_first(folder, runtime_of):

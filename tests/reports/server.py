@@ -293,6 +293,7 @@ async def _streams(server: Process, seconds: float, draw: random.Random) -> bool
         server.process.terminate()
         await asyncio.gather(*tasks, return_exceptions=True)
     settled = sizes[max(1, int(min(60, seconds / 3) / 2)) :]
+    print("  resident MB each half minute: " + " ".join(f"{size / 2**20:.1f}" for size in sizes[::15]))
     first, last = statistics.median(settled[:10]), statistics.median(settled[-10:])
     print(f"{STREAMS} streams for {seconds:.0f} s: " + ", ".join(f"{n} {what}" for what, n in counts.most_common()))
     print(f"  resident {first / 2**20:.1f} MB, then {last / 2**20:.1f} MB ({last / first - 1:+.1%}); after it "
