@@ -113,7 +113,7 @@ $(CUDA_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
-.PHONY: .venv-cuda gpu-bundle gpu-dry-run gpu-report gpu-test
+.PHONY: .venv-cuda gpu-bundle gpu-dry-run gpu-here gpu-report gpu-test
 # The runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA GPU. It
 # has an environment of its own, because two backends of MLX own one file.
 .venv-cuda: $(CUDA_VENV)/.ready-mlx
@@ -136,10 +136,11 @@ gpu-dry-run: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.gpu.dry
 
 # Judge and time the shaders on this machine's NVIDIA GPU. Minutes each.
-gpu-test gpu-report: $(VENV)/.ready-dev
-	@architecture=$$($(VENV)/bin/python -m tests.gpu.driver) && \
-		$(MAKE) .venv-cuda gpu-bundle ARCHITECTURE=$$architecture && \
-		$(CUDA_VENV)/bin/python build/gpu-bundle-$$architecture/run.py $(@:gpu-%=%) --out build
+gpu-test gpu-report: gpu-here $(CUDA_VENV)/.ready-mlx gpu-bundle
+	$(CUDA_VENV)/bin/python $(GPU_BUNDLE)/run.py $(@:gpu-%=%) --out build
+
+gpu-here: $(VENV)/.ready-dev
+	@$(VENV)/bin/python -m tests.gpu.driver $(ARCHITECTURE)
 
 test: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -n 4 --dist worksteal

@@ -18,6 +18,12 @@ from gptoss_mlx.harmony import Tokenizer
 
 KEPT = 64
 """Compiled grammars that are kept."""
+USES = 256
+"""Rows after which a grammar is compiled again. They all share what its lexer has found out, which llguidance bounds.
+Once that is full, every row would fail."""
+FUEL = 4_000_000
+"""Work of the lexer in one step, of which it does 14,000 a millisecond. llguidance's own bound is a twentieth, and one
+published schema in 267 has patterns that reach it."""
 
 
 class Vocabulary:
@@ -27,7 +33,7 @@ class Vocabulary:
         self.end = tokenizer.special["<|return|>"]
         self._tokenizer = tokenizer
         self._built: Future[LLTokenizer] | None = None
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[str, tuple[LLMatcher, int]] = OrderedDict()  # and how often it may be used yet
         self._lock = Lock()
 
     def build(self) -> Future[LLTokenizer]:
@@ -48,18 +54,19 @@ class Vocabulary:
             built.set_exception(error)
 
     def constraint(self, grammar: Grammar) -> "Matcher":
-        """Return a constraint for one row. Waits for the vocabulary. A grammar is compiled once. Raises GrammarError
-        where it takes too much work."""
+        """Return a constraint for one row. Waits for the vocabulary. A grammar is compiled once for many rows. Raises
+        GrammarError where it takes too much work."""
         tokens = self.build().result()
         text = grammar.llguidance
         with self._lock:
-            compiled = self._compiled.get(text)
-        if compiled is None:
-            compiled = LLMatcher(tokens, text, log_level=0, limits=LLParserLimits(verbose_errors=False))
+            compiled, left = self._compiled.get(text, (None, USES))
+        if compiled is None or not left:
+            limits = LLParserLimits(verbose_errors=False, step_lexer_fuel=FUEL)
+            compiled, left = LLMatcher(tokens, text, log_level=0, limits=limits), USES
             if compiled.is_error():
                 raise GrammarError(f"the grammar cannot be enforced ({one_line(ValueError(compiled.get_error()))})")
         with self._lock:
-            self._compiled[text] = compiled
+            self._compiled[text] = compiled, left - 1
             self._compiled.move_to_end(text)
             while len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)

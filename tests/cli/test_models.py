@@ -286,7 +286,7 @@ def test_a_checkpoint_named_as_a_model_is_refused_with_the_command_or_converted_
     asked = Terminal(["chat", "--model", source, "--max-tokens", "2"], tmp_path / "home", columns=200)
     asked.wait_for(r"\[y/N\] ")
     asked.type("yes\r")
-    asked.wait_for("20b · reasoning medium")
+    asked.wait_for("20b · medium")
     asked.wait_for("> ")
     asked.type("\x04")
     assert asked.process.wait(20) == 0

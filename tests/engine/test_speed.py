@@ -140,7 +140,7 @@ def test_repeats_are_what_steps_that_are_drawn_at_random_cost(hit, kept):
     """A step is played layer by layer: what is there, what is missed, and what changes when it is repeated."""
     config = replace(TWENTY, num_hidden_layers=6, layer_types=TWENTY.layer_types[:6])
     random = np.random.default_rng(0)
-    trials = 20_000
+    trials = 4_000
     count = layers = vain = 0
     for _ in range(trials):
         there = random.random((6, 4)) < hit
@@ -155,9 +155,9 @@ def test_repeats_are_what_steps_that_are_drawn_at_random_cost(hit, kept):
             there[missed + 1 :][wrong] = random.random(int(wrong.sum())) < hit
             first = missed + 1
     found = repeats(config, hit, kept)
-    assert found.count == pytest.approx(count / trials, rel=0.05)
-    assert found.layers == pytest.approx(layers / trials, rel=0.05)
-    assert found.vain == pytest.approx(vain / trials, rel=0.05, abs=1e-9)
+    assert found.count == pytest.approx(count / trials, rel=0.07)
+    assert found.layers == pytest.approx(layers / trials, rel=0.07)
+    assert found.vain == pytest.approx(vain / trials, rel=0.1, abs=1e-9)
 
 
 def test_the_faster_way_is_predicted():

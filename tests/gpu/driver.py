@@ -209,11 +209,14 @@ class Gpu:
 
 
 def main() -> None:
-    """Print the architecture of this machine's GPU, or say that there is none."""
+    """Name this machine's GPU, or say that there is none, or none of the architecture that is given."""
     try:
-        print(Gpu().about["architecture"])
+        about = Gpu().about
     except NoGpu as error:
         sys.exit(f"not run: {error}. {NEEDED}")
+    if about["architecture"] not in sys.argv[1:]:
+        sys.exit(f"not run: {about['card']} is {about['architecture']}: add ARCHITECTURE={about['architecture']}")
+    print(about["card"])
 
 
 def _size(nbytes: int) -> ctypes.c_size_t:

@@ -1,10 +1,10 @@
 """Judges and times the shaders on this machine's NVIDIA GPU, from a bundle. Needs the driver, Python and numpy alone.
 
-``python run.py test`` says whether they are right: the recorded dispatches of the shaders' own checks replayed, and the
+``run.py test`` says whether they are right: the recorded dispatches of the shaders' own checks replayed, and the
 same under compute-sanitizer's four tools where it is installed. Where MLX's CUDA backend finds the libraries it needs
 (PyTorch brings them): every shader beside plain MLX at the published sizes, and the bundled model's golden replies.
 
-``python run.py report`` says how fast: each shader at 1 and 4 rows beside MLX's own kernels and a plain read of the
+``run.py report`` says how fast: each shader at 1 and 4 rows beside MLX's own kernels and a plain read of the
 same bytes; a 24-layer step of 20b's layout as one graph; with MLX, the runtime's step beside mlx-lm's, and a model of
 120b's layout that decodes 64 tokens.
 

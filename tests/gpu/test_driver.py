@@ -44,6 +44,15 @@ def test_the_card_is_named(gpu):
     }
 
 
+def test_a_card_of_another_architecture_is_refused_with_the_remedy(gpu, monkeypatch, capsys):
+    monkeypatch.setattr(driver.sys, "argv", ["driver", "sm_90"])
+    driver.main()
+    assert capsys.readouterr().out == "stand-in\n"
+    monkeypatch.setattr(driver.sys, "argv", ["driver", "sm_80"])
+    with pytest.raises(SystemExit, match="stand-in is sm_90: add ARCHITECTURE=sm_90"):
+        driver.main()
+
+
 def test_a_launch_gets_its_blocks_and_arguments(gpu, copier, library):
     assert (copier.registers, copier.local_bytes) == (40, 8)
     given = np.arange(100, dtype=np.float32).reshape(4, 25)

@@ -32,7 +32,7 @@ def table(rows: list[Row]) -> str:
         "",
         "Waits are how often lanes meet, at a simd operation or a barrier, with loads since they last did: the most of",
         "one simdgroup. Loads of a loop in which they do not meet are one. Four threadgroups share a key/value head of",
-        "a window or of up to 1,024 keys. With one, a window was 8 threadgroups that waited 10 times; with splits that",
+        "a window or of up to 1,024 keys. With one, a window was 8 threadgroups that waited 10 times. With splits that",
         "a second shader joins it would be a launch more in every layer.",
         "",
         "| shader | issued MB | weights | unique / fewest | loads per weight | lines | threadgroups | waits | error | "

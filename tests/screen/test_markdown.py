@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,23 @@ def test_what_stands_for_what(source, screen):
     for size in (None, 1, 4):
         shown = plain(source, size)
         assert shown == f"{screen}\n" if screen else "deep" in shown
+
+
+MARKS = (
+    r"* ** _ ` `` ``` ~~~ ~~ [ ] ( ) ![ < > </b> <b> $ $$ \\ \[ \] \( \) & &amp; &lt; | <!-- --> ' \" ! : # 1. - + ==="
+)
+BREAKS = ("", " ", " ", "\n", "\n\n", "\n> ", "\n- ", "\n1. ", "\n    ", "\n|---|---|\n", "  \n")
+
+
+def test_each_word_is_shown_once_and_in_order_whatever_marks_stand_between_and_in_whatever_pieces():
+    for seed in range(150):
+        rng = random.Random(seed)
+        words = [f"w{n}w" for n in range(rng.randint(1, 20))]
+        source = "".join(rng.choice(BREAKS) + rng.choice(MARKS.split()) + word for word in words)
+        shown = plain(source, rng.choice((1, 2, 5, None)), 10_000)
+        found = re.findall(r"w\d+w", shown)
+        names = {word for address in addresses(source) for word in re.findall(r"w\d+w", address)}
+        assert [word for word in found if word not in names] == [word for word in words if word not in names], source
 
 
 def test_a_paragraph_is_one_line_and_tabs_are_kept_so_that_both_can_be_copied():

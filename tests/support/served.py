@@ -123,7 +123,7 @@ def scripted_server(
 
 
 @contextlib.contextmanager
-def served_here(loaded: Loaded, name: str, places: int = 8, **options) -> Iterator[SimpleNamespace]:
+def served_here(loaded: Loaded, name: str, places: int = 16, **options) -> Iterator[SimpleNamespace]:
     """Serve a model in this process, under ``name``, to so many requests at once."""
     there = SimpleNamespace(url="")
     ready = threading.Event()
