@@ -37,29 +37,24 @@ def endless(tmp_path_factory):
 
 
 @pytest.fixture
-def gptoss(tmp_path, monkeypatch):
-    """Run a command. Only a chat, which reads from a descriptor, has a process of its own."""
-    environment = {"GPTOSS_MAC_HOME": str(tmp_path), "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(ROOT)
-
+def gptoss(tmp_path):
     def call(*arguments, stdin=""):
-        if arguments[0] == "chat":
-            command = [*COMMAND, *map(str, arguments)]
-            return subprocess.run(command, input=stdin, capture_output=True, text=True)
-        return subprocess.CompletedProcess(arguments, *run_cli(*arguments, stdin=stdin))
+        environment = os.environ | {"GPTOSS_MAC_HOME": str(tmp_path), "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            [*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, text=True, cwd=ROOT, env=environment
+        )
 
     return call
 
 
-def test_run_json_holds_answer_thought_counts_and_reason(gptoss, folder):
-    done = gptoss("run", "--model", folder, "hi", "--max-tokens", 20, "--json", "--seed", 5)
-    result = json.loads(done.stdout)
+def test_run_json_holds_answer_thought_counts_and_reason(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
+    code, out, _ = run_cli("run", "--model", folder, "hi", "--max-tokens", 20, "--json", "--seed", 5)
+    result = json.loads(out)
     assert set(result) == {"answer", "thought", "finish_reason", "usage"}
     assert 0 < result["usage"]["completion_tokens"] <= 20
     assert result["finish_reason"] in ("stop", "length")
-    assert done.returncode == (8 if not result["answer"] else 13 if result["finish_reason"] == "length" else 0)
+    assert code == (8 if not result["answer"] else 13 if result["finish_reason"] == "length" else 0)
 
 
 def test_run_repeats_a_seed_and_reads_standard_input(gptoss, folder):
@@ -70,14 +65,15 @@ def test_run_repeats_a_seed_and_reads_standard_input(gptoss, folder):
     assert first.stderr == second.stderr
 
 
-def test_run_and_chat_write_which_experts_were_chosen_to_a_new_file(gptoss, folder, tmp_path):
+def test_run_and_chat_write_which_experts_were_chosen_to_a_new_file(gptoss, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
     options = "--model", folder, "--max-tokens", 12, "--seed", 9
-    traced = gptoss("run", "hi", *options, "--trace-experts", tmp_path / "run")
-    assert traced.stdout == gptoss("run", "hi", *options).stdout
+    traced = run_cli("run", "hi", *options, "--trace-experts", tmp_path / "run")
+    assert traced[1] == run_cli("run", "hi", *options)[1]
     assert sum(not step.prompt for step in steps(*read_trace(tmp_path / "run"))) == 11, "the last token is not read"
-    again = gptoss("run", "hi", *options, "--trace-experts", tmp_path / "run")
-    assert (again.returncode, again.stdout, again.stderr.count("\n")) == (5, "", 1)
-    assert "exists" in again.stderr
+    code, out, err = run_cli("run", "hi", *options, "--trace-experts", tmp_path / "run")
+    assert (code, out, err.count("\n")) == (5, "", 1)
+    assert "exists" in err
     assert gptoss("chat", *options, "--trace-experts", tmp_path / "chat", stdin="hi\n").returncode == 0
     assert steps(*read_trace(tmp_path / "chat"))
 
@@ -99,15 +95,19 @@ def test_run_and_chat_write_which_experts_were_chosen_to_a_new_file(gptoss, fold
         (("hi", "--reasoning", "huge"), 2, ["huge"]),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line_with_its_exit_code(gptoss, folder, arguments, code, words):
+def test_what_cannot_be_done_is_said_in_one_line_with_its_exit_code(
+    tmp_path, monkeypatch, folder, arguments, code, words
+):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(ROOT)
     if "--model" not in arguments:
         arguments = (*arguments, "--model", folder)
-    done = gptoss("run", *arguments)
-    assert done.returncode == code
-    assert done.stdout == ""
-    assert all(word in done.stderr for word in words), done.stderr
+    ended, out, err = run_cli("run", *arguments)
+    assert (ended, out) == (code, "")
+    assert all(word in err for word in words), err
     if code != 2:
-        assert done.stderr.count("\n") == 1
+        assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["run", "chat"])
@@ -186,13 +186,14 @@ def test_a_session_under_ascii_keeps_all_that_was_said_and_is_shown_without_a_tr
     assert [message["content"] for message in kept["messages"] if message["role"] == "user"] == ["Übermaß 🙂"]
 
 
-def test_a_name_is_shown_in_one_line_with_its_control_characters_escaped(gptoss):
+def test_a_name_is_shown_in_one_line_with_its_control_characters_escaped(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
     for arguments in (["run", "hi", "--model", "a\x1b[31m\nb"], ["chat", "--session", "a\x1b[31m\nb"]):
-        done = gptoss(*arguments)
-        assert done.returncode in (2, 4)
-        assert "\x1b" not in done.stderr
-        assert "a\\x1b[31m\\nb" in done.stderr
-        assert done.stderr.count("\n") == 1
+        code, _, err = run_cli(*arguments)
+        assert code in (2, 4)
+        assert "\x1b" not in err
+        assert "a\\x1b[31m\\nb" in err
+        assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
