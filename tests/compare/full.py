@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gptoss_mlx.cli.signals import ended_by_signals
-from gptoss_mlx.errors import GptOssError, CutOffError, NoAnswerError, PeerError
+from gptoss_mlx.errors import CutOffError, GptOssError, NoAnswerError, PeerError
 from tests.compare.measures import random_ids
 from tests.compare.programs import THREADS, llama_cpp
 from tests.compare.report import LLAMA
