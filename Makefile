@@ -6,6 +6,8 @@ ORACLE_VENV ?= .venv-oracle
 LLAMA_VENV ?= .venv-llama
 CUDA_VENV ?= .venv-cuda
 CLIENTS_VENV ?= .venv-clients
+MCP_VENV ?= .venv-mcp
+MCP_1_VENV ?= .venv-mcp-1
 SEED ?= 1
 # The oracle's versions are pinned, because a package index also lists releases that are not tested. transformers loads
 # MXFP4 checkpoints only with accelerate.
@@ -98,6 +100,20 @@ $(CLIENTS_VENV)/evals/.ready: private PYTHON = $(EVALS_PYTHON)
 $(CLIENTS_VENV)/evals/.ready: CONTENTS = the evaluations of OpenAI
 $(CLIENTS_VENV)/evals/.ready: PACKAGES = $(EVALS_PACKAGES)
 $(CLIENTS_VENV)/evals/.ready: $(CLIENTS_VENV)/.ready
+	$(environment)
+	$(install)
+
+$(VENV)/.ready-tools: CONTENTS = the sandbox for Python code
+$(VENV)/.ready-tools: PACKAGES = -e '.[tools]'
+$(VENV)/.ready-tools: $(VENV)/.ready
+	$(install)
+
+# Servers of the MCP project. The one for SQLite was made for the SDK's first version.
+$(MCP_VENV)/.ready: CONTENTS = an MCP server, to use
+$(MCP_VENV)/.ready: PACKAGES = mcp-server-time==2026.10.19
+$(MCP_1_VENV)/.ready: CONTENTS = an MCP server of the first version, to use
+$(MCP_1_VENV)/.ready: PACKAGES = mcp-server-sqlite==2025.4.25 'mcp<2'
+$(MCP_VENV)/.ready $(MCP_1_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
@@ -319,6 +335,19 @@ screens: $(VENV)/.ready-dev
 chat-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.chat
 	$(VENV)/bin/python -m tests.reports.history_kills --kills 1000
+	$(MAKE) tools-report
+
+.PHONY: sandbox-report tools-report
+# Ask the bundled model for 200 products through a file's function, and have a scripted model use two published MCP
+# servers, each in an environment of its own. A minute.
+tools-report: $(VENV)/.ready-dev $(MCP_VENV)/.ready $(MCP_1_VENV)/.ready
+	$(VENV)/bin/python -m tests.reports.tools $(MCP_VENV)/bin/mcp-server-time $(MCP_1_VENV)/bin/mcp-server-sqlite
+
+# Try to get out of the sandbox, as root and as an unprivileged user where it is root that asks. The first run compiles
+# the interpreter, for a minute or two; 250 MB to download.
+sandbox-report: $(VENV)/.ready-dev $(VENV)/.ready-tools
+	$(VENV)/bin/python -m tests.reports.sandbox
+	$(VENV)/bin/python -m pytest -m slow tests/tools/test_sandbox.py
 
 .PHONY: speed-report
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.
@@ -330,4 +359,4 @@ readme: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.support.cli_reference
 
 clean:
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -5,7 +5,7 @@
 
 TYPE_CHECKING = False  # typing's own is not imported, because that takes longer than this package should
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -14,10 +14,66 @@ if TYPE_CHECKING:
     from gptoss_mlx import harmony
     from gptoss_mlx.conversation import Conversation
     from gptoss_mlx.engine.prefix_cache import PrefixCache
+    from gptoss_mlx.errors import (
+        CheckpointError,
+        ConstraintError,
+        ContextLengthError,
+        CutOffError,
+        EngineError,
+        GptOssError,
+        GrammarError,
+        HarmonyError,
+        HistoryError,
+        HubError,
+        KernelError,
+        MemoryBudgetError,
+        ModelFolderError,
+        ModelNotInstalledError,
+        NoAnswerError,
+        NotConvertedError,
+        SessionError,
+        StorageError,
+        UsageError,
+    )
+    from gptoss_mlx.events import Done, Text, Thought, ToolCall, ToolError, ToolResult
+    from gptoss_mlx.harmony.messages import Effort
     from gptoss_mlx.runtime import Runtime
+    from gptoss_mlx.tools.tool import Tool
 
 __version__ = "0.1.0"
-__all__ = ["Conversation", "Runtime", "__version__", "harmony", "load"]
+__all__ = [
+    "CheckpointError",
+    "ConstraintError",
+    "ContextLengthError",
+    "Conversation",
+    "CutOffError",
+    "Done",
+    "EngineError",
+    "GptOssError",
+    "GrammarError",
+    "HarmonyError",
+    "HistoryError",
+    "HubError",
+    "KernelError",
+    "MemoryBudgetError",
+    "ModelFolderError",
+    "ModelNotInstalledError",
+    "NoAnswerError",
+    "NotConvertedError",
+    "Runtime",
+    "SessionError",
+    "StorageError",
+    "Text",
+    "Thought",
+    "ToolCall",
+    "ToolError",
+    "ToolResult",
+    "UsageError",
+    "__version__",
+    "chat",
+    "harmony",
+    "load",
+]
 
 
 def load(
@@ -55,6 +111,39 @@ def load(
     )
 
 
+def chat(
+    model: "str | Path | Runtime",
+    message: str,
+    *,
+    reasoning: "Effort" = "medium",
+    instructions: str | None = None,
+    tools: "Sequence[Tool | Callable[..., Any]]" = (),
+    schema: "Any" = None,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    seed: int | None = None,
+) -> str:
+    """Return the model's answer to ``message``. A ``model`` that is no Runtime is loaded first: load it yourself, once,
+    for several messages. The other arguments are those of Conversation and of ``Runtime.sampling``. Raises what these
+    raise, NoAnswerError if there is no answer, or not all of one under a ``schema``, and CutOffError for one that was
+    cut off."""
+    from gptoss_mlx.answer import answer_to
+    from gptoss_mlx.conversation import Conversation
+    from gptoss_mlx.runtime import Runtime
+
+    runtime = model if isinstance(model, Runtime) else load(model)
+    conversation = Conversation(
+        runtime,
+        reasoning=reasoning,
+        instructions=instructions,
+        tools=tools,
+        schema=schema,
+        sampling=runtime.sampling(temperature=temperature, seed=seed),
+        max_tokens=max_tokens,
+    )
+    return answer_to(conversation, message)
+
+
 def __getattr__(name: str) -> "Any":
     from importlib import import_module
 
@@ -62,4 +151,7 @@ def __getattr__(name: str) -> "Any":
         return import_module("gptoss_mlx.harmony")
     if name in ("Conversation", "Runtime"):
         return getattr(import_module(f"gptoss_mlx.{name.lower()}"), name)
+    if name in __all__:
+        home = "errors" if name.endswith("Error") and name != "ToolError" else "events"
+        return getattr(import_module(f"gptoss_mlx.{home}"), name)
     raise AttributeError(f"module 'gptoss_mlx' has no attribute '{name}'")

@@ -1,23 +1,35 @@
-"""One chat: its history, the functions the model may call, what its answers are held to, and replies as they arrive.
+"""One chat: its history, what the model may call, what its answers are held to, and replies as they arrive.
 
-Knows harmony and the runtime; knows nothing of terminals, HTTP or how a tool does its work. The next prompt leaves out
-the thought of a finished turn, and the context rewinds to before it. So a turn reads only what is new.
+Knows harmony and the runtime; knows nothing of terminals, HTTP or how a tool does its work. Functions that are only
+declared are called by who reads the events, tools by the conversation. The next prompt leaves out the thought of a
+finished turn, and the context rewinds to before it. So a turn reads only what is new.
 """
 
 import weakref
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import date as Date
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.errors import UsageError, quoted
+from gptoss_mlx.events import (
+    Done,
+    DoneReason,
+    ReplyEvent,
+    Text,
+    Thought,
+    ToolCall,
+    ToolError,
+    ToolResult,
+)
 from gptoss_mlx.harmony import (
     Developer,
     Function,
     Message,
+    Namespace,
     ResponseFormat,
     System,
     render,
@@ -28,73 +40,20 @@ from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import CallPiece, Ended, Piece, Reply, ReplyReader
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.text_input import without_surrogates
-from gptoss_mlx.tools import read_arguments, read_declaration
-from gptoss_mlx.usage import Meter, Usage
+from gptoss_mlx.tools.declarations import read_arguments, read_declaration
+from gptoss_mlx.tools.tool import NOT_ALLOWED, Outcome, Tool, perform
+from gptoss_mlx.usage import Meter
 
 if TYPE_CHECKING:
     from gptoss_mlx.grammars import Grammar
     from gptoss_mlx.link.client import AnyRuntime
 
-DoneReason = Literal["stop", "tool_calls", "length", "repetition", "cancelled", "tool_limit"]
-"""``length``: the token limit or the end of the context. ``repetition``: the reply only repeated itself.
-``tool_limit``: too many calls in a row without an answer."""
-
 TOOL_ROUNDS = 8
 """Calls after one user message. From this many on, a call that cannot be made ends the turn. Calls that can be made are
 always handed out, because the caller who answers them decides when to stop."""
 
-
-@dataclass(frozen=True)
-class Thought:
-    """More of the chain of thought."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Text:
-    """More of the answer, or of what is said to the user before a tool is called."""
-
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class ToolCall:
-    """The model calls a declared function. Answer with ``Conversation.send_tool_result``. A reply may make several."""
-
-    name: str
-    arguments: dict[str, Any]
-    message: Message
-
-
-@dataclass(frozen=True)
-class ToolError:
-    """The model made a call that cannot be made. It was told ``problem`` and continues."""
-
-    name: str
-    problem: str
-
-
-@dataclass(frozen=True)
-class Done:
-    """The last event of a reply.
-
-    ``cut_in_thought``: generation stopped before any answer began, and a thought is no answer. ``context_full``: the
-    context has no room for more, although no limit of the caller's was reached. ``no_answer``: the model ended its
-    reply without saying anything. ``invalid`` is what is wrong with an answer that has ended under a ``schema``, and no
-    grammar sees: a property that came twice. ``repairs`` counts, by kind, what was guessed or left out while reading.
-    """
-
-    reason: DoneReason
-    usage: Usage
-    cut_in_thought: bool = False
-    context_full: bool = False
-    no_answer: bool = False
-    invalid: str | None = None
-    repairs: Mapping[str, int] = field(default_factory=dict)
-
-
-ReplyEvent = Thought | Text | ToolCall | ToolError | Done
+TOOL_REPLIES = 25
+"""Replies with calls of tools to one user message. One more ends the turn."""
 
 
 @dataclass
@@ -126,6 +85,8 @@ class Conversation:
         reasoning: Effort = "medium",
         instructions: str | None = None,
         functions: Sequence[Function | Mapping[str, Any]] = (),
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        confirm: Callable[[Tool, ToolCall], bool] | None = None,
         date: str | None = None,
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
@@ -138,6 +99,10 @@ class Conversation:
 
         ``functions`` are declared in harmony's form or OpenAI's JSON. Where there are any, calls are well formed and of
         these alone, with arguments that follow its schema: all of it if it is ``strict``, else what can be enforced.
+        ``tools`` are functions with types and a docstring (``tools.functions``), or what other modules of ``tools``
+        make. The conversation calls them, in another thread and for a limited time, if ``confirm`` agrees, and goes on
+        with what they return or raise.
+
         ``schema`` is what every answer is held to: a JSON Schema, which the model also reads, a Pydantic model, or a
         Grammar; ``answer_grammar`` has its warnings. A reply that ends for another reason than ``stop`` may not satisfy
         it. ``think_tokens`` is the most tokens of a thought. ``date`` (ISO; None for today's, "" for none) stays fixed,
@@ -154,6 +119,8 @@ class Conversation:
         self.reasoning = reasoning
         self.instructions = instructions
         self.functions = tuple(map(read_declaration, functions))
+        self.tools = tuple(one if isinstance(one, Tool) else _function_tool(one) for one in tools)
+        self.confirm = confirm
         self.date = Date.today().isoformat() if date is None else date
         self.sampling = sampling or runtime.sampling()
         self.max_tokens = max_tokens
@@ -201,6 +168,11 @@ class Conversation:
         """Stop the reply under way at its next token or prefill chunk. Safe from a signal handler or another thread."""
         self._cancelled = True
 
+    @property
+    def cancelled(self) -> bool:
+        """Return whether the last reply was cancelled, or is being cancelled."""
+        return self._cancelled
+
     def clear(self) -> None:
         """Forget all messages."""
         self._end_reply()
@@ -228,10 +200,12 @@ class Conversation:
         """Return the system and developer messages for the present settings. Raises UsageError for another effort."""
         if self.reasoning not in get_args(Effort):
             raise UsageError(f"reasoning is '{self.reasoning}'; use low, medium or high")
-        head = [Message("system", System(self.reasoning, self.date))]
+        builtins = tuple(tool.declared for tool in self.tools if isinstance(tool.declared, Namespace))
+        head = [Message("system", System(self.reasoning, self.date, tools=builtins))]
         shown = self._shown_schema()
-        if self.instructions or self.functions or shown:
-            head.append(Message("developer", Developer(self.instructions or None, self.functions, shown)))
+        functions = self._functions()
+        if self.instructions or functions or shown:
+            head.append(Message("developer", Developer(self.instructions or None, functions, shown)))
         return head
 
     @property
@@ -261,17 +235,18 @@ class Conversation:
 
     def _reply_grammar(self) -> "Grammar | None":
         """Return what a whole reply is held to, None where it is free."""
-        if self.schema is None and not self.functions and self.think_tokens is None:
+        if self.schema is None and not self.functions and not self.tools and self.think_tokens is None:
             return None
-        from gptoss_mlx.grammars.reply import function, reply
+        from gptoss_mlx.grammars.reply import PYTHON, function, reply
 
-        tools = [function(one) for one in self.functions]
+        tools = [function(one) for one in self._functions()]
+        tools += [replace(PYTHON, recipient=name) for name in self._builtins()]
         return replace(reply(self.answer_grammar, tools), thought=self.think_tokens)
 
     def _begin_reply(self, message: Message, unanswered: list[ToolCall]) -> Iterator[ReplyEvent]:
         """Return the events of the reply to ``message``. The calls ``unanswered`` will get no result."""
         self._end_reply()
-        events = self._reply(message, unanswered)
+        events = self._answered(message, unanswered)
         self._under_way = weakref.ref(events)  # weak, so that dropping the iterator still ends the reply at once
         return events
 
@@ -280,9 +255,72 @@ class Conversation:
         if events := self._under_way():
             events.close()
 
-    def _reply(self, message: Message, unanswered: list[ToolCall]) -> Generator[ReplyEvent]:
-        """Generate until there is an answer, a call to make, or a reason to stop."""
+    def _answered(self, message: Message, unanswered: list[ToolCall]) -> Generator[ReplyEvent]:
+        """Reply, and go on after calls of tools with what they return. If the user cancels that, what the user saw of
+        it is kept, and the whole turn forgotten if that is nothing."""
         meter = Meter()
+        first = message
+        before = _Turn(list(self.messages), self._pending, self._call_count, finished=True)
+        try:
+            for _ in range(TOOL_REPLIES):
+                called = False
+                with closing(self._reply(message, unanswered, meter)) as events:
+                    for event in events:
+                        if isinstance(event, Done) and event.reason == "tool_calls" and self._runnable():
+                            called = True
+                        else:
+                            before.finished |= isinstance(event, Done) and event.reason != "cancelled"
+                            yield event
+                if not called:
+                    return
+                before.finished = False
+                with meter.waiting():
+                    results = yield from self._results()
+                if results is None:
+                    yield Done("cancelled", meter.usage(), repairs=meter.repairs())
+                    return
+                *others, message = results
+                self.messages += others
+                self._pending = unanswered = []
+            self.messages.append(message)
+            before.finished = True
+            yield Done("tool_limit", meter.usage(), repairs=meter.repairs())
+        finally:
+            if not before.finished:
+                self._forget_since(before, first)
+
+    def _forget_since(self, before: _Turn, first: Message) -> None:
+        """Keep of the messages since ``before`` the ``first`` and those that the user saw, or none."""
+        old = {id(message) for message in before.history}
+        new = [message for message in self.messages if id(message) not in old]
+        self._pending = []
+        if any(map(_is_visible, new)):
+            self.messages = self._without([one for one in new if one is not first and not _is_visible(one)])
+        else:
+            self.messages, self._pending, self._call_count = before.history, before.pending, before.call_count
+
+    def _runnable(self) -> bool:
+        """Return whether all pending calls are of tools. Otherwise the caller answers them all, in their order."""
+        names = {tool.name for tool in self.tools}
+        return all(call.name in names for call in self._pending)
+
+    def _results(self) -> Generator[ReplyEvent, None, list[Message] | None]:
+        """Run the tools that were called, in order. Return what the model is told, or None if the user cancels."""
+        results = []
+        tools = {tool.name: tool for tool in self.tools}
+        for call in self._pending:
+            tool = tools[call.name]
+            outcome: Outcome | None = NOT_ALLOWED
+            if tool.trusted or self.confirm is None or self.confirm(tool, call):
+                outcome = None if self._cancelled else perform(tool, call.arguments, lambda: self._cancelled)
+            if outcome is None or self._cancelled:
+                return None
+            yield ToolResult(call.name, outcome.text, outcome.failed)
+            results.append(tool_result(call.message, without_surrogates(outcome.text)))
+        return results
+
+    def _reply(self, message: Message, unanswered: list[ToolCall], meter: Meter) -> Generator[ReplyEvent]:
+        """Generate until there is an answer, a call to make, or a reason to stop."""
         reason: DoneReason = "cancelled"
         with self._turn_of(message, unanswered) as turn:
             while True:
@@ -354,7 +392,10 @@ class Conversation:
         self.context = self.runtime.go_on(self.context, prompt)
         head = len(render_messages(self._head(), self.runtime.tokenizer))
         reader = ReplyReader(
-            self.runtime.tokenizer, len(prompt), functions=self._function_names(), guarded=self.repeat_guard
+            *(self.runtime.tokenizer, len(prompt)),
+            functions=self._names(),
+            custom=self._builtins(),
+            guarded=self.repeat_guard,
         )
         grammar = self._reply_grammar()
         constraint: Any = None if grammar is None else self.runtime.constraint(grammar)
@@ -393,14 +434,33 @@ class Conversation:
         for call in (*reply.calls, *reply.unknown_calls):
             self._call_count += 1
             try:
-                calls.append(ToolCall(call.name, read_arguments(call, self._function_names()), call.message))
+                calls.append(ToolCall(call.name, read_arguments(call, self._names()), call.message))
             except ValueError as error:
                 self.messages.append(tool_result(call.message, str(error)))
                 errors.append(ToolError(call.name, str(error)))
         return calls, errors
 
-    def _function_names(self) -> set[str]:
-        return {function.name for function in self.functions}
+    def _functions(self) -> tuple[Function, ...]:
+        """Return all functions that the model may call. Raises UsageError for a name that comes twice."""
+        own = [tool.declared for tool in self.tools if isinstance(tool.declared, Function)]
+        functions = (*self.functions, *own)
+        names = [one.name for one in functions]
+        if double := next((name for name in names if names.count(name) > 1), None):
+            raise UsageError(f"there are two functions '{double}' that the model may call; rename one")
+        return functions
+
+    def _builtins(self) -> set[str]:
+        """Return the names of the tools that are called with text."""
+        return {tool.name for tool in self.tools if isinstance(tool.declared, Namespace)}
+
+    def _names(self) -> set[str]:
+        return {function.name for function in self._functions()} | self._builtins()
+
+
+def _function_tool(function: Callable[..., Any]) -> Tool:
+    from gptoss_mlx.tools.functions import function_tool
+
+    return function_tool(function)
 
 
 def _json_schema(schema: Any) -> Any:

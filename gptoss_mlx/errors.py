@@ -81,6 +81,17 @@ class NoAnswerError(GptOssError):
     exit_code = 8
 
 
+class CutOffError(GptOssError):
+    """An answer was ended before the model ended it, by a limit or because it repeated itself. ``answer`` is what there
+    is of it, where it was not shown."""
+
+    exit_code = 13
+
+    def __init__(self, message: str, answer: str = "") -> None:
+        super().__init__(message)
+        self.answer = answer
+
+
 class HarmonyError(GptOssError):
     """A conversation cannot be rendered in harmony, because its author malformed a message or a function."""
 

@@ -164,9 +164,9 @@ class History:
                 row = self._db.execute("SELECT id FROM conversation WHERE id = ?", (int(name),)).fetchone()
         return row[0] if row else None
 
-    def latest(self, program: Program) -> int | None:
-        """Return the id of the conversation changed last in a program, None if there is none."""
-        command = "SELECT id FROM conversation WHERE program = ? ORDER BY changed DESC, id DESC LIMIT 1"
+    def latest(self, program: Program | None = None) -> int | None:
+        """Return the id of the conversation changed last, in a program or in any. None if there is none."""
+        command = "SELECT id FROM conversation WHERE ?1 IS NULL OR program = ?1 ORDER BY changed DESC, id DESC LIMIT 1"
         with self._explained("cannot be read"):
             row = self._db.execute(command, (program,)).fetchone()
         return row[0] if row else None

@@ -49,6 +49,16 @@ def history_dir() -> Path:
     return home_dir() / "said"
 
 
+def templates_dir() -> Path:
+    """Return the folder that holds a user's templates."""
+    return home_dir() / "templates"
+
+
+def sandbox_dir() -> Path:
+    """Return the folder that keeps the compiled interpreter of the sandbox."""
+    return home_dir() / "sandbox"
+
+
 def snapshots_dir() -> Path:
     """Return the folder that holds what models have read."""
     return home_dir() / "snapshots"

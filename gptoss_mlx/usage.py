@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from gptoss_mlx.reply import Reply
@@ -22,22 +24,33 @@ class Usage:
 
 @dataclass
 class Meter:
-    """The replies to one ``send``, and the times of its start and of its first and last generated token."""
+    """The replies to one ``send``, the times of its start and of its first and last generated token, and the seconds in
+    which it waited for tools."""
 
     replies: list[Reply] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     first: float | None = None
     last: float = 0.0
+    waited: float = 0.0
 
     def count_token(self) -> None:
         """Note the time of a generated token."""
         self.last = time.perf_counter()
         self.first = self.first or self.last
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of the block as waiting for tools."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited += time.perf_counter() - began
+
     def usage(self) -> Usage:
         """Return the counts over all replies, of which there must be one. Of prompts, the last and largest counts."""
         tokens = sum(reply.completion_tokens for reply in self.replies)
-        between = self.last - (self.first or self.last)
+        between = self.last - (self.first or self.last) - self.waited
         return Usage(
             prompt_tokens=self.replies[-1].prompt_tokens,
             cached_tokens=self.replies[0].cached_tokens,

@@ -6,10 +6,11 @@ from itertools import pairwise
 
 import pytest
 
-from gptoss_mlx.conversation import TOOL_ROUNDS, Conversation, Done, Text, Thought, ToolCall, ToolError
+from gptoss_mlx.conversation import TOOL_ROUNDS, Conversation
 from gptoss_mlx.engine.context import PREFILL_CHUNK
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.errors import ContextLengthError, HarmonyError, ModelFolderError, UsageError
+from gptoss_mlx.events import Done, Text, Thought, ToolCall, ToolError
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.sampling import Sampling

@@ -87,9 +87,12 @@ ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.link"] | {
     "gptoss_mlx.reply",
     "gptoss_mlx.text_input",
     "gptoss_mlx.tools",
+    "gptoss_mlx.events",
     "gptoss_mlx.usage",
 }
+ALLOWED["gptoss_mlx.answer"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation"}
 ALLOWED["gptoss_mlx.attachments"] = {"gptoss_mlx.errors", "gptoss_mlx.text_input"}
+ALLOWED["gptoss_mlx.templates"] = {"gptoss_mlx.errors", "gptoss_mlx.home"}
 ALLOWED["gptoss_mlx.typed_lines"] = {"gptoss_mlx.home"}
 ALLOWED["gptoss_mlx.old_sessions"] = {"gptoss_mlx.errors"}
 ALLOWED["gptoss_mlx.history"] = {"gptoss_mlx.errors", "gptoss_mlx.home", "gptoss_mlx.old_sessions"}
@@ -114,6 +117,7 @@ ALLOWED["gptoss_mlx.hub"] = {"gptoss_mlx.errors", "gptoss_mlx.model_folder"}
 # What converts a folder does not need the network.
 ALLOWED["convert.remote"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.hub"}
 ALLOWED["convert.arriving"] = ALLOWED["convert.remote"] | {"convert.remote"}
+ALLOWED["gptoss_mlx.events"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply", "gptoss_mlx.usage"}
 ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"]

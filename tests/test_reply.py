@@ -2,8 +2,9 @@
 
 import pytest
 
-from gptoss_mlx.conversation import TOOL_ROUNDS, Done, Text, ToolCall, ToolError
+from gptoss_mlx.conversation import TOOL_ROUNDS
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.events import Done, Text, ToolCall, ToolError
 from gptoss_mlx.harmony import Tokenizer, tool_result
 from gptoss_mlx.reply import CallPiece, Piece, ReplyReader
 from tests.reports.fuzz_replies import fuzz

@@ -7,10 +7,11 @@ import pytest
 
 from gptoss_mlx import sessions
 from gptoss_mlx.bounded_folder import BoundedFolder
-from gptoss_mlx.conversation import Conversation, Text
+from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.errors import SessionError, UsageError
+from gptoss_mlx.events import Text
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.history import History
 from gptoss_mlx.sampling import Sampling

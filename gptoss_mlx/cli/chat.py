@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gptoss_mlx.cli import options
+from gptoss_mlx.cli import completion, options
+from gptoss_mlx.cli import tools as offered
 from gptoss_mlx.errors import SessionError, UsageError
 from gptoss_mlx.text_input import LineReader
 
@@ -21,7 +22,14 @@ ThinkingChoice = Literal["show", "fold", "hide"]
 
 def chat(
     model: Annotated[
-        str | None, typer.Option(help=options.MODEL_HELP, show_default=f"the session's, or {options.DEFAULT_MODEL}")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help=options.MODEL_HELP,
+            show_default=f"the session's, or {options.DEFAULT_MODEL}",
+            autocompletion=completion.models,
+        ),
     ] = None,
     reasoning: Annotated[
         options.ReasoningChoice | None,
@@ -31,13 +39,8 @@ def chat(
     temperature: options.Temperature = None,
     max_tokens: options.MaxTokens = None,
     seed: options.Seed = None,
-    session: Annotated[
-        str | None,
-        typer.Option(
-            help="Keep the conversation under this name, or go on with it.", metavar="NAME", callback=options.as_text
-        ),
-    ] = None,
-    last: Annotated[bool, typer.Option("--continue", help="Go on with the last conversation.")] = False,
+    session: options.Session = None,
+    last: options.Continue = False,
     no_log: options.NoLog = False,
     thinking: Annotated[
         ThinkingChoice | None,
@@ -46,6 +49,9 @@ def chat(
             show_default="fold, or show where standard output is no terminal",
         ),
     ] = None,
+    tools: offered.Tools = None,
+    mcp: offered.Mcp = None,
+    allow_tools: offered.AllowTools = False,
     memory: options.Memory = None,
     context: options.ContextTokens = None,
     trace_experts: options.TraceExperts = None,
@@ -70,29 +76,27 @@ def chat(
         raise SessionError("there is no conversation to resume; begin one with `gptoss-mac chat`")
     if kept is not None:
         model = kept.model if model is None else model
-        temperature = kept.temperature if temperature is None else temperature
     loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
-    if kept is None:
-        conversation = options.start_conversation(loading, reasoning or "medium", system, temperature, max_tokens, seed)
-    else:
-        conversation = options.reopen_conversation(kept, loading, temperature, max_tokens, seed)
-        conversation.reasoning = reasoning or conversation.reasoning
-        conversation.instructions = system if system is not None else conversation.instructions
+    consent = offered.Consent(allow_tools)
+    with offered.opened_tools(tools, mcp, consent) as found:
+        conversation = options.open_conversation(
+            kept, loading, reasoning, system, temperature, max_tokens, seed, tools=found, confirm=consent
+        )
 
-    from gptoss_mlx.cli.chatting import Chat
+        from gptoss_mlx.cli.chatting import Chat
 
-    mode = thinking or ("fold" if console.is_terminal else "show")
-    interactive = console.is_terminal and sys.stdin.isatty()
-    chatting = Chat(conversation, console, keeper, loading, mode, interactive=interactive)
-    del conversation  # so that /model can give it up
-    with closing(chatting):
-        if kept is not None:
-            chatting.resume(kept)
-        if console.is_terminal:
-            chatting.say(chatting.status())
-        with _input(chatting, keeper.names, interactive) as read:
-            while (line := read()) is not None and chatting.take(line):
-                pass
+        mode = thinking or ("fold" if console.is_terminal else "show")
+        interactive = console.is_terminal and sys.stdin.isatty()
+        chatting = Chat(conversation, console, keeper, loading, mode, consent, interactive=interactive)
+        del conversation  # so that /model can give it up
+        with closing(chatting):
+            if kept is not None:
+                chatting.resume(kept)
+            if console.is_terminal:
+                chatting.say(chatting.status())
+            with _input(chatting, keeper.names, interactive) as read:
+                while (line := read()) is not None and chatting.take(line):
+                    pass
 
 
 @contextmanager

@@ -19,6 +19,7 @@ COMMANDS = (
     Command("/reasoning", "low|medium|high", "how long to think", ("low", "medium", "high")),
     Command("/system", "TEXT|off", "the instructions", ("off",)),
     Command("/model", "NAME", "go on with another model"),
+    Command("/tools", "allow|ask", "the tools, and whether their calls are asked about", ("allow", "ask")),
     Command("/attach", "PATH", "send a text file with the next message, as @PATH in it does"),
     Command("/retry", "", "answer the last message again"),
     Command("/undo", "", "forget the last message and its answer"),

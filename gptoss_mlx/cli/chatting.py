@@ -4,7 +4,7 @@ import gc
 import signal
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -15,8 +15,10 @@ from gptoss_mlx.cli.chat_commands import ALIASES, help_text
 from gptoss_mlx.cli.display import ReplyView, paint_of
 from gptoss_mlx.cli.keeping import Keeper
 from gptoss_mlx.cli.terminal import on_interrupt, without_echo
-from gptoss_mlx.conversation import Conversation, Done
+from gptoss_mlx.cli.tools import Consent
+from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.errors import GptOssError, UsageError, shown
+from gptoss_mlx.events import Done
 from gptoss_mlx.harmony import Message
 from gptoss_mlx.screen.page import Page, Thinking
 from gptoss_mlx.screen.style import DIM, Span
@@ -43,6 +45,7 @@ class Chat:
         keeper: Keeper,
         loading: "Loading",
         thinking: Thinking,
+        consent: Consent,
         *,
         interactive: bool,
     ) -> None:
@@ -52,6 +55,7 @@ class Chat:
         self._keeper = keeper
         self._loading = loading
         self._thinking = thinking
+        self._consent = consent
         self._interactive = interactive
         self._attached: list[Attachment] = []
         self.default = ""
@@ -144,6 +148,8 @@ class Chat:
                 self._set_system(rest)
             case "/model", _:
                 self._set_model(rest)
+            case "/tools", "" | "allow" | "ask":
+                self._set_consent(rest)
             case "/attach", _:
                 self._attach(rest)
             case "/retry", "":
@@ -182,6 +188,17 @@ class Chat:
         self._keep()
         self.say(f"Instructions {'cleared' if text == 'off' else 'set'}. {self._cost()}")
 
+    def _set_consent(self, choice: str) -> None:
+        if choice:
+            self._consent.always = choice == "allow"
+            self._consent.sources.clear()
+        tools = [f"{tool.name}, of {tool.source}" for tool in self._conversation.tools]
+        if not tools:
+            self.say("There are no tools; begin the chat with --tools or --mcp.")
+            return
+        self.say("\n".join(map(shown, tools)))
+        self.say("Calls are made without asking." if self._consent.always else "Each call is asked about.")
+
     def _set_model(self, name: str) -> None:
         """Go on with another model. The present one is given up first, because both may not fit, and comes back if the
         other cannot be loaded."""
@@ -191,7 +208,8 @@ class Chat:
             self.say(shown(present))
             return
         name = options.obtained(name, self._loading.yes)
-        settings = {"reasoning": old.reasoning, "instructions": old.instructions, "date": old.date}
+        kept = ("reasoning", "instructions", "date", "tools", "confirm")
+        settings: dict[str, Any] = {name: getattr(old, name) for name in kept}
         messages = [replace(message, ids=None) for message in old.settled_messages()]
         temperature, max_tokens = old.sampling.temperature, old.max_tokens
         options.close_prefixes(old.runtime)
@@ -207,7 +225,7 @@ class Chat:
                     raise
                 problem = error
         sampling = runtime.sampling(temperature=temperature)
-        self._conversation = Conversation(runtime, sampling=sampling, max_tokens=max_tokens, **settings)  # type: ignore[arg-type]
+        self._conversation = Conversation(runtime, sampling=sampling, max_tokens=max_tokens, **settings)
         self._conversation.messages = messages
         self._keep()
         self.say(str(problem) if problem else f"Model: {shown(runtime.folder.path.name)}. {self._cost()}")
@@ -303,6 +321,8 @@ class Chat:
         """Send a message and show the reply. Return why it ended."""
         view = ReplyView(self._console, thinking=self._thinking, about=self._room)
         self._conversation.on_prefill = view.reading
+        self._consent.pause = view.pause
+        self._consent.stopped = lambda: self._conversation.cancelled
         reason = "cancelled"
         with without_echo(), on_interrupt(self._conversation.cancel) as asked, view:
             events = self._conversation.send(text)

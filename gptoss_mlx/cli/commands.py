@@ -8,10 +8,12 @@ import io
 import os
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
-from gptoss_mlx.cli import batch, chat, convert, doctor, launch, logs, models, run, serve
+import gptoss_mlx
+from gptoss_mlx.cli import batch, chat, completion, convert, doctor, launch, logs, models, run, serve
 from gptoss_mlx.cli.signals import code, hang_up
 from gptoss_mlx.errors import EngineError, GptOssError, StorageError, shown
 
@@ -32,10 +34,21 @@ app.command()(convert.convert)
 app.command()(doctor.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(logs.app, name="logs")
+app.command()(completion.completion)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"gptoss-mac {gptoss_mlx.__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     """Run OpenAI's gpt-oss models on a Mac."""
 
 
@@ -43,8 +56,10 @@ def execute() -> None:
     """Run the command in ``sys.argv``. Exit with a code of ``gptoss_mlx.errors``."""
     _replace_closed_streams()
     _write_any_text()
+    if completion.VARIABLE in os.environ:
+        completion.answer_shells()
     try:
-        app()
+        app(prog_name=completion.PROGRAM)
     except GptOssError as error:
         print(f"gptoss-mac: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

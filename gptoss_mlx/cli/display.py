@@ -8,9 +8,10 @@ from types import TracebackType
 
 from rich.console import Console
 
-from gptoss_mlx import conversation
-from gptoss_mlx.conversation import Done, ReplyEvent, Thought, ToolCall, ToolError
+from gptoss_mlx import events
+from gptoss_mlx.cli.tools import call_lines, result_lines
 from gptoss_mlx.errors import shown
+from gptoss_mlx.events import Done, ReplyEvent, Thought, ToolCall, ToolError, ToolResult
 from gptoss_mlx.screen.drawing import Drawing
 from gptoss_mlx.screen.page import Page, Thinking
 from gptoss_mlx.screen.style import CALL, DIM, Paint, Span, printable
@@ -25,7 +26,8 @@ class ReplyView:
         """``about`` returns what else the line under the reply says."""
         self._about = about
         at_terminal = console.is_terminal and not console.is_dumb_terminal
-        self._screen: _Screen | _Pipe = _Screen(console, thinking) if at_terminal else _Pipe(console, thinking)
+        self._new = lambda: _Screen(console, thinking) if at_terminal else _Pipe(console, thinking)
+        self._screen: _Screen | _Pipe = self._new()
 
     def __enter__(self) -> "ReplyView":
         return self
@@ -37,6 +39,11 @@ class ReplyView:
             if error is None:
                 raise
 
+    def pause(self) -> None:
+        """Print all that came so far for good, and leave the terminal to others until the next event."""
+        self._screen.close()
+        self._screen = self._new()
+
     def reading(self, read: int, total: int) -> None:
         """Show on a terminal how many of the prompt's ``total`` tokens are ``read``, until all are."""
         self._screen.reading(read, total)
@@ -46,10 +53,14 @@ class ReplyView:
         match event:
             case Thought(text):
                 self._screen.thought(text)
-            case conversation.Text(text):
+            case events.Text(text):
                 self._screen.answer(text)
             case ToolCall():
-                self._screen.line(shown(f"→ {event.name}({event.message.content})"), CALL)
+                for line in call_lines(event):
+                    self._screen.line(line, CALL)
+            case ToolResult():
+                for line in result_lines(event):
+                    self._screen.line(line)
             case ToolError():
                 self._screen.line(shown(f"→ {event.name}: {event.problem}"), CALL)
             case Done():

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,13 +18,6 @@ Tell = Callable[[str], None]
 def tell(text: str) -> None:
     """Print a notice on standard error."""
     print(shown(text), file=sys.stderr)
-
-
-def keep_exchange(conversation: "Conversation") -> None:
-    """Keep what ``gptoss-mac run`` said, if it said anything."""
-    keeper = Keeper(open_history(tell), tell, "run")
-    with closing(keeper):
-        keeper.save(conversation)
 
 
 def open_history(tell: Tell) -> "History | None":
@@ -54,7 +46,8 @@ class Keeper:
         self.name: str | None = None
 
     def resume(self, name: str | None) -> "Kept | None":
-        """Return the conversation of that name, None if there is none yet, or without a name the one changed last.
+        """Return the conversation of that name, None if there is none yet, or without a name the one changed last: a
+        chat goes on with a chat, ``run`` with whichever it is.
 
         If another chat goes on with it, this one gets a copy, and says so. If the history cannot be read, it says that,
         and keeps nothing.
@@ -62,8 +55,9 @@ class Keeper:
         self.name = name
         if self._history is None:
             return None
+        within: Program | None = "chat" if self._program == "chat" else None
         try:
-            id = self._history.latest(self._program) if name is None else self._history.find(name)
+            id = self._history.latest(within) if name is None else self._history.find(name)
             kept = None if id is None else self._history.read(id)
             held = id is not None and self._history.hold(id)
         except HistoryError as error:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gptoss_mlx.cli import completion
+
 if TYPE_CHECKING:
     from gptoss_mlx.conversation import Conversation
     from gptoss_mlx.errors import NotConvertedError
@@ -32,9 +34,24 @@ ReasoningChoice = Literal["low", "medium", "high"]
 MODEL_HELP = "Installed model (20b, 120b, tiny) or model folder."
 DEFAULT_MODEL = "the default model"
 REASONING_HELP = "How long the model thinks before it answers."
-Model = Annotated[str | None, typer.Option(help=MODEL_HELP, show_default=DEFAULT_MODEL)]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help=MODEL_HELP, show_default=DEFAULT_MODEL, autocompletion=completion.models),
+]
 Reasoning = Annotated[ReasoningChoice, typer.Option(help=REASONING_HELP)]
-System = Annotated[str | None, typer.Option(help="Instructions for the whole conversation.", callback=as_text)]
+System = Annotated[
+    str | None, typer.Option("--system", "-s", help="Instructions for the whole conversation.", callback=as_text)
+]
+Continue = Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")]
+Session = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep the conversation under this name, or go on with it.",
+        metavar="NAME",
+        callback=as_text,
+        autocompletion=completion.sessions,
+    ),
+]
 Temperature = Annotated[
     float | None, typer.Option(help="0 takes the likeliest token, 1 draws from the model unchanged.", show_default="1")
 ]
@@ -261,34 +278,37 @@ def check_values(temperature: float | None, max_tokens: int | None, loading: Loa
         raise UsageError(f"--max-tokens is {max_tokens}; it must be 1 or more")
 
 
-def start_conversation(
+def open_conversation(
+    kept: "Kept | None",
     loading: Loading,
-    reasoning: "Effort",
+    reasoning: "Effort | None",
     system: str | None,
     temperature: float | None,
     max_tokens: int | None,
     seed: int | None,
     **held: Any,
 ) -> "Conversation":
-    """Load the model and return a new conversation with it. ``held`` are further arguments of it. Raises UsageError for
-    values out of range."""
+    """Load the model and return the ``kept`` conversation, or a new one. What is None is as it was kept, or as usual.
+    ``held`` are further arguments of Conversation. Raises UsageError for values out of range."""
     from gptoss_mlx.conversation import Conversation
 
     check_values(temperature, max_tokens, loading)
+    if temperature is None and kept is not None:
+        temperature = kept.temperature
     runtime = open_model(loading)
     sampling = runtime.sampling(temperature=temperature, seed=seed)
-    return Conversation(
-        runtime, reasoning=reasoning, instructions=system, sampling=sampling, max_tokens=max_tokens, **held
-    )
-
-
-def reopen_conversation(
-    kept: "Kept", loading: Loading, temperature: float | None, max_tokens: int | None, seed: int | None
-) -> "Conversation":
-    """Load the model and return the kept conversation."""
+    if kept is None:
+        return Conversation(
+            runtime,
+            reasoning=reasoning or "medium",
+            instructions=system,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            **held,
+        )
     from gptoss_mlx.sessions import reopened
 
-    check_values(temperature, max_tokens, loading)
-    runtime = open_model(loading)
-    sampling = runtime.sampling(temperature=temperature, seed=seed)
-    return reopened(kept, runtime, sampling=sampling, max_tokens=max_tokens)
+    conversation = reopened(kept, runtime, sampling=sampling, max_tokens=max_tokens, **held)
+    conversation.reasoning = reasoning or conversation.reasoning
+    conversation.instructions = conversation.instructions if system is None else system
+    return conversation

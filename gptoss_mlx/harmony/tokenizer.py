@@ -95,6 +95,7 @@ class Tokenizer:
         self._pattern = pattern
         self._names = {id: text for text, id in special.items()}
         self._bpe = Encoding("harmony", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        ranks.clear()  # the encoder has its own copy: 13 MB less for the published vocabulary
         self._added = AddedTokens(tuple(added), tuple(special))
         self._added_bytes = own
         if pattern != O200K_PATTERN:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gptoss_mlx.cli.display import ReplyView
-    from gptoss_mlx.conversation import Conversation, ReplyEvent
+    from gptoss_mlx.conversation import Conversation
+    from gptoss_mlx.events import ReplyEvent
 
 CALCULATE = {
     "type": "function",
@@ -40,7 +41,7 @@ def multiply(expression: str) -> str:
 def play(conversation: "Conversation", console: "Console", said: str) -> str:
     """Send ``said``, show the reply, run the tool the model calls, and return the answer's text."""
     from gptoss_mlx.cli.display import ReplyView
-    from gptoss_mlx.conversation import Text, ToolCall
+    from gptoss_mlx.events import Text, ToolCall
 
     console.print(f"\n> {said}", markup=False, highlight=False)
     answer = ""

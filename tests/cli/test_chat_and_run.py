@@ -47,13 +47,14 @@ def gptoss(tmp_path):
     return call
 
 
-def test_run_json_holds_answer_thought_counts_and_reason(gptoss, folder):
-    done = gptoss("run", "--model", folder, "hi", "--max-tokens", 20, "--json", "--seed", 5)
-    result = json.loads(done.stdout)
+def test_run_json_holds_answer_thought_counts_and_reason(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
+    code, out, _ = run_cli("run", "--model", folder, "hi", "--max-tokens", 20, "--json", "--seed", 5)
+    result = json.loads(out)
     assert set(result) == {"answer", "thought", "finish_reason", "usage"}
     assert 0 < result["usage"]["completion_tokens"] <= 20
     assert result["finish_reason"] in ("stop", "length")
-    assert done.returncode == (0 if result["answer"] else 8)
+    assert code == (8 if not result["answer"] else 13 if result["finish_reason"] == "length" else 0)
 
 
 def test_run_repeats_a_seed_and_reads_standard_input(gptoss, folder):
@@ -64,14 +65,15 @@ def test_run_repeats_a_seed_and_reads_standard_input(gptoss, folder):
     assert first.stderr == second.stderr
 
 
-def test_run_and_chat_write_which_experts_were_chosen_to_a_new_file(gptoss, folder, tmp_path):
+def test_run_and_chat_write_which_experts_were_chosen_to_a_new_file(gptoss, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
     options = "--model", folder, "--max-tokens", 12, "--seed", 9
-    traced = gptoss("run", "hi", *options, "--trace-experts", tmp_path / "run")
-    assert traced.stdout == gptoss("run", "hi", *options).stdout
+    traced = run_cli("run", "hi", *options, "--trace-experts", tmp_path / "run")
+    assert traced[1] == run_cli("run", "hi", *options)[1]
     assert sum(not step.prompt for step in steps(*read_trace(tmp_path / "run"))) == 11, "the last token is not read"
-    again = gptoss("run", "hi", *options, "--trace-experts", tmp_path / "run")
-    assert (again.returncode, again.stdout, again.stderr.count("\n")) == (5, "", 1)
-    assert "exists" in again.stderr
+    code, out, err = run_cli("run", "hi", *options, "--trace-experts", tmp_path / "run")
+    assert (code, out, err.count("\n")) == (5, "", 1)
+    assert "exists" in err
     assert gptoss("chat", *options, "--trace-experts", tmp_path / "chat", stdin="hi\n").returncode == 0
     assert steps(*read_trace(tmp_path / "chat"))
 
@@ -184,13 +186,14 @@ def test_a_session_under_ascii_keeps_all_that_was_said_and_is_shown_without_a_tr
     assert [message["content"] for message in kept["messages"] if message["role"] == "user"] == ["Übermaß 🙂"]
 
 
-def test_a_name_is_shown_in_one_line_with_its_control_characters_escaped(gptoss):
+def test_a_name_is_shown_in_one_line_with_its_control_characters_escaped(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_MAC_HOME", str(tmp_path))
     for arguments in (["run", "hi", "--model", "a\x1b[31m\nb"], ["chat", "--session", "a\x1b[31m\nb"]):
-        done = gptoss(*arguments)
-        assert done.returncode in (2, 4)
-        assert "\x1b" not in done.stderr
-        assert "a\\x1b[31m\\nb" in done.stderr
-        assert done.stderr.count("\n") == 1
+        code, _, err = run_cli(*arguments)
+        assert code in (2, 4)
+        assert "\x1b" not in err
+        assert "a\\x1b[31m\\nb" in err
+        assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -198,7 +201,7 @@ def test_a_name_is_shown_in_one_line_with_its_control_characters_escaped(gptoss)
     [
         ("run --model {0} hi --max-tokens 12 --seed 9 >/dev/full", 5),
         ("run --model {0} hi --max-tokens 12 --seed 9 --json >/dev/full", 5),
-        ("run --model {0} hi --max-tokens 12 --seed 9 >&-", 0),
+        ("run --model {0} hi --max-tokens 12 --seed 9 >&-", 13),
         ("run --model {0} <&-", 2),
         ("chat --model {0} <&-", 0),
     ],

@@ -11,6 +11,7 @@ from gptoss_mlx.cli import clipboard, options
 from gptoss_mlx.cli.chatting import SUM_UP, Chat
 from gptoss_mlx.cli.keeping import Keeper, open_history
 from gptoss_mlx.cli.options import Loading
+from gptoss_mlx.cli.tools import Consent
 from gptoss_mlx.errors import GptOssError, ModelFolderError
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.history import History
@@ -57,7 +58,7 @@ def begin(tokenizer):
             keeper = Keeper(open_history(print) if history else None, print)
             if name is not None:
                 keeper.resume(name)
-            chat = Chat(conversation, screen.console, keeper, Loading(None), "fold", interactive=terminal)
+            chat = Chat(conversation, screen.console, keeper, Loading(None), "fold", Consent(), interactive=terminal)
             stack.callback(chat.close)
             return chat, conversation, screen
 

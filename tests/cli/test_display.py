@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from gptoss_mlx.cli.display import ReplyView
-from gptoss_mlx.conversation import Done, Text, Thought, ToolError, Usage
+from gptoss_mlx.events import Done, Text, Thought, ToolError
 from gptoss_mlx.screen.style import Paint
 from gptoss_mlx.screen.transient import Transient
+from gptoss_mlx.usage import Usage
 from tests.screen.terminal import lines_on
 
 USAGE = Usage(

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gptoss_mlx.cli.signals import ended_by_signals
-from gptoss_mlx.errors import GptOssError, NoAnswerError, PeerError
+from gptoss_mlx.errors import CutOffError, GptOssError, NoAnswerError, PeerError
 from tests.compare.measures import random_ids
 from tests.compare.programs import THREADS, llama_cpp
 from tests.compare.report import LLAMA
@@ -57,7 +57,7 @@ def ours(folder: Path, layers: int) -> Run:
     shutil.rmtree(checkpoint)
     words = ("run", "--model", model, "--temperature", "0", "--max-tokens", REPLY, "--json", PROMPT)
     begin = time.perf_counter()
-    printed, memory = command("gptoss_mlx.cli", *words, allowed=(0, NoAnswerError.exit_code))
+    printed, memory = command("gptoss_mlx.cli", *words, allowed=(0, NoAnswerError.exit_code, CutOffError.exit_code))
     seconds = time.perf_counter() - begin
     shutil.rmtree(model)
     usage = json.loads(printed)["usage"]

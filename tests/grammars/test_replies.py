@@ -7,10 +7,11 @@ import pydantic
 import pytest
 
 import gptoss_mlx
-from gptoss_mlx.conversation import Conversation, Done, Text, ToolCall
+from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.engine.batching import Batch
 from gptoss_mlx.engine.stepping import Failed, Row
 from gptoss_mlx.errors import ConstraintError, GrammarError
+from gptoss_mlx.events import Done, Text, ToolCall
 from gptoss_mlx.grammars import from_regex, from_schema
 from gptoss_mlx.sampling import Sampling
 from tests.support import scripted

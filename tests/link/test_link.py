@@ -17,9 +17,10 @@ from types import SimpleNamespace
 import pytest
 
 import gptoss_mlx
-from gptoss_mlx.conversation import Conversation, Done, Text, Thought
+from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.engine.batching import Failed, Row
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError
+from gptoss_mlx.events import Done, Text, Thought
 from gptoss_mlx.grammars.grammar import from_regex
 from gptoss_mlx.link.client import RemoteRuntime
 from gptoss_mlx.link.connection import GONE, find_server

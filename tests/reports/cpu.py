@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 import gptoss_mlx
-from gptoss_mlx.conversation import Conversation, Done
+from gptoss_mlx.conversation import Conversation
+from gptoss_mlx.events import Done
 from gptoss_mlx.model.experts import memory_of
 from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.sampling import Sampling

@@ -10,7 +10,8 @@ import random
 import re
 import sys
 
-from gptoss_mlx.conversation import TOOL_ROUNDS, Done, Text, Thought, ToolCall, ToolError
+from gptoss_mlx.conversation import TOOL_ROUNDS
+from gptoss_mlx.events import Done, Text, Thought, ToolCall, ToolError
 from gptoss_mlx.harmony import Tokenizer
 from tests.support import scripted
 from tests.support.harmony_streams import MALFORMED, MARKER_PIECES, encode, streams

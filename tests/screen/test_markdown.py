@@ -43,7 +43,7 @@ def lost_of(source):
 
 
 def test_an_example_that_arrives_in_pieces_looks_the_same():
-    assert [n for n, source in enumerate(EXAMPLES, 1) if plain(source, 1 + n % 3) != plain(source)] == []
+    assert [n for n, source in enumerate(EXAMPLES, 1) if plain(source, 1 + n % 5) != plain(source)] == []
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -16,7 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from gptoss_mlx.conversation import Conversation, Text, ToolCall
+from gptoss_mlx.conversation import Conversation
+from gptoss_mlx.events import Text, ToolCall
 from gptoss_mlx.harmony import Message, render, reply_start, tool_result
 from gptoss_mlx.runtime import Runtime, load
 from gptoss_mlx.sampling import Sampling

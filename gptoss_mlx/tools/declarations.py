@@ -28,7 +28,10 @@ def read_declaration(declared: Function | Mapping[str, Any]) -> Function:
 
 
 def read_arguments(call: Call, declared: Iterable[str]) -> dict[str, Any]:
-    """Return the call's arguments. Raises ValueError, with a message for the model, if the call cannot be made."""
+    """Return the call's arguments, the text of a built-in tool as ``code``. Raises ValueError, with a message for the
+    model, if the call cannot be made."""
+    if call.custom:
+        return {"code": call.arguments}
     if not call.offered:
         known = ", ".join(sorted(declared)) or "none"
         raise ValueError(f"Error: there is no tool {call.message.recipient!r}; available: {known}")
