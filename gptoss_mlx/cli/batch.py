@@ -171,7 +171,7 @@ def _answer(
                 f"asking {len(only)} lines again that could not be answered" if only else "no line is to be asked again"
             )
         elif tally.before:
-            _say(f"{tally.before} of {total} were answered before; resuming")
+            _say(f"{tally.before} of {tally.total} were answered before; resuming")
         run = Run(
             *(runtime, source, answers, errors, chosen, tally),
             max_rows=max_rows,
