@@ -174,6 +174,8 @@ class Source:
         rows = csv.reader(texts(), delimiter=self.delimiter, strict=True)
         header = self._header(rows)
         columns = [column.strip().lower() for column in header]
+        if columns.count("id") > 1:
+            raise UsageError(f"{self.name}: has several columns 'id'; name the others otherwise")
         if self.template is not None:
             self.template.check(header, self.name)
         elif columns.count("prompt") != 1:
@@ -201,9 +203,12 @@ class Source:
 
     def _header(self, rows: Iterator[list[str]]) -> list[str]:
         try:
-            return next(rows, [])
+            header = next(rows, [])
         except csv.Error as error:
             raise UsageError(f"{self.name}: the header is not CSV ({error})") from error
+        if not header:
+            raise UsageError(f"{self.name}: its first line is empty, where CSV has the names of its columns")
+        return header
 
 
 @contextmanager

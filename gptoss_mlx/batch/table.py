@@ -26,8 +26,13 @@ def fields_of(schema: Any) -> list[str]:
 
 
 def header_of(columns: Sequence[str], fields: Sequence[str]) -> list[str]:
-    """Return the header. An answer's column that has the name of one of the input's gets ``answer.`` before it."""
-    return [*columns, *(f"{ANSWER}.{name}" if name in columns else name for name in (*fields, ERROR))]
+    """Return the header. A column of an answer whose name is taken gets ``answer.`` before it, once or more."""
+    header = [*columns]
+    for name in (*fields, ERROR):
+        while name in header:
+            name = f"{ANSWER}.{name}"
+        header.append(name)
+    return header
 
 
 def check_table(path: Path, header: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import typer
 from gptoss_mlx.cli import constraints, options
 from gptoss_mlx.cli.awake import AllowSleep, awake
 from gptoss_mlx.cli.terminal import on_interrupt
-from gptoss_mlx.errors import BatchLinesError, UsageError, shown
+from gptoss_mlx.errors import BatchLinesError, UsageError, quoted, shown
 
 if TYPE_CHECKING:
     from gptoss_mlx.batch.run import BatchOptions, Tally
@@ -37,7 +37,11 @@ def batch(
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option(metavar="TEMPLATE", help="Make the prompts of CSV's columns: 'Translate to {lang}: {text}'."),
+        typer.Option(
+            metavar="TEMPLATE",
+            help="Make the prompts of CSV's columns: 'Translate to {lang}: {text}'.",
+            callback=options.as_text,
+        ),
     ] = None,
     schema: constraints.BatchSchema = None,
     as_csv: Annotated[
@@ -84,6 +88,9 @@ def batch(
     from gptoss_mlx.batch.template import Template
 
     out = _out(source) if out is None else out
+    if as_csv and out.suffix.lower() == ".csv":
+        better = f"with {out.stem}.jsonl the table is {out.name}"
+        raise UsageError(f"--out {out}: names the answers, which are JSONL; {better}")
     max_rows = _max_rows(concurrency)
     loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
     options.check_values(temperature, max_tokens, loading)
@@ -112,7 +119,10 @@ def batch(
 def _out(source: str) -> Path:
     if source == "-":
         raise UsageError("the answers to standard input need a file; add --out")
-    return Path(source).with_suffix(".answers.jsonl")
+    path = Path(source)
+    if not path.name:
+        raise UsageError(f"{quoted(source, 80)}: cannot be read (it names no file); give a file of prompts, or -")
+    return path.with_suffix(".answers.jsonl")
 
 
 def _table(source: "Source", out: Path, chosen: "BatchOptions") -> Path:
@@ -161,7 +171,7 @@ def _answer(
                 f"asking {len(only)} lines again that could not be answered" if only else "no line is to be asked again"
             )
         elif tally.before:
-            _say(f"{tally.before} of {total} were answered before; resuming")
+            _say(f"{tally.before} of {tally.total} were answered before; resuming")
         run = Run(
             *(runtime, source, answers, errors, chosen, tally),
             max_rows=max_rows,

@@ -69,7 +69,8 @@ class Chat:
     def take(self, line: str) -> bool:
         """Carry out a command or send a message. Return False when the user quits.
 
-        What cannot be done is said to a user. Lines from a pipe raise GptOssError, which ends the program.
+        What cannot be done is said to a user, whose Ctrl-C ends a command and not the chat. Lines from a pipe raise
+        GptOssError, which ends the program.
         """
         try:
             return self._take(line)
@@ -77,6 +78,11 @@ class Chat:
             if not self._interactive:
                 raise
             self.say(str(error))
+            return True
+        except KeyboardInterrupt:
+            if not self._interactive or not hasattr(self, "_conversation"):  # without a model no chat goes on
+                raise
+            self.say("Stopped.")
             return True
 
     def say(self, text: str) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gptoss_mlx.cli.options import as_text
 from gptoss_mlx.errors import GrammarError, UsageError, quoted, shown
+from gptoss_mlx.text_input import argument
 
 if TYPE_CHECKING:
     from gptoss_mlx.grammars import Grammar
@@ -23,7 +25,7 @@ Schema = Annotated[
 BatchSchema = Annotated[
     str | None, typer.Option("--schema", metavar="FILE|JSON", help="Answer with values that satisfy this JSON Schema.")
 ]
-Regex = Annotated[str | None, typer.Option(help="Print a text that this regex matches whole.")]
+Regex = Annotated[str | None, typer.Option(help="Print a text that this regex matches whole.", callback=as_text)]
 GrammarFile = Annotated[
     Path | None, typer.Option("--grammar", metavar="FILE", help="Print a text of this grammar, in Lark.")
 ]
@@ -37,9 +39,9 @@ NoRepeatGuard = Annotated[
 
 
 def read_schema(given: str) -> Any:
-    """Return the schema in a file, or in the text itself if it begins as JSON does. Raises UsageError."""
-    literal = given.lstrip().startswith(("{", "true", "false"))
-    text = given if literal else _content(Path(given), "--schema")
+    """Return the schema in a file, or in the text itself if it is no file's name. Raises UsageError."""
+    literal = given.lstrip().startswith(("{", "[", '"')) or given.strip() in ("", "true", "false", "null")
+    text = argument(given, "--schema") if literal else _content(Path(given), "--schema")
     try:
         return json.loads(text)
     except RecursionError as error:

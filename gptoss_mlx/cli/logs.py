@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="ID|NAME", help="Number or name of a conversation.", callback=as_text)]
+
+
+def _as_texts(param: typer.CallbackParam, values: list[str]) -> list[str]:
+    """Return words as text in any locale."""
+    return [as_text(param, value) or "" for value in values]
+
+
 Most = Annotated[int, typer.Option("-n", "--most", min=1, help="How many to list.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with times in UTC.")]
 
@@ -36,7 +43,10 @@ def list_(most: Most = 20, as_json: AsJson = False) -> None:
 
 @app.command()
 def search(
-    words: Annotated[list[str], typer.Argument(help="Words, or how words begin. One message must have them all.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(help="Words, or how words begin. One message must have them all.", callback=_as_texts),
+    ],
     most: Most = 20,
     as_json: AsJson = False,
 ) -> None:

@@ -164,7 +164,8 @@ def told_of_the_server() -> Iterator[None]:
             raise
         name = connection.models[0].name
         raise MemoryBudgetError(
-            f"{error}; a server has {name} in memory: use that, with --model {name} and without --own-model, or end it"
+            f"{error}; a server has {name} in memory: end it, or use it, by `run`, `chat` or `batch` with --model "
+            f"{name} and without --own-model, --memory and --context"
         ) from error
 
 

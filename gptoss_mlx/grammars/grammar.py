@@ -79,7 +79,11 @@ def from_lark(text: str) -> Grammar:
 
 
 def _checked(text: str, otherwise: str) -> Grammar:
-    if problem := problem_of(text):
+    try:
+        problem = problem_of(text)
+    except UnicodeEncodeError as error:
+        raise GrammarError(f"{otherwise} (it contains half a surrogate pair, which is not text)") from error
+    if problem:
         raise GrammarError(f"{otherwise} ({problem})")
     return Grammar(text)
 

@@ -17,7 +17,10 @@ HELLO_SECONDS = 5.0
 POLL_SECONDS = 0.05
 """How often a client that waits looks whether it was cancelled."""
 
-GONE = "the server that has the model has ended; run the command again, which then loads the model itself"
+GONE = (
+    "the server that has the model has ended; run the command again, or in a chat /model with its name, and the model "
+    "is loaded here"
+)
 
 
 @dataclass(frozen=True)

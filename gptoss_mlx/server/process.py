@@ -86,7 +86,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(address[:2], family=family)
     except OSError as error:
-        raise UsageError(f"{host} port {port} cannot be used ({error.strerror}); choose another --port") from error
+        other = "--host" if isinstance(error, socket.gaierror) else "--port"
+        raise UsageError(f"{host} port {port} cannot be used ({error.strerror}); choose another {other}") from error
     with listener:
         yield listener
 

@@ -60,6 +60,9 @@ def test_any_columns_will_do_for_a_template(opened):
         ("a,b\n1,2\n", "in.csv", "no column 'text'"),
         ("text,Text\n1,2\n", "in.csv", "several columns 'text'"),
         ("text\n1\n", "in.txt", "is read as text"),
+        ("id,ID,text\n1,2,3\n", "in.csv", "several columns 'id'"),
+        ("", "in.csv", "its first line is empty"),
+        ("\ntext\n1\n", "in.csv", "its first line is empty"),
     ],
 )
 def test_a_template_without_its_columns_is_refused(opened, text, name, words):
@@ -90,6 +93,11 @@ def test_answers_stand_beside_the_columns_they_are_to(opened, tmp_path):
 
 def test_a_name_that_both_have_is_told_apart():
     assert header_of(["text", "error"], ["text", "more"]) == ["text", "error", "answer.text", "more", "answer.error"]
+    assert header_of(["answer", "answer.answer"], ["answer", "error"])[2:] == [
+        "answer.answer.answer",
+        "error",
+        "answer.error",
+    ]
     assert fields_of(None) == fields_of({"type": "array"}) == ["answer"]
 
 

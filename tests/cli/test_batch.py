@@ -14,6 +14,7 @@ import pytest
 from gptoss_mlx import bundled
 from tests.batch.conftest import SMALLER
 from tests.cli.test_chat_and_run import Terminal
+from tests.support.cli import run_cli
 from tests.support.models import random_model
 
 ROOT = Path(__file__).parent.parent.parent
@@ -71,6 +72,20 @@ def test_prompts_piped_in_are_answered_bad_ones_reported_and_a_second_run_has_no
     assert "nothing to do" in second.stderr
     assert out.read_bytes() == before
     assert records(tmp_path / "new" / "answers.errors.jsonl") == errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((".",), "'.': cannot be read"),
+        (("",), "'': cannot be read"),
+        (("in.csv", "--csv", "--out", "out.csv"), "with out.jsonl the table is out.csv"),
+    ],
+)
+def test_what_names_no_file_of_its_kind_is_one_line(arguments, words):
+    code, out, err = run_cli("batch", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,22 @@ def test_a_message_is_answered_shown_and_kept(begin):
     assert kept() == {1: ["2 + 2?", "**Four.**"]}
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_ctrl_c_ends_a_command_and_only_without_a_user_the_chat(begin, monkeypatch, terminal):
+    def interrupted(name, yes):
+        raise KeyboardInterrupt
+
+    chat, _, screen = begin(answered("4"), terminal=terminal)
+    monkeypatch.setattr(options, "obtained", interrupted)
+    if not terminal:
+        with pytest.raises(KeyboardInterrupt):
+            chat.take("/model 20b")
+        return
+    assert chat.take("/model 20b")
+    assert screen.lines()[0] == "Stopped."
+    assert chat.take("2 + 2?")
+
+
 @pytest.mark.parametrize("command", ["/quit", "/exit", "/bye", " /quit "])
 def test_it_ends(begin, command):
     chat, _, _ = begin()

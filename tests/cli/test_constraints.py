@@ -49,6 +49,11 @@ def test_a_value_that_is_cut_off_is_not_printed(run):
     [
         ({"schema": "{bad"}, "--schema: it is not JSON"),
         ({"schema": "absent.json"}, "absent.json"),
+        ({"schema": "true.json"}, "'true.json': cannot be read"),
+        ({"schema": ""}, "--schema: it is not JSON"),
+        ({"schema": "[]"}, "#: [] is no schema"),
+        ({"schema": "{\udcff}"}, "--schema: byte 0xff"),
+        ({"regex": "\udcff"}, "half a surrogate pair"),
         ({"schema": '{"type": "odd"}'}, "#/type: 'odd' is no type"),
         ({"schema": '{"properties": {"a": {"if": {}}}}'}, "#/properties/a: if cannot be enforced"),
         ({"schema": '{"$ref": "#"}'}, "#: nothing finite"),

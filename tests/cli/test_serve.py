@@ -13,7 +13,7 @@ from tests.support.cli import run_cli
     ("arguments", "words"),
     [
         (("--host", "0.0.0.0"), "needs a key; add --api-key"),
-        (("--host", "no.such.host.invalid", "--api-key", "k"), "choose another --port"),
+        (("--host", "no.such.host.invalid", "--api-key", "k"), "choose another --host"),
         (("--idle-unload", "0"), "--idle-unload is 0.0"),
         (("--api-key", " "), "the API key must be printable"),
         (("--context", "0"), "context"),

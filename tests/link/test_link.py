@@ -136,7 +136,7 @@ def test_a_second_model_that_does_not_fit_beside_it_is_refused_with_the_remedy(s
     monkeypatch.setenv("GPTOSS_MAC_HOME", str(server.home))
     code, _, err = run_cli("run", "--own-model", "--memory", "1MB", SUM)
     assert code == MemoryBudgetError.exit_code
-    assert "a server has tiny in memory: use that, with --model tiny and without --own-model, or end it" in err
+    assert "a server has tiny in memory: end it, or use it, by `run`, `chat` or `batch` with --model tiny" in err
 
 
 def test_a_batch_answers_as_with_a_model_of_its_own(server, monkeypatch, tmp_path):
