@@ -219,6 +219,12 @@ class Runtime:
             mx.eval(parts[-1], context.cache.arrays())
         return mx.concatenate(parts, axis=1)
 
+    def warm_up(self) -> None:
+        """Write two tokens that nobody reads, so that the first reply does not wait for shaders to be compiled. What
+        was read before and is kept stays as it is. Raises EngineError."""
+        for _ in self.generate([0], max_tokens=2, seed=0, stop=()):
+            pass
+
     def generate(
         self,
         tokens: list[int],

@@ -76,7 +76,7 @@ def chat(
         raise SessionError("there is no conversation to resume; begin one with `gptoss-mac chat`")
     if kept is not None:
         model = kept.model if model is None else model
-    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
+    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model, warm=True)
     consent = offered.Consent(allow_tools)
     with offered.opened_tools(tools, mcp, consent) as found:
         conversation = options.open_conversation(

@@ -106,6 +106,8 @@ class Loading:
     trace_experts: Path | None = None
     prefix_disk: str = PREFIX_DISK
     own_model: bool = False
+    warm: bool = False
+    """Whether a reply is not asked for at once, so that there is time to warm up."""
 
     @property
     def own(self) -> bool:
@@ -192,6 +194,8 @@ def _load(loading: Loading) -> "Runtime":
         )
     for notice in runtime.plan.notices:
         print(notice, file=sys.stderr)
+    if loading.warm and loading.trace_experts is None:
+        runtime.warm_up()
     note_use(runtime.folder.path)
     return runtime
 

@@ -110,6 +110,7 @@ def _load(name: str, loading: options.Loading, max_rows: int) -> "Loaded":
         runtime = gptoss_mlx.load(name, memory=loading.memory, context=loading.context, prefix_disk=loading.prefix_disk)
     for notice in runtime.plan.notices:
         _say(notice)
+    runtime.warm_up()
     note_use(runtime.folder.path)
     caches = runtime.row_memory
     return Loaded(

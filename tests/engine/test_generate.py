@@ -277,3 +277,20 @@ def test_a_step_in_flight_that_fails_is_forgotten_and_can_be_taken_again(runtime
     assert context.cache.length == len(context.ids)
     longer = ids + prompt(3, seed=3)
     assert greedy(runtime, context, longer, 6) == greedy(runtime, runtime.context(), longer, 6)
+
+
+def test_warming_up_computes_two_tokens_and_keeps_nothing(runtime, monkeypatch):
+    written = []
+
+    def watched(context, prompt, **options):
+        for id in generate(context, prompt, **options):
+            written.append(id)
+            yield id
+
+    ids = prompt(40)
+    want = greedy(runtime, runtime.context(), ids, 8)
+    monkeypatch.setattr("gptoss_mlx.runtime.generate", watched)
+    runtime.warm_up()
+    assert len(written) == 2
+    assert runtime.reusable(runtime.context(), [0, *written]) == 0
+    assert greedy(runtime, runtime.context(), ids, 8) == want
