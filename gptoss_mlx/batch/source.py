@@ -60,12 +60,14 @@ class Line:
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that is not a request, and the reason. ``id`` is the line's own id if it could be read, or ``line-N``."""
+    """A line that is not a request, and the reason. ``id`` is the line's own id if it could be read, or ``line-N``.
+    ``columns`` are what could be read of a line of CSV, in any number."""
 
     number: int
     id: str | int
     kind: LineKind
     problem: str
+    columns: tuple[str, ...] = ()
 
 
 class _BadLineError(Exception):
@@ -183,6 +185,7 @@ class Source:
         while True:
             number = rows.line_num + 1
             id: str = f"line-{number}"
+            row: list[str] = []
             try:
                 row = next(rows)
                 if any(at >= number for at in too_long):
@@ -199,7 +202,7 @@ class Source:
             except StopIteration:
                 return
             except (csv.Error, _BadLineError) as error:
-                yield BadLine(number, id, "plain", str(error))
+                yield BadLine(number, id, "plain", str(error), tuple(row))
 
     def _header(self, rows: Iterator[list[str]]) -> list[str]:
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_mlx.batch.answers import Answers, Errors
-from gptoss_mlx.batch.source import Line, Source
+from gptoss_mlx.batch.source import Source
 from gptoss_mlx.errors import StorageError
 from gptoss_mlx.files import replaced_whole
 
@@ -60,7 +60,7 @@ def write_table(
             for number, line in enumerate(source.lines(), 1):
                 if most is not None and number > most:
                     break
-                given = list(line.columns) if isinstance(line, Line) else [""] * len(columns)
+                given = [*line.columns, *[""] * len(columns)][: len(columns)]
                 record = answers.find(str(line.id))
                 answer = [""] * len(fields) if record is None else _cells(record[ANSWER], fields)
                 file.write(_row([*given, *answer, "" if record else problems.get(line.number, "")]))

@@ -86,7 +86,7 @@ def test_answers_stand_beside_the_columns_they_are_to(opened, tmp_path):
         header, *rows = csv.reader(file)
     assert header == ["id", "Text", "text", "more", "error"]
     assert rows[0] == ["a", 'x, "y"', 'say "1, 2"', '[1, {"é": null}]', ""]
-    assert rows[1:] == [["b", "z", "", "", ""], ["", "", "", "", "1 field"], ["d", "later", "", "", ""]]
+    assert rows[1:] == [["b", "z", "", "", ""], ["c", "", "", "", "1 field"], ["d", "later", "", "", ""]]
     assert json.loads(rows[0][3]) == values["a"]["more"]
     assert (tmp_path / "two.csv").read_text().count("\n") == 3
 
