@@ -93,8 +93,8 @@ def run(
     if no_log and (session is not None or last):
         raise UsageError("--no-log keeps nothing, so it does not go with --session or --continue")
     form = Template() if template is None else read_template(template)
+    held = constraints.read_constraint(schema, regex, grammar)  # first, as either may be /dev/stdin
     text = question(prompt, files or [], form)
-    held = constraints.read_constraint(schema, regex, grammar)
     keeper, kept = _keeper(session, last)
     name = model or form.model or (kept.model if kept is not None else None)
     loading = options.Loading(name, yes, memory, context, trace_experts, prefix_disk, own_model)
@@ -195,6 +195,8 @@ def _check(done: "Done", answer: str, whole: bool, *, free: bool) -> None:
         if done.context_full:
             remedy = "the context is full: shorten the prompt or lower --reasoning"
         raise NoAnswerError(f"stopped after {done.usage.completion_tokens} tokens, before an answer began; {remedy}")
+    if not whole and done.reason == "repetition":
+        raise NoAnswerError("the answer only repeated itself and was ended; --no-repeat-guard lets it go on")
     if not whole:
         why = done.invalid or f"the answer was cut off after {done.usage.completion_tokens} tokens"
         raise NoAnswerError(f"{why}, so it is not printed; raise --max-tokens or bound the schema, or ask again")

@@ -133,6 +133,8 @@ class Link:
             await self._serve(reader, writer)
         except (OSError, ValueError, asyncio.IncompleteReadError, TimeoutError):
             pass  # it left, or is no client of ours
+        except asyncio.CancelledError:
+            pass  # the server ends; asyncio before Python 3.12 prints a traceback for a cancelled connection
         finally:
             self._clients.discard(task)
             writer.close()

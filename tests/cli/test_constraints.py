@@ -44,6 +44,13 @@ def test_a_value_that_is_cut_off_is_not_printed(run):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_value_that_only_repeats_itself_is_said_to(run):
+    done = run("--regex", "(ab){2000}", "--max-tokens", 600)
+    assert (done.returncode, done.stdout) == (8, "")
+    assert "only repeated itself" in done.stderr
+    assert "--no-repeat-guard" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
