@@ -21,7 +21,6 @@ from h11 import IDLE
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from gptoss_mlx.engine.allocators import share_one_arena
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.server.app import build
 from gptoss_mlx.server.guard import is_loopback
@@ -74,7 +73,6 @@ def serve(settings: Settings, started: Callable[[str], None]) -> signal.Signals 
     first model raises."""
     if settings.key is None and not is_loopback(settings.host):
         raise UsageError(f"--host {settings.host} lets other machines in, which needs a key; add --api-key")
-    share_one_arena()
     with listening(settings.host, settings.port) as listener:
         return asyncio.run(_serve(settings, listener, started))
 

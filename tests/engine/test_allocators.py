@@ -49,39 +49,3 @@ def test_arrays_freed_between_others_leave_no_holes():
     grown, left = map(int, done.stdout.split())
     assert grown > 60e6
     assert left < 0.6 * grown
-
-
-ARENAS = """
-import ctypes, sys, threading
-
-from gptoss_mlx.engine.allocators import share_one_arena
-
-libc = ctypes.CDLL(None)
-if sys.argv[1] == "shared":
-    share_one_arena()
-all_there = threading.Barrier(4)
-
-def allocate():
-    all_there.wait()
-    libc.malloc(1000)
-    all_there.wait()
-
-threads = [threading.Thread(target=allocate) for _ in range(4)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-libc.fdopen.restype = ctypes.c_void_p
-out = ctypes.c_void_p(libc.fdopen(1, b"w"))
-libc.malloc_info(0, out)
-libc.fflush(out)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc's account of its arenas")
-def test_threads_share_one_arena():
-    def arenas(how):
-        done = subprocess.run([sys.executable, "-c", ARENAS, how], capture_output=True, text=True, check=True)
-        return done.stdout.count("<heap nr=")
-
-    assert arenas("shared") == 1 < arenas("apart")
