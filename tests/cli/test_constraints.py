@@ -11,6 +11,7 @@ import pytest
 from gptoss_mlx.cli.constraints import read_constraint
 from gptoss_mlx.errors import GptOssError
 from tests.cli.test_chat_and_run import COMMAND, ROOT
+from tests.support.cli import run_cli
 
 SCHEMA = {"type": "object", "properties": {"sum": {"type": "integer", "maximum": 999}}, "required": ["sum"]}
 HOT = ["--model", "tiny", "--temperature", "1.5", "--seed", "2", "--think-tokens", "20", "--max-tokens", "300"]
@@ -85,7 +86,5 @@ def test_a_format_that_only_annotates_is_named_once(capsys):
 
 
 def test_what_cannot_be_read_ends_the_command_before_a_model_is_loaded():
-    command = [*COMMAND, "run", "--model", "nothing", "--schema", '{"not": {}}', "hi"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "gptoss-mac: #: not cannot be enforced\n"
+    code, out, err = run_cli("run", "--model", "nothing", "--schema", '{"not": {}}', "hi")
+    assert (code, out, err) == (2, "", "gptoss-mac: #: not cannot be enforced\n")
