@@ -80,8 +80,9 @@ def test_a_budget_that_holds_no_model_is_refused_in_one_line(folder):
 
 
 def test_a_plan_for_more_than_is_free_is_made_and_said(folder, monkeypatch):
+    # Much more than this process has, which other tests have made grow.
     monkeypatch.setattr(machine, "spendable_bytes", lambda: 3_000_000)
-    found = gptoss_mlx.load(folder, memory="1GB").plan
+    found = gptoss_mlx.load(folder, memory="8GB").plan
     (notice,) = found.notices
     assert re.fullmatch(r"the model may take (\d\.\d\d) GB, and 0\.00 GB are free here; beyond that .*", notice)
     assert found.peak > 3_000_000
