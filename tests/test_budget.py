@@ -86,7 +86,7 @@ def test_a_plan_for_more_than_is_free_is_made_and_said(folder, monkeypatch):
     (notice,) = found.notices
     assert re.fullmatch(r"the model may take (\d\.\d\d) GB, and 0\.00 GB are free here; beyond that .*", notice)
     assert found.peak > 3_000_000
-    monkeypatch.setattr(machine, "spendable_bytes", lambda: found.peak)
+    monkeypatch.setattr(machine, "spendable_bytes", lambda: 2 * found.peak)  # the process has grown since
     assert not plan_here(ModelFolder.open(folder).config, "bf16", memory=found.budget).notices
 
 
