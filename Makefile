@@ -19,7 +19,7 @@ CLIENTS_NPM = @openai/codex@0.171.0 @anthropic-ai/claude-code@2.1.332 opencode-a
 	@openai/agents@0.20.0 openai@7.57.0
 # OpenAI's evaluations need Python 3.12 or newer, and more than their package names.
 EVALS_PACKAGES = gpt-oss==0.0.9 jinja2 numpy pandas openai tqdm blobfile requests
-EVALS_PYTHON ?= $(shell for p in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python3.12 python3.13; do \
+EVALS_PYTHON ?= $(shell for p in python3.12 python3.13; do \
 	$$p -c 'import sys' 2>/dev/null && echo $$p && break; done)
 LLAMA_VERSION = 0.3.36
 # llama.cpp is compiled with its default flags, so that it uses all that this machine's processor has. Without a cache,
