@@ -124,6 +124,10 @@ ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"]
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}
 ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.budget"] | {"gptoss_mlx.budget", "gptoss_mlx.limits"}
 ALLOWED["gptoss_mlx.bench.worker"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.bench"}
+ALLOWED["gptoss_mlx.bench.mlx_lm_worker"] = {"gptoss_mlx.bench", "metal_kernels"}
+ALLOWED["gptoss_mlx.bench.suite"] = ALLOWED["gptoss_mlx.bench.worker"]
+ALLOWED["gptoss_mlx.bench.plots"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.bench"}
+ALLOWED["gptoss_mlx.bench.predictions"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine"}
 
 
 def floor_of(module: str) -> str | None:

@@ -1,13 +1,15 @@
 """llama.cpp as a program to be measured. Runs in an environment of its own, and imports only llama_cpp.
 
 ``gptoss_mlx/bench/peer.py`` describes the questions. The settings are llama.cpp's defaults: flash attention where the
-backend has it, and weights repacked at load for this CPU's instructions. With option ``exact`` keys and values are
+backend has it, and weights repacked at load for this CPU's instructions. Generation reads random ids, as llama-bench
+does. With option ``exact`` keys and values are
 float32 instead of float16, and attention is not flash attention, which rounds to float16.
 """
 
 import ctypes
 import json
 import os
+import random
 import resource
 import sys
 import time
@@ -65,6 +67,11 @@ class Model:
         self._read([(id, self.lengths[sequence], sequence, True) for sequence, id in enumerate(tokens)], keep)
         self.lengths = [length + 1 for length in self.lengths]
 
+    def generate(self, count: int) -> None:
+        """Read ``count`` random ids of each sequence, one at a time."""
+        for _ in range(count):
+            self.decode([random.randrange(self.vocabulary) for _ in self.lengths], False)
+
     def _read(self, places: list[tuple[int, int, int, bool]], keep: bool) -> None:
         """Read ids, each at a position of a sequence, and wait for the logits of those that want them."""
         batch = llama.llama_batch_init(len(places), 0, 1)
@@ -108,6 +115,9 @@ def main() -> None:
             elif call == "usage":
                 print(json.dumps({"cpu": time.process_time(), "memory": most_resident()}), file=answers)
                 continue
+            elif call == "generate":
+                assert model is not None, "no model is loaded"
+                model.generate(question["count"])
             else:
                 assert model is not None, "no model is loaded"
                 {"prefill": model.prefill, "decode": model.decode}[call](question["tokens"], bool(question["logits"]))
