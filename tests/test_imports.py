@@ -82,6 +82,8 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
     "gptoss_mlx.home",
     "gptoss_mlx.installed",
 }
+ALLOWED["gptoss_mlx.inspection"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime"}
+ALLOWED["gptoss_mlx.pictures"] = {"gptoss_mlx.errors", "gptoss_mlx.files", "gptoss_mlx.inspection"}
 ALLOWED["gptoss_mlx.repetition"] = set()
 ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.repetition"}
 # Names the runtime for its types only: a program whose model is in a server does without it.
