@@ -1,6 +1,6 @@
 """A loaded model: the one object that the command line, conversations and batches hold. Knows no messages."""
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,6 +25,7 @@ from gptoss_mlx.engine.memory import MemoryPlan
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
 from gptoss_mlx.engine.scoring import Scorer
 from gptoss_mlx.engine.snapshot import Snapshots
+from gptoss_mlx.engine.tracing import SMALL, Trace, Tracer, What, traced
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.home import snapshots_dir
@@ -183,6 +184,16 @@ class Runtime:
         while not scorer.done:
             scores += scorer.read()
         return scores
+
+    def trace(
+        self, ids: list[int], *, layers: Sequence[int] | None = None, what: Collection[What] = SMALL, top: int = 5
+    ) -> Trace:
+        """Return as arrays what the model computes while it reads ``ids``. ``layers`` are numbers in rising order, by
+        default all. ``what`` are names of ``engine.tracing.What``, by default those of little memory. Each place has
+        ``top`` candidates. Raises UsageError, ContextLengthError, EngineError, and MemoryBudgetError for arrays that do
+        not fit the memory plan."""
+        tracer = Tracer(self.context(), _ids("ids", ids), layers, what, top, self.chunk)
+        return traced(tracer, self.row_memory)
 
     @property
     def row_memory(self) -> int:

@@ -1,9 +1,11 @@
 """The tables of the documentation's pages that follow from the code."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from gptoss_mlx.config import PUBLISHED
+from tests.metal_kernels import mutate
 from tests.support import house
 from tests.support.diagrams import facts
 from tests.support.diagrams.facts import GB, MB
@@ -46,9 +48,30 @@ def sixteen() -> str:
     return "\n".join(lines)
 
 
+CHANGES = {
+    "offset": "two positions in an array, or two variables that positions are made of, are exchanged",
+    "bound": "the limit of a loop or an array is moved by one",
+    "term": "a term or a factor is dropped",
+    "guard": "one side of `min`, `max`, a clamp or a condition is removed",
+    "exchange": "two operands are exchanged",
+    "constant": "a constant is changed",
+    "barrier": "a barrier is removed",
+}
+
+
+def mutants() -> str:
+    """Return how many mutants of each kind the shaders have."""
+    found = Counter(mutant.kind for mutant in mutate.all_mutants())
+    assert set(found) == set(CHANGES)
+    rows = [f"| {kind} | {what} | {found[kind]:,} |" for kind, what in CHANGES.items()]
+    last = f"| all | of which {len(mutate.EQUIVALENT)} compute the same | {found.total():,} |"
+    return "\n".join(("| kind | what is changed | mutants |", "|---|---|---|", *rows, last))
+
+
 PARTS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (DOCS / "how-it-works.md", "reads", reads),
     (DOCS / "how-it-works.md", "sixteen", sixteen),
+    (DOCS / "shaders.md", "mutants", mutants),
     (house.PAGE, "rooms", house.table),
 )
 """A page, the name of a part of it, and what writes that part."""
