@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -50,7 +51,7 @@ def anchors(page: Path) -> set[str]:
     tokens = _tokens(page)
     titles = [
         "".join(child.content for child in inline.children or ())
-        for heading, inline in zip(tokens, tokens[1:], strict=False)
+        for heading, inline in pairwise(tokens)
         if heading.type == "heading_open"
     ]
     words = [re.sub(r"[^\w\s-]", "", title).strip().lower() for title in titles]

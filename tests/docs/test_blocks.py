@@ -19,7 +19,7 @@ from tests.docs.pages import ROOT, all_pages, blocks
 from tests.support.served import serving
 
 ALONE = ("README.md", "quick-start.md")
-"""Pages whose reader has no server. The commands of all others use the model of one, which spares them a second each."""
+"""Pages whose reader has no server. The commands of all others use the model of one, which saves a second each."""
 
 RUNNING = [page for page in all_pages() if {"sh", "python"} & {block.language for block in blocks(page)}]
 
@@ -102,5 +102,6 @@ def test_a_block_that_fails_is_noticed(code, said, tmp_path):
 
 def test_blocks_of_a_page_share_one_shell_and_its_folder(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("```sh\nx=5\ncd ..\nmkdir a\n```\n\n    false\n\n```text\nfalse\n```\n\n```sh\ncd a && test $x = 5\n```")
+    one, two = "```sh\nx=5\ncd ..\nmkdir a\n```", "```sh\ncd a && test $x = 5\n```"
+    page.write_text(f"{one}\n\n    false\n\n```text\nfalse\n```\n\n{two}")
     assert run(page, fresh(tmp_path), tmp_path / "home", "1").returncode == 0
