@@ -11,7 +11,7 @@ from gptoss_mlx.engine.published_speeds import GB
 from gptoss_mlx.engine.speed import predict, predict_paged
 from gptoss_mlx.machine import MARGIN
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 MACS = re.findall(r"^\| (\d+) GB \|(.*)\|$", README, re.MULTILINE)
 CHIPS = (("M4", 2 * GB), ("M4 Pro", 6 * GB))
 
