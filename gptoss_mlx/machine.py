@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 MARGIN = 0.04
 """The part of the memory on offer that is left alone: for what a plan does not count, such as Metal's own buffers. On a
@@ -23,6 +25,9 @@ Mac with 16 GB it leaves macOS 5 GB."""
 
 READ_BYTES = 256 << 20
 """The most bytes that are read to measure the disk."""
+
+SPEED_BYTES = 512 << 20
+"""Bytes that are read to measure the memory, more than a cache holds."""
 
 BLOCK = 8 << 20
 """Bytes of a read: about an expert of a published model."""
@@ -191,6 +196,18 @@ def read_speed(files: Sequence[Path]) -> DiskSpeed | None:
     except OSError:
         return None
     return DiskSpeed(done / max(seconds, 1e-9), done, cold) if done else None
+
+
+def memory_speed(threads: int) -> float:
+    """Return the bytes a second at which so many threads read memory that is in no cache: the most of five times."""
+    parts = [np.ones(SPEED_BYTES // 8 // threads, np.int64) for _ in range(threads)]
+    speeds = []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(5):
+            begin = time.perf_counter()
+            list(pool.map(np.sum, parts))
+            speeds.append(sum(part.nbytes for part in parts) / (time.perf_counter() - begin))
+    return max(speeds)
 
 
 def _uncached(descriptor: int, nbytes: int) -> bool:

@@ -87,7 +87,8 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
     "gptoss_mlx.installed",
 }
 ALLOWED["gptoss_mlx.inspection"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime"}
-ALLOWED["gptoss_mlx.pictures"] = {"gptoss_mlx.errors", "gptoss_mlx.files", "gptoss_mlx.inspection"}
+ALLOWED["gptoss_mlx.figures"] = {"gptoss_mlx.errors", "gptoss_mlx.files"}
+ALLOWED["gptoss_mlx.pictures"] = {"gptoss_mlx.errors", "gptoss_mlx.figures", "gptoss_mlx.inspection"}
 ALLOWED["gptoss_mlx.repetition"] = set()
 ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.repetition"}
 # Names the runtime for its types only: a program whose model is in a server does without it.
@@ -139,9 +140,12 @@ ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.memory"] | {
 }
 ALLOWED["gptoss_mlx.bench.worker"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.bench"}
 ALLOWED["gptoss_mlx.bench.mlx_lm_worker"] = {"gptoss_mlx.bench", "metal_kernels"}
-ALLOWED["gptoss_mlx.bench.suite"] = ALLOWED["gptoss_mlx.bench.worker"]
-ALLOWED["gptoss_mlx.bench.plots"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.bench"}
-ALLOWED["gptoss_mlx.bench.predictions"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine"}
+ALLOWED["gptoss_mlx.bench.suite"] = ALLOWED["gptoss_mlx.bench.worker"] | {"gptoss_mlx.__version__"}
+ALLOWED["gptoss_mlx.bench.plots"] = ALLOWED["gptoss_mlx.prediction"] | {
+    "gptoss_mlx.prediction",
+    "gptoss_mlx.bench",
+    "gptoss_mlx.figures",
+}
 
 
 def floor_of(module: str) -> str | None:

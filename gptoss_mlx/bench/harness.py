@@ -67,7 +67,7 @@ class Spread:
 @dataclass(frozen=True)
 class Timing:
     """The turns that count. ``idle`` is how many cores each program kept busy while others had their turn. A program is
-    not in it that had a single turn, and so was never between two."""
+    not in it that had a single turn, or no other beside it."""
 
     turns: Sequence[Turn]
     idle: Mapping[str, float]
@@ -192,6 +192,8 @@ class _Rest:
             self._cpu[peer.name] = self._cpu.get(peer.name, 0.0) + peer.usage().cpu - cpu
 
     def shares(self) -> dict[str, float]:
+        if len(self._seconds) < 2:
+            return {}
         return {name: self._cpu[name] / seconds for name, seconds in self._seconds.items() if seconds > 0}
 
 

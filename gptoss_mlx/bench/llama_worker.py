@@ -13,6 +13,7 @@ import random
 import resource
 import sys
 import time
+from typing import Any
 
 import llama_cpp as llama
 
@@ -108,20 +109,22 @@ def main() -> None:
     for line in sys.stdin:
         question = json.loads(line)
         call = question["call"]
+        answer: dict[str, Any]
         begin = time.perf_counter()
         try:
             if call == "load":
                 model = Model(*(question[name] for name in ("model", "threads", "rows", "positions", "options")))
-            elif call == "usage":
-                print(json.dumps({"cpu": time.process_time(), "memory": most_resident()}), file=answers)
-                continue
-            elif call == "generate":
-                assert model is not None, "no model is loaded"
+            elif call == "generate" and model is not None:
                 model.generate(question["count"])
-            else:
-                assert model is not None, "no model is loaded"
-                {"prefill": model.prefill, "decode": model.decode}[call](question["tokens"], bool(question["logits"]))
+            elif call == "prefill" and model is not None:
+                model.prefill(question["tokens"], bool(question["logits"]))
+            elif call == "decode" and model is not None:
+                model.decode(question["tokens"], bool(question["logits"]))
+            elif call != "usage":
+                raise ValueError(f"{call!r} is no question, or no model is loaded")
             answer = {"seconds": time.perf_counter() - begin}
+            if call == "usage":
+                answer = {"cpu": time.process_time(), "memory": most_resident()}
             if model is not None and question.get("logits"):
                 with open(question["logits"], "wb") as file:
                     file.writelines(model.logits)

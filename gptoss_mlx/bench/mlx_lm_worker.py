@@ -42,7 +42,7 @@ class MlxLm:
     def prefill(self, tokens: Sequence[Sequence[int]]) -> mx.array:
         self._cache = []  # the old caches' memory is free before new ones take it
         self._cache = make_prompt_cache(self._model)
-        ids = mx.array(tokens)
+        ids = mx.array([list(row) for row in tokens])
         for start in range(0, ids.shape[1], PART):
             self._logits = self._read(ids[:, start : start + PART])
             mx.eval([cache.state for cache in self._cache])
@@ -50,7 +50,7 @@ class MlxLm:
         return self._logits
 
     def decode(self, tokens: Sequence[int]) -> mx.array:
-        logits = self._read(mx.array(tokens)[:, None])
+        logits = self._read(mx.array(list(tokens))[:, None])
         mx.eval(logits, [cache.state for cache in self._cache])
         return logits
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import mlx.core as mx
 
-import gptoss_mlx
+from gptoss_mlx import __version__
 from gptoss_mlx.bench.measuring import Effort, LeftOut
 from gptoss_mlx.bench.programs import THREADS, Program, llama_bench, llama_cpp, mlx_lm, ours
 from gptoss_mlx.bench.report import Report
 from gptoss_mlx.bench.works import Generation, Prefill, Work
-from gptoss_mlx.budget import backend_here, plan_here
-from gptoss_mlx.engine.memory import MemoryPlan, cache_bytes
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.machine import spendable_bytes, this_machine
+from gptoss_mlx.machine import memory_speed, spendable_bytes, this_machine
+from gptoss_mlx.memory.here import backend_here, plan_here
+from gptoss_mlx.memory.plan import MemoryPlan, cache_bytes
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.traits import model_hash
 
@@ -122,7 +122,9 @@ def _size(weights: Path) -> int:
 
 def report_of(folder: ModelFolder, plan: MemoryPlan, programs: dict[str, str], effort: Effort) -> Report:
     """Return a report of which nothing has been measured. Neither paths nor names of users are in it."""
-    known = asdict(this_machine()) | {"backend": backend_here()}
+    backend = backend_here()
+    speed = memory_speed(THREADS) if backend != "metal" else None
+    known = asdict(this_machine()) | {"backend": backend, "memory_speed": speed}
     config = folder.config
     model = {
         "name": folder.path.resolve().name,
@@ -136,7 +138,7 @@ def report_of(folder: ModelFolder, plan: MemoryPlan, programs: dict[str, str], e
         "context": plan.context,
     }
     versions = {
-        "gptoss-mac": gptoss_mlx.__version__,
+        "gptoss-mac": __version__,
         "Python": platform.python_version(),
         **{name: found for name in ("mlx", "mlx-lm", "numpy") if (found := _version(name))},
     }

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from gptoss_mlx.bench.report import Report
     from gptoss_mlx.model_folder import ModelFolder
 
-PLACE = "https://github.com/gptoss-mac/gptoss-mac"
-
 
 def bench(
     model: options.Model = None,
@@ -41,7 +39,9 @@ def bench(
     turns: Annotated[int | None, typer.Option(help="Turns of each test.", min=1, show_default="5")] = None,
     cool_down: Annotated[
         float | None,
-        typer.Option(help="Most seconds of rest after a test; it rests as long as it worked.", min=0, show_default="30"),
+        typer.Option(
+            help="Most seconds of rest after a test; it rests as long as it worked.", min=0, show_default="30"
+        ),
     ] = None,
     against: Annotated[
         Literal["mlx-lm", "llama.cpp"] | None, typer.Option(help="Measure this program too, in turns with this one.")
@@ -73,11 +73,10 @@ def bench(
     Tests are named as llama-bench names them: pp512 reads 512 tokens, tg128@d2048 writes 128 behind 2,048, B4 means
     four sequences at once. Each runs in a process of its own. Ctrl-C prints what was measured until then.
     """
-    from rich.console import Console
-
-    console = Console(highlight=False)
     if predict:
-        _print_predictions(console)
+        from gptoss_mlx.cli.predictions import print_predictions
+
+        print_predictions()
         return
     _check(quick, record, against, peer_model, peer_python, plot)
     from gptoss_mlx.bench.measuring import QUICK, Effort
@@ -87,9 +86,9 @@ def bench(
     changed = {"turns": turns, "least": turns and min(turns, effort.least), "cool_down": cool_down}
     effort = _replaced(effort, changed)
     wanted = _replaced(usual, {"prompts": prompt, "depths": depth, "rows": rows, "count": generate})
+    python = None if peer_python is None else str(peer_python)
     _measure(
-        console,
-        *(options.obtained(model, yes), wanted, effort, against, peer_model, peer_python and str(peer_python), memory),
+        *(options.obtained(model, yes), wanted, effort, against, peer_model, python, memory),
         json_file=json_file,
         plot=plot,
         record=record,
@@ -113,7 +112,7 @@ def _check(
     if against == "mlx-lm" and peer_python is not None:
         raise UsageError("--peer-python is for llama.cpp; mlx-lm runs in this program's environment")
     if plot is not None:
-        from gptoss_mlx.bench.plots import check_matplotlib
+        from gptoss_mlx.figures import check_matplotlib
 
         check_matplotlib()
 
@@ -125,7 +124,6 @@ def _replaced(values: Any, changed: dict[str, Any]) -> Any:
 
 
 def _measure(
-    console: Any,
     model: str,
     wanted: Any,
     effort: Any,
@@ -168,7 +166,7 @@ def _measure(
         finally:
             report.thermal_pressure_after = thermal_pressure_now()
             if report.found:
-                _give_out(console, report, folder, json_file, plot)
+                _give_out(report, folder, json_file, plot)
     if record:
         _record(report)
 
@@ -212,8 +210,8 @@ def _progress(total: int) -> Iterator[Any]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("Measuring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as bar:
+    columns = (TextColumn("Measuring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as bar:
         task = bar.add_task("", total=total)
         done: set[str] = set()
 
@@ -224,10 +222,13 @@ def _progress(total: int) -> Iterator[Any]:
         yield advance
 
 
-def _give_out(console: Any, report: "Report", folder: "ModelFolder", json_file: Path | None, plot: Path | None) -> None:
+def _give_out(report: "Report", folder: "ModelFolder", json_file: Path | None, plot: Path | None) -> None:
     """Print the tables, and write the files that are asked for."""
+    from rich.console import Console
+
     from gptoss_mlx.bench.report import heading, notes, rates_table, starts_table
 
+    console = Console(highlight=False)
     console.print(heading(report), markup=False)
     if any(measured.tokens for measured in report.found):
         console.print(rates_table(report))
@@ -256,29 +257,22 @@ def _record(report: "Report") -> None:
     _write(path, report)
     print(
         f"{path} is a record of this machine: chip, system, versions, model and figures, and no names or paths.\n"
-        f"To offer it, add it to the folder benchmarks/ of the project and open a pull request: {PLACE}\n"
-        "benchmarks/README.md says what is in it and how it is checked."
+        "To offer it, add the file to the folder benchmarks/ of the project's sources, and propose that change where "
+        "you got them. benchmarks/README.md says what is in it and how it is checked."
     )
 
 
 def _write(path: Path, report: "Report") -> None:
     import json
 
-    from gptoss_mlx.files import write_text
+    from gptoss_mlx.files import replaced_whole
 
-    write_text(path, json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n")
+    try:
+        with replaced_whole(path) as partial:
+            partial.write_text(json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
     _say(f"written: {path}")
-
-
-def _print_predictions(console: Any) -> None:
-    from gptoss_mlx.bench.predictions import error_lines, errors_table, predictions, predictions_table
-
-    found = predictions()
-    for model in found["models"]:
-        console.print(predictions_table(found, model))
-    console.print(errors_table(found))
-    for line in error_lines(found):
-        console.print(line, markup=False)
 
 
 def _say(text: str) -> None:

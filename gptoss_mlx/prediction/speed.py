@@ -103,16 +103,22 @@ def known_chip(name: str | None) -> str | None:
     return short if short in BANDWIDTH else None
 
 
-def token_bytes(config: ModelConfig, dense: str, context: int = 0) -> float:
+def known_bandwidth(name: str | None) -> float | None:
+    """Return the bytes a second of the memory of what macOS calls the chip, or None if that is not known here."""
+    chip = known_chip(name)
+    return None if chip is None else BANDWIDTH[chip] * GB
+
+
+def token_bytes(config: ModelConfig, dense: str, context: int = 0, width: int = 2) -> float:
     """Return the bytes that a decoded token reads: its experts, all dense tensors but the embedding, and the keys and
-    values, in 16 bits, that it sees. ``dense`` is "q8", "bf16" or "q4"."""
+    values, of ``width`` bytes a number, that it sees. ``dense`` is "q8", "bf16" or "q4"."""
     _, *layers, head = shards(config, "q8" if dense == "q4" else dense)
     matrices = [spec for shard in (*layers, head) for spec in shard.dense_tensors.values()]
     weights = sum(nbytes_of(spec.dtypes[0], spec.shape) for spec in matrices) * (Q4_SHARE if dense == "q4" else 1.0)
     experts = expert_bytes(config) * config.num_experts_per_tok * config.num_hidden_layers
     full = config.layer_types.count(FULL)
     seen = full * context + (config.num_hidden_layers - full) * min(context, config.sliding_window)
-    return weights + experts + seen * 2 * config.num_key_value_heads * config.head_dim * 2
+    return weights + experts + seen * 2 * config.num_key_value_heads * config.head_dim * width
 
 
 def expert_bytes(config: ModelConfig) -> float:

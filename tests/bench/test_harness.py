@@ -46,7 +46,7 @@ def test_the_ratio_of_two_sleeping_programs_comes_out():
         Peer("slow", [sys.executable, str(WORKER), "0.06"]) as slow,
         Peer("fast", [sys.executable, str(WORKER), "0.02"]) as fast,
     ):
-        timing = take_turns([slow, fast], lambda peer: peer.decode([1]), turns=7, pause=0)
+        timing = take_turns([slow, fast], lambda peer: peer.decode([1]), turns=7, least=7, limit=0, pause=0)
     assert timing.seconds("slow").count == 7
     assert timing.seconds("slow").median == pytest.approx(0.06, rel=0.3)
     ratio = timing.ratio("slow", to="fast")
@@ -64,10 +64,10 @@ def test_what_a_program_computes_while_another_works_is_noted():
         time.sleep(0.03)
         return 0.03
 
-    timing = take_turns([Spinning("spinning"), Still("still")], step, turns=4, pause=0.01)
+    timing = take_turns([Spinning("spinning"), Still("still")], step, turns=4, least=4, limit=0, pause=0.01)
     assert timing.idle["spinning"] == pytest.approx(1.0, abs=0.1)
     assert timing.idle["still"] == 0.0
-    work = take_turns([Working("working", names), Still("still")], step, turns=4, pause=0.01)
+    work = take_turns([Working("working", names), Still("still")], step, turns=4, least=4, limit=0, pause=0.01)
     assert work.idle["working"] == 0.0
 
 
@@ -83,18 +83,29 @@ def test_every_program_works_once_a_turn_and_none_is_always_first():
     assert len(timing.turns) == 3
 
 
-def test_what_comes_before_each_step_is_not_timed(waits):
-    step = waits(0.0, 0.5)
-    readied = []
+def test_what_comes_before_each_step_is_not_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "PRESSURE", tmp_path / "cpu")
+    waited = 0
+    calls = []
+
+    def wait(seconds):
+        nonlocal waited
+        waited += seconds
+        harness.PRESSURE.write_text(f"some avg10=0.00 total={waited * 1e6:.0f}\n")
 
     def ready(peer):
-        readied.append(peer.name)
-        harness.PRESSURE.write_text(harness.PRESSURE.read_text().replace("total=5", "total=7"))
+        calls.append("ready")
+        wait(30)
+
+    def step(peer):
+        calls.append("step")
+        wait(1)
+        return 4.0
 
     timing = take_turns([Still("a")], step, turns=1, warm_up=1, pause=0, limit=0.0, ready=ready)
-    assert readied == ["a", "a"]
-    assert [turn.seconds["a"] for turn in timing.turns] == [2.0]
-    assert timing.waiting == pytest.approx(0.5, abs=1e-3)
+    assert calls == ["ready", "step"] * 2
+    assert [turn.seconds["a"] for turn in timing.turns] == [4.0]
+    assert timing.waiting == 0.25
 
 
 def test_a_busy_machine_is_measured_at_least_as_often_as_asked(waits):
