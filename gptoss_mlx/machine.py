@@ -26,7 +26,7 @@ Mac with 16 GB it leaves macOS 5 GB."""
 READ_BYTES = 256 << 20
 """The most bytes that are read to measure the disk."""
 
-SPEED_BYTES = 512 << 20
+SPEED_BYTES = 256 << 20
 """Bytes that are read to measure the memory, more than a cache holds."""
 
 BLOCK = 8 << 20
@@ -199,11 +199,11 @@ def read_speed(files: Sequence[Path]) -> DiskSpeed | None:
 
 
 def memory_speed(threads: int) -> float:
-    """Return the bytes a second at which so many threads read memory that is in no cache: the most of five times."""
+    """Return the bytes a second at which so many threads read memory that is in no cache: the most of three times."""
     parts = [np.ones(SPEED_BYTES // 8 // threads, np.int64) for _ in range(threads)]
     speeds = []
     with ThreadPoolExecutor(threads) as pool:
-        for _ in range(5):
+        for _ in range(3):
             begin = time.perf_counter()
             list(pool.map(np.sum, parts))
             speeds.append(sum(part.nbytes for part in parts) / (time.perf_counter() - begin))

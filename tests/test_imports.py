@@ -224,11 +224,13 @@ def test_the_network_is_reached_from_one_package():
     assert all(file.startswith("gptoss_mlx/hub/") for file in users), users
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize("command", ["", "bench"])
+def test_help_imports_nothing_heavy(command):
+    words = ["gptoss-mac", *command.split(), "--help"]
     code = (
         "import sys\n"
         "from gptoss_mlx.cli import main\n"
-        "sys.argv = ['gptoss-mac', '--help']\n"
+        f"sys.argv = {words}\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
         f"print(*sorted(set(sys.modules) & {HEAVY}), file=sys.stderr)"
     )

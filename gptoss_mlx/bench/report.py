@@ -15,6 +15,9 @@ from gptoss_mlx.bench.measuring import Effort, LeftOut, Measured
 FORMAT = "gptoss-mac bench"
 VERSION = 1
 
+MAY_COMPUTE_IDLE = 0.05
+"""Cores that a program may keep busy while another is measured."""
+
 
 @dataclass
 class Report:
@@ -133,10 +136,6 @@ def notes(report: Report) -> list[str]:
     if report.machine.get("power_mode") == "low power" or report.machine.get("power_source") == "Battery Power":
         lines.append("This Mac ran on battery or in low power mode, which makes it slower.")
     return lines
-
-
-MAY_COMPUTE_IDLE = 0.05
-"""Cores that a program may keep busy while another is measured."""
 
 
 def heading(report: Report) -> str:

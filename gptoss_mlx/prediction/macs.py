@@ -124,6 +124,6 @@ def error_lines(found: Predictions) -> list[str]:
         f"of the fit, its published speeds are predicted with a median error of {error['median']:.1%} "
         f"({error['figures']} speeds; the goal of {error['goal']:.0%} is {met}). The only M5 cannot be left out.",
         f"Other programs are taken to launch {PEER_DISPATCHES} dispatches a layer. Ours launches {OWN_DISPATCHES}, "
-        "counted without a GPU: what is predicted of it above theirs rests on that count, and on nothing that was published.",
+        "counted without a GPU: what is predicted of it above theirs rests on that count, and on nothing published.",
         "The roofline is the chip's bandwidth over the bytes that a token reads: nothing can be faster.",
     ]

@@ -50,9 +50,9 @@ def test_the_ratio_of_two_sleeping_programs_comes_out():
     assert timing.seconds("slow").count == 7
     assert timing.seconds("slow").median == pytest.approx(0.06, rel=0.3)
     ratio = timing.ratio("slow", to="fast")
-    assert ratio.median == pytest.approx(3, rel=0.3)
+    assert ratio.median == pytest.approx(3, rel=0.4)
     assert ratio.low <= ratio.median <= ratio.high
-    assert timing.ratio("fast", to="slow").median == pytest.approx(1 / 3, rel=0.3)
+    assert timing.ratio("fast", to="slow").median == pytest.approx(1 / 3, rel=0.5)
 
 
 def test_what_a_program_computes_while_another_works_is_noted():

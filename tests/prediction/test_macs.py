@@ -43,9 +43,8 @@ def test_predictions_that_change_need_a_new_number(found, tmp_path, monkeypatch)
     monkeypatch.setattr("tests.support.predictions.PAGE", tmp_path / "page.md")
     (tmp_path / "1.json").write_text("what was said before")
     for version in (1, 2):
-        monkeypatch.setattr(
-            "tests.support.predictions.predictions", lambda version=version: {**found, "version": version}
-        )
+        changed = {**found, "version": version}
+        monkeypatch.setattr("tests.support.predictions.predictions", lambda changed=changed: changed)
         main()
     assert (tmp_path / "1.json").read_text() == "what was said before"
     assert json.loads((tmp_path / "2.json").read_text())["version"] == 2
