@@ -20,7 +20,7 @@ ALLOWED = {
     "gptoss_mlx.arguments": {"gptoss_mlx.errors"},
     "gptoss_mlx.config_fields": {"gptoss_mlx.errors"},
     "gptoss_mlx.config": {"gptoss_mlx.errors", "gptoss_mlx.config_fields"},
-    "gptoss_mlx.tokenizer_files": set(),
+    "gptoss_mlx.tokenizer_files": {"gptoss_mlx.errors"},
     "gptoss_mlx.harmony": {"gptoss_mlx.errors", "gptoss_mlx.tokenizer_files"},
     "gptoss_mlx.sampling": {"gptoss_mlx.errors", "gptoss_mlx.arguments"},
     "gptoss_mlx.limits": {"gptoss_mlx.errors", "gptoss_mlx.arguments"},
