@@ -31,6 +31,7 @@ ALLOWED = {
     "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.fastest"},
     "gptoss_mlx.files": set(),
     "gptoss_mlx.bounded_folder": set(),
+    "gptoss_mlx.folder_writer": {"gptoss_mlx.errors", "gptoss_mlx.bounded_folder"},
     "gptoss_mlx.text_input": {"gptoss_mlx.errors"},
     "gptoss_mlx.published": set(),
     "gptoss_mlx.home": {"gptoss_mlx.errors", "gptoss_mlx.published"},
@@ -54,6 +55,7 @@ ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
 ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.model",
     "gptoss_mlx.bounded_folder",
+    "gptoss_mlx.folder_writer",
     "gptoss_mlx.arguments",
     "gptoss_mlx.sampling",
     "gptoss_mlx.score",

@@ -12,7 +12,7 @@ from datetime import date as Date
 from itertools import takewhile
 
 from gptoss_mlx.engine.batching import Row
-from gptoss_mlx.engine.scoring import Scorer
+from gptoss_mlx.engine.scorer import Scorer
 from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, one_line
 from gptoss_mlx.harmony import Tokenizer, render, render_messages
 from gptoss_mlx.harmony.render import reply_start
