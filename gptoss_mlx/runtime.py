@@ -34,13 +34,13 @@ from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.prediction.expert_trace import About, TraceWriter
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.score import Score
+from gptoss_mlx.scorer import Scorer
 from gptoss_mlx.tracing import SMALL, Trace, Tracer, What, traced
 from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
 from metal_kernels import launch
 
 if TYPE_CHECKING:
     from gptoss_mlx.engine.batching import Batch
-    from gptoss_mlx.engine.tracing import Trace, What
     from gptoss_mlx.grammars import Grammar, Vocabulary
 
 DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -178,8 +178,6 @@ class Runtime:
     def score(self, ids: list[int], top: int) -> list[Score]:
         """Return how likely each of ``ids`` but the first is, and the ``top`` likeliest ids at its place. Raises
         EngineError."""
-        from gptoss_mlx.engine.scorer import Scorer
-
         scorer = Scorer(self.context(), ids, top, self.chunk)
         scores: list[Score] = []
         while not scorer.done:
@@ -187,20 +185,13 @@ class Runtime:
         return scores
 
     def trace(
-        self,
-        ids: list[int],
-        *,
-        layers: Sequence[int] | None = None,
-        what: "Collection[What] | None" = None,
-        top: int = 5,
-    ) -> "Trace":
+        self, ids: list[int], *, layers: Sequence[int] | None = None, what: Collection[What] = SMALL, top: int = 5
+    ) -> Trace:
         """Return as arrays what the model computes while it reads ``ids``. ``layers`` are numbers in rising order, by
         default all. ``what`` are names of ``tracing.What``, by default those of little memory. Each place has
         ``top`` candidates. Raises UsageError, ContextLengthError, EngineError, and MemoryBudgetError for arrays that do
         not fit the memory plan."""
-        from gptoss_mlx.engine.tracing import SMALL, Tracer, traced
-
-        tracer = Tracer(self.context(), _ids("ids", ids), layers, SMALL if what is None else what, top, self.chunk)
+        tracer = Tracer(self.context(), _ids("ids", ids), layers, what, top, self.chunk)
         return traced(tracer, self.row_memory)
 
     @property
