@@ -171,7 +171,7 @@ test: $(VENV)/.ready-dev
 test-20b: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -s -m slow tests/convert/test_20b_shapes.py
 	$(VENV)/bin/python -m pytest -s -m slow tests/metal_kernels/test_launch.py
-	$(VENV)/bin/python -m pytest -s -m slow tests/engine/test_memory.py
+	$(VENV)/bin/python -m pytest -s -m slow tests/memory/test_plan.py
 
 .PHONY: kernel-report mutate
 # Measure in the emulator what the shaders read and how exact they are, and count registers. Write kernel-report.md.

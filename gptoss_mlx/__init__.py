@@ -103,8 +103,8 @@ def load(
     weights with the manifest. ``progress`` is called with (bytes read, total).
 
     ``slots`` is how many experts a layer holds at once; the default is the plan's. ``trace_experts`` is a new file that
-    gets what every layer chooses, in the form of ``engine.expert_trace``. Every expert then has a slot if all fit, and
-    the host waits for each step's choice. ``prefixes`` is a cache to share, which may be another model's too; the
+    gets what every layer chooses, in the form of ``prediction.expert_trace``. Every expert then has a slot if all fit,
+    and the host waits for each step's choice. ``prefixes`` is a cache to share, which may be another model's too; the
     default is a new one of the plan's size.
 
     Where shaders run, the first load on a machine compares them with plain MLX, which does the work of wrong ones from

@@ -13,15 +13,11 @@ import mlx.core as mx
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.bounded_folder import BoundedFolder
-from gptoss_mlx.budget import plan_here
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.allocators import limit_allocators
 from gptoss_mlx.engine.batching import Batch
 from gptoss_mlx.engine.constraint import Constraint
 from gptoss_mlx.engine.context import Cancelled, Context
-from gptoss_mlx.engine.expert_trace import About, TraceWriter
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.memory import MemoryPlan
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
 from gptoss_mlx.engine.scoring import Scorer
 from gptoss_mlx.engine.snapshot import Snapshots
@@ -32,10 +28,14 @@ from gptoss_mlx.home import snapshots_dir
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.kernel_check import replace_wrong_shaders
 from gptoss_mlx.limits import context_limit, disk_limit, memory_limit
+from gptoss_mlx.memory.allocators import limit_allocators
+from gptoss_mlx.memory.here import plan_here
+from gptoss_mlx.memory.plan import MemoryPlan
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.model.experts import expert_nbytes, holds_experts
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
+from gptoss_mlx.prediction.expert_trace import About, TraceWriter
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.score import Score
 from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids

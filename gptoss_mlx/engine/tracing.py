@@ -14,8 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
-from gptoss_mlx.engine.memory import sequence_bytes
+from gptoss_mlx.engine.context import PREFILL_CHUNK, Context, sequence_bytes
 from gptoss_mlx.engine.sampling import NOT_FINITE
 from gptoss_mlx.engine.scoring import ROWS, scored
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError, quoted
@@ -72,7 +71,7 @@ BY_LAYER = ("router_logits", "experts", "expert_weights", "hidden", "sink_mass")
 
 @dataclass
 class Tracer:
-    """Traces ``ids``, at most ``chunk`` of them at each :meth:`read`. ``layers`` None are all layers. ``top`` is how many
+    """Traces ``ids``, at most ``chunk`` of them at each :meth:`read`. ``layers`` None are all. ``top`` is how many
     candidates are wanted. Making one raises UsageError for what cannot be traced, and ContextLengthError."""
 
     context: Context

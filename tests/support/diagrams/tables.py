@@ -9,6 +9,7 @@ from tests.metal_kernels import mutate
 from tests.support import house
 from tests.support.diagrams import facts
 from tests.support.diagrams.facts import GB, MB
+from tests.support.diagrams.numbers import numbers
 from tests.support.pages import DOCS
 
 CHAT = 8192
@@ -72,6 +73,7 @@ PARTS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (DOCS / "how-it-works.md", "reads", reads),
     (DOCS / "how-it-works.md", "sixteen", sixteen),
     (DOCS / "shaders.md", "mutants", mutants),
+    (DOCS / "limits.md", "numbers", numbers),
     (house.PAGE, "rooms", house.table),
 )
 """A page, the name of a part of it, and what writes that part."""
