@@ -5,7 +5,7 @@ import inspect
 import re
 
 import gptoss_mlx
-from tests.support.pages import DOCS
+from tests.support.page_parts import DOCS
 
 PAGE = (DOCS / "python.md").read_text()
 NAMED = re.findall(r"^::: ([\w.]+)(?:\n    options:((?:\n      .*)+))?", PAGE, re.MULTILINE)

@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Mapping
 
-from tests.support.pages import DOCS, ROOT, write_part
+from tests.support.page_parts import DOCS, ROOT, write_part
 from tests.test_imports import ALLOWED
 
 PAGE = DOCS / "architecture.md"

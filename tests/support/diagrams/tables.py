@@ -10,7 +10,7 @@ from tests.support import house
 from tests.support.diagrams import facts
 from tests.support.diagrams.facts import GB, MB
 from tests.support.diagrams.numbers import numbers
-from tests.support.pages import DOCS
+from tests.support.page_parts import DOCS
 
 CHAT = 8192
 
