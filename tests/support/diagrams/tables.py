@@ -6,11 +6,11 @@ from pathlib import Path
 
 from gptoss_mlx.config import PUBLISHED
 from tests.metal_kernels import mutate
-from tests.support import house
+from tests.support import house, make_targets
 from tests.support.diagrams import facts
 from tests.support.diagrams.facts import GB, MB
 from tests.support.diagrams.numbers import numbers
-from tests.support.page_parts import DOCS
+from tests.support.page_parts import DOCS, ROOT
 
 CHAT = 8192
 
@@ -75,5 +75,6 @@ PARTS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (DOCS / "shaders.md", "mutants", mutants),
     (DOCS / "limits.md", "numbers", numbers),
     (house.PAGE, "rooms", house.table),
+    (ROOT / "CONTRIBUTING.md", "targets", make_targets.table),
 )
 """A page, the name of a part of it, and what writes that part."""
