@@ -6,7 +6,6 @@ from gptoss_mlx.cli import constraints, options
 from gptoss_mlx.config import PUBLISHED
 from gptoss_mlx.engine.context import MARKS, PREFILL_CHUNK
 from gptoss_mlx.grammars import grammar, json_schema
-from gptoss_mlx.memory import plan
 from gptoss_mlx.requests import chat_completions, completions, messages, request
 from gptoss_mlx.server import exchange, process, service, stored
 from gptoss_mlx.tools import sandbox, scratch, tool
@@ -21,7 +20,6 @@ def numbers() -> str:
     rows: dict[str, tuple[tuple[str, object], ...]] = {
         "model": (
             ("tokens of a context, of 20b and of 120b", positions),
-            ("tokens below which a context is never shortened to fit the memory", plan.LEAST_CONTEXT),
             ("positions of a prompt that are read at a time", PREFILL_CHUNK),
             ("points that a conversation can go back to without reading again", MARKS),
         ),
@@ -37,7 +35,7 @@ def numbers() -> str:
             ("characters of a result that the model reads", tool.MOST_CHARACTERS),
             ("MiB of memory in the sandbox", sandbox.MEMORY_BYTES // MIB),
             ("MiB of files in the sandbox", scratch.MOST_BYTES // MIB),
-            ("KiB of a call's output in the sandbox", sandbox.OUTPUT_BYTES >> 10),
+            ("MiB of a call's output in the sandbox", sandbox.OUTPUT_BYTES // MIB),
         ),
         "structured output": (
             ("characters of a schema", json_schema.MOST_TEXT),
