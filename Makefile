@@ -135,8 +135,8 @@ $(CUDA_VENV)/.ready: Makefile
 	$(install)
 
 .PHONY: .venv-cuda gpu-bundle gpu-dry-run gpu-here gpu-report gpu-test
-# The runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA GPU. It
-# has an environment of its own, because two backends of MLX own one file.
+# Set up the runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA
+# GPU. It has an environment of its own, because two backends of MLX own one file.
 .venv-cuda: $(CUDA_VENV)/.ready-mlx
 $(CUDA_VENV)/.ready-mlx: CONTENTS = MLX's CUDA backend and NVIDIA's libraries, 3 GB
 $(CUDA_VENV)/.ready-mlx: PACKAGES = $(CUDA_MLX) -r $(CUDA_VENV)/requirements.txt
@@ -147,7 +147,8 @@ $(CUDA_VENV)/.ready-mlx: pyproject.toml $(CUDA_VENV)/.ready
 	@$(CUDA_VENV)/bin/pip install -q --no-compile --disable-pip-version-check --no-deps -e .
 	$(install)
 
-# One folder that tests and times the shaders on another machine, with an NVIDIA driver, Python and numpy, offline. Minutes.
+# Make one folder that tests and times the shaders on another machine, with an NVIDIA driver, Python and numpy, offline.
+# Minutes.
 gpu-bundle: $(GPU_BUNDLE)/manifest.json
 $(GPU_BUNDLE)/manifest.json: $(GPU_SOURCES) | $(VENV)/.ready-dev $(VENV)/.ready-compare $(CUDA_VENV)/.ready
 	$(VENV)/bin/python -m tests.gpu.bundle $(GPU_BUNDLE) $(ARCHITECTURE)
@@ -160,9 +161,11 @@ gpu-dry-run: $(VENV)/.ready-dev
 gpu-test gpu-report: gpu-here $(CUDA_VENV)/.ready-mlx gpu-bundle
 	$(CUDA_VENV)/bin/python $(GPU_BUNDLE)/run.py $(@:gpu-%=%) --out build
 
+# End with what is missing, unless there is an NVIDIA GPU that the bundle is for.
 gpu-here: $(VENV)/.ready-dev
 	@$(VENV)/bin/python -m tests.gpu.driver $(ARCHITECTURE)
 
+# Run the tests, in minutes. The network is used for the package index only.
 test: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -n 4 --dist worksteal
 
@@ -183,6 +186,7 @@ kernel-report: $(VENV)/.ready-dev $(CUDA_VENV)/.ready
 mutate: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.metal_kernels.mutate $(KINDS)
 
+# Run ruff and mypy.
 check: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -190,9 +194,11 @@ check: $(VENV)/.ready-dev
 
 goldens: goldens-harmony
 
+# Write tests/data/harmony with openai-harmony. Nothing else writes it.
 goldens-harmony: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.write_harmony_goldens
 
+# Put the source into ruff's form, and mend what it can mend.
 format: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -227,7 +233,7 @@ goldens: $(ORACLE_VENV)/.ready
 chat: $(VENV)/.ready
 	@if [ -t 0 ]; then $(VENV)/bin/gptoss-mac chat --model tiny; else $(VENV)/bin/python -m tests.cli.scripted_chat; fi
 
-# Run it after a change of the bundled checkpoint.
+# Write the bundled model's golden replies by transformers. Run it after a change of its checkpoint.
 goldens-tiny: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.tiny_replies write
 
@@ -285,8 +291,9 @@ page-report: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
 	$(VENV)/bin/python -m tests.page $(CLIENTS_VENV)/bin/python build/page
 
 .PHONY: server-report
-# What the server stands and costs: its overhead over the loop, malformed requests, 64 streams for ten minutes, turns of
-# 20,000 tokens over three APIs, and schemathesis. Twenty minutes. PARTS="overhead raw" chooses; SECONDS=120 shortens.
+# Measure what the server stands and costs: its overhead over the loop, malformed requests, 64 streams for ten minutes,
+# turns of 20,000 tokens over three APIs, and schemathesis. Twenty minutes. PARTS="overhead raw" chooses; SECONDS=120
+# shortens.
 server-report: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
 	$(VENV)/bin/python -m tests.reports.server $(CLIENTS_VENV)/bin/python $(PARTS) --seconds $(or $(SECONDS),600)
 
@@ -311,6 +318,7 @@ test-long: $(VENV)/.ready-dev
 test-wheel: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -m slow tests/test_packaging.py
 
+# Measure what a turn reads, how fast a context is restored, and batches beside mlx-lm's. Minutes, with 7 GB of disk.
 engine-report: $(VENV)/.ready-compare
 	$(VENV)/bin/python -m tests.reports.engine --large
 
@@ -375,5 +383,6 @@ commands: $(VENV)/.ready
 diagrams: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.support.diagrams
 
+# Remove all environments and everything that was built.
 clean:
 	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

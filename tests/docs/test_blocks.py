@@ -1,7 +1,8 @@
 """What the pages tell a reader to type works, with the bundled model and without a network.
 
 A page's ``sh`` blocks run in one shell, in a fresh folder, one after the other; its ``python`` blocks are then one
-program. ``text`` blocks do not run: their commands are parsed by ``tests/test_quoted_commands.py``.
+program. ``text`` blocks do not run: their commands are parsed by ``tests/test_quoted_commands.py``. Pages that have
+Python alone are run by ``test_examples``.
 """
 
 import os
@@ -21,7 +22,7 @@ from tests.support.served import serving
 ALONE = ("README.md", "quick-start.md")
 """Pages whose reader has no server. The commands of all others use the model of one, which saves a second each."""
 
-RUNNING = [page for page in all_pages() if {"sh", "python"} & {block.language for block in blocks(page)}]
+RUNNING = [page for page in all_pages() if "sh" in {block.language for block in blocks(page)}]
 
 
 @pytest.fixture(scope="module")
