@@ -338,7 +338,8 @@ prefix-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.prefixes
 
 .PHONY: screens
-# Use the chat in tmux as a person would, in windows of three sizes, and take pictures of it into build/screens. Minutes.
+# Use the chat in tmux as a person would, in windows of three sizes, and take pictures of it into build/screens.
+# Record docs/images/terminal.svg anew. Minutes.
 screens: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.screen.screens
 
