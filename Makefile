@@ -171,7 +171,7 @@ test: $(VENV)/.ready-dev
 test-20b: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -s -m slow tests/convert/test_20b_shapes.py
 	$(VENV)/bin/python -m pytest -s -m slow tests/metal_kernels/test_launch.py
-	$(VENV)/bin/python -m pytest -s -m slow tests/engine/test_memory.py
+	$(VENV)/bin/python -m pytest -s -m slow tests/memory/test_plan.py
 
 .PHONY: kernel-report mutate
 # Measure in the emulator what the shaders read and how exact they are, and count registers. Write kernel-report.md.
@@ -369,6 +369,11 @@ docs: $(VENV)/.ready-docs
 # Rewrite the command line's reference in docs/commands.md.
 commands: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.support.cli_reference
+
+.PHONY: diagrams
+# Draw the documentation's pictures, and write the tables of its pages that follow from the code.
+diagrams: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.support.diagrams
 
 clean:
 	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

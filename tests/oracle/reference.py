@@ -50,8 +50,8 @@ def logits(model: GptOssForCausalLM, tokens: list[int], rows: np.ndarray) -> np.
 @torch.no_grad()
 def trace(model: GptOssForCausalLM, tokens: list[int], rows: np.ndarray) -> dict[str, np.ndarray]:
     """Return what one pass computes: raw router logits [layers, rows, E], the residual stream after each layer but the
-    last [layers - 1, rows, H], the sinks' share of each softmax [layers, rows, N], and the surprise [L - 1] of each token
-    but the first."""
+    last [layers - 1, rows, H], the sinks' share of each softmax [layers, rows, N], and the surprise [L - 1] of each
+    token but the first."""
     seen = model(
         torch.tensor([tokens]),
         use_cache=False,

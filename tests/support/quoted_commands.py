@@ -80,7 +80,7 @@ def _strings(tree: ast.AST) -> Iterator[str]:
 
 
 def _documents() -> Iterator[tuple[Path, list[str]]]:
-    for file in [*ROOT.glob("*.md"), *(ROOT / "gptoss_mlx").rglob("*.md")]:
+    for file in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "gptoss_mlx").rglob("*.md")]:
         text = file.read_text()
         blocks = re.findall(r"^```(?:sh|text)\n(.*?)^```$", text, re.M | re.S)
         examples = [line for block in blocks for line in block.splitlines()] + re.findall(r"^    (\S.*)$", text, re.M)
