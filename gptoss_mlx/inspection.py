@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gptoss_mlx.engine.tracing import Trace, Tracer
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Message, System, Tokenizer, render
 from gptoss_mlx.runtime import Runtime
+from gptoss_mlx.tracing import Trace, Tracer
 
 QUESTION = "What is 347 + 58?"
 """What is asked where the user gives neither a question nor a text. The bundled model can answer it, too."""

@@ -19,7 +19,7 @@ BELOW = "↓"
 SHOWN = (
     *("errors", "harmony", "config", "sampling", "model_folder", "model", "engine", "grammars", "runtime", "reply"),
     *("link", "tools", "conversation", "requests", "batch", "hub", "history", "sessions", "screen", "machine"),
-    *("budget", "kernel_check", "metal_kernels", "convert", "convert.remote", "bench"),
+    *("memory", "prediction", "kernel_check", "metal_kernels", "convert", "convert.remote", "bench"),
 )
 """The rooms of the picture. The table has all."""
 
@@ -99,7 +99,7 @@ def floors() -> list[list[str]]:
 def style(room: str) -> str:
     """Return the colour of a room, one of COLOURS, grey for what all need."""
     kinds: Mapping[str, tuple[str, ...]] = {
-        "green": ("metal_kernels", "model", "engine", "runtime", "budget", "kernel_check", "machine"),
+        "green": ("metal_kernels", "model", "engine", "runtime", "memory", "prediction", "kernel_check", "machine"),
         "violet": ("harmony", "reply", "grammars", "conversation", "requests", "tools", "sampling"),
         "warm": ("model_folder", "convert", "convert.remote", "hub", "config"),
         "box": (*ABOVE, "batch", "link", "sessions", "history", "screen", "bench"),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from gptoss_mlx.config import FULL, PUBLISHED, ModelConfig
-from gptoss_mlx.engine.memory import MemoryPlan, plan
 from gptoss_mlx.machine import MARGIN
+from gptoss_mlx.memory.plan import MemoryPlan, plan
 from gptoss_mlx.model_folder import layout
 from gptoss_mlx.model_folder.safetensors import nbytes_of
 from metal_kernels.dispatches.decode_attention import INSIDE, SPLIT_KEYS

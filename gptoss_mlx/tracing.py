@@ -14,8 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
-from gptoss_mlx.engine.memory import sequence_bytes
+from gptoss_mlx.engine.context import PREFILL_CHUNK, Context, sequence_bytes
 from gptoss_mlx.engine.sampling import NOT_FINITE
 from gptoss_mlx.engine.scoring import ROWS, scored
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError, quoted
