@@ -13,7 +13,7 @@ from gptoss_mlx.bench.programs import Program
 from gptoss_mlx.bench.works import Generation, Prefill, Work
 from gptoss_mlx.errors import PeerError
 
-FIRST_PROMPT = 512
+FIRST_PROMPT = 128
 """Ids of the prompt before the first token."""
 
 

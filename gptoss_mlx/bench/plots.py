@@ -49,7 +49,7 @@ def _decode(report: Report, found: list[Measured], config: ModelConfig, dense: s
         return rate.median, rate.low, rate.high
 
     _points(axes, report, found, quartiles)
-    axes.set_yscale("log")
+    axes.set_ylim(bottom=0)
     return figure
 
 

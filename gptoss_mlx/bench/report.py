@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gptoss_mlx.bench.harness import CALM, Spread
 from gptoss_mlx.bench.measuring import Effort, LeftOut, Measured
 
-FORMAT = "gptoss-mac bench"
+FORMAT = "gptoss-mac-bench"
 VERSION = 1
 
 MAY_COMPUTE_IDLE = 0.05
@@ -94,25 +95,20 @@ def starts_table(report: Report) -> Table:
 
 
 def _table(report: Report, found: Sequence[Measured], what: str, unit: str) -> Table:
-    table = Table(what, "program", unit, "quartiles", "n", "peak memory")
+    table = Table(what, "program", f"{unit} (quartiles)", "n", "peak memory", box=SIMPLE_HEAD, padding=(0, 1))
     several = len(report.programs) > 1
     if several:
         table.add_column("time, ours = 1")
-        table.add_column("quartiles")
     for measured in found:
         for name in report.programs:
             if name not in measured:
                 continue
             timing = measured.timing
             spread = timing.rate(name, measured.tokens) if measured.tokens else timing.seconds(name)
-            cells = [measured.label, name, _number(spread.median), _quartiles(spread), str(spread.count)]
-            cells.append(_size(measured.memory[name]))
+            cells = [measured.label, name, _shown(spread), str(spread.count), _size(measured.memory[name])]
             if several and name != report.own and report.own in measured:
-                ratio = timing.ratio(name, to=report.own)
-                cells += [_number(ratio.median), _quartiles(ratio)]
+                cells.append(_shown(timing.ratio(name, to=report.own)))
             table.add_row(*cells)
-        if several:
-            table.add_section()
     return table
 
 
@@ -147,8 +143,8 @@ def heading(report: Report) -> str:
     return f"{report.model['name']} on {chip}{cores}{mode}, {machine['system']}; medians"
 
 
-def _quartiles(spread: Spread) -> str:
-    return f"{_number(spread.low)} to {_number(spread.high)}"
+def _shown(spread: Spread) -> str:
+    return f"{_number(spread.median)} ({_number(spread.low)}–{_number(spread.high)})"
 
 
 def _number(value: float) -> str:

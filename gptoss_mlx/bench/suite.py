@@ -87,7 +87,7 @@ def own_program(folder: ModelFolder, memory: int | None) -> tuple[Program, str]:
 def beside_mlx_lm(checkpoint: Path) -> tuple[Program, str]:
     """Return mlx-lm on a checkpoint's folder, and how it stores and computes. Raises UsageError without mlx-lm."""
     if importlib.util.find_spec("mlx_lm") is None:
-        raise UsageError("mlx-lm is not installed here; pip install 'gptoss-mac[compare]'")
+        raise UsageError("mlx-lm is not installed here; run: pip install 'gptoss-mac[compare]'")
     if not (checkpoint / "config.json").is_file():
         raise UsageError(f"{checkpoint}: no checkpoint that mlx-lm loads; give one in Hugging Face's layout")
     dtype = "bfloat16" if mx.metal.is_available() else "float32"

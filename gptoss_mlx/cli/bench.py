@@ -136,13 +136,17 @@ def _measure(
     plot: Path | None,
     record: bool,
 ) -> None:
+    from gptoss_mlx import bundled
     from gptoss_mlx.bench.measuring import measurements
     from gptoss_mlx.bench.suite import never_together, own_program, report_of, suite
+    from gptoss_mlx.home import BUNDLED
     from gptoss_mlx.installed import find_model
     from gptoss_mlx.limits import memory_limit
     from gptoss_mlx.machine import thermal_pressure_now
     from gptoss_mlx.model_folder import ModelFolder
 
+    if model == BUNDLED:
+        bundled.install_tiny()
     folder = ModelFolder.open(find_model(model))
     limit = memory_limit(memory)
     chosen = suite(folder, wanted, limit)
@@ -229,14 +233,14 @@ def _give_out(report: "Report", folder: "ModelFolder", json_file: Path | None, p
     from gptoss_mlx.bench.report import heading, notes, rates_table, starts_table
 
     console = Console(highlight=False)
-    console.print(heading(report), markup=False)
+    console.print(heading(report), markup=False, soft_wrap=True)
     if any(measured.tokens for measured in report.found):
         console.print(rates_table(report))
     console.print(starts_table(report))
     for line in notes(report):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     if not report.complete:
-        console.print("Stopped: the tables hold what was measured until then.", markup=False)
+        console.print("Stopped: the tables hold what was measured until then.")
     if json_file is not None:
         _write(json_file, report)
     if plot is not None:

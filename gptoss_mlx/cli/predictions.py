@@ -19,4 +19,4 @@ def print_predictions() -> None:
             table.add_row(*row)
         console.print(table)
     for line in error_lines(found):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
