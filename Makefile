@@ -8,6 +8,7 @@ CUDA_VENV ?= .venv-cuda
 CLIENTS_VENV ?= .venv-clients
 MCP_VENV ?= .venv-mcp
 MCP_1_VENV ?= .venv-mcp-1
+MLX_LM_VENV ?= .venv-mlx-lm
 SEED ?= 1
 # The oracle's versions are pinned, because a package index also lists releases that are not tested. transformers loads
 # MXFP4 checkpoints only with accelerate.
@@ -17,6 +18,8 @@ CLIENTS_PACKAGES = openai==3.57.0 openai-agents==0.24.0 anthropic==2.14.0 langch
 	langchain-anthropic==1.7.10 litellm==1.110.2 llm==0.36 playwright==1.65.2 schemathesis==4.32.5
 CLIENTS_NPM = @openai/codex@0.171.0 @anthropic-ai/claude-code@2.1.332 opencode-ai@1.18.33 \
 	@openai/agents@0.20.0 openai@7.57.0
+# mlx-lm and lm-eval, which needs no PyTorch to ask a server or mlx-lm. transformers is for its tokenizers.
+MLX_LM_PACKAGES = -e '.[serve]' mlx-lm==0.32.2 'lm_eval[api]==0.4.13' pytest
 # OpenAI's evaluations need Python 3.12 or newer, and more than their package names.
 EVALS_PACKAGES = gpt-oss==0.0.9 jinja2 numpy pandas openai tqdm blobfile requests
 EVALS_PYTHON ?= $(shell for p in python3.12 python3.13; do \
@@ -119,6 +122,12 @@ $(MCP_VENV)/.ready: PACKAGES = mcp-server-time==2026.10.19
 $(MCP_1_VENV)/.ready: CONTENTS = an MCP server of the first version, to use
 $(MCP_1_VENV)/.ready: PACKAGES = mcp-server-sqlite==2025.4.25 'mcp<2'
 $(MCP_VENV)/.ready $(MCP_1_VENV)/.ready: Makefile
+	$(environment)
+	$(install)
+
+$(MLX_LM_VENV)/.ready: CONTENTS = mlx-lm and lm-eval, to run with our model and beside it
+$(MLX_LM_VENV)/.ready: PACKAGES = $(MLX_LM_PACKAGES)
+$(MLX_LM_VENV)/.ready: Makefile pyproject.toml
 	$(environment)
 	$(install)
 
@@ -279,6 +288,15 @@ paging-report: $(VENV)/.ready-dev
 memory-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP)) $(PARTS)
 
+.PHONY: lm-eval mlx-lm-test
+# Have mlx-lm's loops and programs run our model class, and compare with ours, and with mlx-lm's own class. Minutes.
+mlx-lm-test: $(MLX_LM_VENV)/.ready
+	$(MLX_LM_VENV)/bin/python -m pytest -s -m slow tests/mlx_lm
+
+# Have lm-eval ask the server 100 held-out sums, over chat and by likelihood, and compare with our own scores. Minutes.
+lm-eval: $(VENV)/.ready-dev $(MLX_LM_VENV)/.ready
+	$(VENV)/bin/python -m tests.lm_eval $(MLX_LM_VENV)/bin/lm-eval
+
 .PHONY: clients page-report
 # Have other people's clients talk to the server on the bundled model: libraries, OpenAI's evaluations, and Codex, Claude
 # Code and opencode, also on scripted replies. Write clients-report.md. Minutes.
@@ -338,7 +356,8 @@ prefix-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.prefixes
 
 .PHONY: screens
-# Use the chat in tmux as a person would, in windows of three sizes, and take pictures of it into build/screens. Minutes.
+# Use the chat in tmux as a person would, in windows of three sizes, and take pictures of it into build/screens.
+# Record docs/images/terminal.svg anew. Minutes.
 screens: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.screen.screens
 
@@ -385,4 +404,4 @@ diagrams: $(VENV)/.ready-dev
 
 # Remove all environments and everything that was built.
 clean:
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(MLX_LM_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

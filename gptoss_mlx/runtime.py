@@ -14,12 +14,10 @@ import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.batching import Batch
 from gptoss_mlx.engine.constraint import Constraint
 from gptoss_mlx.engine.context import Cancelled, Context
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
-from gptoss_mlx.engine.scoring import Scorer
 from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
@@ -31,17 +29,18 @@ from gptoss_mlx.memory.allocators import limit_allocators
 from gptoss_mlx.memory.here import plan_here
 from gptoss_mlx.memory.plan import MemoryPlan
 from gptoss_mlx.model.decoder import Decoder
-from gptoss_mlx.model.experts import expert_nbytes, holds_experts
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.prediction.expert_trace import About, TraceWriter
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.score import Score
+from gptoss_mlx.scorer import Scorer
 from gptoss_mlx.tracing import SMALL, Trace, Tracer, What, traced
 from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
 from metal_kernels import launch
 
 if TYPE_CHECKING:
+    from gptoss_mlx.engine.batching import Batch
     from gptoss_mlx.grammars import Grammar, Vocabulary
 
 DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -203,8 +202,10 @@ class Runtime:
         """Return the bytes that the caches of a batch's rows may take."""
         return self.plan["caches"] + self.plan.room
 
-    def batch(self, max_rows: int, memory: int | None) -> Batch:
+    def batch(self, max_rows: int, memory: int | None) -> "Batch":
         """Return an empty batch of at most ``max_rows`` rows at once, whose caches take at most ``memory`` bytes."""
+        from gptoss_mlx.engine.batching import Batch
+
         return Batch(self.model, max_rows, memory, prefill_chunk=self.chunk, prefix_view=self.prefix_view)
 
     def close(self) -> None:
@@ -314,7 +315,7 @@ def load(
     watch = None
     if trace_experts is not None:
         slots = folder.config.num_local_experts if slots is None else slots
-        watch = TraceWriter(Path(trace_experts), trace_of(folder, slots))
+        watch = TraceWriter(Path(trace_experts), About.of(folder, slots))
     limit_allocators(planned["allocator cache"])
     total = loaded_nbytes(folder, chosen, slots)
     read = 0
@@ -332,20 +333,6 @@ def load(
         snapshots = Snapshots(BoundedFolder(snapshots_dir(), on_disk)) if on_disk else None
         prefixes = PrefixCache(planned["prefix cache"], snapshots)
     return Runtime(folder, decoder, planned, prefixes)
-
-
-def trace_of(folder: ModelFolder, slots: int) -> About:
-    """Return what a trace of this model says of it."""
-    config = folder.config
-    experts = next(stretch for stretch in folder.stretches() if holds_experts(stretch))
-    return About(
-        model=folder.path.name,
-        layers=config.num_hidden_layers,
-        experts=config.num_local_experts,
-        per_token=config.num_experts_per_tok,
-        slots=slots,
-        expert_nbytes=expert_nbytes(experts),
-    )
 
 
 def _ids(name: str, given: Iterable[int]) -> list[int]:
