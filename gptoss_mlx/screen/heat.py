@@ -41,7 +41,7 @@ def load_legend(*, colours: bool) -> list[Span]:
     """Return what the map's cells mean."""
     if not colours:
         return [Span(f"load: {BARS[0]} below half of an even one, {BARS[2]} even, {BARS[-1]} 3.5 times or more", DIM)]
-    names = ("below 1/4", "1/2", "4/5", "even", "2", "4", "more")
+    names = ("below 1/4", "to 1/2", "to 4/5", "even", "to 2", "to 4", "more")
     spans = [Span("load, as a multiple of an even one: ", DIM)]
     for (_, shade), name in zip(LOADS, names, strict=True):
         spans += [Span("██", colour(shade)), Span(f" {name}  ", DIM)]
