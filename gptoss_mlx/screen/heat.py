@@ -6,6 +6,7 @@ Colours are of middling brightness, so that they show on dark and on light. With
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from rich.cells import cell_len
 
 from gptoss_mlx.screen.style import DIM, Span
 
@@ -79,10 +80,10 @@ def wrapped(spans: Sequence[Span], columns: int) -> Iterator[list[Span]]:
     used = 0
     for span in spans:
         for number, piece in enumerate(span.text.split("\n")):
-            if number or used + len(piece) > columns:
+            if number or used + cell_len(piece) > columns:
                 yield line
                 line, used = [], 0
             if piece:
                 line.append(Span(piece, span.style))
-                used += len(piece)
+                used += cell_len(piece)
     yield line
