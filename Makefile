@@ -9,6 +9,7 @@ CLIENTS_VENV ?= .venv-clients
 MCP_VENV ?= .venv-mcp
 MCP_1_VENV ?= .venv-mcp-1
 MLX_LM_VENV ?= .venv-mlx-lm
+INSTALL_VENV ?= .venv-install
 SEED ?= 1
 # The oracle's versions are pinned, because a package index also lists releases that are not tested. transformers loads
 # MXFP4 checkpoints only with accelerate.
@@ -144,8 +145,8 @@ $(CUDA_VENV)/.ready: Makefile
 	$(install)
 
 .PHONY: .venv-cuda gpu-bundle gpu-dry-run gpu-here gpu-report gpu-test
-# The runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA GPU. It
-# has an environment of its own, because two backends of MLX own one file.
+# Set up the runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA
+# GPU. It has an environment of its own, because two backends of MLX own one file.
 .venv-cuda: $(CUDA_VENV)/.ready-mlx
 $(CUDA_VENV)/.ready-mlx: CONTENTS = MLX's CUDA backend and NVIDIA's libraries, 3 GB
 $(CUDA_VENV)/.ready-mlx: PACKAGES = $(CUDA_MLX) -r $(CUDA_VENV)/requirements.txt
@@ -156,7 +157,8 @@ $(CUDA_VENV)/.ready-mlx: pyproject.toml $(CUDA_VENV)/.ready
 	@$(CUDA_VENV)/bin/pip install -q --no-compile --disable-pip-version-check --no-deps -e .
 	$(install)
 
-# One folder that tests and times the shaders on another machine, with an NVIDIA driver, Python and numpy, offline. Minutes.
+# Make one folder that tests and times the shaders on another machine, with an NVIDIA driver, Python and numpy, offline.
+# Minutes.
 gpu-bundle: $(GPU_BUNDLE)/manifest.json
 $(GPU_BUNDLE)/manifest.json: $(GPU_SOURCES) | $(VENV)/.ready-dev $(VENV)/.ready-compare $(CUDA_VENV)/.ready
 	$(VENV)/bin/python -m tests.gpu.bundle $(GPU_BUNDLE) $(ARCHITECTURE)
@@ -169,9 +171,11 @@ gpu-dry-run: $(VENV)/.ready-dev
 gpu-test gpu-report: gpu-here $(CUDA_VENV)/.ready-mlx gpu-bundle
 	$(CUDA_VENV)/bin/python $(GPU_BUNDLE)/run.py $(@:gpu-%=%) --out build
 
+# End with what is missing, unless there is an NVIDIA GPU that the bundle is for.
 gpu-here: $(VENV)/.ready-dev
 	@$(VENV)/bin/python -m tests.gpu.driver $(ARCHITECTURE)
 
+# Run the tests, in minutes. The network is used for the package index only.
 test: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -n 4 --dist worksteal
 
@@ -192,6 +196,7 @@ kernel-report: $(VENV)/.ready-dev $(CUDA_VENV)/.ready
 mutate: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.metal_kernels.mutate $(KINDS)
 
+# Run ruff and mypy.
 check: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -199,9 +204,11 @@ check: $(VENV)/.ready-dev
 
 goldens: goldens-harmony
 
+# Write tests/data/harmony with openai-harmony. Nothing else writes it.
 goldens-harmony: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.write_harmony_goldens
 
+# Put the source into ruff's form, and mend what it can mend.
 format: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -236,7 +243,7 @@ goldens: $(ORACLE_VENV)/.ready
 chat: $(VENV)/.ready
 	@if [ -t 0 ]; then $(VENV)/bin/gptoss-mac chat --model tiny; else $(VENV)/bin/python -m tests.cli.scripted_chat; fi
 
-# Run it after a change of the bundled checkpoint.
+# Write the bundled model's golden replies by transformers. Run it after a change of its checkpoint.
 goldens-tiny: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.tiny_replies write
 
@@ -303,8 +310,9 @@ page-report: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
 	$(VENV)/bin/python -m tests.page $(CLIENTS_VENV)/bin/python build/page
 
 .PHONY: server-report
-# What the server stands and costs: its overhead over the loop, malformed requests, 64 streams for ten minutes, turns of
-# 20,000 tokens over three APIs, and schemathesis. Twenty minutes. PARTS="overhead raw" chooses; SECONDS=120 shortens.
+# Measure what the server stands and costs: its overhead over the loop, malformed requests, 64 streams for ten minutes,
+# turns of 20,000 tokens over three APIs, and schemathesis. Twenty minutes. PARTS="overhead raw" chooses; SECONDS=120
+# shortens.
 server-report: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
 	$(VENV)/bin/python -m tests.reports.server $(CLIENTS_VENV)/bin/python $(PARTS) --seconds $(or $(SECONDS),600)
 
@@ -325,10 +333,35 @@ convert-report: download-kill-test $(VENV)/.ready-dev
 test-long: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -m slow tests/model/test_long_context.py
 
-# Build a source distribution and wheels of it, with a compiler and without, and install them.
-test-wheel: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m pytest -m slow tests/test_packaging.py
+$(INSTALL_VENV)/.ready: CONTENTS = uv and pipx, to build and install with
+$(INSTALL_VENV)/.ready: PACKAGES = uv==0.13.9 pipx==1.18.4
+$(INSTALL_VENV)/.ready: Makefile
+	$(environment)
+	$(install)
 
+# Build a source distribution and wheels of it, with a compiler and without. Install them with pip, uv and pipx, use what
+# is installed, and remove it. Make the formula. Minutes.
+test-wheel: $(VENV)/.ready-dev $(INSTALL_VENV)/.ready
+	INSTALL_VENV=$(CURDIR)/$(INSTALL_VENV) $(VENV)/bin/python -m pytest -m slow tests/packaging
+
+.PHONY: dist formula size-report
+# Build the source distribution, and a wheel for this platform.
+dist: $(INSTALL_VENV)/.ready
+	rm -rf dist build/lib
+	$(INSTALL_VENV)/bin/uv build --quiet --out-dir dist --no-create-gitignore
+
+# Write build/homebrew/gptoss-mac.rb, the Homebrew formula for the files in dist/, or with PROJECT=URL for those of that
+# project's release.
+formula: $(VENV)/.ready $(INSTALL_VENV)/.ready
+	@ls dist/*.tar.gz >/dev/null || { echo "nothing in dist/; run: make dist" >&2; exit 1; }
+	$(VENV)/bin/python -m tests.support.formula $(INSTALL_VENV)/bin/uv dist/*.tar.gz build/homebrew/gptoss-mac.rb \
+		$(if $(PROJECT),--project $(PROJECT))
+
+# Install the wheel, and list by package what that takes. Exits with 1 above 200 MB.
+size-report: dist
+	$(INSTALL_VENV)/bin/python -m tests.reports.size $(INSTALL_VENV)/bin/python dist/*.whl
+
+# Measure what a turn reads, how fast a context is restored, and batches beside mlx-lm's. Minutes, with 7 GB of disk.
 engine-report: $(VENV)/.ready-compare
 	$(VENV)/bin/python -m tests.reports.engine --large
 
@@ -348,7 +381,8 @@ prefix-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.prefixes
 
 .PHONY: screens
-# Use the chat in tmux as a person would, in windows of three sizes, and take pictures of it into build/screens. Minutes.
+# Use the chat in tmux as a person would, in windows of three sizes, and take pictures of it into build/screens.
+# Record docs/images/terminal.svg anew. Minutes.
 screens: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.screen.screens
 
@@ -393,5 +427,7 @@ commands: $(VENV)/.ready
 diagrams: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.support.diagrams
 
+# Remove all environments and everything that was built.
 clean:
 	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(MLX_LM_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(INSTALL_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
