@@ -8,8 +8,8 @@ CUDA_VENV ?= .venv-cuda
 CLIENTS_VENV ?= .venv-clients
 MCP_VENV ?= .venv-mcp
 MCP_1_VENV ?= .venv-mcp-1
-INSTALL_VENV ?= .venv-install
 MLX_LM_VENV ?= .venv-mlx-lm
+INSTALL_VENV ?= .venv-install
 SEED ?= 1
 # The oracle's versions are pinned, because a package index also lists releases that are not tested. transformers loads
 # MXFP4 checkpoints only with accelerate.
@@ -352,9 +352,9 @@ dist: $(INSTALL_VENV)/.ready
 
 # Write build/homebrew/gptoss-mac.rb, the Homebrew formula for the files in dist/, or with PROJECT=URL for those of that
 # project's release.
-formula: $(INSTALL_VENV)/.ready
+formula: $(VENV)/.ready $(INSTALL_VENV)/.ready
 	@ls dist/*.tar.gz >/dev/null || { echo "nothing in dist/; run: make dist" >&2; exit 1; }
-	$(INSTALL_VENV)/bin/python -m tests.support.formula $(INSTALL_VENV)/bin/uv dist/*.tar.gz build/homebrew/gptoss-mac.rb \
+	$(VENV)/bin/python -m tests.support.formula $(INSTALL_VENV)/bin/uv dist/*.tar.gz build/homebrew/gptoss-mac.rb \
 		$(if $(PROJECT),--project $(PROJECT))
 
 # Install the wheel, and list by package what that takes. Exits with 1 above 200 MB.
@@ -429,5 +429,5 @@ diagrams: $(VENV)/.ready-dev
 
 # Remove all environments and everything that was built.
 clean:
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(INSTALL_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(MLX_LM_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(MLX_LM_VENV) \
+		$(INSTALL_VENV) .mypy_cache .ruff_cache .pytest_cache build dist out *.egg-info
