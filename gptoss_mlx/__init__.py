@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from gptoss_mlx import harmony
     from gptoss_mlx.conversation import Conversation
+    from gptoss_mlx.distributed.hosts import Backend
     from gptoss_mlx.engine.prefix_cache import PrefixCache
     from gptoss_mlx.errors import (
         CheckpointError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         ModelNotInstalledError,
         NoAnswerError,
         NotConvertedError,
+        RankError,
         SessionError,
         StorageError,
         UsageError,
@@ -60,6 +62,7 @@ __all__ = [
     "ModelNotInstalledError",
     "NoAnswerError",
     "NotConvertedError",
+    "RankError",
     "Runtime",
     "SessionError",
     "StorageError",
@@ -87,6 +90,8 @@ def load(
     trace_experts: "str | Path | None" = None,
     verify: bool = False,
     prefixes: "PrefixCache | None" = None,
+    distributed: "int | str | Path | None" = None,
+    distributed_backend: "Backend" = "ring",
     progress: "Callable[[int, int], None] | None" = None,
 ) -> "Runtime":
     """Load a model as ``gptoss_mlx.runtime.load`` does, with the same arguments. ``tiny`` is installed first. Raises
@@ -107,6 +112,8 @@ def load(
         trace_experts=trace_experts,
         verify=verify,
         prefixes=prefixes,
+        distributed=distributed,
+        distributed_backend=distributed_backend,
         progress=progress,
     )
 

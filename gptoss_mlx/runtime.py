@@ -41,6 +41,7 @@ from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop
 from metal_kernels import launch
 
 if TYPE_CHECKING:
+    from gptoss_mlx.distributed.hosts import Backend
     from gptoss_mlx.grammars import Grammar, Vocabulary
 
 DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -270,6 +271,8 @@ def load(
     trace_experts: str | Path | None = None,
     verify: bool = False,
     prefixes: PrefixCache | None = None,
+    distributed: int | str | Path | None = None,
+    distributed_backend: "Backend" = "ring",
     progress: Callable[[int, int], None] | None = None,
 ) -> Runtime:
     """Load an installed model by name, folder or Hub id.
@@ -288,11 +291,16 @@ def load(
     take there, for this process and others. The default, "off", is to keep none. ``progress`` is called with (bytes
     read, total).
 
+    ``distributed`` divides the layers among processes: so many on this machine, or those of a file of hosts
+    (``distributed.hosts``). ``memory`` is then what each may take. They are joined over TCP, or with the
+    ``distributed_backend`` "jaccl" over Thunderbolt, once in the life of a process. The loss of one ends this process,
+    with a message and exit code 14. Slots, traces and prefixes on disk are refused.
+
     Where shaders run, the first load on a machine compares them with plain MLX, which does the work of wrong ones from
     then on. A warning names them.
 
-    Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, and StorageError for a trace that
-    cannot be written.
+    Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, StorageError for a trace that cannot
+    be written, and RankError for a process that does not start or is unlike this one.
     """
     chosen = _dtype(dtype)
     limit = memory_limit(memory)
@@ -303,6 +311,21 @@ def load(
         launch.check()
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if distributed is not None:
+        if slots is not None or trace_experts is not None or on_disk:
+            raise UsageError("slots, traces of experts and prefixes on disk do not go with distributed")
+        from gptoss_mlx.distributed.first import start
+
+        if verify:
+            folder.verify()
+        decoder, planned = start(
+            *(folder, distributed, distributed_backend),
+            memory=limit,
+            context=wanted,
+            dtype=chosen,
+            progress=progress,
+        )
+        return Runtime(folder, decoder, planned, prefixes or PrefixCache(planned["prefix cache"]))
     planned = plan_here(folder.config, folder.dense, memory=limit, context=wanted, dtype=chosen)
     if slots is None:
         slots = planned.slots
