@@ -314,7 +314,7 @@ def load(
     if distributed is not None:
         if slots is not None or trace_experts is not None or on_disk:
             raise UsageError("slots, traces of experts and prefixes on disk do not go with distributed")
-        from gptoss_mlx.distributed.first import start
+        from gptoss_mlx.distributed.starting import start
 
         if verify:
             folder.verify()

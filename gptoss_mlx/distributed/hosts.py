@@ -51,9 +51,8 @@ def read_hosts(given: int | str | Path, backend: Backend = "ring") -> list[Host]
     try:
         raw = json.loads(Path(given).expanduser().read_bytes())
     except OSError as error:
-        raise UsageError(
-            f"{given}: cannot be read ({error.strerror}); give a number of ranks, or a file of hosts"
-        ) from (error)
+        problem = f"cannot be read ({error.strerror})"
+        raise UsageError(f"{given}: {problem}; give a number of ranks, or a file of hosts") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{given}: is no JSON; {FORM}") from error
     if not isinstance(raw, list) or not 2 <= len(raw) <= MOST:
@@ -62,9 +61,8 @@ def read_hosts(given: int | str | Path, backend: Backend = "ring") -> list[Host]
     if backend == "jaccl" and any(
         len(host.rdma) != len(hosts) or host.rdma[number] is not None for number, host in enumerate(hosts)
     ):
-        raise UsageError(
-            f'{given}: for jaccl each host needs "rdma": the device that leads to each host, null for itself'
-        )
+        needed = 'each host needs "rdma": the device that leads to each host, null for itself'
+        raise UsageError(f"{given}: for jaccl {needed}")
     return hosts
 
 

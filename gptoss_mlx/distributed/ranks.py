@@ -131,9 +131,8 @@ class Ranks:
         try:
             listener = socket.create_server((ip, 0), backlog=len(self.hosts))
         except OSError as error:
-            raise RankError(
-                f"{ip} is no address of this machine ({error.strerror}); the first host must be this one"
-            ) from (error)
+            problem = f"{ip} is no address of this machine ({error.strerror})"
+            raise RankError(f"{problem}; the first host must be this one") from error
         with listener:
             self._guards.append(_guard([sys.executable, *GUARD], {"pid": os.getpid()}))
             for rank, host in enumerate(self.hosts[1:], 1):
@@ -157,10 +156,10 @@ class Ranks:
             with suppress(OSError):
                 wire = Wire(listener.accept()[0])
                 first = wire.receive()
-                rank = first.get("rank") if isinstance(first, dict) else None
-                if rank in self._wires or not secrets.compare_digest(str(first.get("token")), token):
+                if not (isinstance(first, dict) and secrets.compare_digest(str(first.get("token")), token)):
                     wire.socket.close()
                     continue
+                rank = int(first["rank"])
                 self._wires[rank] = wire
                 threading.Thread(target=self._listen, args=(rank, wire), name=f"rank {rank}", daemon=True).start()
 

@@ -102,15 +102,16 @@ class ModelFolder:
         only if it has the ``ends``. Only its weights can be read: the manifest is the whole folder's."""
         config = self.config
         kinds = tuple(config.layer_types[number] for number in layers)
-        shards = {
-            file: tensors for file, tensors in self._shards.items() if ends and not file.startswith("model-layer")
-        }
-        for own, number in enumerate(layers):
-            file = layout.layer_file(number)
-            old, new = f"layers.{number}.", f"layers.{own}."
-            shards[file] = {new + name.removeprefix(old): tensor for name, tensor in self._shards[file].items()}
-        ordered = {file: shards[file] for file in self._shards if file in shards}
-        return replace(self, config=replace(config, num_hidden_layers=len(layers), layer_types=kinds), _shards=ordered)
+        own = {layout.layer_file(number): (f"layers.{number}.", f"layers.{n}.") for n, number in enumerate(layers)}
+        every = {layout.layer_file(number) for number in range(config.num_hidden_layers)}
+        shards = {}
+        for file, tensors in self._shards.items():
+            if file in own:
+                old, new = own[file]
+                shards[file] = {new + name.removeprefix(old): tensor for name, tensor in tensors.items()}
+            elif ends and file not in every:
+                shards[file] = tensors
+        return replace(self, config=replace(config, num_hidden_layers=len(layers), layer_types=kinds), _shards=shards)
 
     def names(self) -> list[str]:
         """Return the name of every tensor, embedding first, head last, without fillers."""
