@@ -38,7 +38,7 @@ GPU_SOURCES = $(wildcard metal_kernels/*.* metal_kernels/*/*.py metal_kernels/cu
 	tests/gpu/native/* tests/metal_kernels/shaders/*.py gptoss_mlx/*.py gptoss_mlx/*/*.py)
 
 .PHONY: batch-kill-test chat check clean compare compare-full cpu-report engine-report format fuzz-report goldens \
-	goldens-harmony goldens-tiny oracle readme sequence-report test test-20b test-long test-wheel tiny-eval tiny-train
+	goldens-harmony goldens-tiny oracle sequence-report test test-20b test-long test-wheel tiny-eval tiny-train
 
 define environment
 	@python="$(PYTHON)"; \
@@ -70,6 +70,11 @@ $(VENV)/.ready: pyproject.toml
 $(VENV)/.ready-dev: CONTENTS = what tests and checks need
 $(VENV)/.ready-dev: PACKAGES = -e '.[dev]'
 $(VENV)/.ready-dev: $(VENV)/.ready
+	$(install)
+
+$(VENV)/.ready-docs: CONTENTS = what builds the documentation
+$(VENV)/.ready-docs: PACKAGES = -e '.[docs]'
+$(VENV)/.ready-docs: $(VENV)/.ready
 	$(install)
 
 $(VENV)/.ready-compare: CONTENTS = mlx-lm and GGUF files, to compare with
@@ -166,7 +171,7 @@ test: $(VENV)/.ready-dev
 test-20b: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -s -m slow tests/convert/test_20b_shapes.py
 	$(VENV)/bin/python -m pytest -s -m slow tests/metal_kernels/test_launch.py
-	$(VENV)/bin/python -m pytest -s -m slow tests/engine/test_memory.py
+	$(VENV)/bin/python -m pytest -s -m slow tests/memory/test_plan.py
 
 .PHONY: kernel-report mutate
 # Measure in the emulator what the shaders read and how exact they are, and count registers. Write kernel-report.md.
@@ -354,8 +359,15 @@ sandbox-report: $(VENV)/.ready-dev $(VENV)/.ready-tools
 speed-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.speeds
 
-# Rewrite the command line's reference in README.md.
-readme: $(VENV)/.ready
+.PHONY: commands docs
+# Build the documentation into out/site, without a network, and check every link, anchor and resource of it.
+docs: $(VENV)/.ready-docs
+	rm -rf out/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	$(VENV)/bin/python -m tests.docs.site out/site
+
+# Rewrite the command line's reference in docs/commands.md.
+commands: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.support.cli_reference
 
 clean:

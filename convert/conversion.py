@@ -20,9 +20,9 @@ from gptoss_mlx import __version__
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, UsageError
 from gptoss_mlx.harmony import Tokenizer
-from gptoss_mlx.harmony.tokenizer_files import O200K_NAMED
 from gptoss_mlx.model_folder import ModelFolder, layout
 from gptoss_mlx.model_folder.writer import shard_nbytes, write_metadata
+from gptoss_mlx.tokenizer_files.formats import O200K_NAMED
 
 ByteProgress = Callable[[int, int], None]
 

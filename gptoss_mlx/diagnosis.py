@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptoss_mlx.budget import backend_here, plan_here
 from gptoss_mlx.config import PUBLISHED, ModelConfig
-from gptoss_mlx.engine.memory import MemoryPlan
-from gptoss_mlx.engine.speed import known_chip, predict, predict_paged
-from gptoss_mlx.engine.transient import Backend
 from gptoss_mlx.errors import GptOssError, MemoryBudgetError, ModelFolderError
 from gptoss_mlx.home import models_dir
 from gptoss_mlx.installed import installed_models
 from gptoss_mlx.machine import DiskSpeed, Machine, read_speed, spendable_bytes, this_machine
+from gptoss_mlx.memory.here import backend_here, plan_here
+from gptoss_mlx.memory.plan import MemoryPlan
+from gptoss_mlx.memory.transient import Backend
 from gptoss_mlx.model_folder import layout, read_manifest
+from gptoss_mlx.prediction.speed import known_chip, predict, predict_paged
 
 CONTEXTS = (None, 8_192, 48_000, 131_072)
 """Contexts that are planned for: as many tokens as fit, a chat, an agent, and all of a published model's."""

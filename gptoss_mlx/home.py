@@ -74,6 +74,11 @@ def default_model_file() -> Path:
     return home_dir() / "default-model"
 
 
+def server_log_file() -> Path:
+    """Return the file that the server of an agent writes to."""
+    return home_dir() / "serve.log"
+
+
 def history_file() -> Path:
     """Return the file of lines typed into chats."""
     return home_dir() / "history"

@@ -1,6 +1,6 @@
 """A loaded model: the one object that the command line, conversations and batches hold. Knows no messages."""
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,28 +13,29 @@ import mlx.core as mx
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.bounded_folder import BoundedFolder
-from gptoss_mlx.budget import plan_here
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.allocators import limit_allocators
 from gptoss_mlx.engine.batching import Batch
 from gptoss_mlx.engine.constraint import Constraint
 from gptoss_mlx.engine.context import Cancelled, Context
-from gptoss_mlx.engine.expert_trace import About, TraceWriter
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.engine.memory import MemoryPlan
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
 from gptoss_mlx.engine.scoring import Scorer
 from gptoss_mlx.engine.snapshot import Snapshots
+from gptoss_mlx.engine.tracing import SMALL, Trace, Tracer, What, traced
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.home import snapshots_dir
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.kernel_check import replace_wrong_shaders
 from gptoss_mlx.limits import context_limit, disk_limit, memory_limit
+from gptoss_mlx.memory.allocators import limit_allocators
+from gptoss_mlx.memory.here import plan_here
+from gptoss_mlx.memory.plan import MemoryPlan
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.model.experts import expert_nbytes, holds_experts
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
+from gptoss_mlx.prediction.expert_trace import About, TraceWriter
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.score import Score
 from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
@@ -185,6 +186,16 @@ class Runtime:
             scores += scorer.read()
         return scores
 
+    def trace(
+        self, ids: list[int], *, layers: Sequence[int] | None = None, what: Collection[What] = SMALL, top: int = 5
+    ) -> Trace:
+        """Return as arrays what the model computes while it reads ``ids``. ``layers`` are numbers in rising order, by
+        default all. ``what`` are names of ``engine.tracing.What``, by default those of little memory. Each place has
+        ``top`` candidates. Raises UsageError, ContextLengthError, EngineError, and MemoryBudgetError for arrays that do
+        not fit the memory plan."""
+        tracer = Tracer(self.context(), _ids("ids", ids), layers, what, top, self.chunk)
+        return traced(tracer, self.row_memory)
+
     @property
     def row_memory(self) -> int:
         """Return the bytes that the caches of a batch's rows may take."""
@@ -284,12 +295,12 @@ def load(
     the machine has free. ``context`` is how many tokens a conversation shall hold; the default is as many as fit, up to
     the model's own. The runtime's ``plan`` says what fits, and its ``notices`` what is smaller than wanted. ``slots``
     is how many experts a layer holds at once, the others being read from disk when they are chosen; the default is the
-    plan's. ``trace_experts`` is a new file that gets what every layer chooses, in the form of ``engine.expert_trace``.
-    Every expert then has a slot if all fit, and the host waits for each step's choice. ``verify`` first compares every
-    byte of the weights with the manifest. ``prefixes`` may be another model's too. By default it is a new cache of the
-    plan's size, and ``prefix_disk``, bytes or text such as "4GB", is what the keys and values that it keeps on disk may
-    take there, for this process and others. The default, "off", is to keep none. ``progress`` is called with (bytes
-    read, total).
+    plan's. ``trace_experts`` is a new file that gets what every layer chooses, in the form of
+    ``prediction.expert_trace``. Every expert then has a slot if all fit, and the host waits for each step's choice.
+    ``verify`` first compares every byte of the weights with the manifest. ``prefixes`` may be another model's too. By
+    default it is a new cache of the plan's size, and ``prefix_disk``, bytes or text such as "4GB", is what the keys and
+    values that it keeps on disk may take there, for this process and others. The default, "off", is to keep none.
+    ``progress`` is called with (bytes read, total).
 
     ``distributed`` divides the layers among processes: so many on this machine, or those of a file of hosts
     (``distributed.hosts``). ``memory`` is then what each may take. They are joined over TCP, or with the

@@ -24,19 +24,22 @@ class Usage:
 
 @dataclass
 class Meter:
-    """The replies to one ``send``, the times of its start and of its first and last generated token, and the seconds in
-    which it waited for tools."""
+    """The replies to one ``send``, the times of its start, of its first and last generated token, and the seconds for
+    which it waited for tools between these two and after them."""
 
     replies: list[Reply] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     first: float | None = None
     last: float = 0.0
     waited: float = 0.0
+    waited_since: float = 0.0
 
     def count_token(self) -> None:
         """Note the time of a generated token."""
         self.last = time.perf_counter()
         self.first = self.first or self.last
+        self.waited += self.waited_since
+        self.waited_since = 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -45,7 +48,7 @@ class Meter:
         try:
             yield
         finally:
-            self.waited += time.perf_counter() - began
+            self.waited_since += time.perf_counter() - began
 
     def usage(self) -> Usage:
         """Return the counts over all replies, of which there must be one. Of prompts, the last and largest counts."""

@@ -9,8 +9,8 @@ from gptoss_mlx import diagnosis, machine
 from gptoss_mlx.bundled import install_tiny
 from gptoss_mlx.config import PUBLISHED
 from gptoss_mlx.diagnosis import diagnose, wired_command
-from gptoss_mlx.engine.speed import predict
 from gptoss_mlx.machine import DiskSpeed, Machine
+from gptoss_mlx.prediction.speed import predict
 from tests.support.cli import run_cli
 
 GB = 10**9
@@ -29,7 +29,7 @@ def mac(home, monkeypatch):
     monkeypatch.setattr(diagnosis, "this_machine", lambda: MAC)
     monkeypatch.setattr(diagnosis, "backend_here", lambda: "metal")
     monkeypatch.setattr(diagnosis, "spendable_bytes", lambda: 11 * GB)
-    monkeypatch.setattr("gptoss_mlx.budget.backend_here", lambda: "metal")
+    monkeypatch.setattr("gptoss_mlx.memory.here.backend_here", lambda: "metal")
     monkeypatch.setattr("gptoss_mlx.machine.spendable_bytes", lambda: 11 * GB)
     monkeypatch.setattr("gptoss_mlx.machine.memory_bytes", lambda: 16 << 30)
     monkeypatch.setattr(diagnosis, "read_speed", lambda files: DiskSpeed(1.5 * GB, 256 << 20, True))

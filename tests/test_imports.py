@@ -20,7 +20,8 @@ ALLOWED = {
     "gptoss_mlx.arguments": {"gptoss_mlx.errors"},
     "gptoss_mlx.config_fields": {"gptoss_mlx.errors"},
     "gptoss_mlx.config": {"gptoss_mlx.errors", "gptoss_mlx.config_fields"},
-    "gptoss_mlx.harmony": {"gptoss_mlx.errors"},
+    "gptoss_mlx.tokenizer_files": set(),
+    "gptoss_mlx.harmony": {"gptoss_mlx.errors", "gptoss_mlx.tokenizer_files"},
     "gptoss_mlx.sampling": {"gptoss_mlx.errors", "gptoss_mlx.arguments"},
     "gptoss_mlx.limits": {"gptoss_mlx.errors", "gptoss_mlx.arguments"},
     "gptoss_mlx.score": set(),
@@ -46,6 +47,7 @@ ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.files",
     "gptoss_mlx.home",
     "gptoss_mlx.harmony",
+    "gptoss_mlx.tokenizer_files",
     "gptoss_mlx.published",
     "gptoss_mlx.__version__",
 }
@@ -58,7 +60,8 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
 }
 ALLOWED["gptoss_mlx.machine"] = set()
 ALLOWED["gptoss_mlx.screen"] = set()
-ALLOWED["gptoss_mlx.budget"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
+ALLOWED["gptoss_mlx.memory"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
+ALLOWED["gptoss_mlx.prediction"] = ALLOWED["gptoss_mlx.model"] | {"gptoss_mlx.model"}
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}
 ALLOWED["gptoss_mlx.bundled"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.home", "gptoss_mlx.records"}
@@ -68,8 +71,9 @@ ALLOWED["gptoss_mlx.kernel_check"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.model",
 }
 ALLOWED["gptoss_mlx.grammars"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
-ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.budget"] | {
-    "gptoss_mlx.budget",
+ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
+    "gptoss_mlx.memory",
+    "gptoss_mlx.prediction",
     "gptoss_mlx.grammars",
     "gptoss_mlx.kernel_check",
     "gptoss_mlx.limits",
@@ -122,7 +126,11 @@ ALLOWED["gptoss_mlx.usage"] = {"gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.tools"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.reply"}
 ALLOWED["gptoss_mlx.diagnosis"] = ALLOWED["gptoss_mlx.runtime"]
 ALLOWED["gptoss_mlx.bench"] = {"gptoss_mlx.errors"}
-ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.budget"] | {"gptoss_mlx.budget", "gptoss_mlx.limits"}
+ALLOWED["gptoss_mlx.bench.replay"] = ALLOWED["gptoss_mlx.memory"] | {
+    "gptoss_mlx.memory",
+    "gptoss_mlx.prediction",
+    "gptoss_mlx.limits",
+}
 ALLOWED["gptoss_mlx.bench.worker"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime", "gptoss_mlx.bench"}
 
 

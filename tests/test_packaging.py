@@ -61,7 +61,7 @@ def installed_by(target, folder):
     return re.findall(rf"{folder}/VENV/bin/pip install .*?--disable-pip-version-check (.*?) &&", done.stdout)
 
 
-@pytest.mark.parametrize("target", ["chat", "readme", "tiny-eval", "oracle"])
+@pytest.mark.parametrize("target", ["chat", "commands", "tiny-eval", "oracle"])
 def test_what_only_runs_the_product_installs_only_the_product(target, tmp_path):
     assert installed_by(target, tmp_path) == ["-e ."]
 

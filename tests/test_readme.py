@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from gptoss_mlx.config import PUBLISHED
-from gptoss_mlx.engine.memory import plan
-from gptoss_mlx.engine.published_speeds import GB
-from gptoss_mlx.engine.speed import predict, predict_paged
 from gptoss_mlx.machine import MARGIN
+from gptoss_mlx.memory.plan import plan
+from gptoss_mlx.prediction.published_speeds import GB
+from gptoss_mlx.prediction.speed import predict, predict_paged
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 MACS = re.findall(r"^\| (\d+) GB \|(.*)\|$", README, re.MULTILINE)

@@ -8,7 +8,7 @@ from convert.sources.gguf_header import GgufArray, GgufHeader
 from convert.sources.gguf_metadata import INSTEAD
 from gptoss_mlx.errors import CheckpointError, one_line, quoted
 from gptoss_mlx.harmony import Tokenizer
-from gptoss_mlx.harmony.tokenizer_files import O200K_PATTERN, read_tokenizer_json
+from gptoss_mlx.tokenizer_files.formats import O200K_PATTERN, read_tokenizer_json
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 """gguf.TokenType."""

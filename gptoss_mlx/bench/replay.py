@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from gptoss_mlx.config import PUBLISHED, ModelConfig
-from gptoss_mlx.engine.expert_trace import read_trace
-from gptoss_mlx.engine.memory import plan
-from gptoss_mlx.engine.published_speeds import BANDWIDTH, GB
-from gptoss_mlx.engine.replay import POLICIES, Played, Policy, Step, as_run, invented, kept_ahead, played, steps
-from gptoss_mlx.engine.speed import KEPT, READBACK, Paging, predict
 from gptoss_mlx.errors import GptOssError, UsageError
 from gptoss_mlx.limits import memory_limit
+from gptoss_mlx.memory.plan import plan
+from gptoss_mlx.prediction.expert_trace import read_trace
+from gptoss_mlx.prediction.published_speeds import BANDWIDTH, GB
+from gptoss_mlx.prediction.replay import POLICIES, Played, Policy, Step, as_run, invented, kept_ahead, played, steps
+from gptoss_mlx.prediction.speed import KEPT, READBACK, Paging, predict
 
 TOKENS = 300
 """Tokens that are invented."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gptoss_mlx.diagnosis import Diagnosis
-    from gptoss_mlx.engine.memory import MemoryPlan
+    from gptoss_mlx.memory.plan import MemoryPlan
 
 PLACES = {
     "metal": "shaders, on Metal",
@@ -140,7 +140,7 @@ def _plan_table(found: "Diagnosis") -> "Table":
     """Return the parts of each model's first plan."""
     from rich.table import Table
 
-    from gptoss_mlx.engine.memory import PARTS
+    from gptoss_mlx.memory.plan import PARTS
 
     firsts = {fit.model: fit.plan for fit in reversed(found.fits) if fit.plan is not None}
     names = list(firsts)[::-1]
@@ -161,7 +161,7 @@ def _part(plan: "MemoryPlan", name: str) -> str:
 
 
 def _notes(found: "Diagnosis") -> list[str]:
-    from gptoss_mlx.engine.speed import WORST_ERROR
+    from gptoss_mlx.prediction.speed import WORST_ERROR
 
     notes = []
     firsts = {fit.model: fit for fit in reversed(found.fits)}

@@ -1,24 +1,29 @@
 """``gptoss-mac serve``: let other programs use a model, through OpenAI's and Anthropic's API."""
 
+import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_mlx.cli import constraints, options
+from gptoss_mlx.cli import agent, constraints, options
 from gptoss_mlx.cli.awake import awake
 from gptoss_mlx.cli.batch import AUTO_ROWS
 from gptoss_mlx.cli.signals import code
 from gptoss_mlx.errors import UsageError, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gptoss_mlx.server.residence import Loaded
 
 PORT = 8080
 
 
 def serve(
+    command: typer.Context,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,6 +38,10 @@ def serve(
     api_key: Annotated[
         str | None,
         typer.Option(help="Answer only clients that have this key.", envvar="GPTOSS_MAC_API_KEY", show_default=False),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Answer only clients that have the key in this file.", show_default=False),
     ] = None,
     max_concurrency: Annotated[
         int, typer.Option(help="Replies generated at once. Memory may admit fewer.", min=1, max=1024)
@@ -52,12 +61,24 @@ def serve(
     distributed: options.Distributed = None,
     distributed_backend: options.DistributedBackend = "ring",
     yes: options.Yes = False,
+    install: Annotated[
+        bool, typer.Option("--install", help="Have macOS run the server with these options, now and at each login.")
+    ] = False,
+    uninstall: Annotated[
+        bool, typer.Option("--uninstall", help="End the server that --install has installed, and forget it.")
+    ] = False,
 ) -> None:
     """Let other programs use a model.
 
     They use it through the APIs of OpenAI and Anthropic. Ctrl-C or SIGTERM ends the server when the replies under way
     have ended. A second one stops them.
     """
+    if uninstall:
+        _uninstall(install)
+        return
+    if install:
+        agent.check_platform()
+    api_key = _key(command, api_key, api_key_file, install)
     if idle_unload is not None and idle_unload <= 0:
         raise UsageError(f"--idle-unload is {idle_unload}; give minutes, more than 0")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
@@ -76,13 +97,17 @@ def serve(
     )
     options.check_values(None, None, loading)
     try:
-        from gptoss_mlx.server.process import Settings, serve
+        from gptoss_mlx.server.process import Settings, check_reach, serve
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn", "h11"):
             raise
         raise UsageError(f"serve needs {error.name}; run: pip install 'gptoss-mac[serve]'") from None
+    check_reach(host, api_key)
     chosen: list[str | None] = [*model] if model else [None]
     sources = {_served_name(source): source for source in (options.obtained(name, yes) for name in chosen)}
+    if install:
+        _install([*_models(sources.values()), *_given(command)], host, port)
+        return
     settings = Settings(
         names=list(sources),
         load=lambda name: _load(sources[name], loading, max_concurrency),
@@ -102,6 +127,76 @@ def serve(
     ended = serve(settings, lambda address: _say(f"serving {', '.join(settings.names)} at {address}"))
     if ended is not None:
         sys.exit(code(ended))
+
+
+def _key(command: typer.Context, key: str | None, file: Path | None, install: bool) -> str | None:
+    """Return the key that clients must have, or None. Raises UsageError for a file that others can read, and for a key
+    that would have to stand in an agent's file."""
+    if file is None:
+        if install and key is not None:
+            raise UsageError("an agent's file is no place for a key; write the key to a file, and give --api-key-file")
+        return key
+    if key is not None and _is_typed(command, "api_key"):
+        raise UsageError("--api-key and --api-key-file exclude each other; give one of them")
+    try:
+        with open(file, encoding="ascii") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            found = opened.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--api-key-file {file}: cannot be read ({error}); give a file that holds the key") from error
+    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise UsageError(f"--api-key-file {file}: others can read it; run: chmod 600 {file}")
+    return found
+
+
+def _is_typed(command: typer.Context, name: str) -> bool:
+    source = command.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _given(command: typer.Context) -> list[str]:
+    """Return the options that were typed, as an agent is to have them, whose folder is another. Models are left out."""
+    given: list[str] = []
+    for parameter in command.command.params:
+        name = parameter.name or ""
+        if not _is_typed(command, name) or name in ("model", "yes", "install"):
+            continue
+        option = max(parameter.opts, key=len)
+        value = command.params[name]
+        for one in value if isinstance(value, list | tuple) else [value]:
+            given += [option] if one is True else [option, os.path.abspath(one) if isinstance(one, Path) else str(one)]
+    return given
+
+
+def _models(sources: "Iterable[str]") -> list[str]:
+    from gptoss_mlx.home import BUNDLED
+    from gptoss_mlx.installed import find_model, lasting_name
+
+    return [
+        word
+        for source in sources
+        for word in ("--model", source if source == BUNDLED else lasting_name(find_model(source)))
+    ]
+
+
+def _install(arguments: list[str], host: str, port: int) -> None:
+    """Have launchd run the server. The agent that runs is replaced."""
+    from gptoss_mlx.home import server_log_file
+    from gptoss_mlx.server.process import listening
+
+    agent.stop()
+    with listening(host, port):
+        pass  # the agent could only write to its log that the port is taken
+    agent.start(agent.description(["serve", *arguments]))
+    _say(f"the server runs now and from each login on; its log is {server_log_file()}")
+    _say("`gptoss-mac serve --uninstall` ends it")
+
+
+def _uninstall(install: bool) -> None:
+    if install:
+        raise UsageError("--install and --uninstall exclude each other; give one of them")
+    agent.check_platform()
+    _say("the server has ended and is forgotten" if agent.remove() else "no server is installed")
 
 
 def _served_name(source: str) -> str:

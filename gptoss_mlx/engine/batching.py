@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.engine.context import PREFILL_CHUNK
-from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixView
 from gptoss_mlx.engine.stepping import Failed, Produced, Row, Stepper
 from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
+from gptoss_mlx.model.cache import cache_bytes
 from gptoss_mlx.model.decoder import Decoder
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
-from gptoss_mlx.harmony.added_tokens import AddedToken, AddedTokens
-from gptoss_mlx.harmony.tokenizer_files import (
+from gptoss_mlx.tokenizer_files.added_tokens import AddedToken, AddedTokens
+from gptoss_mlx.tokenizer_files.formats import (
     MAGIC,
     MAX_IDS,
     O200K_NAMED,

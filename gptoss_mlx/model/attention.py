@@ -20,7 +20,7 @@ Rope = tuple[mx.array, mx.array]
 def attend_prompt(x: mx.array, weights: LayerWeights, cache: LayerCache, rope: Rope, config: ModelConfig) -> mx.array:
     """Return x [B, L, H] float32 plus its attention. Add the L positions to the body of ``cache``."""
     B, L, H = x.shape
-    q, kv = _project(x.reshape(B * L, H), weights, rope, config)
+    q, kv = project(x.reshape(B * L, H), weights, rope, config)
     q = q.reshape(B, L, *q.shape[1:]).transpose(0, 2, 1, 3)
     keys, values = cache.append(kv.reshape(B, L, *kv.shape[1:]).transpose(2, 0, 3, 1, 4))
     attended = launch.prefill_attention(q, keys, values, _layer(weights, cache, config))
@@ -35,7 +35,7 @@ def attend_decoding(
     x holds the same number of new positions of each sequence, the first sequence first. All rows are projected
     together; each sequence attends over its own cache.
     """
-    q, kv = _project(x, weights, rope, config)
+    q, kv = project(x, weights, rope, config)
     layer = _layer(weights, caches[0], config)
     views = [cache.view() for cache in caches]
     attended, tails = launch.decode_attention(q, kv, views, layer, launch.input_dtype(kv.dtype))
@@ -48,7 +48,7 @@ def _layer(weights: LayerWeights, cache: LayerCache, config: ModelConfig) -> Att
     return Attention(weights.sinks, attention_scale(config), cache.window)
 
 
-def _project(x: mx.array, weights: LayerWeights, rope: Rope, config: ModelConfig) -> tuple[mx.array, mx.array]:
+def project(x: mx.array, weights: LayerWeights, rope: Rope, config: ModelConfig) -> tuple[mx.array, mx.array]:
     """Project x [T, H] to q [T, N, D] float32 and kv [T, 2, M, D]."""
     heads = config.num_attention_heads
     kv_heads = config.num_key_value_heads

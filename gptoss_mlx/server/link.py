@@ -20,7 +20,6 @@ from gptoss_mlx.arguments import whole
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.batching import Row
 from gptoss_mlx.engine.constraint import Constraint
-from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.errors import EngineError, GptOssError, UsageError, quoted
 from gptoss_mlx.home import home_dir
 from gptoss_mlx.link.protocol import (
@@ -34,6 +33,7 @@ from gptoss_mlx.link.protocol import (
     socket_path,
     to_line,
 )
+from gptoss_mlx.model.cache import cache_bytes
 from gptoss_mlx.reply import Ended as Reason
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.server.exchange import log_failure

@@ -71,10 +71,15 @@ def serve(settings: Settings, started: Callable[[str], None]) -> signal.Signals 
     """Serve until a signal ends it, and return that signal. Call it on the main thread. ``started`` is called with the
     server's address once it takes requests. Raises UsageError for an address that cannot be used, and what loading the
     first model raises."""
-    if settings.key is None and not is_loopback(settings.host):
-        raise UsageError(f"--host {settings.host} lets other machines in, which needs a key; add --api-key")
+    check_reach(settings.host, settings.key)
     with listening(settings.host, settings.port) as listener:
         return asyncio.run(_serve(settings, listener, started))
+
+
+def check_reach(host: str, key: str | None) -> None:
+    """Raise UsageError where other machines could use the server without a key."""
+    if key is None and not is_loopback(host):
+        raise UsageError(f"--host {host} lets other machines in, which needs a key; add --api-key")
 
 
 @contextlib.contextmanager

@@ -9,10 +9,10 @@ from gptoss_mlx.batch.answers import Answers, Errors
 from gptoss_mlx.batch.run import BatchOptions, Run, Tally
 from gptoss_mlx.batch.source import Source, open_source
 from gptoss_mlx.conversation import Conversation
-from gptoss_mlx.engine.memory import cache_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.errors import EngineError
 from gptoss_mlx.events import Done, Text, Thought
+from gptoss_mlx.model.cache import cache_bytes
 from gptoss_mlx.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)

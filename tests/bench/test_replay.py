@@ -1,4 +1,4 @@
-"""The replayer prints what ``engine.replay`` finds, and predicts speeds only where the sizes are published ones."""
+"""The replayer prints what ``prediction.replay`` finds, and predicts speeds only where the sizes are published ones."""
 
 import re
 import sys
@@ -8,10 +8,10 @@ import pytest
 
 from gptoss_mlx.bench import replay
 from gptoss_mlx.config import PUBLISHED
-from gptoss_mlx.engine.expert_trace import About, TraceWriter, read_trace
-from gptoss_mlx.engine.replay import POLICIES, as_run, invented, played
-from gptoss_mlx.engine.speed import predict
 from gptoss_mlx.model.experts import Look
+from gptoss_mlx.prediction.expert_trace import About, TraceWriter, read_trace
+from gptoss_mlx.prediction.replay import POLICIES, as_run, invented, played
+from gptoss_mlx.prediction.speed import predict
 
 
 @pytest.fixture

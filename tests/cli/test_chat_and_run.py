@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_mlx.engine.expert_trace import read_trace
-from gptoss_mlx.engine.replay import steps
+from gptoss_mlx.prediction.expert_trace import read_trace
+from gptoss_mlx.prediction.replay import steps
 from tests.support.checkpoints import SMALL
 from tests.support.cli import run_cli
 from tests.support.models import endless_model, random_model

@@ -22,8 +22,8 @@ from convert.sources import ggml_types, gguf_header, open_checkpoint
 from convert.verification import compare
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.harmony import Tokenizer
-from gptoss_mlx.harmony.tokenizer_files import O200K_PATTERN
 from gptoss_mlx.model_folder import ModelFolder
+from gptoss_mlx.tokenizer_files.formats import O200K_PATTERN
 from tests.support.checkpoints import SMALL, from_bf16, write_checkpoint
 from tests.support.cli import run_cli
 from tests.support.gguf_checkpoint import gguf_plan, write_gguf

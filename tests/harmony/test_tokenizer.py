@@ -219,7 +219,7 @@ def test_compact_form_opens_in_little_more_than_tiktoken_needs(published, tmp_pa
     code = (
         "import sys, time, tiktoken\n"
         "from gptoss_mlx.harmony import Tokenizer\n"
-        "from gptoss_mlx.harmony.tokenizer_files import unpack\n"
+        "from gptoss_mlx.tokenizer_files.formats import unpack\n"
         "begun = time.process_time()\n"
         "tokenizer = Tokenizer.load(sys.argv[1])\n"
         "loaded = time.process_time()\n"

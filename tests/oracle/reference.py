@@ -47,6 +47,30 @@ def logits(model: GptOssForCausalLM, tokens: list[int], rows: np.ndarray) -> np.
     return model.lm_head(hidden[torch.from_numpy(rows)]).numpy()
 
 
+@torch.no_grad()
+def trace(model: GptOssForCausalLM, tokens: list[int], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what one pass computes: raw router logits [layers, rows, E], the residual stream after each layer but the
+    last [layers - 1, rows, H], the sinks' share of each softmax [layers, rows, N], and the surprise [L - 1] of each
+    token but the first."""
+    seen = model(
+        torch.tensor([tokens]),
+        use_cache=False,
+        output_router_logits=True,
+        output_attentions=True,
+        output_hidden_states=True,
+    )
+    at = torch.from_numpy(rows)
+    # What attention gives to keys sums up to 1, but for the sink.
+    sinks = [1 - weights[0].double().sum(-1).T[at] for weights in seen.attentions]
+    likely = seen.logits[0, :-1].log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])
+    return {
+        "router_logits": torch.stack([logits.reshape(len(tokens), -1)[at] for logits in seen.router_logits]).numpy(),
+        "hidden": torch.stack([stream[0, at] for stream in seen.hidden_states[1:-1]]).numpy(),
+        "sink_mass": torch.stack(sinks).float().numpy(),
+        "surprise": -likely[:, 0].numpy(),
+    }
+
+
 def rotary(raw: dict) -> tuple[list[float], float]:
     """Return the float32 radians per position of each pair of dimensions, and what cos and sin are multiplied by."""
     embedding = GptOssRotaryEmbedding(GptOssConfig(**raw))

@@ -44,8 +44,11 @@ if __name__ == "__main__":
     for case in GOLDEN_CASES:
         with tempfile.TemporaryDirectory() as folder:
             model = reference.load(write_checkpoint(Path(folder), case.sizes, seed=case.seed))
-        rows = {str(n): reference.logits(model, case.tokens(n), sampled_rows(n)) for n in case.lengths}
+            rows = {str(n): reference.logits(model, case.tokens(n), sampled_rows(n)) for n in case.lengths}
+            longest = max(case.lengths)
+            traced = reference.trace(model, case.tokens(longest), sampled_rows(longest))
         np.savez(GOLDENS / f"logits-{case.name}.npz", **rows)
+        np.savez(GOLDENS / f"trace-{case.name}.npz", **traced)
         print(f"{case.name}: {', '.join(f'{n} tokens, {len(r)} rows' for n, r in rows.items())}")
     write_bf16_logits.write(GOLDENS / "bf16-tiny.npz")
     write_config_and_rope()

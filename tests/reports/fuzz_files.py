@@ -26,11 +26,11 @@ from convert.sources.gguf_header import read_gguf_header
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, GptOssError
 from gptoss_mlx.harmony import Tokenizer
-from gptoss_mlx.harmony.tokenizer_files import read_tokenizer_json
 from gptoss_mlx.model.rope import attention_scale, inverse_frequencies
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.model_folder.generation import problem_with
 from gptoss_mlx.model_folder.safetensors import read_header
+from gptoss_mlx.tokenizer_files.formats import read_tokenizer_json
 from tests.support.checkpoints import SMALL, write_checkpoint
 from tests.support.gguf_checkpoint import write_gguf
 from tests.support.tokenizers import small_tokenizer_json, write_json

@@ -31,7 +31,7 @@ import openai
 
 import gptoss_mlx
 from gptoss_mlx.bounded_folder import BoundedFolder
-from gptoss_mlx.engine.memory import sequence_bytes
+from gptoss_mlx.engine.context import sequence_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.harmony import Tokenizer

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gptoss_mlx.config import PUBLISHED
-from gptoss_mlx.engine.memory import plan
-from gptoss_mlx.engine.published_speeds import (
+from gptoss_mlx.errors import MemoryBudgetError
+from gptoss_mlx.memory.plan import plan
+from gptoss_mlx.prediction.published_speeds import (
     GB,
     MLX_VLM,
     OMLX_CHIP,
@@ -20,7 +21,7 @@ from gptoss_mlx.engine.published_speeds import (
     PR_1588,
     ROWS,
 )
-from gptoss_mlx.engine.speed import (
+from gptoss_mlx.prediction.speed import (
     FITTED,
     PEER_DISPATCHES,
     READBACK,
@@ -33,7 +34,6 @@ from gptoss_mlx.engine.speed import (
     repeats,
     spread,
 )
-from gptoss_mlx.errors import MemoryBudgetError
 
 LRU_HIT = 0.84
 """Hit rate of gpt-oss-120b's decode with 30% of its experts resident, by the same: 0.80 to 0.87."""

@@ -28,11 +28,18 @@ SIZES = ((100, 30), (60, 20), (40, 20))
 THEMES = {"light": DEFAULT_TERMINAL_THEME, "dark": DIMMED_MONOKAI}
 PASTED = "\n".join(f"pasted line {n}" for n in range(1, 50)) + "\nhow many lines?"
 
+TOOL = '''
+def calculate(expression: str) -> str:
+    """Evaluate a math expression."""
+    a, b = expression.split("*")
+    return str(int(a) * int(b))
+'''
+
 
 class Session:
     """A chat in tmux, and the pictures taken of it."""
 
-    def __init__(self, home, folder, columns, lines, module="tests.screen.program"):
+    def __init__(self, home, folder, columns, lines, module="tests.screen.program", options=""):
         self.columns, self.height = columns, lines
         self.folder = folder
         environment = {
@@ -41,7 +48,8 @@ class Session:
             "TERM": "tmux-256color",
         }
         command = (
-            f"cd {ROOT}; echo begun; {sys.executable} -m {module} chat --model tiny --temperature 0; echo ended $?"
+            f"cd {ROOT}; echo begun; "
+            f"{sys.executable} -m {module} chat --model tiny --temperature 0 {options}; echo ended $?"
         )
         self.tmux = Tmux(f"gptoss{os.getpid()}-{next(NUMBERS)}", columns, lines, command, environment)
 
@@ -164,6 +172,44 @@ def resized(session):
         yield f"a resize in an answer loses or doubles lines {wrong[:5]}"
 
 
+def asked(session):
+    """Yield what is wrong when a call is asked about: refused, allowed, and stopped by Ctrl-C."""
+    tmux = session.tmux
+    tmux.wait_for(r"(?m)^>")
+    session.ask("What is 23 * 47?", "Run calculate\\?")
+    time.sleep(0.3)
+    session.picture("question")
+    shown = "".join(tmux.lines())
+    if "23" not in shown.split("→ calculate(")[-1].split("Run calculate?")[0]:
+        yield f"the call is not shown before the question: {shown[-300:]}"
+    tmux.type("n")
+    tmux.keys("Enter")
+    text = wait_replies(session, 1)
+    session.picture("refused")
+    if "1,081" in text or "← 1081" in text:
+        yield "a refused call was made"
+    prompt_free(session)
+    session.ask("What is 58 * 36?", "58[\\s\\S]*Run calculate\\?")
+    tmux.type("y")
+    tmux.keys("Enter")
+    text = wait_replies(session, 2)
+    session.picture("allowed")
+    if "← 2088" not in text:
+        yield f"a result is not shown: {text[-300:]}"
+    prompt_free(session)
+    session.ask("What is 61 * 44?", "61[\\s\\S]*Run calculate\\?")
+    tmux.keys("C-c")
+    time.sleep(1)
+    session.picture("stopped")
+    text = "\n".join(tmux.lines())
+    if "← 2684" in text or "ended" in text.split("61 * 44")[-1]:
+        yield f"Ctrl-C at the question: {text[-300:]}"
+    prompt_free(session)
+    tmux.keys("C-d")
+    if "ended 0" not in (text := tmux.wait_for("ended \\d+")) or "Traceback" in text:
+        yield f"Ctrl-D after calls: {text[-300:]}"
+
+
 def early(home, folder):
     """Yield what is wrong when Ctrl-C comes within the first half second. Python itself, while it starts, says that it
     was interrupted; from the first line of ours on nothing may be said."""
@@ -180,6 +226,16 @@ def early(home, folder):
                 yield f"Ctrl-C after {seconds} s: {text.strip()}"
         finally:
             session.close()
+
+
+def found_in(use, session):
+    """Return what is wrong in a session, which is closed at the end."""
+    try:
+        return list(use(session))
+    except AssertionError as error:
+        return [str(error)]
+    finally:
+        session.close()
 
 
 def to_png(folder):
@@ -202,14 +258,11 @@ def main():
     out.mkdir(parents=True)
     wrong = []
     with tempfile.TemporaryDirectory() as home:
+        tool = Path(home) / "calc.py"
+        tool.write_text(TOOL)
         for columns, lines in SIZES:
-            session = Session(home, out, columns, lines)
-            try:
-                found = list(check(session))
-            except AssertionError as error:
-                found = [str(error)]
-            finally:
-                session.close()
+            found = found_in(check, Session(home, out, columns, lines))
+            found += found_in(asked, Session(home, out, columns, lines, "gptoss_mlx.cli", f"--tools {tool}"))
             print(f"{columns}x{lines}: {found or 'all right'}", flush=True)
             wrong += found
         found = list(early(home, out))

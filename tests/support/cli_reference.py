@@ -1,50 +1,48 @@
-"""The command line's reference in README.md: what ``--help`` prints.
+"""The page of commands: what ``--help`` prints, command by command.
 
-``python -m tests.support.cli_reference`` rewrites the part between the markers; a test compares it.
+``python -m tests.support.cli_reference`` rewrites the part of ``docs/commands.md`` behind the marker. A test compares
+it.
 """
 
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-README = Path(__file__).parent.parent.parent / "README.md"
-BEGIN, END = "<!-- cli reference: made by `make readme` -->\n", "<!-- end of cli reference -->\n"
-PROGRAM = "import sys; sys.argv[0] = 'gptoss-mac'; from gptoss_mlx.cli import main; main()"
+import typer
+
+from gptoss_mlx.cli.commands import app
+from gptoss_mlx.cli.completion import PROGRAM
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "commands.md"
+MARKER = "<!-- What follows is made by `make commands`. -->\n"
+COLUMNS = 88
 
 
-def help_of(*command: str) -> str:
-    """What ``gptoss-mac COMMAND --help`` prints on a terminal of 100 columns."""
-    environment = os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *command, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-        cwd=README.parent,
+def contexts():
+    """Yield the context of the program and of each command, those within a command after it."""
+    yield from _below(typer.main.get_command(app), PROGRAM, None)
+
+
+def _below(command, name, parent) -> Iterator:
+    context = command.context_class(
+        command, parent=parent, info_name=name, terminal_width=COLUMNS, **command.context_settings
     )
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    yield context
+    for inner in getattr(command, "commands", {}).values():
+        yield from _below(inner, inner.name, context)
 
 
 def reference() -> str:
-    overview = help_of()
-    texts = [overview]
-    for name in _commands(overview):
-        texts.append(help_of(name))
-        texts += [help_of(name, inner) for inner in _commands(texts[-1])]
-    return "\n\n".join(f"```text\n{text}\n```" for text in texts)
+    parts = []
+    for context in contexts():
+        text = "\n".join(line.rstrip() for line in context.command.get_help(context).splitlines())
+        level = "##" if context.parent is None or context.parent.parent is None else "###"
+        parts.append(f"{level} {context.command_path}\n\n```text\n{text}\n```\n")
+    return "\n".join(parts)
 
 
-def _commands(text: str) -> list[str]:
-    _, _, listed = text.partition("Commands:\n")
-    return [line.split()[0] for line in listed.splitlines() if line[2:3].strip()]
-
-
-def with_reference(readme: str) -> str:
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{reference()}\n\n{END}{rest.split(END)[1]}"
+def with_reference(page: str) -> str:
+    return f"{page.split(MARKER)[0]}{MARKER}\n{reference()}"
 
 
 if __name__ == "__main__":
-    README.write_text(with_reference(README.read_text()))
+    PAGE.write_text(with_reference(PAGE.read_text()))

@@ -1,6 +1,6 @@
 """The plan of a model on this machine, within what the user allows it (``limits``).
 
-Joins ``machine``, which knows what is free, with ``engine.memory``, which knows what a model needs.
+Joins ``machine``, which knows what is free, with ``memory.plan``, which knows what a model needs.
 """
 
 from dataclasses import replace
@@ -9,8 +9,8 @@ import mlx.core as mx
 
 from gptoss_mlx import machine
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.memory import MemoryPlan, plan
-from gptoss_mlx.engine.transient import Backend
+from gptoss_mlx.memory.plan import MemoryPlan, plan
+from gptoss_mlx.memory.transient import Backend
 from metal_kernels import launch
 from metal_kernels.cpu.library import cores
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gptoss_mlx.config import PUBLISHED
-from gptoss_mlx.engine.published_speeds import (
+from gptoss_mlx.prediction.published_speeds import (
     BANDWIDTH,
     FIT_ROWS,
     GB,
@@ -18,7 +18,7 @@ from gptoss_mlx.engine.published_speeds import (
     PR_1588,
     ROWS,
 )
-from gptoss_mlx.engine.speed import (
+from gptoss_mlx.prediction.speed import (
     FITTED,
     PEER_DISPATCHES,
     READBACK,

@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from gptoss_mlx.engine.expert_trace import About
-from gptoss_mlx.engine.speed import KEPT
 from gptoss_mlx.model.experts import Look
 from gptoss_mlx.model.slots import SlotTable, Tally
+from gptoss_mlx.prediction.expert_trace import About
+from gptoss_mlx.prediction.speed import KEPT
 from metal_kernels import launch
 
 Policy = Literal["LRU ahead", "LRU", "LRU of all layers", "LFU", "Belady", "Belady of all layers"]

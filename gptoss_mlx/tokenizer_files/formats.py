@@ -12,7 +12,7 @@ from dataclasses import asdict
 from itertools import accumulate, pairwise
 from typing import Any
 
-from gptoss_mlx.harmony.added_tokens import AddedToken
+from gptoss_mlx.tokenizer_files.added_tokens import AddedToken
 
 O200K_PATTERN = "|".join(
     (

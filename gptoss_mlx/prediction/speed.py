@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gptoss_mlx.config import FULL, PUBLISHED, ModelConfig
-from gptoss_mlx.engine.published_speeds import BANDWIDTH, FIT_ROWS, GB, OMLX_HITS, Published
 from gptoss_mlx.model_folder.layout import shards
 from gptoss_mlx.model_folder.safetensors import nbytes_of
+from gptoss_mlx.prediction.published_speeds import BANDWIDTH, FIT_ROWS, GB, OMLX_HITS, Published
 
 CLASSES = ("base", "Max", "Ultra")
 """Classes of chips with a dispatch cost of their own; Pro chips are of the first."""

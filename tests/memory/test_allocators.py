@@ -6,7 +6,7 @@ import sys
 import mlx.core as mx
 import pytest
 
-from gptoss_mlx.engine.allocators import limit_allocators
+from gptoss_mlx.memory.allocators import limit_allocators
 
 
 def test_mlx_keeps_no_more_than_it_may():
@@ -27,7 +27,7 @@ HOLES = """
 import mlx.core as mx
 
 from gptoss_mlx import machine
-from gptoss_mlx.engine.allocators import limit_allocators
+from gptoss_mlx.memory.allocators import limit_allocators
 
 limit_allocators(0)
 large = mx.zeros(7 << 20) + 1

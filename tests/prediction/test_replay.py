@@ -11,11 +11,11 @@ import pytest
 
 import gptoss_mlx
 from gptoss_mlx.bundled import install_tiny
-from gptoss_mlx.engine.expert_trace import About, TraceWriter, read_trace
-from gptoss_mlx.engine.replay import POLICIES, Step, as_run, invented, kept_ahead, played, steps
 from gptoss_mlx.errors import StorageError, UsageError
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.model.experts import Look
+from gptoss_mlx.prediction.expert_trace import About, TraceWriter, read_trace
+from gptoss_mlx.prediction.replay import POLICIES, Step, as_run, invented, kept_ahead, played, steps
 from tests.support.models import always_ahead
 from tests.support.questions import replies
 
