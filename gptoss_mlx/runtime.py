@@ -191,8 +191,10 @@ class Runtime:
     ) -> Trace:
         """Return as arrays what the model computes while it reads ``ids``. ``layers`` are numbers in rising order, by
         default all. ``what`` are names of ``engine.tracing.What``, by default those of little memory. Each place has
-        ``top`` candidates. Raises UsageError, ContextLengthError, EngineError, and MemoryBudgetError for arrays that do
-        not fit the memory plan."""
+        ``top`` candidates. Raises UsageError, also where layers are distributed, ContextLengthError, EngineError, and
+        MemoryBudgetError for arrays that do not fit the memory plan."""
+        if self.model.config.num_hidden_layers != self.folder.config.num_hidden_layers:
+            raise UsageError("a trace needs all layers in this process; load the model without distributed")
         tracer = Tracer(self.context(), _ids("ids", ids), layers, what, top, self.chunk)
         return traced(tracer, self.row_memory)
 

@@ -16,7 +16,7 @@ import mlx.core as mx
 from gptoss_mlx.distributed.hosts import Backend
 from gptoss_mlx.errors import UsageError
 
-_first = threading.Lock()
+_joined = threading.Event()
 
 
 def free_address(ip: str) -> str:
@@ -26,14 +26,10 @@ def free_address(ip: str) -> str:
 
 
 def check_backend(backend: Backend) -> None:
-    """Raise UsageError where MLX was built without ``backend``."""
+    """Raise UsageError where MLX was built without ``backend``, and where this process has joined a group before."""
     if not mx.distributed.is_available(backend):
         raise UsageError(f"MLX {mx.__version__} has no {backend} here; use ring")  # type: ignore[attr-defined]
-
-
-def once() -> None:
-    """Raise UsageError the second time it is called, because a process can join one group only."""
-    if not _first.acquire(blocking=False):
+    if _joined.is_set():
         raise UsageError("this process has joined its ranks before, and MLX joins once only; use a new process")
 
 
@@ -51,6 +47,7 @@ def join(
                 "MLX_JACCL_COORDINATOR": addresses[0][0],
             }
         os.environ |= variables | {"MLX_RANK": str(rank)}
+        _joined.set()
         try:
             return mx.distributed.init(strict=True, backend=backend)
         finally:

@@ -19,6 +19,9 @@ import time
 LIMIT = 8.0
 """Seconds without a beat: a little more than ``wire.SILENT_SECONDS``, so that the ranks can say why first."""
 
+CONNECT = 6.0
+"""Seconds that a rank has to connect to rank 0, before it imports anything slow."""
+
 GRACE = 2.0
 """Seconds that a rank has to end by itself once rank 0 has ended."""
 
@@ -34,20 +37,26 @@ def main() -> int:
         return 1
     if "pid" in job:
         return _watch(job["pid"])
-    rank = subprocess.Popen([sys.executable, "-m", "gptoss_mlx.distributed.follower"], stdin=subprocess.PIPE)
+    rank = subprocess.Popen(
+        [sys.executable, "-m", "gptoss_mlx.distributed.follower"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert rank.stdin is not None
+    assert rank.stdout is not None
     try:
         rank.stdin.write(json.dumps(job).encode() + b"\n")
         rank.stdin.flush()
-        heard = time.monotonic()
+        heard = begun = time.monotonic()
+        connected = False
         while rank.poll() is None:
             beats = _beats()
+            now = time.monotonic()
             if beats == b"":
                 rank.wait(GRACE)
                 break
             if beats:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > LIMIT:
+                heard = now
+            connected = connected or bool(select.select([rank.stdout], [], [], 0)[0])
+            if now - heard > LIMIT or (now - begun > CONNECT and not connected):
                 break
     except (OSError, subprocess.TimeoutExpired):
         pass

@@ -8,12 +8,12 @@ from typing import Any
 import mlx.core as mx
 
 from gptoss_mlx import __version__, bundled, machine
-from gptoss_mlx.budget import backend_here
 from gptoss_mlx.distributed.plan import Room
-from gptoss_mlx.engine.allocators import limit_allocators
 from gptoss_mlx.home import BUNDLED
 from gptoss_mlx.installed import find_model
 from gptoss_mlx.kernel_check import replace_wrong_shaders
+from gptoss_mlx.memory.allocators import limit_allocators
+from gptoss_mlx.memory.here import backend_here
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder

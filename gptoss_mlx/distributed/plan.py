@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.memory import PROCESS, MemoryPlan, cache_bytes, plan, sequence_bytes
-from gptoss_mlx.engine.transient import Backend
 from gptoss_mlx.errors import MemoryBudgetError, UsageError
+from gptoss_mlx.memory.plan import PROCESS, MemoryPlan, cache_bytes, plan, sequence_bytes
+from gptoss_mlx.memory.transient import Backend
 
 UNLIMITED = 1 << 62
 OF_LAYERS = ("experts resident", "attention")
@@ -21,7 +21,7 @@ OF_TOKENS = ("caches", "prefix cache")
 
 @dataclass(frozen=True)
 class Room:
-    """What a rank has: the bytes that a model may take, where models run, and what ``engine.memory.plan`` wants to know
+    """What a rank has: the bytes that a model may take, where models run, and what ``memory.plan.plan`` wants to know
     of the machine and the process. ``name`` is for messages."""
 
     name: str

@@ -29,6 +29,8 @@ from gptoss_mlx.errors import RankError, shown
 START_SECONDS = 60.0
 """How long ranks may take to connect: ssh, Python's start, and the check of a model's small files."""
 
+STALLED = f"has not answered for {SILENT_SECONDS:.0f} s: it is stopped, or the network is down"
+
 GUARD = ("-m", "gptoss_mlx.distributed.guard")
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 KEPT_TO_ITSELF = ("GPTOSS_MAC_API_KEY", "HF_TOKEN")
@@ -96,8 +98,10 @@ class Ranks:
         for rank, wire in self._wires.items():
             try:
                 wire.send(message)
-            except OSError as error:
-                self._lost(rank, f"cannot be reached ({error.strerror or error})")
+            except TimeoutError:
+                self._lost(rank, STALLED)
+            except OSError:
+                self._lost(rank, f"has ended{self._guards[rank].last_words()}")
 
     def work_together(self) -> None:
         """Let the loss of a rank be the end of this process from now on."""
@@ -173,7 +177,7 @@ class Ranks:
                 elif said != BEAT:
                     self._answers.put((rank, said))
         except TimeoutError:
-            self._lost(rank, f"has not answered for {SILENT_SECONDS:.0f} s: it is stopped, or the network is down")
+            self._lost(rank, STALLED)
         except (OSError, ValueError):
             self._lost(rank, f"has ended{self._guards[rank].last_words()}")
 
@@ -229,10 +233,11 @@ def _guard(command: list[str], job: dict[str, Any]) -> _Guard:
             env=own,
             start_new_session=True,  # Ctrl-C is rank 0's to handle
         )
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(job).encode() + b"\n")
-        process.stdin.flush()
-        os.set_blocking(process.stdin.fileno(), False)
     except OSError as error:
         raise RankError(f"{shown(command[0])}: cannot be started ({error.strerror})") from error
+    assert process.stdin is not None
+    with suppress(OSError):  # of a guard that has ended, which is noticed at the next beat
+        process.stdin.write(json.dumps(job).encode() + b"\n")
+        process.stdin.flush()
+    os.set_blocking(process.stdin.fileno(), False)
     return _Guard(process, said)

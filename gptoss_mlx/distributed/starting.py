@@ -13,9 +13,9 @@ from gptoss_mlx.distributed.hosts import Backend, Host, read_hosts
 from gptoss_mlx.distributed.parts import DTYPES, Part, likeness, room
 from gptoss_mlx.distributed.plan import Room, joint_plan, shares
 from gptoss_mlx.distributed.ranks import Ranks
-from gptoss_mlx.engine.memory import MemoryPlan
 from gptoss_mlx.errors import RankError, one_line
 from gptoss_mlx.installed import lasting_name
+from gptoss_mlx.memory.plan import MemoryPlan
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.model_folder import ModelFolder
 
@@ -40,10 +40,9 @@ def start(
     ring.check_backend(backend)
     sharing = sum(host.ssh == hosts[0].ssh for host in hosts)
     own = room("rank 0", memory, sharing)
-    ring.once()
     ranks, found = Ranks.start(hosts, {"model": lasting_name(folder.path), "memory": memory})
     try:
-        _check_alike(ranks, likeness(folder), [said["like"] for said in found])
+        check_alike(ranks, likeness(folder), [said["like"] for said in found])
         rooms = [own, *(Room(**said["room"] | {"name": ranks.name(n)}) for n, said in enumerate(found, 1))]
         parts = shares(folder.config, folder.dense, rooms, context=context, dtype=dtype)
         name = next(name for name, value in DTYPES.items() if value == dtype)
@@ -83,7 +82,8 @@ def _addresses(hosts: Sequence[Host], backend: Backend, found: Sequence[Any]) ->
     return [own, *(said["addresses"] for said in found)] if backend == "ring" else [own[:1]]
 
 
-def _check_alike(ranks: Ranks, own: dict[str, Any], others: Sequence[dict[str, Any]]) -> None:
+def check_alike(ranks: Ranks, own: dict[str, Any], others: Sequence[dict[str, Any]]) -> None:
+    """Raise RankError for a rank whose ``likeness`` is not rank 0's."""
     for rank, other in enumerate(others, 1):
         for what, value in own.items():
             if other.get(what) != value:
