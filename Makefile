@@ -370,5 +370,10 @@ docs: $(VENV)/.ready-docs
 commands: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.support.cli_reference
 
+.PHONY: diagrams
+# Draw the documentation's pictures, and write the tables of its pages that follow from the code.
+diagrams: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.support.diagrams
+
 clean:
 	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -21,7 +21,6 @@ from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
 from gptoss_mlx.engine.scoring import Scorer
 from gptoss_mlx.engine.snapshot import Snapshots
-from gptoss_mlx.engine.tracing import SMALL, Trace, Tracer, What, traced
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.home import snapshots_dir
@@ -38,6 +37,7 @@ from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.prediction.expert_trace import About, TraceWriter
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.score import Score
+from gptoss_mlx.tracing import SMALL, Trace, Tracer, What, traced
 from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
 from metal_kernels import launch
 
@@ -190,7 +190,7 @@ class Runtime:
         self, ids: list[int], *, layers: Sequence[int] | None = None, what: Collection[What] = SMALL, top: int = 5
     ) -> Trace:
         """Return as arrays what the model computes while it reads ``ids``. ``layers`` are numbers in rising order, by
-        default all. ``what`` are names of ``engine.tracing.What``, by default those of little memory. Each place has
+        default all. ``what`` are names of ``tracing.What``, by default those of little memory. Each place has
         ``top`` candidates. Raises UsageError, also where layers are distributed, ContextLengthError, EngineError, and
         MemoryBudgetError for arrays that do not fit the memory plan."""
         if self.model.config.num_hidden_layers != self.folder.config.num_hidden_layers:
@@ -338,7 +338,8 @@ def load(
             dtype=chosen,
             progress=progress,
         )
-        return Runtime(folder, decoder, planned, prefixes or PrefixCache(planned["prefix cache"]))
+        kept = PrefixCache(planned["prefix cache"]) if prefixes is None else prefixes
+        return Runtime(folder, decoder, planned, kept)
     planned = plan_here(folder.config, folder.dense, memory=limit, context=wanted, dtype=chosen)
     if slots is None:
         slots = planned.slots

@@ -13,6 +13,8 @@ PACKAGES = ("gptoss_mlx", "metal_kernels", "convert")
 NETWORK = {"huggingface_hub", "httpx2"}
 HEAVY = {"mlx", "mlx.core", "numpy", "tiktoken", "llguidance", "transformers", "torch"} | NETWORK
 
+JUDGES = ("metal_kernels.emulator", "metal_kernels.cuda")
+
 # Each floor may import itself and what stands to its right.
 ALLOWED = {
     "gptoss_mlx.errors": set(),
@@ -61,6 +63,7 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
 ALLOWED["gptoss_mlx.machine"] = set()
 ALLOWED["gptoss_mlx.screen"] = set()
 ALLOWED["gptoss_mlx.memory"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
+ALLOWED["gptoss_mlx.tracing"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine"}
 ALLOWED["gptoss_mlx.prediction"] = ALLOWED["gptoss_mlx.model"] | {"gptoss_mlx.model"}
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}
@@ -71,9 +74,22 @@ ALLOWED["gptoss_mlx.kernel_check"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.model",
 }
 ALLOWED["gptoss_mlx.grammars"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
-ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
+# Other ranks are processes of their own, which open and load a model by themselves.
+ALLOWED["gptoss_mlx.distributed"] = ALLOWED["gptoss_mlx.memory"] | {
+    "gptoss_mlx.__version__",
+    "gptoss_mlx.bundled",
+    "gptoss_mlx.home",
+    "gptoss_mlx.installed",
+    "gptoss_mlx.kernel_check",
     "gptoss_mlx.memory",
     "gptoss_mlx.prediction",
+    "gptoss_mlx.traits",
+}
+ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
+    "gptoss_mlx.memory",
+    "gptoss_mlx.distributed",
+    "gptoss_mlx.prediction",
+    "gptoss_mlx.tracing",
     "gptoss_mlx.grammars",
     "gptoss_mlx.kernel_check",
     "gptoss_mlx.limits",
@@ -82,6 +98,8 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
     "gptoss_mlx.home",
     "gptoss_mlx.installed",
 }
+ALLOWED["gptoss_mlx.inspection"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime"}
+ALLOWED["gptoss_mlx.pictures"] = {"gptoss_mlx.errors", "gptoss_mlx.files", "gptoss_mlx.inspection"}
 ALLOWED["gptoss_mlx.repetition"] = set()
 ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.repetition"}
 # Names the runtime for its types only: a program whose model is in a server does without it.
@@ -177,17 +195,30 @@ def test_replies_are_read_in_one_place():
 
 def test_only_launch_reaches_the_machines_that_judge_shaders():
     """And only when it is asked to, so what users install starts without them."""
-    judges = ("metal_kernels.emulator", "metal_kernels.cuda")
-    folders = tuple(f"{judge.replace('.', '/')}/" for judge in judges)
+    folders = tuple(f"{judge.replace('.', '/')}/" for judge in JUDGES)
     users = {
         file
         for file in modules()
-        if not file.startswith(folders) and any(name.startswith(judges) for name in imports(ROOT / file))
+        if not file.startswith(folders) and any(name.startswith(JUDGES) for name in imports(ROOT / file))
     }
     assert users == {"metal_kernels/launch.py"}
     top = ast.parse((ROOT / "metal_kernels/launch.py").read_text()).body
     early = {node.module for node in top if isinstance(node, ast.ImportFrom) and node.module}
-    assert not any(name.startswith(judges) for name in early)
+    assert not any(name.startswith(JUDGES) for name in early)
+
+
+def test_a_model_runs_without_the_machines_that_judge_shaders():
+    """Whatever the source says of imports, here is a process that has written a token."""
+    code = (
+        "import sys, gptoss_mlx\n"
+        "list(gptoss_mlx.load('tiny').generate([0], max_tokens=2, stop=()))\n"
+        "print(*(name for name in sys.modules if name.startswith('metal_kernels.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.split()
+    assert "metal_kernels.launch" in loaded
+    assert [name for name in loaded if name.startswith(JUDGES)] == []
 
 
 def test_the_network_is_reached_from_one_package():

@@ -26,8 +26,8 @@ def declared(requirements):
     return {MODULES.get(name, name) for name in (re.match(r"[\w.-]+", line)[0] for line in requirements)}
 
 
-TOOLS = {"tools": ("sandbox", "scratch"), "mcp": ("mcp_servers",)}
-"""The modules that need each extra for tools."""
+OPTIONAL = {"tools": ("tools/sandbox", "tools/scratch"), "mcp": ("tools/mcp_servers",), "plots": ("pictures",)}
+"""The modules that need each extra, but for the server's."""
 
 BUILDS_WHEELS = ROOT / "metal_kernels/cpu/wheel.py"
 """The only module that runs where a wheel is built, and nowhere else."""
@@ -43,9 +43,9 @@ def test_dependencies_are_what_the_product_imports():
     files = {path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     always = declared(PROJECT["dependencies"])
     server = set((ROOT / "gptoss_mlx/server").rglob("*.py"))
-    tools = {name: {ROOT / f"gptoss_mlx/tools/{file}.py" for file in of} for name, of in TOOLS.items()}
-    assert always == imported(files - server - set().union(*tools.values()) - {BUILDS_WHEELS})
-    for name, own in tools.items():
+    optional = {name: {ROOT / f"gptoss_mlx/{file}.py" for file in of} for name, of in OPTIONAL.items()}
+    assert always == imported(files - server - set().union(*optional.values()) - {BUILDS_WHEELS})
+    for name, own in optional.items():
         assert declared(PROJECT["optional-dependencies"][name]) == imported(own) - always
     assert declared(PROJECT["optional-dependencies"]["serve"]) == imported(server) - always
     assert declared(METADATA["build-system"]["requires"]) == imported([BUILDS_WHEELS])

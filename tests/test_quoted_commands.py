@@ -23,12 +23,14 @@ def parameters(program, words):
         context = command.make_context(name, [], parent=context, resilient_parsing=True)
         name, command, words = command.resolve_command(context, list(words))
         assert command is not None, f"no command {name!r}"
-        if not words:  # the command is only named
+        if not words or words == ["--help"]:  # the command is only named
             return {}
     return command.make_context(name, list(words), parent=context).params
 
 
 def check_gptoss_mac(*words):
+    if words == ("--help",):
+        return
     parameters(typer.main.get_command(app), words)
 
 

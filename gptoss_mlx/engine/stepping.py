@@ -173,6 +173,7 @@ class Stepper:
     def remove(self, id: Hashable) -> None:
         """Remove a row. The other rows' ids stay the same."""
         self.rows = [row for row in self.rows if row.id != id]
+        self._let_go()
 
     def held(self) -> set[Row]:
         """Return the rows whose caches are in use: those that decode, and those that have just ended."""
@@ -183,7 +184,6 @@ class Stepper:
         one of them drops the others. A row that cannot be computed is removed. Raises EngineError if there are
         several and each fails alone too: the cause is then not a row's, and all rows stay."""
         if not self.rows:
-            self._ahead = None
             return []
         following = None
         rows = list(self.rows)
@@ -196,7 +196,9 @@ class Stepper:
             following = self._launch_ahead(flight)
             ids = self._wait(flight)
             self._ahead = following
-            return self._land(flight, ids)
+            outcomes = self._land(flight, ids)
+            self._let_go()
+            return outcomes
         except BaseException as error:
             self._ahead = None
             for begun in (following, flight):
@@ -348,6 +350,11 @@ class Stepper:
             raise EngineError(f"the model cannot be run: {one_line(error)}") from error
         outcomes: list[Produced | Failed] = [self._fail(row, own) for row, own in failed]
         return outcomes + [one for _, flight, ids in done for one in self._land(flight, ids)]
+
+    def _let_go(self) -> None:
+        """Drop a step that no row will read. It would hold their caches until a row begins."""
+        if not self.rows:
+            self._ahead = None
 
     def _fail(self, row: Row, error: Exception) -> Failed:
         self.rows.remove(row)

@@ -269,7 +269,7 @@ async def _generate(service: Service, loaded: Loaded, message: Message, say: Sen
                 async with asyncio.timeout(PROGRESS_SECONDS):
                     events = [await told.get()]
             except TimeoutError:
-                now = min(len(order.row.context.ids), len(prompt)) if order.row is not None else 0
+                now = min(len(row.context.ids), len(prompt)) if (row := order.row) is not None else 0
                 if now != read and not order.ids:
                     read = now
                     await say({"read": read})
@@ -281,8 +281,7 @@ async def _generate(service: Service, loaded: Loaded, message: Message, say: Sen
             if broken := next((event.error for event in events if isinstance(event, Broken)), None):
                 raise broken
             if ids:
-                cached = (order.row and order.row.cached) or 0
-                await say({"tokens": ids, "cached": cached, "finished": finished})
+                await say({"tokens": ids, "cached": order.cached, "finished": finished})
             if finished is not None:
                 return
     finally:

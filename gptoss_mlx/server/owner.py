@@ -93,8 +93,9 @@ class Rows(Protocol):
 @dataclass(eq=False)
 class Order:
     """A reply to generate. ``tell`` is called in the event loop's thread, with each event. ``make`` makes the row, with
-    the id of the order, on the owner's thread. The ``row`` is kept, so that others can see how far it has been read,
-    and so are the ``ids`` that were generated."""
+    the id of the order, on the owner's thread. The ``row`` is kept while it is under way, so that others can see how
+    far it has been read, and no longer, because it holds its cache. The ``ids`` that were generated are kept, and how
+    many of the prompt's ids were ``cached``."""
 
     id: Hashable
     make: Callable[[Hashable], Row]
@@ -102,6 +103,7 @@ class Order:
     tell: Callable[[Event], None]
     row: Row | None = field(default=None, init=False)
     ids: list[int] = field(default_factory=list, init=False)
+    cached: int = field(default=0, init=False)
 
 
 class Owner:
@@ -185,8 +187,10 @@ class Owner:
         """End a reply, if it is still under way. Nothing more is told of it."""
 
         def work() -> None:
-            if self._asked.pop(id, None) is not None and self._rows is not None:
+            order = self._asked.pop(id, None)
+            if order is not None and self._rows is not None:
                 self._rows.remove(id)
+                order.row = None
 
         self._orders.put(work)
 
@@ -237,20 +241,23 @@ class Owner:
         """Return the events of one row's outcome. Forget the row if it was the last."""
         assert self._rows is not None
         if isinstance(outcome, Failed):
-            del self._asked[outcome.id]
+            self._asked.pop(outcome.id).row = None
             error = outcome.error
             return [Broken(error if isinstance(error, GptOssError) else EngineError(one_line(error)))]
         self.tokens += 1
         order.ids.append(outcome.token)
         reader = order.reader
         events: list[Event] = [*reader.feed(outcome.token)]
-        if order.row is not None and order.row.likeliest is not None and reader.said:
+        row = order.row
+        assert row is not None
+        order.cached = row.cached or 0
+        if row.likeliest is not None and reader.said:
             events.insert(0, Scored(outcome.token, outcome.score))
         if outcome.finished or reader.over:
             if not outcome.finished:
                 self._rows.remove(outcome.id)
-            del self._asked[outcome.id]
+            self._asked.pop(outcome.id).row = None
             ended = outcome.finished or "stop"
             events += reader.end(ended)
-            events.append(Ended(reader.finish(ended, (order.row and order.row.cached) or 0)))
+            events.append(Ended(reader.finish(ended, order.cached)))
         return events

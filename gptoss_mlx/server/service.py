@@ -127,7 +127,7 @@ class Answering:
         self.told.put_nowait(None)
 
     def _read(self) -> int:
-        rows = [order.row for order in self.orders if order.row is not None]
+        rows = [row for order in self.orders if (row := order.row) is not None]
         return max((min(len(row.context.ids), len(self.prompt)) for row in rows), default=0)
 
 
@@ -238,16 +238,17 @@ class Service:
     def _order(self, loaded: Loaded, answering: Answering, index: int, plain: bool) -> Order:
         runtime = loaded.runtime
         request = answering.request
-        prompt = answering.prompt
+        prompt, shared, told = answering.prompt, answering.shared, answering.told
         limit = request.max_tokens or _longest(loaded, len(prompt))
         seed = request.sampling.seed
         sampling = replace(request.sampling, seed=None if seed is None else seed + index)
 
+        # Neither function may hold the answering, which holds the order: such a circle lasts until it is collected.
         def make(id: Hashable) -> Row:
             grammar = request.grammar
             return Row(
                 *(id, prompt, runtime.context(), limit, sampling, runtime.stop_ids),
-                shared=answering.shared,
+                shared=shared,
                 constraint=None if grammar is None else runtime.constraint(grammar),
                 likeliest=request.likeliest,
             )
@@ -255,7 +256,7 @@ class Service:
         reader = request.reader(runtime.tokenizer, len(prompt), guarded=self.guarded and not plain)
         if plain:
             reader.expect_text()
-        return Order(self.owner.new_id(), make, reader, lambda event: answering.told.put_nowait((index, event)))
+        return Order(self.owner.new_id(), make, reader, lambda event: told.put_nowait((index, event)))
 
 
 def _tell_failure(beginning: "asyncio.Future[None]", answering: Answering) -> None:

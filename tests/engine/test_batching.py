@@ -1,5 +1,8 @@
 """Each row generates what it would generate alone, whichever other rows join, leave or fail."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -114,6 +117,17 @@ def test_a_removed_row_disturbs_no_other(runtime, when):
         want = alone(runtime, number, 15)
         sure = margins_hold(runtime, number, want)
         assert said[number][:sure] == want[:sure]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_batch_without_rows_holds_no_cache(runtime, leaves):
+    """A step that was launched ahead holds the caches of its rows."""
+    batch = Batch(runtime.model)
+    batch.add(row(runtime, 0, 5))
+    only = weakref.ref(batch.waiting[0])
+    run(batch, lambda step: batch.remove(0) if leaves and step == 3 else None)
+    gc.collect()
+    assert only() is None
 
 
 def test_an_interrupted_step_is_undone_and_can_be_taken_again(runtime, monkeypatch):

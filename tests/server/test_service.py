@@ -1,9 +1,11 @@
 """What clients of a scripted server see of time: waiting, heartbeats, leaving, slow heads and slow bodies."""
 
 import contextlib
+import gc
 import json
 import socket
 import time
+import weakref
 from concurrent.futures import Future
 
 import httpx2
@@ -37,6 +39,26 @@ def test_a_reply_ends_within_one_token_of_its_client_s_leaving(scripted):
         time.sleep(0.5)
         assert there.rows.steps <= steps + 2
         there.wait_until_idle()
+
+
+def test_a_row_whose_reply_has_ended_is_let_go_at_once(scripted):
+    """It holds its cache. In a circle of references it would last until Python looks for such circles."""
+    with scripted(ANSWER, ANSWER, ENDLESS, pause=0.001) as there:
+        gc.disable()
+        try:
+            httpx2.post(there.url + PATH, json=ASK)
+            httpx2.post(f"{there.url}/v1/responses", json={"input": "Hi"})
+            with streaming(there) as response:
+                next(response.iter_lines())
+            there.wait_until_idle()
+            rows = [weakref.ref(row) for row in there.rows.asked]
+            there.rows.asked.clear()
+            end = time.monotonic() + 2
+            while any(row() is not None for row in rows) and time.monotonic() < end:
+                time.sleep(0.01)
+            assert [row() for row in rows] == [None] * 3
+        finally:
+            gc.enable()
 
 
 def test_more_than_may_wait_are_told_to_come_again(scripted):

@@ -45,7 +45,7 @@ def unmarked() -> list[str]:
 def _commands_of(text: str) -> Iterator[tuple[str, ...]]:
     for part in re.split(r"&&|\|", text):
         try:
-            words = shlex.split(re.split(r" [<>]", part)[0])
+            words = shlex.split(re.split(r" [<>]", part)[0], comments=True)
         except ValueError:  # a quotation mark of prose
             continue
         if words and (program := words[0].removeprefix(".venv/bin/")) in PROGRAMS:
@@ -60,7 +60,7 @@ def _marked(text: str) -> list[str]:
 def _messages() -> Iterator[tuple[Path, list[str]]]:
     for package in ("gptoss_mlx", "convert", "metal_kernels"):
         for file in sorted((ROOT / package).rglob("*.py")):
-            yield file, list(_strings(ast.parse(file.read_text())))
+            yield file, list(strings_of(file))
 
 
 def _python() -> Iterator[tuple[Path, list[str]]]:
@@ -70,7 +70,9 @@ def _python() -> Iterator[tuple[Path, list[str]]]:
         yield file, _marked(ast.get_docstring(ast.parse(file.read_text())) or "")
 
 
-def _strings(tree: ast.AST) -> Iterator[str]:
+def strings_of(file: Path) -> Iterator[str]:
+    """Yield the strings of a program, what is inserted into one at run time as an ``x``."""
+    tree = ast.parse(file.read_text())
     inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
@@ -80,9 +82,9 @@ def _strings(tree: ast.AST) -> Iterator[str]:
 
 
 def _documents() -> Iterator[tuple[Path, list[str]]]:
-    for file in [*ROOT.glob("*.md"), *(ROOT / "gptoss_mlx").rglob("*.md")]:
+    for file in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "gptoss_mlx").rglob("*.md")]:
         text = file.read_text()
-        blocks = re.findall(r"^```(?:sh|text)\n(.*?)^```$", text, re.M | re.S)
+        blocks = re.findall(r"^```text\n(.*?)^```$", text, re.M | re.S)  # the tests of pages run those of sh
         examples = [line for block in blocks for line in block.splitlines()] + re.findall(r"^    (\S.*)$", text, re.M)
         yield file, _marked(re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)) + examples
 

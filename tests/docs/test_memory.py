@@ -11,7 +11,7 @@ from gptoss_mlx.memory.plan import plan
 from gptoss_mlx.prediction.published_speeds import GB
 from gptoss_mlx.prediction.speed import predict, predict_paged
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 MACS = re.findall(r"^\| (\d+) GB \|(.*)\|$", README, re.MULTILINE)
 CHIPS = (("M4", 2 * GB), ("M4 Pro", 6 * GB))
 

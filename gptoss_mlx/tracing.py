@@ -71,8 +71,8 @@ BY_LAYER = ("router_logits", "experts", "expert_weights", "hidden", "sink_mass")
 
 @dataclass
 class Tracer:
-    """Traces ``ids``, at most ``chunk`` of them at each :meth:`read`. ``layers`` None are all layers. ``top`` is how
-    many candidates are wanted. Making one raises UsageError for what cannot be traced, and ContextLengthError."""
+    """Traces ``ids``, at most ``chunk`` of them at each :meth:`read`. ``layers`` None are all. ``top`` is how many
+    candidates are wanted. Making one raises UsageError for what cannot be traced, and ContextLengthError."""
 
     context: Context
     ids: list[int]

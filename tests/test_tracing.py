@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import gptoss_mlx
-from gptoss_mlx.engine.tracing import Trace, Tracer
 from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
+from gptoss_mlx.tracing import Trace, Tracer
 from tests.oracle.cases import GOLDEN_CASES, sampled_rows
 from tests.support.measure import relative_l2
 from tests.support.models import random_model
 
-GOLDENS = Path(__file__).parent.parent / "data" / "goldens"
+GOLDENS = Path(__file__).parent / "data" / "goldens"
 EVERYTHING = ("router_logits", "experts", "hidden", "sink_mass", "logits", "candidates", "surprise")
 
 
