@@ -14,12 +14,10 @@ import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.batching import Batch
 from gptoss_mlx.engine.constraint import Constraint
 from gptoss_mlx.engine.context import Cancelled, Context
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.engine.prefix_cache import PrefixCache, PrefixView
-from gptoss_mlx.engine.scoring import Scorer
 from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.errors import UsageError, quoted
 from gptoss_mlx.harmony import Tokenizer
@@ -31,18 +29,19 @@ from gptoss_mlx.memory.allocators import limit_allocators
 from gptoss_mlx.memory.here import plan_here
 from gptoss_mlx.memory.plan import MemoryPlan
 from gptoss_mlx.model.decoder import Decoder
-from gptoss_mlx.model.experts import expert_nbytes, holds_experts
 from gptoss_mlx.model.weights import load_weights, loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.prediction.expert_trace import About, TraceWriter
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.score import Score
+from gptoss_mlx.scorer import Scorer
 from gptoss_mlx.tracing import SMALL, Trace, Tracer, What, traced
 from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
 from metal_kernels import launch
 
 if TYPE_CHECKING:
     from gptoss_mlx.distributed.hosts import Backend
+    from gptoss_mlx.engine.batching import Batch
     from gptoss_mlx.grammars import Grammar, Vocabulary
 
 DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -50,8 +49,9 @@ DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 @dataclass
 class Runtime:
-    """A loaded model and its tokenizer. It turns ids into logits and generates ids. Conversations and batches share
-    what they have read through ``prefixes``."""
+    """A loaded model and its tokenizer, which ``gptoss_mlx.load`` returns. It turns ids into logits and generates ids.
+    ``plan`` says what it may take, in bytes. Conversations and batches share what they have read through ``prefixes``.
+    Use it in one thread at a time."""
 
     folder: ModelFolder
     model: Decoder
@@ -118,7 +118,9 @@ class Runtime:
         min_p: float | None = None,
         seed: int | None = None,
     ) -> Sampling:
-        """Return a Sampling of the given values, with the folder's generation defaults in place of None."""
+        """Return a Sampling of the given values, with the folder's generation defaults in place of None. Temperature 0
+        takes the likeliest token each time. ``seed`` repeats the draws; without one they differ. Raises UsageError for
+        values out of range."""
         given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         return default_sampling(self.folder, given, seed)
 
@@ -178,8 +180,8 @@ class Runtime:
         self.prefix_view.save(context)
 
     def score(self, ids: list[int], top: int) -> list[Score]:
-        """Return how likely each of ``ids`` but the first is, and the ``top`` likeliest ids at its place. Raises
-        EngineError."""
+        """Return how likely each of ``ids`` but the first is, as a natural logarithm, and the ``top`` likeliest ids at
+        its place with theirs. Raises EngineError."""
         scorer = Scorer(self.context(), ids, top, self.chunk)
         scores: list[Score] = []
         while not scorer.done:
@@ -203,8 +205,10 @@ class Runtime:
         """Return the bytes that the caches of a batch's rows may take."""
         return self.plan["caches"] + self.plan.room
 
-    def batch(self, max_rows: int, memory: int | None) -> Batch:
+    def batch(self, max_rows: int, memory: int | None) -> "Batch":
         """Return an empty batch of at most ``max_rows`` rows at once, whose caches take at most ``memory`` bytes."""
+        from gptoss_mlx.engine.batching import Batch
+
         return Batch(self.model, max_rows, memory, prefill_chunk=self.chunk, prefix_view=self.prefix_view)
 
     def close(self) -> None:
@@ -216,8 +220,10 @@ class Runtime:
         return self.prefixes.notice()
 
     def logits(self, tokens: list[list[int]] | mx.array) -> mx.array:
-        """Return the logits [B, L, V] float32 of token ids [B, L], read into an empty cache. Raises UsageError if
-        ``tokens`` is not such an array or holds an id outside the vocabulary."""
+        """Return the logits [B, L, V] float32 of token ids [B, L], read into an empty cache. Those at place t say what
+        may follow the ids up to t. All rows have one length. All logits are in memory at once: 0.8 MB for each token of
+        a published model. Raises UsageError if ``tokens`` is not such an array or holds an id outside the
+        vocabulary."""
         try:
             ids = mx.array(tokens)
         except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: an id that no integer type holds
@@ -252,10 +258,14 @@ class Runtime:
         stop: Collection[int] | None = None,
         constraint: "Grammar | None" = None,
     ) -> Iterator[int]:
-        """Return an iterator over up to ``max_tokens`` ids that follow ``tokens``. An id of ``stop`` (default
-        ``stop_ids``) is yielded and is the last. With a ``constraint`` only what it allows is drawn. Raises UsageError
-        at once for an argument of the wrong type or out of range, and what ``constraint`` raises. The iterator raises
-        ContextLengthError, EngineError and ConstraintError."""
+        """Return an iterator over up to ``max_tokens`` ids that follow ``tokens``, as they are generated. There is no
+        harmony in this: give it ids that ``harmony.render`` made, or those of any text.
+
+        An id of ``stop`` (default ``stop_ids``, which end a reply) is yielded and is the last. ``temperature`` and the
+        four after it are those of Sampling. With a ``constraint`` only what it allows is drawn. Raises UsageError at
+        once for an argument of the wrong type or out of range, and what ``Runtime.constraint`` raises. The iterator
+        raises ContextLengthError, EngineError, ConstraintError, and ModelFolderError where experts cannot be read.
+        """
         prompt = _ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")
@@ -288,33 +298,9 @@ def load(
     distributed_backend: "Backend" = "ring",
     progress: Callable[[int, int], None] | None = None,
 ) -> Runtime:
-    """Load an installed model by name, folder or Hub id.
-
-    ``dtype`` is that of dense weights, keys and values, "float32" or "bfloat16". The default is bfloat16 on Metal and
-    float32 on the CPU backend, where products run in float32 either way.
-
-    ``memory`` is what everything together may take: bytes, text such as "10GB", or "auto", the default, which is what
-    the machine has free. ``context`` is how many tokens a conversation shall hold; the default is as many as fit, up to
-    the model's own. The runtime's ``plan`` says what fits, and its ``notices`` what is smaller than wanted. ``slots``
-    is how many experts a layer holds at once, the others being read from disk when they are chosen; the default is the
-    plan's. ``trace_experts`` is a new file that gets what every layer chooses, in the form of
-    ``prediction.expert_trace``. Every expert then has a slot if all fit, and the host waits for each step's choice.
-    ``verify`` first compares every byte of the weights with the manifest. ``prefixes`` may be another model's too. By
-    default it is a new cache of the plan's size, and ``prefix_disk``, bytes or text such as "4GB", is what the keys and
-    values that it keeps on disk may take there, for this process and others. The default, "off", is to keep none.
-    ``progress`` is called with (bytes read, total).
-
-    ``distributed`` divides the layers among processes: so many on this machine, or those of a file of hosts
-    (``distributed.hosts``). ``memory`` is then what each may take. They are joined over TCP, or with the
-    ``distributed_backend`` "jaccl" over Thunderbolt, once in the life of a process. The loss of one ends this process,
-    with a message and exit code 14. Slots, traces and prefixes on disk are refused.
-
-    Where shaders run, the first load on a machine compares them with plain MLX, which does the work of wrong ones from
-    then on. A warning names them.
-
-    Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, StorageError for a trace that cannot
-    be written, and RankError for a process that does not start or is unlike this one.
-    """
+    """Load an installed model. ``gptoss_mlx.load`` installs ``tiny`` first, and says what the arguments mean. Raises
+    UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, RankError, and StorageError for a trace
+    that cannot be written."""
     chosen = _dtype(dtype)
     limit = memory_limit(memory)
     wanted = context_limit(context)
@@ -331,13 +317,8 @@ def load(
 
         if verify:
             folder.verify()
-        decoder, planned = start(
-            *(folder, distributed, distributed_backend),
-            memory=limit,
-            context=wanted,
-            dtype=chosen,
-            progress=progress,
-        )
+        where = (distributed, distributed_backend)
+        decoder, planned = start(folder, *where, memory=limit, context=wanted, dtype=chosen, progress=progress)
         kept = PrefixCache(planned["prefix cache"]) if prefixes is None else prefixes
         return Runtime(folder, decoder, planned, kept)
     planned = plan_here(folder.config, folder.dense, memory=limit, context=wanted, dtype=chosen)
@@ -350,7 +331,7 @@ def load(
     watch = None
     if trace_experts is not None:
         slots = folder.config.num_local_experts if slots is None else slots
-        watch = TraceWriter(Path(trace_experts), trace_of(folder, slots))
+        watch = TraceWriter(Path(trace_experts), About.of(folder, slots))
     limit_allocators(planned["allocator cache"])
     total = loaded_nbytes(folder, chosen, slots)
     read = 0
@@ -368,20 +349,6 @@ def load(
         snapshots = Snapshots(BoundedFolder(snapshots_dir(), on_disk)) if on_disk else None
         prefixes = PrefixCache(planned["prefix cache"], snapshots)
     return Runtime(folder, decoder, planned, prefixes)
-
-
-def trace_of(folder: ModelFolder, slots: int) -> About:
-    """Return what a trace of this model says of it."""
-    config = folder.config
-    experts = next(stretch for stretch in folder.stretches() if holds_experts(stretch))
-    return About(
-        model=folder.path.name,
-        layers=config.num_hidden_layers,
-        experts=config.num_local_experts,
-        per_token=config.num_experts_per_tok,
-        slots=slots,
-        expert_nbytes=expert_nbytes(experts),
-    )
 
 
 def _ids(name: str, given: Iterable[int]) -> list[int]:

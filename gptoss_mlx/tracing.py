@@ -16,13 +16,14 @@ import numpy as np
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.context import PREFILL_CHUNK, Context, sequence_bytes
 from gptoss_mlx.engine.sampling import NOT_FINITE
-from gptoss_mlx.engine.scoring import ROWS, scored
+from gptoss_mlx.engine.scoring import scored
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError, quoted
 from gptoss_mlx.model.attention import Rope, attend_prompt, project
 from gptoss_mlx.model.cache import LayerCache
 from gptoss_mlx.model.moe import mix, route
 from gptoss_mlx.model.rope import attention_scale, inverse_frequencies
 from gptoss_mlx.model.weights import LayerWeights
+from gptoss_mlx.scorer import ROWS
 from metal_kernels import launch
 from metal_kernels.reference import top_experts
 

@@ -22,7 +22,7 @@ ALLOWED = {
     "gptoss_mlx.arguments": {"gptoss_mlx.errors"},
     "gptoss_mlx.config_fields": {"gptoss_mlx.errors"},
     "gptoss_mlx.config": {"gptoss_mlx.errors", "gptoss_mlx.config_fields"},
-    "gptoss_mlx.tokenizer_files": set(),
+    "gptoss_mlx.tokenizer_files": {"gptoss_mlx.errors"},
     "gptoss_mlx.harmony": {"gptoss_mlx.errors", "gptoss_mlx.tokenizer_files"},
     "gptoss_mlx.sampling": {"gptoss_mlx.errors", "gptoss_mlx.arguments"},
     "gptoss_mlx.limits": {"gptoss_mlx.errors", "gptoss_mlx.arguments"},
@@ -33,6 +33,7 @@ ALLOWED = {
     "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.fastest"},
     "gptoss_mlx.files": set(),
     "gptoss_mlx.bounded_folder": set(),
+    "gptoss_mlx.folder_writer": {"gptoss_mlx.errors", "gptoss_mlx.bounded_folder"},
     "gptoss_mlx.text_input": {"gptoss_mlx.errors"},
     "gptoss_mlx.published": set(),
     "gptoss_mlx.home": {"gptoss_mlx.errors", "gptoss_mlx.published"},
@@ -56,6 +57,7 @@ ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
 ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.model",
     "gptoss_mlx.bounded_folder",
+    "gptoss_mlx.folder_writer",
     "gptoss_mlx.arguments",
     "gptoss_mlx.sampling",
     "gptoss_mlx.score",
@@ -63,7 +65,8 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
 ALLOWED["gptoss_mlx.machine"] = set()
 ALLOWED["gptoss_mlx.screen"] = set()
 ALLOWED["gptoss_mlx.memory"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
-ALLOWED["gptoss_mlx.tracing"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine"}
+ALLOWED["gptoss_mlx.scorer"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine"}
+ALLOWED["gptoss_mlx.tracing"] = ALLOWED["gptoss_mlx.scorer"] | {"gptoss_mlx.scorer"}
 ALLOWED["gptoss_mlx.prediction"] = ALLOWED["gptoss_mlx.model"] | {"gptoss_mlx.model"}
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}
@@ -89,6 +92,7 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
     "gptoss_mlx.memory",
     "gptoss_mlx.distributed",
     "gptoss_mlx.prediction",
+    "gptoss_mlx.scorer",
     "gptoss_mlx.tracing",
     "gptoss_mlx.grammars",
     "gptoss_mlx.kernel_check",
@@ -99,6 +103,10 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
     "gptoss_mlx.installed",
 }
 ALLOWED["gptoss_mlx.inspection"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime"}
+# Only mlx-lm's programs import it.
+ALLOWED["gptoss_mlx.mlx_lm_adapter"] = (
+    ALLOWED["gptoss_mlx.runtime"] | ALLOWED["gptoss_mlx.bundled"] | {"gptoss_mlx.runtime", "gptoss_mlx.bundled"}
+)
 ALLOWED["gptoss_mlx.pictures"] = {"gptoss_mlx.errors", "gptoss_mlx.files", "gptoss_mlx.inspection"}
 ALLOWED["gptoss_mlx.repetition"] = set()
 ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.repetition"}

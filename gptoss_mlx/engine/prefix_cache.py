@@ -113,11 +113,11 @@ class PrefixCache:
         for trunk in self._trunks:
             self._save_trunk(trunk)
         if self.snapshots is not None:
-            self.snapshots.close()
+            self.snapshots.writer.close()
 
     def notice(self) -> str | None:
         """Return, once, why nothing more is written to disk, or None."""
-        return None if self.snapshots is None else self.snapshots.notice()
+        return None if self.snapshots is None else self.snapshots.writer.notice()
 
     def _save(
         self, model_key: str, ids: list[int], cache: KVCache, marks: Sequence[KVCache], *, wait: bool = True

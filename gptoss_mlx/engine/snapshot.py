@@ -6,23 +6,22 @@ the same beginning share its blocks, and a longer one adds only what is new. No 
 the ids, the weights' hash, the cache's dtype, the library that computed it and the versions of MLX and of this format,
 so that a prompt finds what was computed from the same and nothing else.
 
-``bounded_folder`` knows the files; ``prefix_cache`` knows when to use this.
+``bounded_folder`` and ``folder_writer`` know the files; ``prefix_cache`` knows when to use this.
 """
 
 import hashlib
 import re
-import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
 
-from gptoss_mlx.bounded_folder import PATIENCE, BoundedFolder
+from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.config import FULL, ModelConfig
 from gptoss_mlx.engine.context import Context
-from gptoss_mlx.errors import one_line
+from gptoss_mlx.folder_writer import FolderWriter
 from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.decoder import Decoder
 from metal_kernels import launch
@@ -73,16 +72,12 @@ class _Names:
 
 @dataclass
 class Snapshots:
-    """The snapshots in ``folder``. A thread writes them, so that a reply waits at most for copies of what is new. After
-    a failed write nothing more is written, and ``notice`` says so once."""
+    """The snapshots in ``folder``. ``writer`` writes them, so that a reply waits at most for copies of what is new."""
 
     folder: BoundedFolder
-    _failure: str | None = field(default=None, init=False)
-    _told: bool = field(default=False, init=False)
-    _pending: set[str] = field(default_factory=set, init=False)
-    # Python joins the thread of an executor at exit, so what waits is written then.
-    _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "snapshots"), init=False)
-    _room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(PENDING), init=False)
+
+    def __post_init__(self) -> None:
+        self.writer = FolderWriter(self.folder, PENDING)
 
     def lengths(self, model_key: str, prompt: list[int]) -> list[int]:
         """Return the lengths of the proper prefixes of ``prompt`` that have a snapshot, the longest first."""
@@ -101,13 +96,13 @@ class Snapshots:
         kept = self._read(files, config, length, NUMPY_DTYPES[dtype])
         if kept is None:
             return None
-        held = {}
-        for number in reversed(range(len(kept))):  # one by one, so that only one layer is there twice
-            array = mx.array(kept.pop())
-            held[f"{number}.kv"] = array.view(mx.bfloat16) if dtype == mx.bfloat16 else array
-            mx.eval(held[f"{number}.kv"])
+        held = []
+        while kept:  # one by one, so that only one layer is there twice
+            array = mx.array(kept.pop(0))
+            held.append(array.view(mx.bfloat16) if dtype == mx.bfloat16 else array)
+            mx.eval(held[-1])
         self.folder.touch(reversed(files))
-        context = Context(model, KVCache.restored(config, length, held, dtype), prompt[:length])
+        context = Context(model, KVCache.restored(config, length, held), prompt[:length])
         context.mark()
         return context
 
@@ -117,45 +112,34 @@ class Snapshots:
         """Write a snapshot of each of the ``marks`` of ``cache``, which has read ``ids``, and the blocks that are not
         there. Copy them first, and where PENDING copies are not written yet ``wait`` for the writer, or else return
         False, to be called again. Nothing is written if the budget cannot hold all of it."""
-        if self._failure is not None or not marks:
+        if self.writer.failure is not None or not marks:
             return True
-        if not wait and len(self._pending) >= PENDING:
+        if not wait and self.writer.full:
             return False
         last = marks[-1].length
         names = _Names.of(model_key, ids, [mark.length for mark in marks])
         state = cache.at(marks[-1])
-        points = {mark.length: cache.at(mark).held(mark.length // BLOCK * BLOCK) for mark in marks}
-        whole = [state.full_rows(0, last), *(point.values() for point in points.values())]
+        points = {mark.length: cache.at(mark).kept(mark.length // BLOCK * BLOCK) for mark in marks}
+        whole = [state.full_rows(0, last), *points.values()]
         if sum(array.nbytes for arrays in whole for array in arrays) > self.folder.budget * MOST:
             return True
         blocks = names.files(last)[:-1]
         order = [*map(names.snapshot, sorted(points, reverse=True)), *reversed(blocks)]  # a shared beginning goes last
         self.folder.touch(order)  # lest writing some removes others
-        there = self._pending | self.folder.names()
+        there = self.writer.waiting | self.folder.names()
         parts = [(name, state.full_rows(at * BLOCK, (at + 1) * BLOCK)) for at, name in enumerate(blocks)]
-        parts += [(names.snapshot(length), list(point.values())) for length, point in points.items()]
+        parts += [(names.snapshot(length), arrays) for length, arrays in points.items()]
         for name, arrays in parts:
-            if name not in there and not self._put(name, arrays, wait):
-                return self._failure is not None
-        self._writer.submit(self.folder.touch, order)
+            if name not in there and not self.writer.put(name, partial(_copied, arrays), wait=wait):
+                return self.writer.failure is not None
+        self.writer.touch(order)
         return True
-
-    def close(self) -> None:
-        """Wait until all is written."""
-        self._writer.submit(int).result()
-
-    def notice(self) -> str | None:
-        """Return, once, why nothing more is written, or None."""
-        if self._failure is None or self._told:
-            return None
-        self._told = True
-        return self._failure
 
     def _read(self, files: list[str], config: ModelConfig, length: int, dtype: type) -> list[np.ndarray] | None:
         """Return keys and values of each layer, [2, 1, M, rows, D]. Each is allocated once, and the files fill it."""
+        lengths = [length if kind == FULL else min(length, config.sliding_window - 1) for kind in config.layer_types]
         kept: list[np.ndarray] = [
-            np.empty(_shape(config, length if kind == FULL else _window_rows(config, length)), dtype)
-            for kind in config.layer_types
+            np.empty((2, 1, config.num_key_value_heads, n, config.head_dim), dtype) for n in lengths
         ]
         for number, name in enumerate(files):
             rows = slice(number * BLOCK, None if name == files[-1] else (number + 1) * BLOCK)
@@ -172,39 +156,6 @@ class Snapshots:
                 data = data[part.nbytes :]
         return kept
 
-    def _put(self, name: str, arrays: Iterable[mx.array], wait: bool) -> bool:
-        """Copy and hand over a file. Return False if there is no room for a copy."""
-        if not self._room.acquire(timeout=2 * PATIENCE if wait else 0):
-            if wait:
-                self._fail("the disk does not answer")
-            return False
-        try:
-            parts = [np.array(array.view(mx.uint8)).data.cast("B") for array in arrays]
-        except (RuntimeError, MemoryError) as error:
-            self._room.release()
-            self._fail(one_line(error))
-            return False
-        self._pending.add(name)
-        self._writer.submit(self._write, name, parts)
-        return True
 
-    def _write(self, name: str, parts: list[memoryview]) -> None:
-        try:
-            if self._failure is None:
-                self.folder.write(name, parts)
-        except OSError as error:
-            self._fail(error.strerror or "it cannot be written")
-        finally:
-            self._pending.discard(name)
-            self._room.release()
-
-    def _fail(self, why: str) -> None:
-        self._failure = f"{self.folder.path}: {why}; what was read is not kept on disk, and nothing else is lost"
-
-
-def _shape(config: ModelConfig, rows: int) -> tuple[int, ...]:
-    return (2, 1, config.num_key_value_heads, rows, config.head_dim)
-
-
-def _window_rows(config: ModelConfig, length: int) -> int:
-    return min(length, config.sliding_window - 1)
+def _copied(arrays: Iterable[mx.array]) -> list[memoryview]:
+    return [np.array(array.view(mx.uint8)).data.cast("B") for array in arrays]

@@ -12,7 +12,6 @@ import json
 import lzma
 import re
 from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +19,9 @@ from typing import Any
 
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
 from gptoss_mlx.tokenizer_files.added_tokens import AddedToken, AddedTokens
+from gptoss_mlx.tokenizer_files.checks import check_ids, check_pattern, ranks_of, reason, refused
 from gptoss_mlx.tokenizer_files.formats import (
     MAGIC,
-    MAX_IDS,
     O200K_NAMED,
     O200K_PATTERN,
     VERSION,
@@ -31,8 +30,6 @@ from gptoss_mlx.tokenizer_files.formats import (
     tokenizer_json,
     unpack,
 )
-
-MARKERS = ("<|start|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
 
 O200K_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 """Of the bundled ranks. tiktoken checks o200k_base against the same value."""
@@ -64,67 +61,39 @@ class Tokenizer:
         """
         from tiktoken import Encoding
 
-        ranks = dict(zip(tokens, range(len(tokens)), strict=True))
-        gaps = tokens.count(b"")
-        ranks.pop(b"", None)
-        if len(ranks) + gaps != len(tokens):
-            raise ValueError("two ids stand for the same token")
-        if any(bytes((byte,)) not in ranks for byte in range(256)):
-            raise ValueError("not every single byte is a token")
-        if max(map(len, tokens)) > 255:
-            raise ValueError("a token is longer than 255 bytes")
-        if missing := [marker for marker in MARKERS if marker not in special]:
-            raise ValueError(f"the marker {missing[0]} is missing")
-        if len(set(special.values())) != len(special):
-            raise ValueError("two markers share an id")
-        for text, id in special.items():
-            if not text or not 0 <= id < MAX_IDS or (id < len(tokens) and tokens[id]):
-                raise ValueError(f"the marker {text!r} cannot have the id {id}")
-
-        own = {token.id: token.text.encode() for token in added}
-        if len(own) != len(added) or len({token.text for token in added}) != len(added):
-            raise ValueError("two added tokens are the same")
-        for token in added:
-            taken = token.id in special.values() or token.text in special
-            if taken or not token.text or (token.id < len(tokens) and tokens[token.id] not in (b"", own[token.id])):
-                raise ValueError(f"the added token {token.text!r:.60} cannot have the id {token.id}")
-
+        ranks = ranks_of(tokens)
+        check_ids(tokens, special, added)
         self.special = dict(special)
-        self.vocab_size = 1 + max(len(tokens) - 1, *special.values(), *own)
+        self.vocab_size = 1 + max(len(tokens) - 1, *special.values(), *(token.id for token in added))
         self._tokens = tokens
         self._pattern = pattern
         self._names = {id: text for text, id in special.items()}
         self._bpe = Encoding("harmony", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         ranks.clear()  # the encoder has its own copy: 13 MB less for the published vocabulary
         self._added = AddedTokens(tuple(added), tuple(special))
-        self._added_bytes = own
+        self._added_bytes = {token.id: token.text.encode() for token in added}
         if pattern != O200K_PATTERN:
-            self._try_pattern()
+            check_pattern(pattern)
+            self._merge("A sample, of 12 words:\n  \tx é 漢字 🙂")
 
     @classmethod
     def from_file(cls, tokenizer_json: str | Path) -> "Tokenizer":
         """Read a checkpoint's ``tokenizer.json``. Raises CheckpointError when it is damaged or no gpt-oss tokenizer."""
         path = Path(tokenizer_json)
-        try:
+        with refused(path, CheckpointError, "no gpt-oss tokenizer", "get the file again"):
             if path.stat().st_size > _MAX_FILE:
                 raise ValueError("the file is too large for a tokenizer")
             return cls(*read_tokenizer_json(json.loads(path.read_bytes())))
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); get the file again") from error
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path}: no gpt-oss tokenizer ({_reason(error)}); get the file again") from error
 
     @classmethod
     def bundled(cls) -> "Tokenizer":
         """Load the published vocabulary (o200k_harmony) from the bundled ranks. Raises ModelFolderError if damaged."""
         path = Path(__file__).with_name("o200k_base.tiktoken.xz")
-        try:
+        with refused(path, ModelFolderError, "damaged", "install gptoss-mac again"):
             ranks = lzma.decompress(path.read_bytes())
             if hashlib.sha256(ranks).hexdigest() != O200K_SHA256:
                 raise ValueError("checksum does not match")
             tokens = [b64decode(line.split()[0]) for line in ranks.splitlines()]
-        except (OSError, lzma.LZMAError, Base64Error, ValueError) as error:
-            raise ModelFolderError(f"{path}: damaged ({_reason(error)}); install gptoss-mac again") from error
         special = {f"<|reserved_{id}|>": id for id in range(200000, 200018) if id not in O200K_NAMED.values()}
         return cls(tokens, O200K_NAMED | special, O200K_PATTERN)
 
@@ -132,18 +101,13 @@ class Tokenizer:
     def load(cls, path: str | Path) -> "Tokenizer":
         """Load the compact form that ``save`` wrote. Raises ModelFolderError when it is missing, damaged or newer."""
         path = Path(path)
-        try:
+        with refused(path, ModelFolderError, "damaged", "convert the model again"):
             packed = path.read_bytes()
-        except OSError as error:
-            raise ModelFolderError(f"{path}: cannot be read ({error.strerror}); convert the model again") from error
-        if packed.startswith(MAGIC) and not packed.startswith(MAGIC + VERSION):
-            raise ModelFolderError(f"{path}: written by another version of gptoss-mac; update it, or convert again")
-        try:
+            if packed.startswith(MAGIC) and not packed.startswith(MAGIC + VERSION):
+                raise ModelFolderError(f"{path}: written by another version of gptoss-mac; update it, or convert again")
             if hashlib.sha256(packed[:-32]).digest() != packed[-32:]:
                 raise ValueError("checksum does not match")
             return cls(*unpack(packed[:-32]))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ModelFolderError(f"{path}: damaged ({_reason(error)}); convert the model again") from error
 
     def save(self, path: str | Path) -> None:
         """Write the compact form, followed by its SHA-256. Raises StorageError when the file cannot be written."""
@@ -169,7 +133,10 @@ class Tokenizer:
         ModelFolderError when the vocabulary's split pattern fails on the text. The published pattern never fails.
         """
         pieces = self._added.split(text)
-        return [id for piece in pieces for id in ((piece,) if isinstance(piece, int) else self._encode(piece))]
+        try:
+            return [id for piece in pieces for id in ((piece,) if isinstance(piece, int) else self._encode(piece))]
+        except ValueError as error:
+            raise ModelFolderError(f"the tokenizer cannot encode this text: {error}; {_TOKENIZER_REMEDY}") from None
 
     def _encode(self, text: str) -> list[int]:
         cuts = [cut for run in _BLANK_RUN.finditer(text) for cut in range(run.start() + _BLANKS, run.end(), _BLANKS)]
@@ -179,38 +146,18 @@ class Tokenizer:
         return [id for piece in pieces for id in self._merge(piece)]
 
     def _merge(self, text: str) -> list[int]:
+        """Return the ids of a text. Raises ValueError where the split pattern fails on it, or loses a part of it."""
         try:  # where a pattern backtracks too much, `encode` raises and `encode_ordinary` would panic
             ids = self._bpe.encode(text, allowed_special=set(), disallowed_special=())
         except BaseException as error:  # a Rust panic, after a pattern with an empty match, is not an Exception
             if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
                 raise
-            problem = f"the tokenizer's split pattern cannot be used ({_reason(error)})"
-            raise ModelFolderError(f"{problem}; {_TOKENIZER_REMEDY}") from None
+            raise ValueError(f"its split pattern cannot be used ({reason(error)})") from None
         if self._pattern != O200K_PATTERN:  # tiktoken skips text that a pattern does not match
             paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             if self.decode(ids) != paired:
-                raise ModelFolderError(
-                    f"the tokenizer's split pattern leaves out a part of the text; {_TOKENIZER_REMEDY}"
-                )
+                raise ValueError("its split pattern leaves out a part of the text")
         return ids
-
-    def _try_pattern(self) -> None:
-        """Raise ValueError for a split pattern that loses text, or that may match the empty string (tiktoken panics).
-
-        A look-around may allow an empty match only beside certain text. ``encode`` then raises on such text.
-        """
-        from tiktoken import Encoding
-
-        ranks = {bytes((byte,)): byte for byte in range(256)}
-        for before, after in (("q", "z"), ("q", ""), ("", "z")):
-            pattern = f"{before}(?:{self._pattern}){after}"
-            around = Encoding("probe", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-            if around.encode(before + after):
-                raise ValueError("its split pattern may match nothing at all")
-        try:
-            self._merge("A sample, of 12 words:\n  \tx é 漢字 🙂")
-        except ModelFolderError as error:
-            raise ValueError(f"its split pattern does not split text: {error}") from error
 
     def token_bytes(self, id: int) -> bytes:
         """Return the bytes of one ordinary token, ``b""`` for a marker or an unused id."""
@@ -248,9 +195,3 @@ class TextDecoder:
     def finish(self) -> str:
         """Return the remaining text, U+FFFD for an incomplete character, and reset the decoder."""
         return self._utf8.decode(b"", final=True)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, KeyError):
-        return f"nothing is known of {error.args[0]!r:.60}"
-    return str(error).partition("\n")[0][:200]

@@ -11,6 +11,7 @@ all it reads.
 ``length`` is always a count of positions seen; ``rows`` count what is kept. Knows no token ids and no text.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
@@ -186,14 +187,11 @@ class KVCache:
             ]
         )
 
-    def held(self, first: int = 0) -> dict[str, mx.array]:
-        """Return the rows kept, by layer and without room to grow: what ``restored`` takes. Of full layers, return the
-        rows from position ``first`` on."""
-        held = {
-            f"{number}.kv": layer.held(first) if layer.window is None else layer.held()
-            for number, layer in enumerate(self.layers)
-        }
-        return {name: array for name, array in held.items() if array is not None}
+    def kept(self, first: int = 0) -> list[mx.array]:
+        """Return the rows of each layer that has any, without room to grow: what ``restored`` takes. Of full layers,
+        return those from position ``first`` on."""
+        found = [layer.held(first) if layer.window is None else layer.held() for layer in self.layers]
+        return [array for array in found if array is not None]
 
     def full_rows(self, first: int, last: int) -> list[mx.array]:
         """Return keys and values of the positions from ``first`` up to ``last`` in each full layer."""
@@ -201,20 +199,13 @@ class KVCache:
         return [array for array in found if array is not None]
 
     @classmethod
-    def restored(cls, config: ModelConfig, length: int, held: dict[str, mx.array], dtype: mx.Dtype) -> "KVCache":
-        """Return a cache of ``dtype`` that has seen ``length`` positions and holds ``held``.
-
-        Raises ValueError if ``held`` is not what such a cache holds.
-        """
+    def restored(cls, config: ModelConfig, length: int, kept: Sequence[mx.array]) -> "KVCache":
+        """Return a cache that has seen ``length`` positions, of which every layer has ``kept`` rows [2, 1, M, rows,
+        D]."""
         cache = cls.empty(config)
-        for number, layer in enumerate(cache.layers):
-            rows = length if layer.window is None else min(length, layer.window - 1)
-            shape = (2, 1, config.num_key_value_heads, rows, config.head_dim)
-            array = held.get(f"{number}.kv", None if rows else mx.zeros(shape, dtype))
-            if array is None or array.shape != shape or array.dtype != dtype:
-                raise ValueError(f"layer {number} does not hold {rows} positions in {dtype}")
-            layer.body = mx.contiguous(array)
-            layer.body_rows = rows
+        for layer, rows in zip(cache.layers, kept, strict=True):
+            layer.body = mx.contiguous(rows)
+            layer.body_rows = rows.shape[3]
             layer.length = length
         return cache
 

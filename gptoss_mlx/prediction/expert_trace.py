@@ -20,7 +20,8 @@ from typing import Any, get_args
 import numpy as np
 
 from gptoss_mlx.errors import StorageError, UsageError
-from gptoss_mlx.model.experts import Look, Way
+from gptoss_mlx.model.experts import Look, Way, expert_nbytes, holds_experts
+from gptoss_mlx.model_folder import ModelFolder
 
 FORMAT = "expert trace"
 VERSION = 1
@@ -38,6 +39,19 @@ class About:
     per_token: int
     slots: int
     expert_nbytes: int
+
+    @classmethod
+    def of(cls, folder: ModelFolder, slots: int) -> "About":
+        """Return what a trace of a model folder says of it."""
+        config = folder.config
+        return cls(
+            model=folder.path.name,
+            layers=config.num_hidden_layers,
+            experts=config.num_local_experts,
+            per_token=config.num_experts_per_tok,
+            slots=slots,
+            expert_nbytes=next(expert_nbytes(stretch) for stretch in folder.stretches() if holds_experts(stretch)),
+        )
 
 
 class TraceWriter:

@@ -12,7 +12,6 @@ from datetime import date as Date
 from itertools import takewhile
 
 from gptoss_mlx.engine.batching import Row
-from gptoss_mlx.engine.scoring import Scorer
 from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, one_line
 from gptoss_mlx.harmony import Tokenizer, render, render_messages
 from gptoss_mlx.harmony.render import reply_start
@@ -23,6 +22,7 @@ from gptoss_mlx.requests.history import recalled
 from gptoss_mlx.requests.request import call_key
 from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.score import Score
+from gptoss_mlx.scorer import Scorer
 from gptoss_mlx.server.logprobs import Entry, entry
 from gptoss_mlx.server.owner import Broken, Ended, Event, Order, Owner, Scored
 from gptoss_mlx.server.problems import Problem, busy, not_offered

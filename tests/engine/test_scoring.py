@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.engine.scoring import Scorer
+from gptoss_mlx.scorer import Scorer
 
 
 @pytest.mark.parametrize("chunk", [7, 512])

@@ -211,7 +211,7 @@ def test_what_memory_drops_and_what_it_holds_at_the_end_is_on_disk(runtime, view
     for context in contexts:
         first.keep(context)
     assert len(first.prefixes) == 2
-    first.prefixes.snapshots.close()
+    first.prefixes.snapshots.writer.close()
     found = [view().reusable(runtime.context(), [*ids(seed, 300), 1]) for seed in range(3)]
     assert found == [300, 0, 0], "what was dropped"
     assert first.reusable(runtime.context(), [*ids(0, 300), 1]) == 300
@@ -290,7 +290,7 @@ def test_saving_holds_no_more_copies_than_allowed(runtime, view, monkeypatch):
     """The writer is slow. What is copied and waits for it stays bounded, and all of it is written."""
     waiting = []
     own = view()
-    room = own.prefixes.snapshots._room
+    room = own.prefixes.snapshots.writer._room
     real = BoundedFolder.write
 
     def slow(self, name, parts):
@@ -323,11 +323,11 @@ def test_what_memory_holds_is_written_without_waiting_and_once(runtime, view, mo
     monkeypatch.setattr(BoundedFolder, "write", slow)
     assert not own.prefixes.write()
     assert not own.prefixes.write()
-    assert len(own.prefixes.snapshots._pending) == snapshot.PENDING
+    assert len(own.prefixes.snapshots.writer.waiting) == snapshot.PENDING
     go.set()
     while not own.prefixes.write():
         time.sleep(0.001)
-    own.prefixes.snapshots.close()
+    own.prefixes.snapshots.writer.close()
     assert len(written) == len(set(written)) == 10 + 2
     assert own.prefixes.write()
     assert view().reusable(runtime.context(), [*context.ids, 1]) == len(context.ids)
@@ -350,5 +350,5 @@ def test_a_snapshot_takes_little_more_than_its_keys_and_values(runtime, view, fo
     context = read(runtime, ids(1, 2 * BLOCK + 100))
     saved(view(), context)
     size = sum((folder.path / name).stat().st_size for name in folder.names())
-    exact = sum(array.nbytes for array in context.cache.held().values())
+    exact = sum(array.nbytes for array in context.cache.kept())
     assert size == exact + len(folder.names()) * DIGEST_BYTES

@@ -152,10 +152,8 @@ def test_a_cache_filled_to_the_last_position_decodes_as_a_direct_computation(run
     config: ModelConfig = runtime.config
     length = config.max_position_embeddings - 1
     rng = np.random.default_rng(1)
-    held = {}
-    for number, rows in ((0, WINDOW - 1), (1, length)):
-        held[f"{number}.kv"] = rng.standard_normal((2, 1, KV_HEADS, rows, D), np.float32)
-    cache = KVCache.restored(config, length, {name: mx.array(a) for name, a in held.items()}, mx.float32)
+    held = [rng.standard_normal((2, 1, KV_HEADS, rows, D), np.float32) for rows in (WINDOW - 1, length)]
+    cache = KVCache.restored(config, length, [mx.array(array) for array in held])
     got = np.array(runtime.model.logits(runtime.model(mx.array([[7]]), cache))[0])
 
     reference = Reference(51)
@@ -164,7 +162,7 @@ def test_a_cache_filled_to_the_last_position_decodes_as_a_direct_computation(run
     x = reference.t["model.embed_tokens.weight"][[7]]
     for layer, rows in ((0, WINDOW - 1), (1, length)):
         q, k, v = (reference.project(reference.normed(x, layer), layer, which, position) for which in "qkv")
-        past_k, past_v = held[f"{layer}.kv"][:, 0].transpose(0, 2, 1, 3).astype(np.float64)
+        past_k, past_v = held[layer][:, 0].transpose(0, 2, 1, 3).astype(np.float64)
         keys = np.concatenate([past_k * factor, k])
         values = np.concatenate([past_v, v])
         x = reference.experts(x + reference.attend(q, keys, values, np.array([rows]), layer), layer)

@@ -84,7 +84,7 @@ def restored_context(runtime: Runtime, folder: Path) -> tuple[list[str], bool]:
     context.mark()
     snapshots = Snapshots(BoundedFolder(folder / "snapshots", 1 << 30))
     snapshots.save(runtime.model_key, context.ids, context.cache, context.marks)
-    snapshots.close()
+    snapshots.writer.close()
     tail = random_ids(4, 20)
     back = []
     restore = seconds(lambda: back.append(snapshots.load(runtime.model_key, runtime.model, ids + tail, len(ids))))

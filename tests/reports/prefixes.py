@@ -113,7 +113,7 @@ class Host:
         self.context = chat.context
         begin = time.perf_counter()
         assert self.runtime.prefixes.snapshots is not None
-        self.runtime.prefixes.snapshots.close()
+        self.runtime.prefixes.snapshots.writer.close()
         with opened_history() as history:
             history.save(replace(sessions.kept(chat, "chat"), name=name, id=history.find(name) or 0))
         prompt = done.usage.prompt_tokens

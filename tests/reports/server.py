@@ -335,7 +335,7 @@ def turns(options: argparse.Namespace) -> bool:
                     print(f"{gigabytes} GB ({kept:,} tokens kept, context {context:,}), {name}: a first prompt of "
                           f"{first:,} tokens, then at most {most} read beyond what is new")  # fmt: skip
                     good &= most <= 8  # what stands between two prompts: a reply's start and its channel
-            snapshots.close()
+            snapshots.writer.close()
     return good
 
 
