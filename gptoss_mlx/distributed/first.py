@@ -6,7 +6,9 @@ ranks know a cache by its number.
 """
 
 import signal
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +21,11 @@ import mlx.core as mx
 
 from gptoss_mlx.distributed import group as ring
 from gptoss_mlx.distributed.ranks import Ranks
+from gptoss_mlx.distributed.wire import RING_ERROR
 from gptoss_mlx.model.cache import KVCache, LayerCache
 from gptoss_mlx.model.decoder import Decoder, Step
+
+LOSS_SECONDS = 3.0
 
 
 @dataclass(eq=False)
@@ -79,6 +84,8 @@ class SpreadCache(KVCache):
     def rewind(self, mark: KVCache) -> None:
         """Forget every position after ``mark``, here and on the other ranks."""
         assert isinstance(mark, SpreadCache)
+        if str(sys.exception() or "").startswith(RING_ERROR):
+            time.sleep(LOSS_SECONDS)  # a rank is gone, and a thread is about to say which and to end this process
         with _uninterrupted():
             super().rewind(mark)
             self._orders.note("rewind", self.number, mark.number)

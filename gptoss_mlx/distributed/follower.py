@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from gptoss_mlx.distributed.wire import BEAT, BEAT_SECONDS, SILENT_SECONDS, Wire
+from gptoss_mlx.distributed.wire import BEAT, BEAT_SECONDS, RING_ERROR, SILENT_SECONDS, Wire
 from gptoss_mlx.errors import GptOssError, RankError, one_line
 
 
@@ -35,6 +35,8 @@ def main() -> int:
     except _Over:
         return 0
     except (GptOssError, RuntimeError, MemoryError, OSError, ImportError) as error:
+        if str(error).startswith(RING_ERROR):
+            time.sleep(BEAT_SECONDS)  # so that the rank that is gone is named, and not this one
         with suppress(OSError):
             wire.send({"failed": one_line(error), "code": getattr(error, "exit_code", RankError.exit_code)})
     return 1

@@ -16,13 +16,13 @@ import subprocess
 import sys
 import time
 
-LIMIT = 8.0
+LIMIT = 7.0
 """Seconds without a beat: a little more than ``wire.SILENT_SECONDS``, so that the ranks can say why first."""
 
-CONNECT = 6.0
+CONNECT = 5.0
 """Seconds that a rank has to connect to rank 0, before it imports anything slow."""
 
-GRACE = 2.0
+GRACE = 1.0
 """Seconds that a rank has to end by itself once rank 0 has ended."""
 
 POLL = 0.1
@@ -72,7 +72,8 @@ def _watch(pid: int) -> int:
     while beats := _beats(LIMIT):
         pass
     if beats is None and os.getppid() == pid:
-        print("gptoss-mac: rank 0 did not run for several seconds, so it and all others are ended", file=sys.stderr)
+        why = "it is stopped, or waits for a rank that is gone"
+        print(f"gptoss-mac: rank 0 has said nothing for {LIMIT:.0f} s: {why}; all ranks are ended", file=sys.stderr)
         os.kill(pid, signal.SIGKILL)
         return 1
     return 0

@@ -13,10 +13,13 @@ from typing import Any
 BEAT_SECONDS = 1.0
 """How often each end says that it lives."""
 
-SILENT_SECONDS = 6.0
+SILENT_SECONDS = 5.0
 """How long a connection may be silent before its other end counts as stalled. All ranks are to end within 10 s."""
 
 BEAT = "beat"
+RING_ERROR = "[ring]"
+"""How MLX's errors begin where hidden states can no longer be sent: a neighbour in the ring is gone."""
+
 MOST = 1 << 24
 """The longest line, in bytes."""
 
