@@ -357,14 +357,14 @@ test-wheel: $(VENV)/.ready-dev $(INSTALL_VENV)/.ready
 .PHONY: dist formula size-report
 # Build the source distribution, and a wheel for this platform.
 dist: $(INSTALL_VENV)/.ready
-	rm -rf dist build/lib
+	rm -rf dist
 	$(INSTALL_VENV)/bin/uv build --quiet --out-dir dist --no-create-gitignore
 
 # Write build/homebrew/gptoss-mac.rb, the Homebrew formula for the files in dist/, or with PROJECT=URL for those of that
 # project's release.
-formula: $(VENV)/.ready $(INSTALL_VENV)/.ready
+formula: $(INSTALL_VENV)/.ready
 	@ls dist/*.tar.gz >/dev/null || { echo "nothing in dist/; run: make dist" >&2; exit 1; }
-	$(VENV)/bin/python -m tests.support.formula $(INSTALL_VENV)/bin/uv dist/*.tar.gz build/homebrew/gptoss-mac.rb \
+	$(INSTALL_VENV)/bin/python -m tests.support.formula $(INSTALL_VENV)/bin/uv dist/*.tar.gz build/homebrew/gptoss-mac.rb \
 		$(if $(PROJECT),--project $(PROJECT))
 
 # Install the wheel, and list by package what that takes. Exits with 1 above 200 MB.
@@ -416,6 +416,11 @@ sandbox-report: $(VENV)/.ready-dev $(VENV)/.ready-tools
 	$(VENV)/bin/python -m tests.reports.sandbox
 	$(VENV)/bin/python -m pytest -m slow tests/tools/test_sandbox.py
 
+.PHONY: distributed-report
+# Compare the bundled model on 2, 3 and 4 local ranks with one process, and kill and stop ranks at random times. Minutes.
+distributed-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.distributed $(PARTS)
+
 .PHONY: speed-report
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.
 speed-report: $(VENV)/.ready-dev
@@ -444,5 +449,5 @@ diagrams: $(VENV)/.ready-dev
 
 # Remove all environments and everything that was built.
 clean:
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(MLX_LM_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(INSTALL_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(MLX_LM_VENV) \
+		$(INSTALL_VENV) .mypy_cache .ruff_cache .pytest_cache build dist out *.egg-info
