@@ -9,10 +9,14 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.model.experts import Look, PagedExperts, holds_experts, memory_of, paged_nbytes, slot_stretch
+from gptoss_mlx.model.experts import Look, PagedExperts, memory_of
 from gptoss_mlx.model_folder import ModelFolder, Stretch
+from gptoss_mlx.model_folder.expert_slots import holds_experts, paged_nbytes, slot_stretch
 from metal_kernels import launch
 from metal_kernels.reference import Dense, Experts
+
+STORED = {mx.float32: "F32", mx.bfloat16: "BF16"}
+"""What safetensors calls a model's dtype."""
 
 
 @dataclass
@@ -69,12 +73,12 @@ def load_weights(
     tables: list[mx.array] = []
     for stretch in folder.stretches():
         if paged is not None and holds_experts(stretch):
-            room = slot_stretch(stretch, paged.slots, dtype)
+            room = slot_stretch(stretch, paged.slots, STORED[dtype])
             own = tensors(launch.room(room.nbytes), room, dtype)
             tables.append(paged.add_layer(stretch, own))
             arrays |= own
             if progress is not None:
-                progress(paged_nbytes(stretch, paged.slots, dtype))
+                progress(paged_nbytes(stretch, paged.slots, STORED[dtype]))
             continue
         buffer = _adopted(folder.stretch_bytes(stretch)) if mx.metal.is_available() else _read(folder, stretch)
         found = tensors(buffer, stretch, dtype)
@@ -88,7 +92,7 @@ def load_weights(
 def loaded_nbytes(folder: ModelFolder, dtype: mx.Dtype, slots: int | None = None) -> int:
     """Return the bytes that ``load_weights`` reads or makes room for, by shapes alone."""
     return sum(
-        stretch.nbytes if slots is None or not holds_experts(stretch) else paged_nbytes(stretch, slots, dtype)
+        stretch.nbytes if slots is None or not holds_experts(stretch) else paged_nbytes(stretch, slots, STORED[dtype])
         for stretch in folder.stretches()
     )
 
