@@ -11,6 +11,7 @@ from typing import Literal
 
 from gptoss_mlx.harmony import Delta, Message, MessageEnd, MessageStart, ParserEvent, ReplyEnd, StreamParser, Tokenizer
 from gptoss_mlx.repetition import Repetition
+from gptoss_mlx.stop_strings import StopStrings
 
 FinishReason = Literal["stop", "length", "tool_calls", "repetition"]
 """``repetition``: the reply only repeated itself, so it was ended."""
@@ -129,15 +130,13 @@ class ReplyReader:
         self.tokens = self.thought_tokens = 0
         self._parser = StreamParser(tokenizer)
         self._prompt_tokens = prompt_tokens
-        self._stop = stop
+        self._stop = StopStrings(stop)
         self._functions = functions
         self._custom = custom
         self._repetition = Repetition() if guarded else None
         self._sections: dict[ReplySection, str] = {"thought": "", "preamble": "", "answer": ""}
         self._content = ""
         self._between = ""  # precedes the next piece of this message
-        self._held = ""  # the end of the answer so far, which may begin a stop string
-        self._stopped_by: str | None = None
         self._messages: list[Message] = []
         self._left_out = False  # the last message was empty
         self._special = tokenizer.special
@@ -194,7 +193,7 @@ class ReplyReader:
             calls=calls,
             unknown_calls=tuple(call for call in self._calls if not call.offered),
             reason="tool_calls" if calls else "repetition" if repeated else "length" if cut_off else "stop",
-            stopped_by=self._stopped_by,
+            stopped_by=self._stop.found,
             cut_in_thought=cut_off
             and not calls
             and not answer
@@ -222,7 +221,9 @@ class ReplyReader:
             case Delta("thought" | "preamble" as section, text):
                 return self._add(section, text)
             case Delta("answer", text):
-                return self._add_answer(text)
+                text = self._stop.before(text)
+                self.over |= self._stop.found is not None
+                return self._add("answer", text)
             case Delta("call", text):
                 return self._add_arguments(text)
             case MessageEnd("call", message, complete):
@@ -231,9 +232,7 @@ class ReplyReader:
             case MessageEnd(kind, message, complete):
                 self._thinking = self._saying = False
                 self._keep(kind, message, complete)
-                held = self._held
-                self._held = ""
-                return self._add("answer", held)
+                return self._add("answer", self._stop.rest())
             case ReplyEnd():
                 self._end = event
         return []
@@ -284,23 +283,6 @@ class ReplyReader:
             self._parts.append(Piece(section, text))
         return [piece]
 
-    def _add_answer(self, text: str) -> list[Piece | CallPiece]:
-        """Add text of an answer, up to a stop string. Hold back its end while that may begin a stop string. The stop
-        string that is complete first counts, and the longest of several. So it does not matter how the text is cut into
-        pieces."""
-        if self._stopped_by is not None:
-            return []
-        text = self._held + text
-        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
-        if found:
-            at, self._stopped_by = min(found, key=lambda one: (one[0] + len(one[1]), one[0]))
-            self._held = ""
-            self.over = True
-            return self._add("answer", text[:at])
-        kept = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - kept :]
-        return self._add("answer", text[: len(text) - kept])
-
     def _keep(self, kind: str, message: Message, complete: bool) -> None:
         # A model folder may have stop ids that are no markers. A call that one of them ends is complete too.
         if kind == "call" and (complete or (self._stopped and not self.over)):
@@ -346,8 +328,3 @@ def _unglued(name: str) -> Iterator[str]:
     while word := next((word for word in GLUED if name.endswith(word)), None):
         name = name.removesuffix(word)
         yield name
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Return how many characters at the end of ``text`` begin ``stop``."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

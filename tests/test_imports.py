@@ -93,7 +93,13 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
 ALLOWED["gptoss_mlx.inspection"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime"}
 ALLOWED["gptoss_mlx.pictures"] = {"gptoss_mlx.errors", "gptoss_mlx.files", "gptoss_mlx.inspection"}
 ALLOWED["gptoss_mlx.repetition"] = set()
-ALLOWED["gptoss_mlx.reply"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.repetition"}
+ALLOWED["gptoss_mlx.stop_strings"] = set()
+ALLOWED["gptoss_mlx.reply"] = {
+    "gptoss_mlx.errors",
+    "gptoss_mlx.harmony",
+    "gptoss_mlx.repetition",
+    "gptoss_mlx.stop_strings",
+}
 # Names the runtime for its types only: a program whose model is in a server does without it.
 ALLOWED["gptoss_mlx.link"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime"}
 ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.link"] | {
