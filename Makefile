@@ -8,6 +8,7 @@ CUDA_VENV ?= .venv-cuda
 CLIENTS_VENV ?= .venv-clients
 MCP_VENV ?= .venv-mcp
 MCP_1_VENV ?= .venv-mcp-1
+MLX_LM_VENV ?= .venv-mlx-lm
 SEED ?= 1
 # The oracle's versions are pinned, because a package index also lists releases that are not tested. transformers loads
 # MXFP4 checkpoints only with accelerate.
@@ -17,6 +18,8 @@ CLIENTS_PACKAGES = openai==3.57.0 openai-agents==0.24.0 anthropic==2.14.0 langch
 	langchain-anthropic==1.7.10 litellm==1.110.2 llm==0.36 playwright==1.65.2 schemathesis==4.32.5
 CLIENTS_NPM = @openai/codex@0.171.0 @anthropic-ai/claude-code@2.1.332 opencode-ai@1.18.33 \
 	@openai/agents@0.20.0 openai@7.57.0
+# mlx-lm and lm-eval, which needs no PyTorch to ask a server or mlx-lm. transformers is for its tokenizers.
+MLX_LM_PACKAGES = -e '.[serve]' mlx-lm==0.32.2 'lm_eval[api]==0.4.13' pytest
 # OpenAI's evaluations need Python 3.12 or newer, and more than their package names.
 EVALS_PACKAGES = gpt-oss==0.0.9 jinja2 numpy pandas openai tqdm blobfile requests
 EVALS_PYTHON ?= $(shell for p in python3.12 python3.13; do \
@@ -122,6 +125,12 @@ $(MCP_VENV)/.ready $(MCP_1_VENV)/.ready: Makefile
 	$(environment)
 	$(install)
 
+$(MLX_LM_VENV)/.ready: CONTENTS = mlx-lm and lm-eval, to run with our model and beside it
+$(MLX_LM_VENV)/.ready: PACKAGES = $(MLX_LM_PACKAGES)
+$(MLX_LM_VENV)/.ready: Makefile pyproject.toml
+	$(environment)
+	$(install)
+
 $(LLAMA_VENV)/.ready-$(LLAMA_VERSION): CONTENTS = llama.cpp, to compare with. Compiling it takes five minutes
 $(LLAMA_VENV)/.ready-$(LLAMA_VERSION): PACKAGES = $(LLAMA_PACKAGES)
 $(LLAMA_VENV)/.ready-$(LLAMA_VERSION):
@@ -135,8 +144,8 @@ $(CUDA_VENV)/.ready: Makefile
 	$(install)
 
 .PHONY: .venv-cuda gpu-bundle gpu-dry-run gpu-here gpu-report gpu-test
-# The runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA GPU. It
-# has an environment of its own, because two backends of MLX own one file.
+# Set up the runtime on MLX's CUDA backend: GPTOSS_MAC_KERNELS=cuda .venv-cuda/bin/gptoss-mac. For Linux with an NVIDIA
+# GPU. It has an environment of its own, because two backends of MLX own one file.
 .venv-cuda: $(CUDA_VENV)/.ready-mlx
 $(CUDA_VENV)/.ready-mlx: CONTENTS = MLX's CUDA backend and NVIDIA's libraries, 3 GB
 $(CUDA_VENV)/.ready-mlx: PACKAGES = $(CUDA_MLX) -r $(CUDA_VENV)/requirements.txt
@@ -147,7 +156,8 @@ $(CUDA_VENV)/.ready-mlx: pyproject.toml $(CUDA_VENV)/.ready
 	@$(CUDA_VENV)/bin/pip install -q --no-compile --disable-pip-version-check --no-deps -e .
 	$(install)
 
-# One folder that tests and times the shaders on another machine, with an NVIDIA driver, Python and numpy, offline. Minutes.
+# Make one folder that tests and times the shaders on another machine, with an NVIDIA driver, Python and numpy, offline.
+# Minutes.
 gpu-bundle: $(GPU_BUNDLE)/manifest.json
 $(GPU_BUNDLE)/manifest.json: $(GPU_SOURCES) | $(VENV)/.ready-dev $(VENV)/.ready-compare $(CUDA_VENV)/.ready
 	$(VENV)/bin/python -m tests.gpu.bundle $(GPU_BUNDLE) $(ARCHITECTURE)
@@ -160,9 +170,11 @@ gpu-dry-run: $(VENV)/.ready-dev
 gpu-test gpu-report: gpu-here $(CUDA_VENV)/.ready-mlx gpu-bundle
 	$(CUDA_VENV)/bin/python $(GPU_BUNDLE)/run.py $(@:gpu-%=%) --out build
 
+# End with what is missing, unless there is an NVIDIA GPU that the bundle is for.
 gpu-here: $(VENV)/.ready-dev
 	@$(VENV)/bin/python -m tests.gpu.driver $(ARCHITECTURE)
 
+# Run the tests, in minutes. The network is used for the package index only.
 test: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -n 4 --dist worksteal
 
@@ -183,6 +195,7 @@ kernel-report: $(VENV)/.ready-dev $(CUDA_VENV)/.ready
 mutate: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.metal_kernels.mutate $(KINDS)
 
+# Run ruff and mypy.
 check: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -190,9 +203,11 @@ check: $(VENV)/.ready-dev
 
 goldens: goldens-harmony
 
+# Write tests/data/harmony with openai-harmony. Nothing else writes it.
 goldens-harmony: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.write_harmony_goldens
 
+# Put the source into ruff's form, and mend what it can mend.
 format: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -227,7 +242,7 @@ goldens: $(ORACLE_VENV)/.ready
 chat: $(VENV)/.ready
 	@if [ -t 0 ]; then $(VENV)/bin/gptoss-mac chat --model tiny; else $(VENV)/bin/python -m tests.cli.scripted_chat; fi
 
-# Run it after a change of the bundled checkpoint.
+# Write the bundled model's golden replies by transformers. Run it after a change of its checkpoint.
 goldens-tiny: $(ORACLE_VENV)/.ready
 	$(ORACLE_VENV)/bin/python -m tests.oracle.tiny_replies write
 
@@ -273,6 +288,15 @@ paging-report: $(VENV)/.ready-dev
 memory-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.memory $(if $(KEEP),--keep $(KEEP)) $(PARTS)
 
+.PHONY: lm-eval mlx-lm-test
+# Have mlx-lm's loops and programs run our model class, and compare with ours, and with mlx-lm's own class. Minutes.
+mlx-lm-test: $(MLX_LM_VENV)/.ready
+	$(MLX_LM_VENV)/bin/python -m pytest -s -m slow tests/mlx_lm
+
+# Have lm-eval ask the server 100 held-out sums, over chat and by likelihood, and compare with our own scores. Minutes.
+lm-eval: $(VENV)/.ready-dev $(MLX_LM_VENV)/.ready
+	$(VENV)/bin/python -m tests.lm_eval $(MLX_LM_VENV)/bin/lm-eval
+
 .PHONY: clients page-report
 # Have other people's clients talk to the server on the bundled model: libraries, OpenAI's evaluations, and Codex, Claude
 # Code and opencode, also on scripted replies. Write clients-report.md. Minutes.
@@ -285,8 +309,9 @@ page-report: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
 	$(VENV)/bin/python -m tests.page $(CLIENTS_VENV)/bin/python build/page
 
 .PHONY: server-report
-# What the server stands and costs: its overhead over the loop, malformed requests, 64 streams for ten minutes, turns of
-# 20,000 tokens over three APIs, and schemathesis. Twenty minutes. PARTS="overhead raw" chooses; SECONDS=120 shortens.
+# Measure what the server stands and costs: its overhead over the loop, malformed requests, 64 streams for ten minutes,
+# turns of 20,000 tokens over three APIs, and schemathesis. Twenty minutes. PARTS="overhead raw" chooses; SECONDS=120
+# shortens.
 server-report: $(VENV)/.ready-dev $(CLIENTS_VENV)/.ready
 	$(VENV)/bin/python -m tests.reports.server $(CLIENTS_VENV)/bin/python $(PARTS) --seconds $(or $(SECONDS),600)
 
@@ -311,6 +336,7 @@ test-long: $(VENV)/.ready-dev
 test-wheel: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -m slow tests/test_packaging.py
 
+# Measure what a turn reads, how fast a context is restored, and batches beside mlx-lm's. Minutes, with 7 GB of disk.
 engine-report: $(VENV)/.ready-compare
 	$(VENV)/bin/python -m tests.reports.engine --large
 
@@ -330,7 +356,8 @@ prefix-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.prefixes
 
 .PHONY: screens
-# Use the chat in tmux as a person would, in windows of three sizes, and take pictures of it into build/screens. Minutes.
+# Use the chat in tmux as a person would, in windows of three sizes, and take pictures of it into build/screens.
+# Record docs/images/terminal.svg anew. Minutes.
 screens: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.screen.screens
 
@@ -375,5 +402,6 @@ commands: $(VENV)/.ready
 diagrams: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.support.diagrams
 
+# Remove all environments and everything that was built.
 clean:
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(MLX_LM_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -89,8 +89,30 @@ def load(
     prefixes: "PrefixCache | None" = None,
     progress: "Callable[[int, int], None] | None" = None,
 ) -> "Runtime":
-    """Load a model as ``gptoss_mlx.runtime.load`` does, with the same arguments. ``tiny`` is installed first. Raises
-    that function's errors, and StorageError if ``tiny`` cannot be installed."""
+    """Load an installed model by name, folder or Hub id. ``tiny``, the bundled one, is installed first.
+
+    ``memory`` is what everything together may take: bytes, text such as "10GB", or "auto", the default, which is what
+    the machine has free. Where that is too little for all experts, the others are read from disk when they are chosen.
+    ``context`` is how many tokens a conversation shall hold; the default is as many as fit, up to the model's own. The
+    runtime's ``plan`` says in bytes what fits, and its ``notices`` what is smaller than wanted. ``prefix_disk``, bytes
+    or text such as "4GB", is what the keys and values that are kept on disk may take there, for this process and
+    others. The default, "off", is to keep none.
+
+    ``dtype`` is that of dense weights, keys and values, "float32" or "bfloat16". The default is bfloat16 on Metal and
+    float32 on the CPU backend, where products run in float32 either way. ``verify`` first compares every byte of the
+    weights with the manifest. ``progress`` is called with (bytes read, total).
+
+    ``slots`` is how many experts a layer holds at once; the default is the plan's. ``trace_experts`` is a new file that
+    gets what every layer chooses, in the form of ``prediction.expert_trace``. Every expert then has a slot if all fit,
+    and the host waits for each step's choice. ``prefixes`` is a cache to share, which may be another model's too; the
+    default is a new one of the plan's size.
+
+    Where shaders run, the first load on a machine compares them with plain MLX, which does the work of wrong ones from
+    then on. A warning names them.
+
+    Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, and StorageError if ``tiny`` cannot
+    be installed or the trace cannot be written.
+    """
     from gptoss_mlx import bundled
     from gptoss_mlx.home import BUNDLED
     from gptoss_mlx.runtime import load
@@ -123,10 +145,12 @@ def chat(
     max_tokens: int | None = None,
     seed: int | None = None,
 ) -> str:
-    """Return the model's answer to ``message``. A ``model`` that is no Runtime is loaded first: load it yourself, once,
-    for several messages. The other arguments are those of Conversation and of ``Runtime.sampling``. Raises what these
-    raise, NoAnswerError if there is no answer, or not all of one under a ``schema``, and CutOffError for one that was
-    cut off."""
+    """Return the model's answer to ``message``, without its thought.
+
+    A ``model`` that is no Runtime is loaded first, each time: load it yourself, once, for several messages. The other
+    arguments are those of Conversation and of ``Runtime.sampling``. Raises what these raise, NoAnswerError if there is
+    no answer, or not all of one under a ``schema``, and CutOffError for one that was cut off.
+    """
     from gptoss_mlx.answer import answer_to
     from gptoss_mlx.conversation import Conversation
     from gptoss_mlx.runtime import Runtime

@@ -97,6 +97,10 @@ class Conversation:
     ) -> None:
         """Begin a conversation that has read nothing.
 
+        ``reasoning`` is how long the model thinks, ``instructions`` what others call the system prompt. ``sampling`` is
+        what ``runtime.sampling`` makes, ``max_tokens`` the most tokens of a reply, thought included; None is up to the
+        end of the context.
+
         ``functions`` are declared in harmony's form or OpenAI's JSON. Where there are any, calls are well formed and of
         these alone, with arguments that follow its schema: all of it if it is ``strict``, else what can be enforced.
         ``tools`` are functions with types and a docstring (``tools.functions``), or what other modules of ``tools``
@@ -140,7 +144,10 @@ class Conversation:
             runtime.prepare_constraints()
 
     def send(self, text: str) -> Iterator[ReplyEvent]:
-        """Send a user message and return the events of the reply. Pending calls are removed from the history."""
+        """Send a user message and return the events of the reply, of which Done is the last. Calls of the reply before
+        that have no result yet are removed from the history. Raises UsageError for an empty message. The iterator
+        raises ContextLengthError where there is no room for a reply, EngineError, ModelFolderError where experts cannot
+        be read, and what an answer that is held to a form raises: GrammarError, ConstraintError."""
         if not text.strip():
             raise UsageError("the message is empty")
         self._end_reply()

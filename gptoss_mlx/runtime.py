@@ -48,8 +48,9 @@ DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 @dataclass
 class Runtime:
-    """A loaded model and its tokenizer. It turns ids into logits and generates ids. Conversations and batches share
-    what they have read through ``prefixes``."""
+    """A loaded model and its tokenizer, which ``gptoss_mlx.load`` returns. It turns ids into logits and generates ids.
+    ``plan`` says what it may take, in bytes. Conversations and batches share what they have read through ``prefixes``.
+    Use it in one thread at a time."""
 
     folder: ModelFolder
     model: Decoder
@@ -116,7 +117,9 @@ class Runtime:
         min_p: float | None = None,
         seed: int | None = None,
     ) -> Sampling:
-        """Return a Sampling of the given values, with the folder's generation defaults in place of None."""
+        """Return a Sampling of the given values, with the folder's generation defaults in place of None. Temperature 0
+        takes the likeliest token each time. ``seed`` repeats the draws; without one they differ. Raises UsageError for
+        values out of range."""
         given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         return default_sampling(self.folder, given, seed)
 
@@ -176,8 +179,8 @@ class Runtime:
         self.prefix_view.save(context)
 
     def score(self, ids: list[int], top: int) -> list[Score]:
-        """Return how likely each of ``ids`` but the first is, and the ``top`` likeliest ids at its place. Raises
-        EngineError."""
+        """Return how likely each of ``ids`` but the first is, as a natural logarithm, and the ``top`` likeliest ids at
+        its place with theirs. Raises EngineError."""
         scorer = Scorer(self.context(), ids, top, self.chunk)
         scores: list[Score] = []
         while not scorer.done:
@@ -214,8 +217,10 @@ class Runtime:
         return self.prefixes.notice()
 
     def logits(self, tokens: list[list[int]] | mx.array) -> mx.array:
-        """Return the logits [B, L, V] float32 of token ids [B, L], read into an empty cache. Raises UsageError if
-        ``tokens`` is not such an array or holds an id outside the vocabulary."""
+        """Return the logits [B, L, V] float32 of token ids [B, L], read into an empty cache. Those at place t say what
+        may follow the ids up to t. All rows have one length. All logits are in memory at once: 0.8 MB for each token of
+        a published model. Raises UsageError if ``tokens`` is not such an array or holds an id outside the
+        vocabulary."""
         try:
             ids = mx.array(tokens)
         except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: an id that no integer type holds
@@ -250,10 +255,14 @@ class Runtime:
         stop: Collection[int] | None = None,
         constraint: "Grammar | None" = None,
     ) -> Iterator[int]:
-        """Return an iterator over up to ``max_tokens`` ids that follow ``tokens``. An id of ``stop`` (default
-        ``stop_ids``) is yielded and is the last. With a ``constraint`` only what it allows is drawn. Raises UsageError
-        at once for an argument of the wrong type or out of range, and what ``constraint`` raises. The iterator raises
-        ContextLengthError, EngineError and ConstraintError."""
+        """Return an iterator over up to ``max_tokens`` ids that follow ``tokens``, as they are generated. There is no
+        harmony in this: give it ids that ``harmony.render`` made, or those of any text.
+
+        An id of ``stop`` (default ``stop_ids``, which end a reply) is yielded and is the last. ``temperature`` and the
+        four after it are those of Sampling. With a ``constraint`` only what it allows is drawn. Raises UsageError at
+        once for an argument of the wrong type or out of range, and what ``Runtime.constraint`` raises. The iterator
+        raises ContextLengthError, EngineError, ConstraintError, and ModelFolderError where experts cannot be read.
+        """
         prompt = _ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")
@@ -284,28 +293,9 @@ def load(
     prefixes: PrefixCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Runtime:
-    """Load an installed model by name, folder or Hub id.
-
-    ``dtype`` is that of dense weights, keys and values, "float32" or "bfloat16". The default is bfloat16 on Metal and
-    float32 on the CPU backend, where products run in float32 either way.
-
-    ``memory`` is what everything together may take: bytes, text such as "10GB", or "auto", the default, which is what
-    the machine has free. ``context`` is how many tokens a conversation shall hold; the default is as many as fit, up to
-    the model's own. The runtime's ``plan`` says what fits, and its ``notices`` what is smaller than wanted. ``slots``
-    is how many experts a layer holds at once, the others being read from disk when they are chosen; the default is the
-    plan's. ``trace_experts`` is a new file that gets what every layer chooses, in the form of
-    ``prediction.expert_trace``. Every expert then has a slot if all fit, and the host waits for each step's choice.
-    ``verify`` first compares every byte of the weights with the manifest. ``prefixes`` may be another model's too. By
-    default it is a new cache of the plan's size, and ``prefix_disk``, bytes or text such as "4GB", is what the keys and
-    values that it keeps on disk may take there, for this process and others. The default, "off", is to keep none.
-    ``progress`` is called with (bytes read, total).
-
-    Where shaders run, the first load on a machine compares them with plain MLX, which does the work of wrong ones from
-    then on. A warning names them.
-
-    Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, and StorageError for a trace that
-    cannot be written.
-    """
+    """Load an installed model. ``gptoss_mlx.load`` installs ``tiny`` first, and says what the arguments mean. Raises
+    UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, and StorageError for a trace that cannot be
+    written."""
     chosen = _dtype(dtype)
     limit = memory_limit(memory)
     wanted = context_limit(context)

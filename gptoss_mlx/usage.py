@@ -11,7 +11,13 @@ from gptoss_mlx.reply import Reply
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Counts of tokens and seconds of one ``send``. ``cached_tokens`` of the prompt did not have to be read."""
+    """Counts of tokens and seconds of one ``send``, over all the replies that calls of tools make of it.
+
+    ``prompt_tokens`` are those of the last and longest prompt, ``cached_tokens`` those of the first that had been read
+    before. ``completion_tokens`` were generated, of which ``thought_tokens`` are thoughts. ``time_to_first_token`` is
+    None if nothing came. ``tokens_per_second`` is the rate from the first token to the last, without the time that
+    tools took.
+    """
 
     prompt_tokens: int
     cached_tokens: int

@@ -91,6 +91,10 @@ ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
     "gptoss_mlx.installed",
 }
 ALLOWED["gptoss_mlx.inspection"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime"}
+# Only mlx-lm's programs import it.
+ALLOWED["gptoss_mlx.mlx_lm_adapter"] = (
+    ALLOWED["gptoss_mlx.runtime"] | ALLOWED["gptoss_mlx.bundled"] | {"gptoss_mlx.runtime", "gptoss_mlx.bundled"}
+)
 ALLOWED["gptoss_mlx.pictures"] = {"gptoss_mlx.errors", "gptoss_mlx.files", "gptoss_mlx.inspection"}
 ALLOWED["gptoss_mlx.repetition"] = set()
 ALLOWED["gptoss_mlx.stop_strings"] = set()

@@ -23,6 +23,8 @@ MAX_HEADER = 256
 
 @dataclass(frozen=True)
 class MessageStart:
+    """A message has begun. A call's ``recipient`` is what it calls, such as ``functions.f``, as it was written."""
+
     kind: MessageKind
     recipient: str | None
 

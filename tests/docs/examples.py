@@ -2,34 +2,38 @@
 
 import contextlib
 import io
-import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from tests.support.pages import DOCS
-
-BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+from tests.docs.pages import Block, all_pages, blocks
 
 
 @dataclass(frozen=True)
 class Example:
-    """A block of Python, the line of the page where it begins, and what stands in the block of text right below it,
-    which is what it prints; None where no such block follows."""
+    """A block of Python, and what stands in the block of text right below it, which is what it prints; None where no
+    such block follows."""
 
-    code: str
-    line: int
+    block: Block
     prints: str | None
 
 
 def examples(page: Path) -> list[Example]:
-    """Return the blocks of a page in order."""
-    text = page.read_text()
-    return [Example(found[1], text[: found.start()].count("\n") + 2, found[2]) for found in BLOCK.finditer(text)]
+    """Return the blocks of Python of a page in order."""
+    found = blocks(page)
+    pairs = pairwise([*found, Block("", "", 0)])
+    return [Example(one, _printed(one, after)) for one, after in pairs if one.language == "python"]
+
+
+def _printed(block: Block, after: Block) -> str | None:
+    # The closing fence, a line without text and the opening fence lie between the two.
+    below = block.line + block.code.count("\n") + 3
+    return after.code if after.language == "text" and after.line == below else None
 
 
 def pages() -> list[Path]:
-    """Return the pages that have Python."""
-    return [page for page in sorted(DOCS.glob("*.md")) if examples(page)]
+    """Return the pages whose only commands are Python."""
+    return [page for page in all_pages() if {"sh", "python"} & {block.language for block in blocks(page)} == {"python"}]
 
 
 def run(page: Path) -> list[tuple[Example, str]]:
@@ -39,7 +43,7 @@ def run(page: Path) -> list[tuple[Example, str]]:
     for example in examples(page):
         out = io.StringIO()
         # As many lines before it as on the page, so that a traceback names the page's line.
-        code = compile("\n" * (example.line - 1) + example.code, str(page), "exec")
+        code = compile("\n" * (example.block.line - 1) + example.block.code, str(page), "exec")
         with contextlib.redirect_stdout(out):
             exec(code, namespace)
         printed.append((example, out.getvalue()))

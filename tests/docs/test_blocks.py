@@ -1,11 +1,10 @@
 """What the pages tell a reader to type works, with the bundled model and without a network.
 
-A page's ``sh`` blocks run in one shell, in a fresh folder, one after the other; its ``python`` blocks are then one
-program. ``text`` blocks do not run: their commands are parsed by ``tests/test_quoted_commands.py``.
+A page's ``sh`` blocks run in one shell, in a fresh folder, one after the other. ``test_examples`` runs its Python.
+``text`` blocks do not run: their commands are parsed by ``tests/test_quoted_commands.py``.
 """
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from tests.support.served import serving
 ALONE = ("README.md", "quick-start.md")
 """Pages whose reader has no server. The commands of all others use the model of one, which saves a second each."""
 
-RUNNING = [page for page in all_pages() if {"sh", "python"} & {block.language for block in blocks(page)}]
+RUNNING = [page for page in all_pages() if "sh" in {block.language for block in blocks(page)}]
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +40,6 @@ def run(page: Path, folder: Path, home: Path, port: str) -> subprocess.Completed
     for block in blocks(page):
         if block.language == "sh":
             lines += [f"echo {page.name}:{block.line} >&2", block.code]
-    program = "".join(block.code for block in blocks(page) if block.language == "python")
-    if program:
-        (folder.parent / "program.py").write_text(program)
-        lines.append(f"{shlex.quote(sys.executable)} ../program.py")
     script = "\n".join(lines).replace("127.0.0.1:8080", f"127.0.0.1:{port}")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GPTOSS_MAC", "HF_"))}
     return subprocess.run(
@@ -89,7 +84,6 @@ def test_what_a_page_tells_to_type_works(page, tmp_path, request):
     [
         ("```sh\ntrue\n```\n\n```sh\ngptoss-mac nothing\n```", "page.md:6\n"),
         ("```sh\nfalse | true\n```", "page.md:2\n"),
-        ("```python\nassert False\n```", "AssertionError"),
     ],
 )
 def test_a_block_that_fails_is_noticed(code, said, tmp_path):

@@ -13,7 +13,7 @@ from tests.support.diagrams import facts
 from tests.support.diagrams.pictures import DOES, PICTURES
 from tests.support.diagrams.svg import SMALL, Picture
 from tests.support.diagrams.tables import PARTS
-from tests.support.pages import DOCS, part_of
+from tests.support.page_parts import DOCS, part_of
 from tests.test_imports import ALLOWED
 
 IMAGES = DOCS / "images"

@@ -1,4 +1,5 @@
-"""``make screens``: use the chat in tmux as a person would, in windows of three sizes, and take pictures of it.
+"""``make screens``: use the chat in tmux as a person would, in windows of three sizes, and take pictures of it. Record
+README's picture anew.
 
 Exits with 1 if a word is missing or something else is wrong. The pictures are SVG, and PNG where chromium is installed.
 """
@@ -268,6 +269,7 @@ def main():
         found = list(early(home, out))
         print(f"Ctrl-C in the first half second: {found or 'all right'}", flush=True)
         wrong += found
+    subprocess.run([sys.executable, "-m", "tests.screen.take_recording"], check=True, cwd=ROOT)
     to_png(out)
     print(f"pictures in {out.relative_to(ROOT) if out.is_relative_to(ROOT) else out}")
     sys.exit(1 if wrong else 0)

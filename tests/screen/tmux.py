@@ -35,7 +35,7 @@ class Tmux:
         self._run("send-keys", *keys)
 
     def type(self, text):
-        self._run("send-keys", "-l", text)
+        self._run("send-keys", "-l", "--", text)
 
     def paste(self, text):
         self._run("load-buffer", "-", stdin=text)

@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Mapping
 
-from tests.support.pages import DOCS, ROOT, write_part
+from tests.support.page_parts import DOCS, ROOT, write_part
 from tests.test_imports import ALLOWED
 
 PAGE = DOCS / "architecture.md"
@@ -19,7 +19,7 @@ BELOW = "↓"
 SHOWN = (
     *("errors", "harmony", "config", "sampling", "model_folder", "model", "engine", "grammars", "runtime", "reply"),
     *("link", "tools", "conversation", "requests", "batch", "hub", "history", "sessions", "screen", "machine"),
-    *("memory", "prediction", "kernel_check", "metal_kernels", "convert", "convert.remote", "bench"),
+    *("memory", "prediction", "kernel_check", "metal_kernels", "convert", "convert.remote", "bench", "inspection"),
 )
 """The rooms of the picture. The table has all."""
 
@@ -35,8 +35,11 @@ def short(room: str) -> str:
 
 
 def full(name: str) -> str:
-    """Return the room that ``short`` returned ``name`` for."""
-    return name if name in ALLOWED else f"gptoss_mlx.{name}"
+    """Return the room that ``short`` returned ``name`` for. Raises KeyError for a name that no room has."""
+    room = name if name in ALLOWED else f"gptoss_mlx.{name}"
+    if room not in ALLOWED and room != "gptoss_mlx.__version__":
+        raise KeyError(name)
+    return room
 
 
 def table() -> str:
@@ -102,7 +105,7 @@ def style(room: str) -> str:
         "green": ("metal_kernels", "model", "engine", "runtime", "memory", "prediction", "kernel_check", "machine"),
         "violet": ("harmony", "reply", "grammars", "conversation", "requests", "tools", "sampling"),
         "warm": ("model_folder", "convert", "convert.remote", "hub", "config"),
-        "box": (*ABOVE, "batch", "link", "sessions", "history", "screen", "bench"),
+        "box": (*ABOVE, "batch", "link", "sessions", "history", "screen", "bench", "inspection"),
     }
     return next((kind for kind, names in kinds.items() if room in names), "grey")
 

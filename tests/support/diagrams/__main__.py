@@ -2,7 +2,7 @@
 
 from tests.support.diagrams.pictures import PICTURES
 from tests.support.diagrams.tables import PARTS
-from tests.support.pages import DOCS, write_part
+from tests.support.page_parts import DOCS, write_part
 
 
 def main() -> None:

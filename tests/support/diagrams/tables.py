@@ -6,10 +6,11 @@ from pathlib import Path
 
 from gptoss_mlx.config import PUBLISHED
 from tests.metal_kernels import mutate
-from tests.support import house
+from tests.support import house, make_targets
 from tests.support.diagrams import facts
 from tests.support.diagrams.facts import GB, MB
-from tests.support.pages import DOCS
+from tests.support.diagrams.numbers import numbers
+from tests.support.page_parts import DOCS, ROOT
 
 CHAT = 8192
 
@@ -72,6 +73,8 @@ PARTS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (DOCS / "how-it-works.md", "reads", reads),
     (DOCS / "how-it-works.md", "sixteen", sixteen),
     (DOCS / "shaders.md", "mutants", mutants),
+    (DOCS / "limits.md", "numbers", numbers),
     (house.PAGE, "rooms", house.table),
+    (ROOT / "CONTRIBUTING.md", "targets", make_targets.table),
 )
 """A page, the name of a part of it, and what writes that part."""
