@@ -1,6 +1,6 @@
 """A loaded model: the one object that the command line, conversations and batches hold. Knows no messages."""
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
-from gptoss_mlx.arguments import whole
+from gptoss_mlx.arguments import token_ids, whole
 from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.constraint import Constraint
@@ -34,9 +34,9 @@ from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.prediction.expert_trace import About, TraceWriter
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.score import Score
-from gptoss_mlx.scorer import Scorer
+from gptoss_mlx.scorer import Scorer, scores_of
 from gptoss_mlx.tracing import SMALL, Trace, Tracer, What, traced
-from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
+from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash
 from metal_kernels import launch
 
 if TYPE_CHECKING:
@@ -181,11 +181,7 @@ class Runtime:
     def score(self, ids: list[int], top: int) -> list[Score]:
         """Return how likely each of ``ids`` but the first is, as a natural logarithm, and the ``top`` likeliest ids at
         its place with theirs. Raises EngineError."""
-        scorer = Scorer(self.context(), ids, top, self.chunk)
-        scores: list[Score] = []
-        while not scorer.done:
-            scores += scorer.read()
-        return scores
+        return scores_of(Scorer(self.context(), ids, top, self.chunk))
 
     def trace(
         self, ids: list[int], *, layers: Sequence[int] | None = None, what: Collection[What] = SMALL, top: int = 5
@@ -194,7 +190,7 @@ class Runtime:
         default all. ``what`` are names of ``tracing.What``, by default those of little memory. Each place has
         ``top`` candidates. Raises UsageError, ContextLengthError, EngineError, and MemoryBudgetError for arrays that do
         not fit the memory plan."""
-        tracer = Tracer(self.context(), _ids("ids", ids), layers, what, top, self.chunk)
+        tracer = Tracer(self.context(), token_ids("ids", ids), layers, what, top, self.chunk)
         return traced(tracer, self.row_memory)
 
     @property
@@ -263,12 +259,12 @@ class Runtime:
         once for an argument of the wrong type or out of range, and what ``Runtime.constraint`` raises. The iterator
         raises ContextLengthError, EngineError, ConstraintError, and ModelFolderError where experts cannot be read.
         """
-        prompt = _ids("tokens", tokens)
+        prompt = token_ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")
         limit = whole("max_tokens", max_tokens, 1, "a whole number, 1 or more")
         sampling = Sampling(temperature, top_p, top_k, min_p, seed)
-        stops = self.stop_ids if stop is None else frozenset(_ids("stop", stop))
+        stops = self.stop_ids if stop is None else frozenset(token_ids("stop", stop))
         return generate(
             self.context(),
             prompt,
@@ -333,14 +329,6 @@ def load(
         snapshots = Snapshots(BoundedFolder(snapshots_dir(), on_disk)) if on_disk else None
         prefixes = PrefixCache(planned["prefix cache"], snapshots)
     return Runtime(folder, decoder, planned, prefixes)
-
-
-def _ids(name: str, given: Iterable[int]) -> list[int]:
-    """Return the token ids given as argument ``name``, as Python's integers. Raises UsageError."""
-    try:
-        return [whole(f"an id of {name}", id) for id in given]
-    except TypeError as error:  # of iteration
-        raise UsageError(f"{name} is {quoted(given, 40)}; it must be a list of token ids") from error
 
 
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:

@@ -48,3 +48,11 @@ class Scorer:
         found = scored(self.context.model.logits(hidden[at : at + ROWS]), wanted, self.top)
         mx.eval(found, self.context.cache.arrays())
         yield from found.scores()
+
+
+def scores_of(scorer: Scorer) -> list[Score]:
+    """Return all scores that are left. Raises EngineError."""
+    scores: list[Score] = []
+    while not scorer.done:
+        scores += scorer.read()
+    return scores

@@ -65,8 +65,8 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
 ALLOWED["gptoss_mlx.machine"] = set()
 ALLOWED["gptoss_mlx.screen"] = set()
 ALLOWED["gptoss_mlx.memory"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
+ALLOWED["gptoss_mlx.tracing"] = ALLOWED["gptoss_mlx.memory"] | {"gptoss_mlx.memory", "gptoss_mlx.scorer"}
 ALLOWED["gptoss_mlx.scorer"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine"}
-ALLOWED["gptoss_mlx.tracing"] = ALLOWED["gptoss_mlx.scorer"] | {"gptoss_mlx.scorer"}
 ALLOWED["gptoss_mlx.prediction"] = ALLOWED["gptoss_mlx.model"] | {"gptoss_mlx.model"}
 # What installs the bundled model is the only product module but the command line that may convert.
 ALLOWED["gptoss_mlx.records"] = {"gptoss_mlx.files", "gptoss_mlx.installed"}

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from gptoss_mlx.config import FULL, ModelConfig
 from gptoss_mlx.engine.sampling import NOT_FINITE
 from gptoss_mlx.errors import ContextLengthError, EngineError, one_line
-from gptoss_mlx.model.cache import GROWTH, SHARE, KVCache, cache_bytes, row_bytes
+from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.decoder import Decoder
 from metal_kernels import launch
 
@@ -136,16 +135,6 @@ class Context:
             if isinstance(error, RuntimeError | MemoryError):
                 raise EngineError(f"the model cannot be run: {one_line(error)}") from error
             raise
-
-
-def sequence_bytes(config: ModelConfig, positions: int, dtype: mx.Dtype) -> int:
-    """Return the bytes of one conversation of ``positions``: its cache, what full layers allocate ahead, and its marks.
-    A mark holds the sliding layers' bodies and all tails."""
-    ahead = config.layer_types.count(FULL) * max(GROWTH, positions // SHARE) * row_bytes(config, dtype)
-    sliding = config.num_hidden_layers - config.layer_types.count(FULL)
-    window = sliding * (config.sliding_window - 1) * row_bytes(config, dtype)
-    marks = MARKS * (window + cache_bytes(config, 0, dtype))
-    return cache_bytes(config, positions, dtype) + ahead + marks
 
 
 def common_length(a: list[int], b: list[int]) -> int:

@@ -67,6 +67,19 @@ class Row:
             return "penalties"
         return "misses" if self.context.model.may_miss else None
 
+    @property
+    def followed(self) -> int:
+        """Return how far the constraint has come."""
+        return 0 if self.constraint is None else self.constraint.length
+
+    def take_back(self, produced: int, unread: list[int], followed: int) -> None:
+        """Take back what it has given out since it had ``produced`` and ``followed`` so much, and was ``unread``."""
+        self.produced, self.unread = produced, unread
+        self.counts.subtract(self.given[produced:])
+        del self.given[produced:]
+        if self.constraint is not None:
+            self.constraint.rewind(followed)
+
 
 @dataclass(frozen=True)
 class Produced:
@@ -102,28 +115,9 @@ class _Mark:
 
     def undo(self) -> None:
         """Rewind the row's context, and give its point back to be drawn at again."""
-        row = self._row
-        row.context.cache.rewind(self._cache)
-        del row.context.ids[self._cache.length :]
-        row.points = chain((self.point,), row.points)
-
-
-class _Given:
-    """What a row had given out."""
-
-    def __init__(self, row: Row) -> None:
-        self._row = row
-        self._out = (row.produced, row.unread)
-        self._followed = row.constraint.length if row.constraint is not None else 0
-
-    def undo(self) -> None:
-        """Take back what it has given out since, and rewind its constraint."""
-        row = self._row
-        row.produced, row.unread = self._out
-        row.counts.subtract(row.given[row.produced :])
-        del row.given[row.produced :]
-        if self._row.constraint is not None:
-            self._row.constraint.rewind(self._followed)
+        self._row.context.cache.rewind(self._cache)
+        del self._row.context.ids[self._cache.length :]
+        self._row.points = chain((self.point,), self._row.points)
 
 
 Masks = list[mx.array | None]
@@ -187,12 +181,12 @@ class Stepper:
             return []
         following = None
         rows = list(self.rows)
-        given = [_Given(row) for row in rows]
+        given = [(row.produced, row.unread, row.followed) for row in rows]
         flight = self._ahead
         self._ahead = None
         try:
             if flight is None:
-                flight = self._launch(list(self.rows), None)
+                flight = self._launch(rows, None)
             following = self._launch_ahead(flight)
             ids = self._wait(flight)
             self._ahead = following
@@ -205,11 +199,11 @@ class Stepper:
                 if begun is not None:
                     begun.undo()
             self.rows = rows
-            for before in given:
-                before.undo()
-            if isinstance(error, Exception):
-                return self._singly(error)
-            raise
+            for row, before in zip(rows, given, strict=True):
+                row.take_back(*before)
+            if not isinstance(error, Exception):
+                raise
+            return self._singly(error)
 
     def _launch(self, rows: list[Row], before: _Flight | None) -> _Flight:
         """Launch a step of ``rows``. Those in the step ``before`` read what that one draws, the others what they have

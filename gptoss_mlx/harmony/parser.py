@@ -127,8 +127,7 @@ class StreamParser:
         return self._take_events()
 
     def _take_events(self) -> list[ParserEvent]:
-        events = self._events
-        self._events = []
+        events, self._events = self._events, []
         return events
 
     def _step(self, id: int) -> None:
@@ -237,14 +236,8 @@ class StreamParser:
         """End the message or header: at a marker, where the next message begins, or at the end of generation."""
         if self._message is None and how != "limit":
             self._open_unfinished(how)
-        match how:
-            case "end":
-                closing = [self._special["end"]]
-            case "next":
-                closing = []
-            case _:
-                closing = [self._special["call" if self._kind == "call" else "end"]]
-        self._ids += closing
+        if how != "next":
+            self._ids.append(self._special["call" if self._kind == "call" and how != "end" else "end"])
         if self._message is not None:
             message = replace(self._message, content="".join(self._text), ids=tuple(self._ids))
             self._events.append(MessageEnd(self._kind, message, complete=how != "limit"))
