@@ -9,6 +9,7 @@ CLIENTS_VENV ?= .venv-clients
 MCP_VENV ?= .venv-mcp
 MCP_1_VENV ?= .venv-mcp-1
 MLX_LM_VENV ?= .venv-mlx-lm
+INSTALL_VENV ?= .venv-install
 SEED ?= 1
 # The oracle's versions are pinned, because a package index also lists releases that are not tested. transformers loads
 # MXFP4 checkpoints only with accelerate.
@@ -332,9 +333,33 @@ convert-report: download-kill-test $(VENV)/.ready-dev
 test-long: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -m slow tests/model/test_long_context.py
 
-# Build a source distribution and wheels of it, with a compiler and without, and install them.
-test-wheel: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m pytest -m slow tests/test_packaging.py
+$(INSTALL_VENV)/.ready: CONTENTS = uv and pipx, to build and install with
+$(INSTALL_VENV)/.ready: PACKAGES = uv==0.13.9 pipx==1.18.4
+$(INSTALL_VENV)/.ready: Makefile
+	$(environment)
+	$(install)
+
+# Build a source distribution and wheels of it, with a compiler and without. Install them with pip, uv and pipx, use what
+# is installed, and remove it. Make the formula. Minutes.
+test-wheel: $(VENV)/.ready-dev $(INSTALL_VENV)/.ready
+	INSTALL_VENV=$(CURDIR)/$(INSTALL_VENV) $(VENV)/bin/python -m pytest -m slow tests/packaging
+
+.PHONY: dist formula size-report
+# Build the source distribution, and a wheel for this platform.
+dist: $(INSTALL_VENV)/.ready
+	rm -rf dist build/lib
+	$(INSTALL_VENV)/bin/uv build --quiet --out-dir dist --no-create-gitignore
+
+# Write build/homebrew/gptoss-mac.rb, the Homebrew formula for the files in dist/, or with PROJECT=URL for those of that
+# project's release.
+formula: $(VENV)/.ready $(INSTALL_VENV)/.ready
+	@ls dist/*.tar.gz >/dev/null || { echo "nothing in dist/; run: make dist" >&2; exit 1; }
+	$(VENV)/bin/python -m tests.support.formula $(INSTALL_VENV)/bin/uv dist/*.tar.gz build/homebrew/gptoss-mac.rb \
+		$(if $(PROJECT),--project $(PROJECT))
+
+# Install the wheel, and list by package what that takes. Exits with 1 above 200 MB.
+size-report: dist
+	$(INSTALL_VENV)/bin/python -m tests.reports.size $(INSTALL_VENV)/bin/python dist/*.whl
 
 # Measure what a turn reads, how fast a context is restored, and batches beside mlx-lm's. Minutes, with 7 GB of disk.
 engine-report: $(VENV)/.ready-compare
@@ -405,3 +430,4 @@ diagrams: $(VENV)/.ready-dev
 # Remove all environments and everything that was built.
 clean:
 	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(MLX_LM_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(INSTALL_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
