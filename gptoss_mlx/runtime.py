@@ -36,7 +36,7 @@ from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.score import Score
 from gptoss_mlx.scorer import Scorer, scores_of
 from gptoss_mlx.tracing import SMALL, Trace, Tracer, What, traced
-from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash
+from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
 from metal_kernels import launch
 
 if TYPE_CHECKING:
