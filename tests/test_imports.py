@@ -104,16 +104,20 @@ ALLOWED["gptoss_mlx.reply"] = {
     "gptoss_mlx.repetition",
     "gptoss_mlx.stop_strings",
 }
+ALLOWED["gptoss_mlx.forms"] = {"gptoss_mlx.grammars", "gptoss_mlx.harmony"}
 # Names the runtime for its types only: a program whose model is in a server does without it.
 ALLOWED["gptoss_mlx.link"] = ALLOWED["gptoss_mlx.runtime"] | {"gptoss_mlx.runtime"}
 ALLOWED["gptoss_mlx.conversation"] = ALLOWED["gptoss_mlx.link"] | {
+    "gptoss_mlx.forms",
     "gptoss_mlx.link",
     "gptoss_mlx.reply",
     "gptoss_mlx.text_input",
     "gptoss_mlx.tools",
     "gptoss_mlx.events",
+    "gptoss_mlx.turns",
     "gptoss_mlx.usage",
 }
+ALLOWED["gptoss_mlx.turns"] = {"gptoss_mlx.events", "gptoss_mlx.harmony"}
 ALLOWED["gptoss_mlx.answer"] = ALLOWED["gptoss_mlx.conversation"] | {"gptoss_mlx.conversation"}
 ALLOWED["gptoss_mlx.attachments"] = {"gptoss_mlx.errors", "gptoss_mlx.text_input"}
 ALLOWED["gptoss_mlx.templates"] = {"gptoss_mlx.errors", "gptoss_mlx.home"}

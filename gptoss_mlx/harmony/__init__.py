@@ -13,7 +13,7 @@ from gptoss_mlx.harmony.messages import (
     tool_result,
 )
 from gptoss_mlx.harmony.parser import Delta, MessageEnd, MessageStart, ParserEvent, ReplyEnd, StreamParser
-from gptoss_mlx.harmony.render import render, render_messages, reply_start
+from gptoss_mlx.harmony.render import render, render_messages, reply_start, without
 from gptoss_mlx.harmony.tokenizer import TextDecoder, Tokenizer
 
 __all__ = [
@@ -38,4 +38,5 @@ __all__ = [
     "text_call",
     "tool_call",
     "tool_result",
+    "without",
 ]
