@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import mlx.core as mx
 
 from gptoss_mlx.config import FULL, SLIDING, ModelConfig
-from metal_kernels.reference import CacheView
+from metal_kernels.operands import CacheView
 
 TAIL = 64
 """Rows of a tail."""

@@ -30,7 +30,7 @@ from gptoss_mlx.model_folder.expert_slots import holds_experts, is_read, part_nb
 from gptoss_mlx.model_folder.part_reader import Part, PartReader
 from gptoss_mlx.model_folder.safetensors import nbytes_of
 from metal_kernels import launch
-from metal_kernels.reference import Pass
+from metal_kernels.operands import Pass
 
 
 class LayerSlots(NamedTuple):

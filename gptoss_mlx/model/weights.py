@@ -13,7 +13,7 @@ from gptoss_mlx.model.experts import Look, PagedExperts, memory_of
 from gptoss_mlx.model_folder import ModelFolder, Stretch
 from gptoss_mlx.model_folder.expert_slots import holds_experts, paged_nbytes, slot_stretch
 from metal_kernels import launch
-from metal_kernels.reference import Dense, Experts
+from metal_kernels.operands import Dense, Experts
 
 STORED = {mx.float32: "F32", mx.bfloat16: "BF16"}
 """What safetensors calls a model's dtype."""
