@@ -22,13 +22,12 @@ from convert.pieces import REDOWNLOAD, Piece, Reader
 from convert.remote import Remote
 from convert.sources import Checkpoint, open_planned
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
-from gptoss_mlx.files import nbytes_on_disk
+from gptoss_mlx.files import nbytes_on_disk, storage_errors
 from gptoss_mlx.home import DOWNLOAD
 from gptoss_mlx.hub import HubFile, Settings, fetch
 from gptoss_mlx.hub.fetch import DEFAULTS
 from gptoss_mlx.model_folder import ModelFolder, layout
 from gptoss_mlx.model_folder.safetensors import read_header
-from gptoss_mlx.model_folder.writer import storage_errors
 
 _POLL_SECONDS = 0.1
 

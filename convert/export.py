@@ -21,11 +21,11 @@ from convert.repack import dequantize_rows, round_to_bf16
 from convert.sources import huggingface
 from convert.sources.checkpoint import TOKENIZER_JSON
 from gptoss_mlx.errors import ModelFolderError
+from gptoss_mlx.files import storage_errors, sync
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder, layout
 from gptoss_mlx.model_folder.reader import RECONVERT
 from gptoss_mlx.model_folder.safetensors import header_bytes, nbytes_of
-from gptoss_mlx.model_folder.writer import storage_errors, sync
 
 SHARD_BYTES = 5 * 10**9
 """The most that a file holds, as in transformers' ``save_pretrained`` of version 4. A larger tensor is alone in one."""

@@ -18,7 +18,7 @@ from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.sampling import NOT_FINITE
 from gptoss_mlx.engine.scoring import scored
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError, quoted
-from gptoss_mlx.memory.plan import sequence_bytes
+from gptoss_mlx.memory.caches import sequence_bytes
 from gptoss_mlx.model.attention import Rope, attend_prompt, project
 from gptoss_mlx.model.cache import LayerCache
 from gptoss_mlx.model.moe import mix, route

@@ -30,10 +30,10 @@ ALLOWED = {
     "gptoss_mlx.launching": set(),
     "gptoss_mlx.traits": {"gptoss_mlx.errors", "gptoss_mlx.harmony", "gptoss_mlx.sampling"},
     "gptoss_mlx.fastest": set(),
-    "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.fastest"},
-    "gptoss_mlx.files": set(),
-    "gptoss_mlx.bounded_folder": set(),
-    "gptoss_mlx.folder_writer": {"gptoss_mlx.errors", "gptoss_mlx.bounded_folder"},
+    "gptoss_mlx.model_folder": {"gptoss_mlx.errors", "gptoss_mlx.config", "gptoss_mlx.fastest", "gptoss_mlx.files"},
+    "gptoss_mlx.files": {"gptoss_mlx.errors"},
+    "gptoss_mlx.bounded_folder": {"gptoss_mlx.errors", "gptoss_mlx.files"},
+    "gptoss_mlx.folder_writer": {"gptoss_mlx.errors", "gptoss_mlx.files", "gptoss_mlx.bounded_folder"},
     "gptoss_mlx.text_input": {"gptoss_mlx.errors"},
     "gptoss_mlx.published": set(),
     "gptoss_mlx.home": {"gptoss_mlx.errors", "gptoss_mlx.published"},
@@ -57,6 +57,7 @@ ALLOWED["convert"] = ALLOWED["gptoss_mlx.model"] | {
 ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.model",
     "gptoss_mlx.bounded_folder",
+    "gptoss_mlx.files",
     "gptoss_mlx.folder_writer",
     "gptoss_mlx.arguments",
     "gptoss_mlx.sampling",
@@ -65,6 +66,8 @@ ALLOWED["gptoss_mlx.engine"] = ALLOWED["gptoss_mlx.model"] | {
 ALLOWED["gptoss_mlx.machine"] = set()
 ALLOWED["gptoss_mlx.screen"] = set()
 ALLOWED["gptoss_mlx.memory"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine", "gptoss_mlx.machine"}
+# Rows that decode together are admitted by the bytes of their caches.
+ALLOWED["gptoss_mlx.engine.batching"] = ALLOWED["gptoss_mlx.memory"] | {"gptoss_mlx.memory"}
 ALLOWED["gptoss_mlx.tracing"] = ALLOWED["gptoss_mlx.memory"] | {"gptoss_mlx.memory", "gptoss_mlx.scorer"}
 ALLOWED["gptoss_mlx.scorer"] = ALLOWED["gptoss_mlx.engine"] | {"gptoss_mlx.engine"}
 ALLOWED["gptoss_mlx.prediction"] = ALLOWED["gptoss_mlx.model"] | {"gptoss_mlx.model"}
@@ -79,6 +82,7 @@ ALLOWED["gptoss_mlx.kernel_check"] = ALLOWED["gptoss_mlx.model"] | {
 ALLOWED["gptoss_mlx.grammars"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
 ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
     "gptoss_mlx.memory",
+    "gptoss_mlx.engine.batching",
     "gptoss_mlx.prediction",
     "gptoss_mlx.scorer",
     "gptoss_mlx.tracing",
@@ -141,7 +145,7 @@ ALLOWED["gptoss_mlx.batch"] = ALLOWED["gptoss_mlx.link"] | {
     "gptoss_mlx.requests",
     "gptoss_mlx.text_input",
 }
-ALLOWED["gptoss_mlx.hub"] = {"gptoss_mlx.errors", "gptoss_mlx.model_folder"}
+ALLOWED["gptoss_mlx.hub"] = {"gptoss_mlx.errors", "gptoss_mlx.files", "gptoss_mlx.model_folder"}
 # What converts a folder does not need the network.
 ALLOWED["convert.remote"] = ALLOWED["convert"] | {"convert", "gptoss_mlx.hub"}
 ALLOWED["convert.arriving"] = ALLOWED["convert.remote"] | {"convert.remote"}

@@ -70,17 +70,12 @@ class Context:
         length = self.reusable(prompt)
         if length < len(self.ids):
             self.marks = [mark for mark in self.marks if mark.length <= length]
-            self.rewind_to_mark()
+            if self.marks:
+                self.cache.rewind(self.marks[-1])
+            else:
+                self.cache = KVCache.empty(self.model.config)
+            del self.ids[length:]
         return length
-
-    def rewind_to_mark(self) -> None:
-        """Rewind to the last mark, or to the start. A failed asynchronous step may have computed only part of what
-        follows it."""
-        if self.marks:
-            self.cache.rewind(self.marks[-1])
-        else:
-            self.cache = KVCache.empty(self.model.config)
-        del self.ids[self.cache.length :]
 
     def read(
         self,

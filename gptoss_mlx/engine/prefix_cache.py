@@ -25,8 +25,8 @@ loads 60,000 tokens a second, and no Mac reads 2,000."""
 
 @dataclass(eq=False)
 class _Trunk:
-    """A cache that has read ``ids``, and its marks by their length. ``nbytes`` are those of all its arrays. ``saved``
-    says that it was handed over to the disk."""
+    """A cache that has read ``ids``, and its marks by their length, in rising order. ``nbytes`` are those of all its
+    arrays. ``saved`` says that it was handed over to the disk."""
 
     model_key: str
     ids: list[int]
@@ -114,8 +114,7 @@ class PrefixCache:
         return self.snapshots is None or self.snapshots.save(model_key, ids, cache, marks, wait=wait)
 
     def _save_trunk(self, trunk: _Trunk, *, wait: bool = True) -> bool:
-        marks = [trunk.marks[length] for length in sorted(trunk.marks)]
-        return self._save(trunk.model_key, trunk.ids, trunk.cache, marks, wait=wait)
+        return self._save(trunk.model_key, trunk.ids, trunk.cache, list(trunk.marks.values()), wait=wait)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Row:
     and None until reading begins. ``produced`` of ``max_tokens`` ids have been given out; those of the last time are
     ``unread`` until the next step. ``constraint`` is None where every id may be drawn. Its end is added to ``stop``.
     ``likeliest`` is None where nobody wants to know how likely its ids are, else how many others shall be told of. The
-    ids ``given`` out and their ``counts`` are kept where a penalty needs them."""
+    ids ``given`` out are kept where a penalty needs them."""
 
     id: Hashable
     prompt: list[int]
@@ -51,7 +51,6 @@ class Row:
     unread: list[int] = field(default_factory=list, init=False)
     points: Iterator[mx.array] = field(init=False)
     given: list[int] = field(default_factory=list, init=False)
-    counts: Counter[int] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         self.points = points(self.sampling)
@@ -59,13 +58,9 @@ class Row:
             self.stop |= {self.constraint.end}
 
     @property
-    def waits(self) -> str | None:
-        """Return why the row's next step must wait until the host has seen this one, or None."""
-        if self.constraint is not None:
-            return "constraint"
-        if self.sampling.penalizes:
-            return "penalties"
-        return "misses" if self.context.model.may_miss else None
+    def waits(self) -> bool:
+        """Return whether the row's next step must wait until the host has seen this one."""
+        return self.constraint is not None or self.sampling.penalizes or self.context.model.may_miss
 
     @property
     def followed(self) -> int:
@@ -75,7 +70,6 @@ class Row:
     def take_back(self, produced: int, unread: list[int], followed: int) -> None:
         """Take back what it has given out since it had ``produced`` and ``followed`` so much, and was ``unread``."""
         self.produced, self.unread = produced, unread
-        self.counts.subtract(self.given[produced:])
         del self.given[produced:]
         if self.constraint is not None:
             self.constraint.rewind(followed)
@@ -306,13 +300,9 @@ class Stepper:
         for id in ids:
             row.produced += 1
             if row.sampling.penalizes:
-                row.counts[id] += 1
                 row.given.append(id)
-            finished: Finish | None = None
-            if id in row.stop:
-                finished = "stop"
-            elif row.produced == row.max_tokens:
-                finished = "length"
+            last = row.produced == row.max_tokens
+            finished: Finish | None = "stop" if id in row.stop else "length" if last else None
             outcomes.append(Produced(row.id, id, finished, score))
             score = None
             if finished:
@@ -364,7 +354,7 @@ def _is_plain(row: Row) -> bool:
 
 def _drawn(row: Row, logits: mx.array, point: mx.array, mask: mx.array | None) -> tuple[Drawn, Scored | None]:
     """Return a draw for a row from logits [1, V], and how likely it is if the row wants that."""
-    among = adjusted(logits, row.sampling, row.counts) if row.sampling.adjusts else logits
+    among = adjusted(logits, row.sampling, Counter(row.given)) if row.sampling.adjusts else logits
     drawn = draw_token(among, row.sampling, point, mask)
     return drawn, None if row.likeliest is None else scored(logits, drawn.token, row.likeliest)
 

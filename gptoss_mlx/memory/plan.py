@@ -12,11 +12,11 @@ from typing import Literal
 
 import mlx.core as mx
 
-from gptoss_mlx.config import FULL, ModelConfig
-from gptoss_mlx.engine.context import MARKS, PREFILL_CHUNK
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.engine.context import PREFILL_CHUNK
 from gptoss_mlx.errors import MemoryBudgetError
+from gptoss_mlx.memory.caches import cache_bytes, sequence_bytes
 from gptoss_mlx.memory.transient import Backend, transient_bytes
-from gptoss_mlx.model.cache import GROWTH, SHARE, cache_bytes, row_bytes
 from gptoss_mlx.model_folder.layout import TensorSpec, align, shards
 from gptoss_mlx.model_folder.safetensors import nbytes_of
 
@@ -124,16 +124,6 @@ class MemoryPlan:
         """Return what the machine keeps for the page cache, other programs and the system, None if unknown. Mapped
         bytes that do not count lie in the page cache."""
         return None if self.memory is None else self.memory - self.peak
-
-
-def sequence_bytes(config: ModelConfig, positions: int, dtype: mx.Dtype) -> int:
-    """Return the bytes of one conversation of ``positions``: its cache, what full layers allocate ahead, and its marks.
-    A mark holds the sliding layers' bodies and all tails."""
-    ahead = config.layer_types.count(FULL) * max(GROWTH, positions // SHARE) * row_bytes(config, dtype)
-    sliding = config.num_hidden_layers - config.layer_types.count(FULL)
-    window = sliding * (config.sliding_window - 1) * row_bytes(config, dtype)
-    marks = MARKS * (window + cache_bytes(config, 0, dtype))
-    return cache_bytes(config, positions, dtype) + ahead + marks
 
 
 def plan(

@@ -37,7 +37,8 @@ from gptoss_mlx.events import Done
 from gptoss_mlx.history import opened_history
 from gptoss_mlx.home import snapshots_dir
 from gptoss_mlx.machine import MARGIN
-from gptoss_mlx.memory.plan import plan, sequence_bytes
+from gptoss_mlx.memory.caches import sequence_bytes
+from gptoss_mlx.memory.plan import plan
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.sampling import Sampling
