@@ -347,14 +347,14 @@ test-wheel: $(VENV)/.ready-dev $(INSTALL_VENV)/.ready
 .PHONY: dist formula size-report
 # Build the source distribution, and a wheel for this platform.
 dist: $(INSTALL_VENV)/.ready
-	rm -rf dist build/lib
+	rm -rf dist
 	$(INSTALL_VENV)/bin/uv build --quiet --out-dir dist --no-create-gitignore
 
 # Write build/homebrew/gptoss-mac.rb, the Homebrew formula for the files in dist/, or with PROJECT=URL for those of that
 # project's release.
-formula: $(VENV)/.ready $(INSTALL_VENV)/.ready
+formula: $(INSTALL_VENV)/.ready
 	@ls dist/*.tar.gz >/dev/null || { echo "nothing in dist/; run: make dist" >&2; exit 1; }
-	$(VENV)/bin/python -m tests.support.formula $(INSTALL_VENV)/bin/uv dist/*.tar.gz build/homebrew/gptoss-mac.rb \
+	$(INSTALL_VENV)/bin/python -m tests.support.formula $(INSTALL_VENV)/bin/uv dist/*.tar.gz build/homebrew/gptoss-mac.rb \
 		$(if $(PROJECT),--project $(PROJECT))
 
 # Install the wheel, and list by package what that takes. Exits with 1 above 200 MB.
@@ -429,5 +429,5 @@ diagrams: $(VENV)/.ready-dev
 
 # Remove all environments and everything that was built.
 clean:
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(MLX_LM_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
-	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(INSTALL_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE_VENV) $(LLAMA_VENV) $(CUDA_VENV) $(CLIENTS_VENV) $(MCP_VENV) $(MCP_1_VENV) $(MLX_LM_VENV) \
+		$(INSTALL_VENV) .mypy_cache .ruff_cache .pytest_cache build dist out *.egg-info

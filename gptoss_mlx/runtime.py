@@ -187,8 +187,9 @@ class Runtime:
         self, ids: list[int], *, layers: Sequence[int] | None = None, what: Collection[What] = SMALL, top: int = 5
     ) -> Trace:
         """Return as arrays what the model computes while it reads ``ids``. ``layers`` are numbers in rising order, by
-        default all. ``what`` are names of ``tracing.What``, by default those of little memory. Each place has
-        ``top`` candidates. Raises UsageError, ContextLengthError, EngineError, and MemoryBudgetError for arrays that do
+        default all. ``what`` are of "router_logits", "experts", "hidden", "sink_mass", "logits", "candidates" and
+        "surprise"; without it you get all but "hidden" and "logits", which take much memory. Each place has ``top``
+        candidates. Raises UsageError, ContextLengthError, EngineError, and MemoryBudgetError for arrays that do
         not fit the memory plan."""
         tracer = Tracer(self.context(), token_ids("ids", ids), layers, what, top, self.chunk)
         return traced(tracer, self.row_memory)
