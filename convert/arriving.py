@@ -16,7 +16,7 @@ from pathlib import Path
 
 from convert.assembly import Assembly
 from convert.atomic_folder import check_space, resumable_folder
-from convert.conversion import ByteProgress, Report, finish, losses, nbytes_in, tokenizer_of
+from convert.conversion import ByteProgress, Report, finish, losses, tokenizer_of
 from convert.journal import JOURNAL, Line, read_journal, write_line
 from convert.pieces import REDOWNLOAD, Piece, Reader
 from convert.remote import Remote

@@ -19,6 +19,7 @@ from convert.sources.checkpoint import check_lfs_pointer
 from gptoss_mlx import __version__
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, UsageError
+from gptoss_mlx.files import nbytes_in
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder, layout
 from gptoss_mlx.model_folder.writer import shard_nbytes, write_metadata
@@ -110,10 +111,6 @@ def check_dense(dense: str) -> None:
 def converted_nbytes(config: ModelConfig, dense: str) -> int:
     """Return about how many bytes a model folder takes on disk."""
     return sum(map(shard_nbytes, layout.shards(config, dense)))
-
-
-def nbytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
 def finish(

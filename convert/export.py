@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from convert.atomic_folder import atomic_folder
-from convert.conversion import nbytes_in
 from convert.pieces import BLOCK_BYTES
 from convert.repack import dequantize_rows, round_to_bf16
 from convert.sources import huggingface
 from convert.sources.checkpoint import TOKENIZER_JSON
 from gptoss_mlx.errors import ModelFolderError
-from gptoss_mlx.files import storage_errors, sync
+from gptoss_mlx.files import nbytes_in, storage_errors, sync
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder, layout
 from gptoss_mlx.model_folder.reader import RECONVERT

@@ -98,6 +98,11 @@ def opened_locked(path: Path, flags: int) -> int | None:
     return None
 
 
+def nbytes_in(folder: Path) -> int:
+    """Return the sizes of a folder's own files, added up. Raises OSError."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
 def nbytes_on_disk(*folders: Path) -> int:
     """Return the bytes that the files in and below folders take. Files with holes take fewer than their size, and those
     that another process removes meanwhile take nothing."""

@@ -139,9 +139,7 @@ class ReplyReader:
         self._between = ""  # precedes the next piece of this message
         self._messages: list[Message] = []
         self._left_out = False  # the last message was empty
-        self._special = tokenizer.special
-        self._encode = tokenizer.encode
-        self._start = tokenizer.special["<|start|>"]
+        self._tokenizer = tokenizer
         self._calls: list[Call] = []
         self._called = 0  # calls of functions on offer that have begun
         self._calling: CallPiece | None = None  # the call that is being written, if it is of a function on offer
@@ -154,8 +152,10 @@ class ReplyReader:
     def expect_text(self) -> None:
         """Read what follows as the text of an answer, as if its header had come. Call it before ``feed``, for text in
         which the model was not asked for harmony."""
-        header = [self._special["<|channel|>"], *self._encode("final"), self._special["<|message|>"]]
-        for event in self._parser.feed(header):
+        special = self._tokenizer.special
+        for event in self._parser.feed(
+            [special["<|channel|>"], *self._tokenizer.encode("final"), special["<|message|>"]]
+        ):
             self._take(event)
 
     def feed(self, id: int) -> list[Piece | CallPiece]:
@@ -292,7 +292,7 @@ class ReplyReader:
             if call.offered:
                 self._parts.append(call)
         elif kind not in ("call", "other"):
-            if self._left_out and message.ids and message.ids[0] != self._start:
+            if self._left_out and message.ids and message.ids[0] != self._tokenizer.special["<|start|>"]:
                 message = replace(message, ids=None)  # it began in the message that was left out
             self._left_out = not message.content
             if message.content:

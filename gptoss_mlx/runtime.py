@@ -34,7 +34,7 @@ from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.prediction.expert_trace import About, TraceWriter
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.score import Score
-from gptoss_mlx.scorer import Scorer, scores_of
+from gptoss_mlx.scorer import Scorer, logits_of, scores_of
 from gptoss_mlx.tracing import SMALL, Trace, Tracer, What, traced
 from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
 from metal_kernels import launch
@@ -97,12 +97,9 @@ class Runtime:
     def constraint(self, grammar: "Grammar") -> Constraint:
         """Return what holds one row to ``grammar``. Waits for ``vocabulary``. Raises GrammarError where following the
         grammar takes too much work, and ModelFolderError without a tokenizer."""
-        matcher = self.vocabulary.constraint(grammar)
-        if grammar.thought is None:
-            return matcher
-        from gptoss_mlx.grammars.budget import ThoughtBudget
+        from gptoss_mlx.grammars.budget import constraint
 
-        return ThoughtBudget.of(matcher, grammar.thought, self.tokenizer)
+        return constraint(self.vocabulary, grammar, self.tokenizer)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -218,20 +215,7 @@ class Runtime:
         may follow the ids up to t. All rows have one length. All logits are in memory at once: 0.8 MB for each token of
         a published model. Raises UsageError if ``tokens`` is not such an array or holds an id outside the
         vocabulary."""
-        try:
-            ids = mx.array(tokens)
-        except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: an id that no integer type holds
-            raise UsageError("tokens must be rows of ids, all of one length") from error
-        if ids.ndim != 2 or ids.size == 0 or not mx.issubdtype(ids.dtype, mx.integer):
-            raise UsageError(f"tokens must be integers of shape [batch, length]; they are {ids.dtype} {ids.shape}")
-        if mx.min(ids).item() < 0 or mx.max(ids).item() >= self.config.vocab_size:  # type: ignore[operator]
-            raise UsageError(f"a token lies outside the vocabulary of {self.config.vocab_size}")
-        context = self.context()
-        parts = []
-        for start in range(0, ids.shape[1], self.chunk):
-            parts.append(self.model.logits(self.model(ids[:, start : start + self.chunk], context.cache)))
-            mx.eval(parts[-1], context.cache.arrays())
-        return mx.concatenate(parts, axis=1)
+        return logits_of(self.context(), tokens, self.chunk)
 
     def warm_up(self) -> None:
         """Write two tokens that nobody reads, so that the first reply does not wait for shaders to be compiled. What

@@ -318,22 +318,26 @@ class Stepper:
         done: list[tuple[Row, _Flight, list[int | None]]] = []
         failed: list[tuple[Row, Exception]] = []
         for row in self.rows:
-            flight = None
             try:
-                flight = self._launch([row], None)
-                done.append((row, flight, self._wait(flight)))
-            except BaseException as own:
-                if flight is not None:
-                    flight.undo()
-                if not isinstance(own, Exception):
-                    for _, other, _ in done:
-                        other.undo()
-                    raise
+                done.append((row, *self._alone(row)))
+            except Exception as own:
                 failed.append((row, own))
+            except BaseException:
+                for _, other, _ in done:
+                    other.undo()
+                raise
         if not done:
             raise EngineError(f"the model cannot be run: {one_line(error)}") from error
         outcomes: list[Produced | Failed] = [self._fail(row, own) for row, own in failed]
         return outcomes + [one for _, flight, ids in done for one in self._land(flight, ids)]
+
+    def _alone(self, row: Row) -> tuple[_Flight, list[int | None]]:
+        flight = self._launch([row], None)
+        try:
+            return flight, self._wait(flight)
+        except BaseException:
+            flight.undo()
+            raise
 
     def _let_go(self) -> None:
         """Drop a step that no row will read. It would hold their caches until a row begins."""

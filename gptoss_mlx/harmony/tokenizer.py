@@ -6,7 +6,6 @@ text encodes to a marker, and a marker decodes to text only on request. An added
 is text, unless it is one of harmony's markers.
 """
 
-import codecs
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -158,19 +157,3 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], *, markers: bool = False) -> str:
         """Return ``decode_bytes`` as text. Each broken UTF-8 sequence becomes U+FFFD."""
         return self.decode_bytes(ids, markers=markers).decode("utf-8", "replace")
-
-
-class TextDecoder:
-    """Decodes ids as they arrive. The texts returned add up to ``Tokenizer.decode`` of all the ids."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def feed(self, id: int) -> str:
-        """Add one id, and return the text that is complete now: ``""`` while a character is incomplete."""
-        return self._utf8.decode(self._tokenizer.token_bytes(id))
-
-    def finish(self) -> str:
-        """Return the remaining text, U+FFFD for an incomplete character, and reset the decoder."""
-        return self._utf8.decode(b"", final=True)
