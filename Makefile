@@ -406,6 +406,11 @@ sandbox-report: $(VENV)/.ready-dev $(VENV)/.ready-tools
 	$(VENV)/bin/python -m tests.reports.sandbox
 	$(VENV)/bin/python -m pytest -m slow tests/tools/test_sandbox.py
 
+.PHONY: distributed-report
+# Compare the bundled model on 2, 3 and 4 local ranks with one process, and kill and stop ranks at random times. Minutes.
+distributed-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.distributed $(PARTS)
+
 .PHONY: speed-report
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.
 speed-report: $(VENV)/.ready-dev

@@ -22,7 +22,7 @@ from convert.pieces import REDOWNLOAD, Piece, Reader
 from convert.remote import Remote
 from convert.sources import Checkpoint, open_planned
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
-from gptoss_mlx.files import nbytes_on_disk, storage_errors
+from gptoss_mlx.files import nbytes_in, nbytes_on_disk, storage_errors
 from gptoss_mlx.home import DOWNLOAD
 from gptoss_mlx.hub import HubFile, Settings, fetch
 from gptoss_mlx.hub.fetch import DEFAULTS

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from gptoss_mlx import harmony
     from gptoss_mlx.conversation import Conversation
+    from gptoss_mlx.distributed.hosts import Backend
     from gptoss_mlx.engine.prefix_cache import PrefixCache
     from gptoss_mlx.errors import (
         CheckpointError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         ModelNotInstalledError,
         NoAnswerError,
         NotConvertedError,
+        RankError,
         SessionError,
         StorageError,
         UsageError,
@@ -60,6 +62,7 @@ __all__ = [
     "ModelNotInstalledError",
     "NoAnswerError",
     "NotConvertedError",
+    "RankError",
     "Runtime",
     "SessionError",
     "StorageError",
@@ -87,6 +90,8 @@ def load(
     trace_experts: "str | Path | None" = None,
     verify: bool = False,
     prefixes: "PrefixCache | None" = None,
+    distributed: "int | str | Path | None" = None,
+    distributed_backend: "Backend" = "ring",
     progress: "Callable[[int, int], None] | None" = None,
 ) -> "Runtime":
     """Load an installed model by name, folder or Hub id. ``tiny``, the bundled one, is installed first.
@@ -107,11 +112,16 @@ def load(
     and the host waits for each step's choice. ``prefixes`` is a cache to share, which may be another model's too; the
     default is a new one of the plan's size.
 
+    ``distributed`` divides the layers among processes: so many on this machine, or those of a file of hosts
+    (``distributed.hosts``). ``memory`` is then what each may take. They are joined over TCP, or with the
+    ``distributed_backend`` "jaccl" over Thunderbolt, once in the life of a process. The loss of one ends this process,
+    with a message and exit code 14. Slots, traces and prefixes on disk are refused.
+
     Where shaders run, the first load on a machine compares them with plain MLX, which does the work of wrong ones from
     then on. A warning names them.
 
-    Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, and StorageError if ``tiny`` cannot
-    be installed or the trace cannot be written.
+    Raises UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, RankError for a process that does
+    not start or is unlike this one, and StorageError if ``tiny`` cannot be installed or the trace cannot be written.
     """
     from gptoss_mlx import bundled
     from gptoss_mlx.home import BUNDLED
@@ -129,6 +139,8 @@ def load(
         trace_experts=trace_experts,
         verify=verify,
         prefixes=prefixes,
+        distributed=distributed,
+        distributed_backend=distributed_backend,
         progress=progress,
     )
 

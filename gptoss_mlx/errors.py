@@ -104,6 +104,17 @@ class EngineError(GptOssError):
     exit_code = 11
 
 
+class RankError(GptOssError):
+    """A process that holds a part of the model was lost, did not start, or does not fit the others. ``code`` is its own
+    exit code, where it has failed by itself."""
+
+    exit_code = 14
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.exit_code = code or RankError.exit_code
+
+
 class GrammarError(GptOssError):
     """A schema, regex or grammar is invalid, or has a part that cannot be enforced. ``path`` says where in it."""
 

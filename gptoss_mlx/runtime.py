@@ -40,6 +40,7 @@ from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop
 from metal_kernels import launch
 
 if TYPE_CHECKING:
+    from gptoss_mlx.distributed.hosts import Backend
     from gptoss_mlx.engine.batching import Batch
     from gptoss_mlx.grammars import Grammar, Vocabulary
 
@@ -186,8 +187,10 @@ class Runtime:
         """Return as arrays what the model computes while it reads ``ids``. ``layers`` are numbers in rising order, by
         default all. ``what`` are of "router_logits", "experts", "hidden", "sink_mass", "logits", "candidates" and
         "surprise"; without it you get all but "hidden" and "logits", which take much memory. Each place has ``top``
-        candidates. Raises UsageError, ContextLengthError, EngineError, and MemoryBudgetError for arrays that do
-        not fit the memory plan."""
+        candidates. Raises UsageError, also where layers are distributed, ContextLengthError, EngineError, and
+        MemoryBudgetError for arrays that do not fit the memory plan."""
+        if self.model.config.num_hidden_layers != self.folder.config.num_hidden_layers:
+            raise UsageError("a trace needs all layers in this process; load the model without distributed")
         tracer = Tracer(self.context(), token_ids("ids", ids), layers, what, top, self.chunk)
         return traced(tracer, self.row_memory)
 
@@ -272,11 +275,13 @@ def load(
     trace_experts: str | Path | None = None,
     verify: bool = False,
     prefixes: PrefixCache | None = None,
+    distributed: int | str | Path | None = None,
+    distributed_backend: "Backend" = "ring",
     progress: Callable[[int, int], None] | None = None,
 ) -> Runtime:
     """Load an installed model. ``gptoss_mlx.load`` installs ``tiny`` first, and says what the arguments mean. Raises
-    UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, and StorageError for a trace that cannot be
-    written."""
+    UsageError, ModelNotInstalledError, ModelFolderError, MemoryBudgetError, RankError, and StorageError for a trace
+    that cannot be written."""
     chosen = _dtype(dtype)
     limit = memory_limit(memory)
     wanted = context_limit(context)
@@ -286,6 +291,17 @@ def load(
         launch.check()
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if distributed is not None:
+        if slots is not None or trace_experts is not None or on_disk:
+            raise UsageError("slots, traces of experts and prefixes on disk do not go with distributed")
+        from gptoss_mlx.distributed.starting import start
+
+        if verify:
+            folder.verify()
+        where = (distributed, distributed_backend)
+        decoder, planned = start(folder, *where, memory=limit, context=wanted, dtype=chosen, progress=progress)
+        kept = PrefixCache(planned["prefix cache"]) if prefixes is None else prefixes
+        return Runtime(folder, decoder, planned, kept)
     planned = plan_here(folder.config, folder.dense, memory=limit, context=wanted, dtype=chosen)
     if slots is None:
         slots = planned.slots

@@ -80,9 +80,21 @@ ALLOWED["gptoss_mlx.kernel_check"] = ALLOWED["gptoss_mlx.model"] | {
     "gptoss_mlx.model",
 }
 ALLOWED["gptoss_mlx.grammars"] = {"gptoss_mlx.errors", "gptoss_mlx.harmony"}
+# Other ranks are processes of their own, which open and load a model by themselves.
+ALLOWED["gptoss_mlx.distributed"] = ALLOWED["gptoss_mlx.memory"] | {
+    "gptoss_mlx.__version__",
+    "gptoss_mlx.bundled",
+    "gptoss_mlx.home",
+    "gptoss_mlx.installed",
+    "gptoss_mlx.kernel_check",
+    "gptoss_mlx.memory",
+    "gptoss_mlx.prediction",
+    "gptoss_mlx.traits",
+}
 ALLOWED["gptoss_mlx.runtime"] = ALLOWED["gptoss_mlx.memory"] | {
     "gptoss_mlx.memory",
     "gptoss_mlx.engine.batching",
+    "gptoss_mlx.distributed",
     "gptoss_mlx.prediction",
     "gptoss_mlx.scorer",
     "gptoss_mlx.tracing",

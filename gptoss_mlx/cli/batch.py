@@ -73,6 +73,8 @@ def batch(
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     own_model: options.OwnModel = False,
+    distributed: options.Distributed = None,
+    distributed_backend: options.DistributedBackend = "ring",
     yes: options.Yes = False,
     allow_sleep: AllowSleep = False,
 ) -> None:
@@ -92,7 +94,8 @@ def batch(
         better = f"with {out.stem}.jsonl the table is {out.name}"
         raise UsageError(f"--out {out}: names the answers, which are JSONL; {better}")
     max_rows = _max_rows(concurrency)
-    loading = options.Loading(model, yes, memory, context, trace_experts, prefix_disk, own_model)
+    how = (yes, memory, context, trace_experts, prefix_disk, own_model)
+    loading = options.Loading(model, *how, distributed, distributed_backend)
     options.check_values(temperature, max_tokens, loading)
     held = constraints.read_constraint(schema, None, None)
     if held is not None and not isinstance(held, dict):

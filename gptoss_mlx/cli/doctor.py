@@ -33,6 +33,10 @@ def doctor(
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Compare every shader with plain MLX, at the published sizes.")
     ] = False,
+    macs: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help='Plan for Macs that work together instead: "M4 Pro 24GB, M2 16GB".'),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Report what this machine offers, and which models fit.
@@ -48,6 +52,13 @@ def doctor(
     wanted = context_limit(context)
     if kernels and as_json:
         raise UsageError("--json does not go with --kernels")
+    if macs is not None:
+        if kernels or memory is not None:
+            raise UsageError("--macs plans for other machines; leave out --kernels and --memory")
+        from gptoss_mlx.cli.macs import show_macs
+
+        show_macs(macs, wanted, as_json)
+        return
     try:
         place = launch.where()
     except ValueError as error:

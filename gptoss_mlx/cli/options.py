@@ -94,6 +94,19 @@ OwnModel = Annotated[
     ),
 ]
 
+Distributed = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|HOSTFILE",
+        help="Divide the layers among N processes here, or the Macs of a JSON file. Loads the model even if a server "
+        "has it, keeps no prefixes on disk, and --memory is then what each may take.",
+    ),
+]
+DistributedBackend = Annotated[
+    Literal["ring", "jaccl"],
+    typer.Option(help="How Macs are joined: over TCP, or over Thunderbolt 5 by RDMA, which nobody has run."),
+]
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -106,6 +119,8 @@ class Loading:
     trace_experts: Path | None = None
     prefix_disk: str = PREFIX_DISK
     own_model: bool = False
+    distributed: str | None = None
+    distributed_backend: Literal["ring", "jaccl"] = "ring"
     warm: bool = False
     """Whether a reply is not asked for at once, so that there is time to warm up."""
 
@@ -113,7 +128,12 @@ class Loading:
     def own(self) -> bool:
         """Return whether the model must be loaded here, because the user says so or how."""
         loads = self.memory is not None or self.context is not None or self.prefix_disk != PREFIX_DISK
-        return self.own_model or loads or self.trace_experts is not None
+        return self.own_model or loads or self.trace_experts is not None or self.distributed is not None
+
+    @property
+    def kept_on_disk(self) -> str:
+        """Return what prefixes may take on disk: nothing where the layers are divided, unless the user says so."""
+        return "off" if self.distributed is not None and self.prefix_disk == PREFIX_DISK else self.prefix_disk
 
 
 def open_model(loading: Loading) -> "AnyRuntime":
@@ -189,7 +209,9 @@ def _load(loading: Loading) -> "Runtime":
             memory=loading.memory,
             context=loading.context,
             trace_experts=loading.trace_experts,
-            prefix_disk=loading.prefix_disk,
+            prefix_disk=loading.kept_on_disk,
+            distributed=loading.distributed,
+            distributed_backend=loading.distributed_backend,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     for notice in runtime.plan.notices:
@@ -278,6 +300,10 @@ def check_values(temperature: float | None, max_tokens: int | None, loading: Loa
     memory_limit(loading.memory)
     context_limit(loading.context)
     disk_limit(loading.prefix_disk)
+    if loading.distributed is not None:
+        from gptoss_mlx.distributed.hosts import read_hosts
+
+        read_hosts(loading.distributed, loading.distributed_backend)
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"--max-tokens is {max_tokens}; it must be 1 or more")
 

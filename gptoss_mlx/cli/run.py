@@ -79,6 +79,8 @@ def run(
     trace_experts: options.TraceExperts = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     own_model: options.OwnModel = False,
+    distributed: options.Distributed = None,
+    distributed_backend: options.DistributedBackend = "ring",
     no_log: options.NoLog = False,
     yes: options.Yes = False,
 ) -> None:
@@ -97,7 +99,8 @@ def run(
     text = question(prompt, files or [], form)
     keeper, kept = _keeper(session, last)
     name = model or form.model or (kept.model if kept is not None else None)
-    loading = options.Loading(name, yes, memory, context, trace_experts, prefix_disk, own_model)
+    how = (yes, memory, context, trace_experts, prefix_disk, own_model)
+    loading = options.Loading(name, *how, distributed, distributed_backend)
     consent = offered.Consent(allow_tools)
     with offered.opened_tools(tools, mcp, consent) as found:
         conversation = options.open_conversation(

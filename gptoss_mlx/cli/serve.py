@@ -58,6 +58,8 @@ def serve(
     context: options.ContextTokens = None,
     prefix_disk: options.PrefixDisk = options.PREFIX_DISK,
     no_repeat_guard: constraints.NoRepeatGuard = False,
+    distributed: options.Distributed = None,
+    distributed_backend: options.DistributedBackend = "ring",
     yes: options.Yes = False,
     install: Annotated[
         bool, typer.Option("--install", help="Have macOS run the server with these options, now and at each login.")
@@ -83,7 +85,16 @@ def serve(
         raise UsageError("the API key must be printable ASCII without blanks around it")
     from gptoss_mlx.installed import find_model
 
-    loading = options.Loading(None, yes, memory, context, prefix_disk=prefix_disk)
+    if distributed is not None and (idle_unload is not None or len(model or ()) > 1):
+        raise UsageError(
+            "--distributed serves one model, as long as the server runs; give one --model, no --idle-unload"
+        )
+    loading = options.Loading(
+        *(None, yes, memory, context),
+        prefix_disk=prefix_disk,
+        distributed=distributed,
+        distributed_backend=distributed_backend,
+    )
     options.check_values(None, None, loading)
     try:
         from gptoss_mlx.server.process import Settings, check_reach, serve
@@ -202,7 +213,14 @@ def _load(name: str, loading: options.Loading, max_rows: int) -> "Loaded":
     from gptoss_mlx.server.residence import Loaded
 
     with options.told_of_the_server():
-        runtime = gptoss_mlx.load(name, memory=loading.memory, context=loading.context, prefix_disk=loading.prefix_disk)
+        runtime = gptoss_mlx.load(
+            name,
+            memory=loading.memory,
+            context=loading.context,
+            prefix_disk=loading.kept_on_disk,
+            distributed=loading.distributed,
+            distributed_backend=loading.distributed_backend,
+        )
     for notice in runtime.plan.notices:
         _say(notice)
     runtime.warm_up()

@@ -44,11 +44,11 @@ class Context:
     @classmethod
     def empty(cls, model: Decoder) -> "Context":
         """Return a context that has read nothing."""
-        return cls(model, KVCache.empty(model.config))
+        return cls(model, model.cache())
 
     def forget(self) -> None:
         """Free what was read."""
-        self.cache = KVCache.empty(self.model.config)
+        self.cache = self.model.cache()
         self.ids = []
         self.marks = []
 
@@ -73,7 +73,7 @@ class Context:
             if self.marks:
                 self.cache.rewind(self.marks[-1])
             else:
-                self.cache = KVCache.empty(self.model.config)
+                self.cache = self.model.cache()
             del self.ids[length:]
         return length
 

@@ -37,40 +37,51 @@ class Decoder:
         """Return whether a step may want experts that are not in memory. The host must look before another follows."""
         return self.weights.paged is not None and not self.weights.paged.complete
 
+    def cache(self) -> KVCache:
+        """Return a cache that has seen nothing."""
+        return KVCache.empty(self.config)
+
     def __call__(self, tokens: mx.array, cache: KVCache) -> mx.array:
         """Read tokens [B, L] after those in ``cache`` and add them to it. Return the residual stream [B, L, H]
         float32."""
-        B, L = tokens.shape
+        x = launch.embed(tokens.reshape(-1), self.weights.embedding)
+        return self.read(x.reshape(*tokens.shape, -1), cache)
+
+    def read(self, x: mx.array, cache: KVCache) -> mx.array:
+        """Pass the residual stream x [B, L, H] float32 of new positions through all layers, and return it."""
+        B, L, H = x.shape
         paged = self.weights.paged
         tally = paged.prefill if paged is not None else None
         if B == 1 and L <= launch.FEW_ROWS:
-            step = self.decode(tokens.reshape(-1), [cache], tally)
+            step = self.step(x.reshape(L, H), [cache], tally)
             while step.repeat():
                 pass
-            return step.x.reshape(B, L, -1)
+            return step.x.reshape(B, L, H)
         mx.synchronize()  # bodies are written in place only if no step in flight reads them
         positions = mx.arange(cache.length, cache.length + L)
         rope = launch.rope_tables(self._inverse_frequencies, mx.tile(positions, B))
-        x = launch.embed(tokens.reshape(-1), self.weights.embedding).reshape(B, L, -1)
         for number, (weights, layer_cache) in enumerate(zip(self.weights.layers, cache.layers, strict=True)):
             x = attend_prompt(x, weights, layer_cache, rope, self.config)
             x = mix(x.reshape(B * L, -1), weights, self.config, self.visit(number, tally)).reshape(x.shape)
         return x
 
-    def decode(self, tokens: mx.array, caches: Sequence[KVCache], tally: Tally | None = None) -> "Step":
+    def decode(self, tokens: mx.array, caches: Sequence[KVCache]) -> "Step":
         """Read the same number of next tokens of each sequence, those of the first one first in tokens [T], and add
         them to each one's cache.
 
         This is for few tokens: each cache is read once for each of its rows, and weights once for each row or once for
-        all, as the operation and the device have it. Attention has no padding, so no row depends on another. ``tally``
-        counts what paging costs, by default as that of decoding.
+        all, as the operation and the device have it. Attention has no padding, so no row depends on another.
         """
-        count = len(tokens) // len(caches)
+        return self.step(launch.embed(tokens, self.weights.embedding), caches)
+
+    def step(self, x: mx.array, caches: Sequence[KVCache], tally: Tally | None = None) -> "Step":
+        """Pass the residual stream x [T, H] float32 of such tokens through all layers. ``tally`` counts what paging
+        costs, by default as that of decoding."""
+        count = len(x) // len(caches)
         for cache in caches:
             cache.prepare(count, self.config, self.weights.dtype)
         positions = [cache.length + i for cache in caches for i in range(count)]
         rope = launch.rope_tables(self._inverse_frequencies, mx.array(positions))
-        x = launch.embed(tokens, self.weights.embedding)
         if tally is None and self.weights.paged is not None:
             tally = self.weights.paged.decode
         return Step(self, caches, rope, count, x, tally)

@@ -138,7 +138,10 @@ def assembled(
     paged: PagedExperts | None = None,
 ) -> Weights:
     """Return a model's tensors, given by name, in their places. ``tables`` are the layers' slots if experts are
-    paged."""
+    paged. What has no embedding and no head gets matrices without rows."""
+    if "norm.weight" not in arrays:
+        nothing = mx.zeros((0, config.hidden_size))
+        arrays = {**arrays, "embedding.weight": nothing, "norm.weight": nothing, "head.weight": nothing}
 
     def dense(name: str) -> Dense:
         return Dense(arrays[f"{name}.weight"], *(arrays.get(f"{name}.{part}") for part in ("bias", "scales", "biases")))

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -96,6 +96,22 @@ class ModelFolder:
     def tokenizer_path(self) -> Path | None:
         """The file of harmony's compact tokenizer, or None if the checkpoint had none that fits its vocabulary."""
         return self.path / layout.TOKENIZER if layout.TOKENIZER in self.manifest["files"] else None
+
+    def part(self, layers: range, *, ends: bool) -> "ModelFolder":
+        """Return some of the layers as a folder of their own, counted from 0, with the embedding, the norm and the head
+        only if it has the ``ends``. Only its weights can be read: the manifest is the whole folder's."""
+        config = self.config
+        kinds = tuple(config.layer_types[number] for number in layers)
+        own = {layout.layer_file(number): (f"layers.{number}.", f"layers.{n}.") for n, number in enumerate(layers)}
+        every = {layout.layer_file(number) for number in range(config.num_hidden_layers)}
+        shards = {}
+        for file, tensors in self._shards.items():
+            if file in own:
+                old, new = own[file]
+                shards[file] = {new + name.removeprefix(old): tensor for name, tensor in tensors.items()}
+            elif ends and file not in every:
+                shards[file] = tensors
+        return replace(self, config=replace(config, num_hidden_layers=len(layers), layer_types=kinds), _shards=shards)
 
     def names(self) -> list[str]:
         """Return the name of every tensor, embedding first, head last, without fillers."""
