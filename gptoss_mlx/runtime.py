@@ -29,7 +29,7 @@ from gptoss_mlx.memory.allocators import limit_allocators
 from gptoss_mlx.memory.here import plan_here
 from gptoss_mlx.memory.plan import MemoryPlan
 from gptoss_mlx.model.decoder import Decoder
-from gptoss_mlx.model.weights import load_weights, loaded_nbytes
+from gptoss_mlx.model.weights import DTYPES, load_weights
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.prediction.expert_trace import About, TraceWriter
 from gptoss_mlx.sampling import Sampling
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from gptoss_mlx.distributed.hosts import Backend
     from gptoss_mlx.engine.batching import Batch
     from gptoss_mlx.grammars import Grammar, Vocabulary
-
-DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 
 @dataclass
@@ -314,17 +312,8 @@ def load(
         slots = folder.config.num_local_experts if slots is None else slots
         watch = TraceWriter(Path(trace_experts), About.of(folder, slots))
     limit_allocators(planned["allocator cache"])
-    total = loaded_nbytes(folder, chosen, slots)
-    read = 0
-
-    def advance(count: int) -> None:
-        nonlocal read
-        read += count
-        if progress is not None:
-            progress(read, total)
-
     config = replace(folder.config, max_position_embeddings=planned.context)
-    decoder = Decoder(config, load_weights(folder, chosen, advance, slots=slots, watch=watch))
+    decoder = Decoder(config, load_weights(folder, chosen, progress, slots=slots, watch=watch))
     replace_wrong_shaders(decoder)
     if prefixes is None:
         snapshots = Snapshots(BoundedFolder(snapshots_dir(), on_disk)) if on_disk else None
@@ -335,7 +324,7 @@ def load(
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if dtype is None:
         return mx.bfloat16 if mx.metal.is_available() else mx.float32
-    chosen = DENSE_DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen is None or chosen not in DENSE_DTYPES.values():
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DTYPES.values():
         raise UsageError(f"dtype is {quoted(dtype, 40)}; use float32 or bfloat16")
     return chosen
