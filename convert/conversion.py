@@ -104,6 +104,7 @@ def convert(
 
 
 def check_dense(dense: str) -> None:
+    """Raise UsageError for what dense weights cannot be stored as."""
     if dense not in layout.DENSE_CHOICES:
         raise UsageError(f"dense is {dense!r}; use one of {', '.join(layout.DENSE_CHOICES)}")
 
