@@ -16,9 +16,9 @@ from pathlib import Path
 
 from convert.assembly import Assembly
 from convert.atomic_folder import check_space, resumable_folder
-from convert.conversion import ByteProgress, Report, finish, losses, tokenizer_of
+from convert.conversion import Report, finish, losses, tokenizer_of
 from convert.journal import JOURNAL, Line, read_journal, write_line
-from convert.pieces import REDOWNLOAD, Piece, Reader
+from convert.pieces import REDOWNLOAD, ByteProgress, Piece, Reader
 from convert.remote import Remote
 from convert.sources import Checkpoint, open_planned
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError

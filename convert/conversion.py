@@ -6,14 +6,14 @@ matrices become q8 or stay bf16.
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convert.assembly import ROUNDED, Assembly
 from convert.atomic_folder import atomic_folder
-from convert.pieces import Reader
+from convert.pieces import ByteProgress, Reader, counting
 from convert.sources import Checkpoint, open_checkpoint
 from convert.sources.checkpoint import check_lfs_pointer
 from gptoss_mlx import __version__
@@ -24,8 +24,6 @@ from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder, layout
 from gptoss_mlx.model_folder.writer import shard_nbytes, write_metadata
 from gptoss_mlx.tokenizer_files.formats import O200K_NAMED
-
-ByteProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -66,15 +64,7 @@ def convert(
     start = time.monotonic()
     check_dense(dense)
     checkpoint = open_checkpoint(Path(source))
-    read = 0
-
-    def count(nbytes: int) -> None:
-        nonlocal read
-        read += nbytes
-        if progress:
-            progress(read, checkpoint.nbytes)
-
-    reader = Reader(count)
+    reader = Reader(counting(progress, checkpoint.nbytes))
     tokenizer = tokenizer_of(checkpoint)
     with atomic_folder(Path(destination), converted_nbytes(checkpoint.config, dense)) as folder:
         with Assembly(folder, checkpoint.config, checkpoint.pieces, dense) as assembly:

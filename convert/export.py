@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from convert.atomic_folder import atomic_folder
-from convert.pieces import BLOCK_BYTES
+from convert.pieces import BLOCK_BYTES, counting
 from convert.repack import dequantize_rows, round_to_bf16
 from convert.sources import huggingface
 from convert.sources.checkpoint import TOKENIZER_JSON
@@ -88,13 +88,7 @@ def export(model: ModelFolder, destination: str | Path, progress: Callable[[int,
     start = time.monotonic()
     tensors = _tensors(model)
     total = sum(tensor.nbytes for tensor in tensors)
-    done = 0
-
-    def count(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress:
-            progress(done, total)
+    count = counting(progress, total)
 
     tokenizer, lost = _tokenizer_json(model)
     texts = {layout.CONFIG: _json_bytes(config_json(model)), layout.GENERATION: _json_bytes(model.generation)}
