@@ -15,10 +15,11 @@ import numpy as np
 
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.context import PREFILL_CHUNK, Context, sequence_bytes
+from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.sampling import NOT_FINITE
 from gptoss_mlx.engine.scoring import scored
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError, quoted
+from gptoss_mlx.memory.caches import sequence_bytes
 from gptoss_mlx.model.attention import Rope, attend_prompt, project
 from gptoss_mlx.model.cache import LayerCache
 from gptoss_mlx.model.moe import mix, route
