@@ -33,6 +33,8 @@ TARGETS = (
     "engine-report",
     "bench-peers",
     "compare-full",
+    "mlx-lm-test",
+    "lm-eval",
     # what users do
     "tools-report",
     "chat-report",
