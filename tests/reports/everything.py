@@ -46,6 +46,9 @@ TARGETS = (
     "clients",
     "structured-report",
     "sandbox-report",
+    "convert-report",
+    "distributed-report",
+    "size-report",
     # memory and paging
     "paging-report",
     "paging-stress",
