@@ -107,8 +107,7 @@ def bench(
     from gptoss_mlx.bench.suite import QUICKLY, Wanted
 
     usual, effort = (QUICKLY, QUICK) if quick else (Wanted(), Effort())
-    changed = {"turns": turns, "least": turns and min(turns, effort.least), "cool_down": cool_down}
-    effort = _replaced(effort, changed)
+    effort = _replaced(effort if turns is None else effort.of(turns), {"cool_down": cool_down})
     wanted = _replaced(usual, {"prompts": prompt, "depths": depth, "rows": rows, "count": generate})
     report = _measure(options.obtained(model, yes), wanted, effort, other, memory, json_file, plot)
     if record:
