@@ -371,7 +371,7 @@ formula: $(INSTALL_VENV)/.ready
 size-report: dist
 	$(INSTALL_VENV)/bin/python -m tests.reports.size $(INSTALL_VENV)/bin/python dist/*.whl
 
-# Measure what a turn reads, how fast a context is restored, and batches beside mlx-lm's. Minutes, with 7 GB of disk.
+# Measure what a turn reads, how fast a context is restored, and what a batch gains. Minutes, with 7 GB of disk.
 engine-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.engine --large
 
