@@ -8,8 +8,7 @@ from gptoss_mlx.harmony import Message
 from gptoss_mlx.usage import Usage
 
 DoneReason = Literal["stop", "tool_calls", "length", "repetition", "cancelled", "tool_limit"]
-"""``length``: the token limit or the end of the context. ``repetition``: the reply only repeated itself.
-``tool_limit``: too many calls in a row without an answer."""
+"""How a reply ended. See Done."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Thought:
 
 @dataclass(frozen=True)
 class Text:
-    """More of the answer, or of what is said to the user before a tool is called."""
+    """More of the answer, or of what is said to the user before a tool is called. The texts of a reply add up to it."""
 
     text: str
 
@@ -29,7 +28,8 @@ class Text:
 @dataclass(frozen=True, eq=False)
 class ToolCall:
     """The model calls a declared function, which ``Conversation.send_tool_result`` answers, or a tool, whose ToolResult
-    follows unless the reply also calls a declared function. A reply may make several."""
+    follows unless the reply also calls a declared function. A reply may make several. ``arguments`` follow the
+    function's schema as far as it can be enforced. ``message`` is the call in the history."""
 
     name: str
     arguments: dict[str, Any]
@@ -55,7 +55,9 @@ class ToolError:
 
 @dataclass(frozen=True)
 class Done:
-    """The last event of a reply.
+    """The last event of a reply. ``reason`` says how it ended: "stop" by the model, "tool_calls" with calls that wait
+    for results, "length" by a limit or the end of the context, "repetition" because it only repeated itself,
+    "cancelled", or "tool_limit" after too many calls without an answer.
 
     ``cut_in_thought``: generation stopped before any answer began, and a thought is no answer. ``context_full``: the
     context has no room for more, although no limit of the caller's was reached. ``no_answer``: the model ended its

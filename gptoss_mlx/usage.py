@@ -14,9 +14,9 @@ class Usage:
     """Counts of tokens and seconds of one ``send``, over all the replies that calls of tools make of it.
 
     ``prompt_tokens`` are those of the last and longest prompt, ``cached_tokens`` those of the first that had been read
-    before. ``completion_tokens`` were generated, of which ``thought_tokens`` are thoughts. ``time_to_first_token`` is
-    None if nothing came. ``tokens_per_second`` is the rate from the first token to the last, without the time that
-    tools took.
+    before. ``completion_tokens`` were generated, of which ``thought_tokens`` are thoughts. ``time_to_first_token``, in
+    seconds, is None if nothing came. ``tokens_per_second`` is the rate from the first token to the last, without the
+    time that tools took.
     """
 
     prompt_tokens: int

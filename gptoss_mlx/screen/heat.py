@@ -6,6 +6,7 @@ Colours are of middling brightness, so that they show on dark and on light. With
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from rich.cells import cell_len
 
 from gptoss_mlx.screen.style import DIM, Span
 
@@ -41,7 +42,7 @@ def load_legend(*, colours: bool) -> list[Span]:
     """Return what the map's cells mean."""
     if not colours:
         return [Span(f"load: {BARS[0]} below half of an even one, {BARS[2]} even, {BARS[-1]} 3.5 times or more", DIM)]
-    names = ("below 1/4", "1/2", "4/5", "even", "2", "4", "more")
+    names = ("below 1/4", "to 1/2", "to 4/5", "even", "to 2", "to 4", "more")
     spans = [Span("load, as a multiple of an even one: ", DIM)]
     for (_, shade), name in zip(LOADS, names, strict=True):
         spans += [Span("██", colour(shade)), Span(f" {name}  ", DIM)]
@@ -79,10 +80,10 @@ def wrapped(spans: Sequence[Span], columns: int) -> Iterator[list[Span]]:
     used = 0
     for span in spans:
         for number, piece in enumerate(span.text.split("\n")):
-            if number or used + len(piece) > columns:
+            if number or used + cell_len(piece) > columns:
                 yield line
                 line, used = [], 0
             if piece:
                 line.append(Span(piece, span.style))
-                used += len(piece)
+                used += cell_len(piece)
     yield line

@@ -1,6 +1,6 @@
-# The formula, without what a release has: url, sha256, homepage and a resource for each package. `make formula` adds these
-# for the tree as it is, a release for a tap, where the result lies in Formula/. Nobody has run brew on it: this project was
-# made without a Mac.
+# The formula, without what a release has: homepage, url, sha256 and a resource for each package. A release adds these, for
+# a tap to take, and `make formula` does so for the files in dist/. Nobody has run brew on it: this project was made
+# without a Mac.
 class GptossMac < Formula
   include Language::Python::Virtualenv
 
@@ -12,8 +12,8 @@ class GptossMac < Formula
   depends_on "certifi" => :no_linkage
   depends_on "libyaml"
   depends_on macos: :sonoma
-  # MLX has no source distribution. A version that pyproject.toml excludes is noticed by the test alone, because
-  # Homebrew has pip look at no dependencies.
+  # MLX has no source distribution, so it is Homebrew's. Homebrew has pip look at no dependencies, so compare its version
+  # with pyproject.toml's.
   depends_on "mlx"
   depends_on "numpy"
   depends_on "python@3.14"

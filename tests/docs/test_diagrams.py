@@ -11,7 +11,7 @@ from metal_kernels import launch
 from tests.support import house
 from tests.support.diagrams import facts
 from tests.support.diagrams.pictures import DOES, PICTURES
-from tests.support.diagrams.svg import SMALL, Picture
+from tests.support.diagrams.svg import SMALL, STYLE, Picture
 from tests.support.diagrams.tables import PARTS
 from tests.support.page_parts import DOCS, part_of
 from tests.test_imports import ALLOWED
@@ -34,6 +34,26 @@ def test_a_pictures_text_is_not_tiny_and_lies_inside(name):
         assert int(text.attrib["font-size"]) >= SMALL
         assert 0 < float(text.attrib["y"]) < float(drawn.attrib["height"])
         assert 0 < float(text.attrib["x"]) < float(drawn.attrib["width"])
+
+
+def brightness(colour):
+    """Return the relative luminance of a colour such as #1f2328, as WCAG defines it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["light", "dark"])
+def test_text_stands_out_from_whatever_it_stands_on(number):
+    """By WCAG's 4.5 to 1 for text, in both settings of the reader."""
+    rules = STYLE.split("@media")[number]
+    fills = dict(re.findall(r"^\s*\.?(\w+) \{.*?fill: (#\w{6})", rules, re.MULTILINE))
+    letters = [brightness(fills[name]) for name in ("text", "soft")]
+    grounds = {name: brightness(fills[name]) for name in ("panel", "box", "warm", "green", "violet", "grey", "red")}
+    for name, ground in grounds.items():
+        for letter in letters:
+            light, dark = max(letter, ground), min(letter, ground)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, name
 
 
 @pytest.mark.parametrize(("page", "name", "make"), PARTS, ids=lambda part: part if isinstance(part, str) else "")

@@ -71,3 +71,7 @@ def test_each_page_is_a_task_or_known_to_be_none():
         "architecture.md",
     }
     assert (ROOT / "mkdocs.yml").read_text().count(".md\n") == len(all_pages()) - 1
+
+
+def test_readme_fits_a_screen():
+    assert len(README.read_text().splitlines()) <= 65

@@ -32,10 +32,10 @@ def installed(python: str, wheel: Path) -> dict[str, tuple[str, int]]:
     with tempfile.TemporaryDirectory() as folder:
         own = str(Path(folder) / "venv/bin/python")
         subprocess.run([python, "-m", "venv", f"{folder}/venv"], check=True)
-        before = json.loads(subprocess.check_output([own, "-c", SIZES]))
-        install = [own, "-m", "pip", "install", "--quiet", str(wheel)]
+        before = json.loads(subprocess.check_output([own, "-I", "-c", SIZES]))
+        install = [own, "-I", "-m", "pip", "install", "--quiet", str(wheel)]
         subprocess.run(install, check=True)
-        after = json.loads(subprocess.check_output([own, "-c", SIZES]))
+        after = json.loads(subprocess.check_output([own, "-I", "-c", SIZES]))
     return {name: (version, size) for name, (version, size) in after.items() if name not in before}
 
 

@@ -51,3 +51,4 @@ def test_a_bar_grows_with_surprise_and_stays_in_its_columns():
 def test_tokens_are_wrapped_whole_and_line_ends_end_lines():
     spans = [Span("one "), Span("two "), Span("three\nfour"), Span("\n"), Span("five")]
     assert [text_of(line) for line in wrapped(spans, 9)] == ["one two ", "three", "four", "five"]
+    assert [text_of(line) for line in wrapped([Span("漢字"), Span("漢字"), Span("ab")], 8)] == ["漢字漢字", "ab"]

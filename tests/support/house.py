@@ -1,7 +1,7 @@
 """The house as ``tests/test_imports.py`` holds it: which room may import which. Writes the table of rooms in
 ``docs/architecture.md``, and reads it again.
 
-Run as ``python -m tests.support.house`` to write it alone; `make diagrams` writes it too.
+Run as ``python -m tests.support.house`` to write it alone; ``make diagrams`` writes it too.
 """
 
 import ast

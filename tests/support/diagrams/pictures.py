@@ -24,7 +24,7 @@ def from_prompt_to_screen() -> Picture:
     picture.arrow((middle + width, top + 36), (right, top + 36))
 
     top = 140
-    lines = [f"{PREFILL_CHUNK} positions at a time,", "only those that are new", "`Context.read`"]
+    lines = [f"{PREFILL_CHUNK} positions at a time,", "only those that are new", "`engine.context`"]
     picture.box(right, top, width, 92, "read the prompt", lines, style="green")
     picture.arrow((right + width / 2, 96), (right + width / 2, top))
     lines = ["all rows together, an id each:", "embed, layers, head, draw", "`engine.stepping`"]

@@ -36,19 +36,6 @@ def reads() -> str:
     return "\n".join(lines)
 
 
-def sixteen() -> str:
-    """Return what a Mac with 16 GB holds, in GB."""
-    held = facts.on_sixteen()
-    heads = [f"{one.name}{f', `--context {one.asked}`' if one.asked else ''}" for one in held]
-    lines = [f"| predicted, in GB | {' | '.join(heads)} |", f"|---|{'---|' * len(held)}"]
-    lines.append(f"| experts of a layer in memory | {' | '.join(one.experts for one in held)} |")
-    lines.append(f"| context, in tokens | {' | '.join(f'{one.plan.context:,}' for one in held)} |")
-    lines += [f"| {name} | {' | '.join(f'{one.groups[name] / GB:.2f}' for one in held)} |" for name in held[0].groups]
-    lines.append(f"| in all | {' | '.join(f'{one.plan.held / GB:.2f}' for one in held)} |")
-    lines.append(f"| a model may take | {' | '.join(f'{one.plan.budget / GB:.2f}' for one in held)} |")
-    return "\n".join(lines)
-
-
 CHANGES = {
     "offset": "two positions in an array, or two variables that positions are made of, are exchanged",
     "bound": "the limit of a loop or an array is moved by one",
@@ -71,7 +58,6 @@ def mutants() -> str:
 
 PARTS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (DOCS / "how-it-works.md", "reads", reads),
-    (DOCS / "how-it-works.md", "sixteen", sixteen),
     (DOCS / "shaders.md", "mutants", mutants),
     (DOCS / "limits.md", "numbers", numbers),
     (house.PAGE, "rooms", house.table),
