@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 import gptoss_mlx
+from gptoss_mlx.distributed.group import check_backend
 from gptoss_mlx.distributed.hosts import read_hosts
 from gptoss_mlx.distributed.ranks import Ranks
 from gptoss_mlx.distributed.starting import check_alike
-from gptoss_mlx.errors import RankError
+from gptoss_mlx.errors import RankError, UsageError
 from tests.distributed.losses import lose
 
 ROOT = Path(__file__).parent.parent.parent
@@ -88,6 +89,14 @@ def test_a_rank_that_is_unlike_rank_0_is_refused(what):
     check_alike(ranks, own, [own, own])
     with pytest.raises(RankError, match=rf"rank 2 \(127.0.0.1\) has other {what}"):
         check_alike(ranks, own, [own, own | {what: "2"}])
+
+
+def test_a_setting_with_which_ranks_may_hang_is_refused(monkeypatch):
+    monkeypatch.setenv("MLX_METAL_FAST_SYNCH", "1")
+    with pytest.raises(UsageError, match="MLX_METAL_FAST_SYNCH"):
+        check_backend("ring")
+    monkeypatch.setenv("MLX_METAL_FAST_SYNCH", "0")
+    check_backend("ring")
 
 
 def test_a_guard_kills_rank_0_where_it_does_not_run():
