@@ -62,7 +62,7 @@ def test_a_prompt_is_answered_by_a_host_that_ssh_reaches(macs, tmp_path):
 
 
 def test_the_loss_of_a_rank_ends_all(tmp_path):
-    ended = lose(tmp_path, 2, signal.SIGKILL, 0.5, rank_0=False)
+    ended = lose(tmp_path, 2, signal.SIGKILL, None, rank_0=False)
     assert ended.fine, str(ended)
     assert ended.code == RankError.exit_code, str(ended)
     assert "rank 1 (127.0.0.1) has ended" in ended.said
