@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gptoss_mlx.harmony import Delta, Message, MessageEnd, MessageStart, ParserEvent, ReplyEnd, StreamParser, Tokenizer
-from gptoss_mlx.harmony.render import without
 from gptoss_mlx.repetition import Repetition
 from gptoss_mlx.stop_strings import StopStrings
 
@@ -139,6 +138,7 @@ class ReplyReader:
         self._content = ""
         self._between = ""  # precedes the next piece of this message
         self._messages: list[Message] = []
+        self._left_out = False  # the last message was empty
         self._tokenizer = tokenizer
         self._calls: list[Call] = []
         self._called = 0  # calls of functions on offer that have begun
@@ -181,12 +181,11 @@ class ReplyReader:
         self.end(ended)
         calls = tuple(call for call in self._calls if call.offered)
         answer = self._sections["answer"]
-        empty = [message for message in self._messages if not message.content and message.recipient is None]
         repeated = self._repetition is not None and self._repetition.found
         cut_off = repeated or (ended == "length" and self._end.stop == "limit" and not self.over)
         return Reply(
             parts=tuple(self._parts),
-            messages=tuple(without(self._messages, empty, self._tokenizer)),
+            messages=tuple(self._messages),
             content=self._content,
             preamble=self._sections["preamble"],
             text=answer,
@@ -293,7 +292,11 @@ class ReplyReader:
             if call.offered:
                 self._parts.append(call)
         elif kind not in ("call", "other"):
-            self._messages.append(message)
+            if self._left_out and message.ids and message.ids[0] != self._tokenizer.special["<|start|>"]:
+                message = replace(message, ids=None)  # it began in the message that was left out
+            self._left_out = not message.content
+            if message.content:
+                self._messages.append(message)
 
     def _call(self, message: Message) -> Call:
         written = message.recipient or ""
