@@ -13,7 +13,7 @@ from gptoss_mlx.engine.context import PREFILL_CHUNK
 from gptoss_mlx.engine.prefix_cache import PrefixView
 from gptoss_mlx.engine.stepping import Failed, Produced, Row, Stepper
 from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
-from gptoss_mlx.model.cache import cache_bytes
+from gptoss_mlx.memory.caches import cache_bytes
 from gptoss_mlx.model.decoder import Decoder
 
 

@@ -252,7 +252,7 @@ def test_a_disk_that_takes_nothing_is_told_once_and_costs_nothing_else(runtime, 
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("gptoss_mlx.bounded_folder._write_all", full)
+        monkeypatch.setattr("gptoss_mlx.bounded_folder.write_all", full)
     else:
         folder.path.write_text("in the way")
     context = own.resume(runtime.context(), whole)

@@ -26,9 +26,10 @@ from rich.table import Table
 import gptoss_mlx
 from convert import convert
 from gptoss_mlx.bundled import checkpoint
-from gptoss_mlx.model.experts import PagedExperts, expert_nbytes
+from gptoss_mlx.model.experts import PagedExperts
 from gptoss_mlx.model.slots import Tally
 from gptoss_mlx.model_folder import ModelFolder
+from gptoss_mlx.model_folder.expert_slots import expert_nbytes
 from gptoss_mlx.runtime import Runtime
 from metal_kernels import launch
 from tests.support.models import always_ahead

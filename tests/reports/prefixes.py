@@ -30,13 +30,14 @@ from gptoss_mlx import sessions
 from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.config import PUBLISHED
 from gptoss_mlx.conversation import Conversation
-from gptoss_mlx.engine.context import Context, sequence_bytes
+from gptoss_mlx.engine.context import Context
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.events import Done
 from gptoss_mlx.history import opened_history
 from gptoss_mlx.home import snapshots_dir
 from gptoss_mlx.machine import MARGIN
+from gptoss_mlx.memory.caches import sequence_bytes
 from gptoss_mlx.memory.plan import plan
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.runtime import Runtime
