@@ -126,7 +126,7 @@ def _opened(
     if question is not None and file is not None:
         raise UsageError("a question and --text do not go together; give one of them")
     if out is not None:
-        from gptoss_mlx.pictures import check_picture
+        from gptoss_mlx.figures import check_picture
 
         check_picture(out)
     text = None if file is None else _read(file)
