@@ -58,8 +58,8 @@ class Runtime:
 
     @property
     def config(self) -> ModelConfig:
-        """Return the model's sizes."""
-        return self.model.config
+        """Return the sizes of the whole model, of which this process may hold a part. Its context is what fits."""
+        return replace(self.folder.config, max_position_embeddings=self.model.config.max_position_embeddings)
 
     @property
     def chunk(self) -> int:

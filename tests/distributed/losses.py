@@ -45,9 +45,10 @@ class Ended:
         return f"{what}: {took}, exit code {self.code}; {last}"
 
 
-def lose(folder: Path, ranks: int, number: int, after: float, rank_0: bool | None = None) -> Ended:
-    """Start a batch on so many ranks, send one of them the signal ``number`` ``after`` so many seconds, and wait. Which
-    one is drawn, unless ``rank_0`` says it. A batch that has not begun yet is waited for."""
+def lose(folder: Path, ranks: int, number: int, after: float | None, rank_0: bool | None = None) -> Ended:
+    """Start a batch on so many ranks, send one of them the signal ``number``, and wait. Which one is drawn, unless
+    ``rank_0`` says it. It is sent ``after`` so many seconds from when there are as many processes, or for None once an
+    answer is written."""
     tag = secrets.token_hex(8)
     lines = folder / f"{tag}.txt"
     lines.write_text("".join(f"What is {n} + {n + 1}?\n" for n in range(3000)))
@@ -58,7 +59,11 @@ def lose(folder: Path, ranks: int, number: int, after: float, rank_0: bool | Non
         while (found := _followers(tag)) is None or (len(found) < ranks - 1 and not (rank_0 and after == 0)):
             assert batch.poll() is None, (folder / f"{tag}.said").read_text()
             time.sleep(0.02)
-        time.sleep(after)
+        answers = lines.with_suffix(".answers.jsonl")
+        while after is None and not (answers.exists() and answers.stat().st_size):
+            assert batch.poll() is None, (folder / f"{tag}.said").read_text()
+            time.sleep(0.02)
+        time.sleep(after or 0)
         hit = batch.pid if rank_0 or (rank_0 is None and random.random() < 1 / ranks) else random.choice(found)
         late = time.monotonic() - begun
         os.kill(hit, number)
