@@ -371,8 +371,8 @@ formula: $(INSTALL_VENV)/.ready
 size-report: dist
 	$(INSTALL_VENV)/bin/python -m tests.reports.size $(INSTALL_VENV)/bin/python dist/*.whl
 
-# Measure what a turn reads, how fast a context is restored, and batches beside mlx-lm's. Minutes, with 7 GB of disk.
-engine-report: $(VENV)/.ready-compare
+# Measure what a turn reads, how fast a context is restored, and what a batch gains. Minutes, with 7 GB of disk.
+engine-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.engine --large
 
 # Measure the native CPU library beside this machine's memory, and the bundled model. A minute, best on an idle machine.

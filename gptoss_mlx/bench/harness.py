@@ -147,6 +147,22 @@ def take_turns_apart(
     return {figure: Timing(each, {}) for figure, each in taken.items()}
 
 
+def actions_in_turns(
+    actions: Mapping[str, Callable[[], object]], *, turns: int, ready: Callable[[], object] = lambda: None
+) -> Timing:
+    """Let actions of this process take turns, after one that does not count. ``ready`` comes before each, untimed."""
+    taken = []
+    for number in range(turns + 1):
+        seconds = {}
+        for name in in_turn(list(actions), number):
+            ready()
+            begin = time.perf_counter()
+            actions[name]()
+            seconds[name] = time.perf_counter() - begin
+        taken.append(Turn(seconds))
+    return Timing(taken[1:], {})
+
+
 def in_turn(programs: Sequence[Any], number: int) -> list[Any]:
     """Return the programs in the order of turn ``number``: each is first as often as the others."""
     first = number % len(programs)

@@ -6,7 +6,7 @@ Where the memory holds only one program at a time, each turn starts its program 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gptoss_mlx.bench.harness import Timing, take_turns, take_turns_apart
 from gptoss_mlx.bench.programs import Program
@@ -29,6 +29,10 @@ class Effort:
     limit: float = 20.0
     longest: float = 45.0
     cool_down: float = 30.0
+
+    def of(self, turns: int) -> "Effort":
+        """Return the effort of so many turns, with as much time for each."""
+        return replace(self, turns=turns, least=min(turns, self.least), limit=self.limit * turns / self.turns)
 
 
 QUICK = Effort(turns=3, least=3, limit=3.0, longest=10.0, cool_down=0.0)

@@ -1,10 +1,11 @@
 """``gptoss-mac bench``: measure a model on this machine, by itself or beside another program, or predict its speed."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -13,9 +14,23 @@ from gptoss_mlx.cli.awake import awake
 from gptoss_mlx.errors import StorageError, UsageError, shown
 
 if TYPE_CHECKING:
+    from gptoss_mlx.bench.measuring import Effort, LeftOut, Measured
     from gptoss_mlx.bench.programs import Program
     from gptoss_mlx.bench.report import Report
+    from gptoss_mlx.bench.suite import Wanted
     from gptoss_mlx.model_folder import ModelFolder
+
+
+Values = TypeVar("Values")
+
+
+@dataclass(frozen=True)
+class Other:
+    """The other program, what it loads, and the Python that runs it."""
+
+    name: str
+    model: Path | None
+    python: Path | None
 
 
 def bench(
@@ -78,64 +93,53 @@ def bench(
 
         print_predictions()
         return
-    _check(quick, record, against, peer_model, peer_python, plot)
-    from gptoss_mlx.bench.measuring import QUICK, Effort
-    from gptoss_mlx.bench.suite import QUICKLY, Wanted
-
-    usual, effort = (QUICKLY, QUICK) if quick else (Wanted(), Effort())
-    changed = {"turns": turns, "least": turns and min(turns, effort.least), "cool_down": cool_down}
-    effort = _replaced(effort, changed)
-    wanted = _replaced(usual, {"prompts": prompt, "depths": depth, "rows": rows, "count": generate})
-    python = None if peer_python is None else str(peer_python)
-    _measure(
-        *(options.obtained(model, yes), wanted, effort, against, peer_model, python, memory),
-        json_file=json_file,
-        plot=plot,
-        record=record,
-    )
-
-
-def _check(
-    quick: bool,
-    record: bool,
-    against: str | None,
-    peer_model: Path | None,
-    peer_python: Path | None,
-    plot: Path | None,
-) -> None:
     if quick and record:
         raise UsageError("--quick takes too few turns for --record; leave one of them out")
-    if against is None and (peer_model or peer_python):
-        raise UsageError("--peer-model and --peer-python go with --against")
-    if against == "llama.cpp" and peer_model is None:
-        raise UsageError("llama.cpp loads a GGUF file of its own; name it: --peer-model FILE.gguf")
-    if against == "mlx-lm" and peer_python is not None:
-        raise UsageError("--peer-python is for llama.cpp; mlx-lm runs in this program's environment")
     if plot is not None:
         from gptoss_mlx.figures import check_matplotlib
 
         check_matplotlib()
+    if json_file is not None and not json_file.parent.is_dir():
+        raise UsageError(f"--json {json_file}: its folder does not exist; make it first")
+    other = None if against is None else Other(against, peer_model, peer_python)
+    _check(other, peer_model, peer_python)
+    from gptoss_mlx.bench.measuring import QUICK, Effort
+    from gptoss_mlx.bench.suite import QUICKLY, Wanted
+
+    usual, effort = (QUICKLY, QUICK) if quick else (Wanted(), Effort())
+    effort = _replaced(effort if turns is None else effort.of(turns), {"cool_down": cool_down})
+    wanted = _replaced(usual, {"prompts": prompt, "depths": depth, "rows": rows, "count": generate})
+    report = _measure(options.obtained(model, yes), wanted, effort, other, memory, json_file, plot)
+    if record:
+        _record(report)
 
 
-def _replaced(values: Any, changed: dict[str, Any]) -> Any:
+def _check(other: "Other | None", peer_model: Path | None, peer_python: Path | None) -> None:
+    """Raise UsageError for options of another program that do not go together."""
+    if other is None and (peer_model or peer_python):
+        raise UsageError("--peer-model and --peer-python go with --against")
+    if other is not None and other.name == "llama.cpp" and peer_model is None:
+        raise UsageError("llama.cpp loads a GGUF file of its own; name it: --peer-model FILE.gguf")
+    if other is not None and other.name == "mlx-lm" and peer_python is not None:
+        raise UsageError("--peer-python is for llama.cpp; mlx-lm runs in this program's environment")
+
+
+def _replaced(values: Values, changed: dict[str, Any]) -> Values:
     from dataclasses import replace
 
-    return replace(values, **{name: value for name, value in changed.items() if value is not None})
+    return replace(values, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[type-var]
 
 
 def _measure(
     model: str,
-    wanted: Any,
-    effort: Any,
-    against: str | None,
-    peer_model: Path | None,
-    peer_python: str | None,
+    wanted: "Wanted",
+    effort: "Effort",
+    other: "Other | None",
     memory: str | None,
-    *,
     json_file: Path | None,
     plot: Path | None,
-    record: bool,
-) -> None:
+) -> "Report":
+    """Measure, and give out what was found, also if an error or Ctrl-C ends it. Return the whole report."""
     from gptoss_mlx import bundled
     from gptoss_mlx.bench.measuring import measurements
     from gptoss_mlx.bench.suite import never_together, own_program, report_of, suite
@@ -150,7 +154,7 @@ def _measure(
     folder = ModelFolder.open(find_model(model))
     limit = memory_limit(memory)
     chosen = suite(folder, wanted, limit)
-    with awake(allow_sleep=False), _peer(folder, against, peer_model, peer_python) as beside:
+    with awake(allow_sleep=False), _peer(folder, other) as beside:
         both = [own_program(folder, limit), *beside]
         programs = [program for program, _ in both]
         report = report_of(folder, chosen.plan, {program.name: how for program, how in both}, effort)
@@ -171,25 +175,21 @@ def _measure(
             report.thermal_pressure_after = thermal_pressure_now()
             if report.found:
                 _give_out(report, folder, json_file, plot)
-    if record:
-        _record(report)
+    return report
 
 
 @contextmanager
-def _peer(
-    folder: "ModelFolder", against: str | None, peer_model: Path | None, python: str | None
-) -> Iterator[list[tuple["Program", str]]]:
+def _peer(folder: "ModelFolder", other: "Other | None") -> Iterator[list[tuple["Program", str]]]:
     """Yield the other program and how it is run, or nothing. Where mlx-lm has no checkpoint to load, the model is
     exported to a temporary folder."""
     from gptoss_mlx.bench.suite import beside_llama_cpp, beside_mlx_lm
 
-    if against is None:
+    if other is None:
         yield []
-    elif against == "llama.cpp":
-        assert peer_model is not None
-        yield [beside_llama_cpp(peer_model, python)]
-    elif peer_model is not None:
-        yield [beside_mlx_lm(peer_model)]
+    elif other.name == "llama.cpp" and other.model is not None:
+        yield [beside_llama_cpp(other.model, None if other.python is None else str(other.python))]
+    elif other.model is not None:
+        yield [beside_mlx_lm(other.model)]
     else:
         import tempfile
 
@@ -204,13 +204,15 @@ def _peer(
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Any]:
+def _progress(total: int) -> Iterator["Callable[[Measured | LeftOut], None]"]:
     """Yield a function that shows a result as it comes: a bar at a terminal, else a line each."""
     from rich.console import Console
 
+    from gptoss_mlx.bench.measuring import LeftOut
+
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda result: _say(f"{result.label}: {'left out' if hasattr(result, 'reason') else 'measured'}")
+        yield lambda result: _say(f"{result.label}: {'left out' if isinstance(result, LeftOut) else 'measured'}")
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -219,7 +221,7 @@ def _progress(total: int) -> Iterator[Any]:
         task = bar.add_task("", total=total)
         done: set[str] = set()
 
-        def advance(result: Any) -> None:
+        def advance(result: "Measured | LeftOut") -> None:
             done.add(result.label)
             bar.update(task, completed=len(done), description=result.label)
 

@@ -61,8 +61,8 @@ class PrefixCache:
         """Return the length of the longest proper prefix of ``prompt`` that has a mark, and the trunk of that mark."""
         wanted = prompt[:-1]
         own = [trunk for trunk in self._trunks if trunk.model_key == model_key]
-        lengths = [(trunk.longest_mark(common_length(trunk.ids, wanted)), trunk) for trunk in own]
-        return max(lengths, key=lambda one: one[0], default=(0, None))
+        found = [(length, one) for one in own if (length := one.longest_mark(common_length(one.ids, wanted)))]
+        return max(found, key=lambda each: each[0], default=(0, None))
 
     def _add(self, model_key: str, context: Context, cache: KVCache) -> bool:
         """Take ``cache``, which is in the state of ``context.cache``, as a trunk, rewound to the last mark. Drop the

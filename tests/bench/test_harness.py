@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from gptoss_mlx.bench import harness
-from gptoss_mlx.bench.harness import Spread, Timing, Turn, take_turns, take_turns_apart
+from gptoss_mlx.bench.harness import Spread, Timing, Turn, actions_in_turns, take_turns, take_turns_apart
 from gptoss_mlx.bench.peer import Peer, Usage
 from tests.bench.test_peer import WORKER
 
@@ -112,6 +112,17 @@ def test_a_busy_machine_is_measured_at_least_as_often_as_asked(waits):
     step = waits(0.5, 0.6, 0.7, 0.4)
     timing = take_turns([Still("a")], step, turns=9, least=3, warm_up=0, limit=0.0, pause=0)
     assert [turn.seconds["a"] for turn in timing.turns] == [1.0, 2.0, 3.0]
+
+
+def test_actions_of_one_process_take_turns_after_one_that_does_not_count():
+    order = []
+    timing = actions_in_turns(
+        {"a": lambda: time.sleep(0.02), "b": lambda: time.sleep(0.06)}, turns=3, ready=lambda: order.append("ready")
+    )
+    assert len(order) == 8
+    assert len(timing.turns) == 3
+    assert timing.ratio("b", to="a").median == pytest.approx(3, rel=0.5)
+    assert list(timing.turns[0].seconds) == ["b", "a"]
 
 
 def test_programs_that_are_never_in_memory_together_take_turns_too():

@@ -71,6 +71,7 @@ def test_ctrl_c_prints_what_was_measured(tmp_path):
         (("--against", "llama.cpp"), "name it: --peer-model FILE.gguf"),
         (("--against", "llama.cpp", "--peer-model", "absent.gguf"), "absent.gguf: no file"),
         (("--against", "mlx-lm", "--peer-python", "python3"), "--peer-python is for llama.cpp"),
+        (("--json", "no/such/folder.json"), "its folder does not exist"),
     ],
 )
 def test_what_does_not_go_together_is_said_before_any_work(words, said):

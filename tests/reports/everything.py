@@ -33,6 +33,8 @@ TARGETS = (
     "engine-report",
     "bench-peers",
     "compare-full",
+    "mlx-lm-test",
+    "lm-eval",
     # what users do
     "tools-report",
     "chat-report",
@@ -44,6 +46,9 @@ TARGETS = (
     "clients",
     "structured-report",
     "sandbox-report",
+    "convert-report",
+    "distributed-report",
+    "size-report",
     # memory and paging
     "paging-report",
     "paging-stress",

@@ -129,15 +129,15 @@ class Host:
 def watched() -> Iterator[dict[str, int]]:
     """Count what the decoder reads of prompts, and what goes to disk and comes back."""
     seen = {"read": 0, "evicted": 0, "loaded": 0}
-    reals = Decoder.__call__, PrefixCache._drop, Snapshots.load
+    reals = Decoder.__call__, PrefixCache._save_trunk, Snapshots.load
 
     def call(self, tokens, cache):
         seen["read"] += tokens.shape[1]
         return reals[0](self, tokens, cache)
 
-    def drop(self, trunk):
-        seen["evicted"] += 1
-        return reals[1](self, trunk)
+    def save(self, trunk, **how):
+        seen["evicted"] += all(other is not trunk for other in self._trunks)  # others are saved while they stay
+        return reals[1](self, trunk, **how)
 
     def load(self, *rest):
         loaded = reals[2](self, *rest)
@@ -146,7 +146,7 @@ def watched() -> Iterator[dict[str, int]]:
 
     with (
         mock.patch.object(Decoder, "__call__", call),
-        mock.patch.object(PrefixCache, "_drop", drop),
+        mock.patch.object(PrefixCache, "_save_trunk", save),
         mock.patch.object(Snapshots, "load", load),
     ):
         yield seen
