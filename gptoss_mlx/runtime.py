@@ -74,7 +74,9 @@ class Runtime:
     @cached_property
     def model_key(self) -> str:
         """Return the name of these weights in this dtype. A cache read under another name cannot be used here."""
-        return f"{self.hash} {self.model.weights.dtype}"
+        layers = self.model.config.num_hidden_layers
+        part = "" if layers == self.folder.config.num_hidden_layers else f" the first {layers} layers"
+        return f"{self.hash} {self.model.weights.dtype}{part}"
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -290,7 +292,7 @@ def load(
     except ValueError as error:
         raise UsageError(str(error)) from error
     if distributed is not None:
-        if slots is not None or trace_experts is not None or on_disk:
+        if slots is not None or trace_experts is not None or on_disk or (prefixes is not None and prefixes.snapshots):
             raise UsageError("slots, traces of experts and prefixes on disk do not go with distributed")
         from gptoss_mlx.distributed.starting import start
 

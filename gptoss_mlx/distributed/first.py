@@ -26,6 +26,7 @@ from gptoss_mlx.model.cache import KVCache, LayerCache
 from gptoss_mlx.model.decoder import Decoder, Step
 
 LOSS_SECONDS = 3.0
+"""How long the thread that has lost a rank may take to say so and to end this process."""
 
 
 @dataclass(eq=False)
@@ -39,7 +40,7 @@ class Orders:
     _numbers: Iterator[int] = field(default_factory=count, init=False)
 
     def new(self, *how: Any) -> int:
-        """Note that a cache is made, by the name and the arguments of a step of ``follower``. Return its number."""
+        """Note that a cache is made, by the name and the arguments of a step of ``following``. Return its number."""
         number = next(self._numbers)
         self.note(*how, number)
         return number

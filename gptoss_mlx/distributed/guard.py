@@ -44,6 +44,9 @@ def main() -> int:
     with suppress(OSError):  # of a rank that has ended
         rank.stdin.write(json.dumps(job).encode() + b"\n")
         rank.stdin.flush()
+    if sys.platform == "darwin":  # an idle Mac falls asleep, and is missed
+        with suppress(OSError):
+            subprocess.Popen(["caffeinate", "-i", "-w", str(rank.pid)])
     heard = time.monotonic()
     until = stopped = NEVER
     while time.monotonic() < min(until, heard + LIMIT, stopped + STOPPED):

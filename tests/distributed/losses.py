@@ -54,9 +54,16 @@ def lose(folder: Path, ranks: int, number: int, after: float | None, rank_0: boo
     lines.write_text("".join(f"What is {n} + {n + 1}?\n" for n in range(3000)))
     command = [sys.executable, "-m", "gptoss_mlx.cli", "batch", lines, "--model", "tiny", "--distributed", str(ranks)]
     with (folder / f"{tag}.said").open("w+b") as said:
-        batch = subprocess.Popen(command, cwd=ROOT, env=os.environ | {TAG: tag}, stdout=said, stderr=said)
+        batch = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {TAG: tag},
+            stdout=said,
+            stderr=said,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background has it ignored
+        )
         begun = time.monotonic()
-        while (found := _followers(tag)) is None or (len(found) < ranks - 1 and not (rank_0 and after == 0)):
+        while len(found := _followers(tag)) < ranks - 1:
             assert batch.poll() is None, (folder / f"{tag}.said").read_text()
             time.sleep(0.02)
         answers = lines.with_suffix(".answers.jsonl")

@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 import gptoss_mlx
+from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.distributed.group import check_backend
 from gptoss_mlx.distributed.hosts import read_hosts
 from gptoss_mlx.distributed.ranks import Ranks
 from gptoss_mlx.distributed.starting import check_alike
+from gptoss_mlx.engine.prefix_cache import PrefixCache
+from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.errors import RankError, UsageError
 from tests.distributed.losses import lose
 
@@ -61,6 +64,7 @@ def test_a_prompt_is_answered_by_a_host_that_ssh_reaches(macs, tmp_path):
     assert "mac-2 exec" in (tmp_path / "asked").read_text()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 def test_the_loss_of_a_rank_ends_all(tmp_path):
     ended = lose(tmp_path, 2, signal.SIGKILL, None, rank_0=False)
     assert ended.fine, str(ended)
@@ -97,6 +101,16 @@ def test_a_setting_with_which_ranks_may_hang_is_refused(monkeypatch):
         check_backend("ring")
     monkeypatch.setenv("MLX_METAL_FAST_SYNCH", "0")
     check_backend("ring")
+
+
+@pytest.mark.parametrize(
+    "kept", [{"prefix_disk": "1GB"}, {"slots": 4}, {"trace_experts": "trace.jsonl"}, {"prefixes": "on disk"}]
+)
+def test_what_other_ranks_have_no_part_of_is_refused(kept, tmp_path):
+    if "prefixes" in kept:
+        kept = {"prefixes": PrefixCache(1 << 20, Snapshots(BoundedFolder(tmp_path, 1 << 20)))}
+    with pytest.raises(UsageError, match="do not go with distributed"):
+        gptoss_mlx.load("tiny", distributed=2, **kept)
 
 
 def test_a_guard_kills_rank_0_where_it_does_not_run():
