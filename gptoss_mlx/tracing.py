@@ -101,10 +101,7 @@ class Tracer:
         if not self.ids or not all(0 <= id < config.vocab_size for id in self.ids):
             raise UsageError("the text is empty, or holds an id outside the vocabulary")
         if len(self.ids) > config.max_position_embeddings:
-            raise ContextLengthError(
-                f"the text has {len(self.ids):,} tokens, the model's context holds {config.max_position_embeddings:,}; "
-                "shorten it"
-            )
+            raise ContextLengthError.of(len(self.ids), config.max_position_embeddings, "text")
         self._inverse_frequencies = mx.array(inverse_frequencies(config))
 
     @property

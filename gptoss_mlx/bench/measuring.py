@@ -13,6 +13,8 @@ from gptoss_mlx.bench.programs import Program
 from gptoss_mlx.bench.works import Generation, Prefill, Work
 from gptoss_mlx.errors import PeerError
 
+FIRST = "first token"
+
 FIRST_PROMPT = 128
 """Ids of the prompt before the first token."""
 
@@ -162,7 +164,7 @@ def _started(programs: Sequence[Program], effort: Effort, vocabulary: int) -> It
             loaded = time.perf_counter() - begin
             first = prompt.step(peer) + peer.generate(1)
             memory[program.name] = max(memory.get(program.name, 0), peer.usage().memory)
-        return {"load": loaded, f"first token after {FIRST_PROMPT}": first}
+        return {"load": loaded, FIRST: first}
 
     for label, timing in take_turns_apart(programs, run, turns=effort.least).items():
-        yield Measured(label, 0, timing, memory)
+        yield Measured(label, 0, timing, memory, depth=FIRST_PROMPT if label == FIRST else 0)

@@ -91,14 +91,14 @@ def rates_table(report: Report) -> Table:
 
 def starts_table(report: Report) -> Table:
     """Return the seconds that programs take to load, and then to their first token."""
-    return _table(report, [each for each in report.found if not each.tokens], "a new process", "seconds")
+    return _table(report, [each for each in report.found if not each.tokens], "start", "seconds")
 
 
 def _table(report: Report, found: Sequence[Measured], what: str, unit: str) -> Table:
-    table = Table(what, "program", f"{unit} (quartiles)", "n", "peak memory", box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     several = len(report.programs) > 1
-    if several:
-        table.add_column("time, ours = 1")
+    for head in (what, "program", f"{unit} (quartiles)", "n", "memory", *(["time, ours = 1"] if several else [])):
+        table.add_column(head, overflow="fold", no_wrap=head in (what, "n", "memory"))
     for measured in found:
         for name in report.programs:
             if name not in measured:

@@ -47,9 +47,7 @@ class Batch:
         if not row.prompt:
             raise UsageError("a row needs a prompt")
         if len(row.prompt) >= limit:
-            raise ContextLengthError(
-                f"the prompt has {len(row.prompt):,} tokens, the model's context holds {limit:,}; shorten it"
-            )
+            raise ContextLengthError.of(len(row.prompt), limit)
         row.max_tokens = min(row.max_tokens, limit - len(row.prompt))
         needed = self._bytes(row)
         if self.memory is not None and needed > self.memory:

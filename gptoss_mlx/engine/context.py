@@ -94,9 +94,7 @@ class Context:
         """
         limit = self.model.config.max_position_embeddings
         if len(prompt) > limit:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt):,} tokens, the model's context holds {limit:,}; shorten it"
-            )
+            raise ContextLengthError.of(len(prompt), limit)
         self.rewind(prompt)
         while True:
             if cancelled is not None and cancelled():

@@ -218,7 +218,7 @@ class Service:
         runtime = loaded.runtime
         limit = runtime.config.max_position_embeddings
         if len(ids) > limit:
-            raise ContextLengthError(f"the prompt has {len(ids):,} tokens, the model's context holds {limit:,}")
+            raise ContextLengthError.of(len(ids), limit)
         scorer = Scorer(runtime.context(), ids, top, runtime.chunk)
         scores: list[Score | None] = [None]
         while not scorer.done:

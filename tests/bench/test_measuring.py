@@ -25,7 +25,7 @@ def found(programs, *works, **options):
 
 def test_loading_and_the_first_token_come_first_and_then_each_work():
     results = found([program("ours", 0.01)], Prefill(4, 9), Generation(3, 9, 2, 4))
-    assert [each.label for each in results] == ["load", "first token after 128", "pp4", "tg3@d2 B4"]
+    assert [each.label for each in results] == ["load", "first token", "pp4", "tg3@d2 B4"]
     load, first, prefill, generation = results
     assert (load.tokens, first.tokens, prefill.tokens, generation.tokens) == (0, 0, 4, 12)
     assert first.timing.seconds("ours").median > 0.02  # a prompt, and a token

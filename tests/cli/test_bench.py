@@ -28,13 +28,13 @@ def test_a_record_is_written_with_what_the_tables_say(tmp_path, monkeypatch):
     found = json.loads(record.read_text())
     jsonschema.validate(found, SCHEMA)
     assert found["complete"]
-    assert [each["label"] for each in found["results"]] == ["load", "first token after 128", "pp16", "tg8", "tg8 B2"]
+    assert [each["label"] for each in found["results"]] == ["load", "first token", "pp16", "tg8", "tg8 B2"]
     assert found["left_out"][0]["label"] == "pp200000"
     assert f"{record.name} is a record of this machine" in out
     assert "Left out: pp200000 (it takes 200,000 positions, and the context holds" in out
     for label in ("load", "pp16", "tg8 B2"):
         assert label in out
-    assert err.splitlines()[:3] == ["load: measured", "first token after 128: measured", "pp16: measured"]
+    assert err.splitlines()[:3] == ["load: measured", "first token: measured", "pp16: measured"]
     assert str(tmp_path) not in record.read_text()
 
 
