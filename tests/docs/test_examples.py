@@ -1,21 +1,14 @@
 """The Python of the documentation runs, and prints what stands below it."""
 
 import json
-from datetime import date
 
 import pytest
 from tokenizers import Tokenizer as HubTokenizer
 
 from gptoss_mlx import conversation
 from gptoss_mlx.home import BUNDLED
-from tests.docs.examples import examples, pages, run
+from tests.docs.examples import Day, examples, pages, run
 from tests.support.page_parts import DOCS, ROOT
-
-
-class Day(date):
-    @classmethod
-    def today(cls) -> "Day":
-        return cls(2026, 11, 27)
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
