@@ -108,6 +108,8 @@ def bench(
 
     usual, effort = (QUICKLY, QUICK) if quick else (Wanted(), Effort())
     effort = _replaced(effort if turns is None else effort.of(turns), {"cool_down": cool_down})
+    if record and effort.turns < (usual_turns := Effort().turns):
+        raise UsageError(f"--turns {effort.turns} is too few for --record; give {usual_turns} or more, or leave it out")
     wanted = _replaced(usual, {"prompts": prompt, "depths": depth, "rows": rows, "count": generate})
     report = _measure(options.obtained(model, yes), wanted, effort, other, memory, json_file, plot)
     if record:

@@ -83,6 +83,14 @@ def test_the_schema_refuses_a_record_without(field):
         jsonschema.validate(record, SCHEMA)
 
 
+def test_the_schema_refuses_fewer_turns_than_are_usual():
+    record = report(BOTH).as_json()
+    assert record["effort"]["turns"] == Effort().turns
+    record["effort"]["turns"] -= 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(record, SCHEMA)
+
+
 def test_every_record_of_the_project_is_complete_and_as_its_schema_says():
     """There is none yet. What is there must be as ``--record`` wrote it."""
     files = [file for file in (ROOT / "benchmarks").glob("*.json") if file.name != "schema.json"]
