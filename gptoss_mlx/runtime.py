@@ -29,7 +29,7 @@ from gptoss_mlx.memory.allocators import limit_allocators
 from gptoss_mlx.memory.here import plan_here
 from gptoss_mlx.memory.plan import MemoryPlan
 from gptoss_mlx.model.decoder import Decoder
-from gptoss_mlx.model.weights import DTYPES, load_weights
+from gptoss_mlx.model.weights import DTYPES, load_weights, usual_dtype
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.prediction.expert_trace import About, TraceWriter
 from gptoss_mlx.sampling import Sampling
@@ -325,7 +325,7 @@ def load(
 
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if dtype is None:
-        return mx.bfloat16 if mx.metal.is_available() else mx.float32
+        return DTYPES[usual_dtype(mx.metal.is_available())]
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
         raise UsageError(f"dtype is {quoted(dtype, 40)}; use float32 or bfloat16")

@@ -1,4 +1,5 @@
-"""Answer the questions of ``peer`` for a program in Python that runs on MLX. Knows no program and no model."""
+"""Answer the questions of ``peer``: for a program in Python that runs on MLX (``serve``), or for any other
+(``answer_each``). Knows no program and no model."""
 
 import json
 import os
@@ -31,38 +32,47 @@ class Program(Protocol):
 
 
 def serve(make: Callable[[str, dict[str, Any]], Program]) -> None:
-    """Answer questions until standard input ends. ``make(model, options)`` loads a program.
+    """Answer the questions for a program that ``make(model, options)`` loads, until standard input ends."""
+    program: Program | None = None
 
-    Only answers go to standard output: whatever the program prints there goes to standard error.
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        nonlocal program
+        begin = time.perf_counter()
+        match question["call"]:
+            case "load":
+                program = make(question["model"], question["options"])
+                return {"seconds": time.perf_counter() - begin}
+            case "prefill" | "decode" as call:
+                logits = getattr(program, call)(question["tokens"])
+                seconds = time.perf_counter() - begin
+                if question["logits"]:
+                    np.array(logits.astype(mx.float32)).tofile(question["logits"])
+                return {"seconds": seconds}
+            case "generate":
+                assert program is not None
+                program.generate(question["count"])
+                return {"seconds": time.perf_counter() - begin}
+            case "usage":
+                return usage()
+            case call:
+                raise UsageError(f"{call!r} is no question")
+
+    answer_each(answer)
+
+
+def answer_each(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Print what ``answer`` returns to each question, or its error in one line, until standard input ends.
+
+    Only answers go to standard output: whatever else is printed there goes to standard error.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    program: Program | None = None
     for line in sys.stdin:
-        question = json.loads(line)
-        answer: dict[str, Any]
         try:
-            begin = time.perf_counter()
-            match question["call"]:
-                case "load":
-                    program = make(question["model"], question["options"])
-                    answer = {"seconds": time.perf_counter() - begin}
-                case "prefill" | "decode" as call:
-                    logits = getattr(program, call)(question["tokens"])
-                    answer = {"seconds": time.perf_counter() - begin}
-                    if question["logits"]:
-                        np.array(logits.astype(mx.float32)).tofile(question["logits"])
-                case "generate":
-                    assert program is not None
-                    program.generate(question["count"])
-                    answer = {"seconds": time.perf_counter() - begin}
-                case "usage":
-                    answer = usage()
-                case call:
-                    raise UsageError(f"{call!r} is no question")
+            said = answer(json.loads(line))
         except Exception as error:
-            answer = {"error": one_line(error)}
-        print(json.dumps(answer), file=answers)
+            said = {"error": one_line(error)}
+        print(json.dumps(said), file=answers)
 
 
 def usage() -> dict[str, Any]:

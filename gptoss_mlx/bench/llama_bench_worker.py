@@ -5,12 +5,14 @@ only comes before generation is not read by itself, but by the run that generate
 """
 
 import json
-import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from gptoss_mlx.bench.answering import answer_each
+from gptoss_mlx.errors import PeerError, UsageError
 
 
 class LlamaBench:
@@ -18,14 +20,14 @@ class LlamaBench:
 
     def __init__(self, program: str, model: str, threads: int) -> None:
         if not Path(model).is_file():
-            raise ValueError(f"{model} is no file")
+            raise UsageError(f"{model} is no file")
         self._command = [program, "-m", model, "-t", str(threads), "-r", "1", "-o", "json"]
         self._depth = 0
 
     def prefill(self, tokens: list[list[int]], timed: bool) -> float:
         """Return the seconds that a prompt of as many ids takes, or only note its length."""
         if len(tokens) != 1:
-            raise ValueError("llama-bench decodes one sequence")
+            raise UsageError("llama-bench decodes one sequence")
         length = len(tokens[0])
         self._depth = length if length > 1 else 0  # llama-bench begins with an id of its own
         return self._run("-p", length, "-n", 0) if timed else 0.0
@@ -38,7 +40,7 @@ class LlamaBench:
         done = subprocess.run([*self._command, *map(str, words)], capture_output=True, text=True)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.strip()]
-            raise ValueError(f"exit code {done.returncode}" + (f" ({said[-1][:150]})" if said else ""))
+            raise PeerError(f"exit code {done.returncode}" + (f" ({said[-1][:150]})" if said else ""))
         (test,) = json.loads(done.stdout)
         return test["samples_ns"][0] / 1e9
 
@@ -52,27 +54,24 @@ def usage() -> dict[str, Any]:
 
 def main() -> None:
     program = sys.argv[1]
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
     bench: LlamaBench | None = None
-    for line in sys.stdin:
-        question = json.loads(line)
-        answer: dict[str, Any]
-        try:
-            match question["call"]:
-                case "load":
-                    bench = LlamaBench(program, question["model"], question["threads"])
-                    answer = {"seconds": 0.0}
-                case "usage":
-                    answer = usage()
-                case "prefill" if bench is not None:
-                    answer = {"seconds": bench.prefill(question["tokens"], question["timed"])}
-                case "generate" if bench is not None:
-                    answer = {"seconds": bench.generate(question["count"])}
-                case call:
-                    raise ValueError(f"llama-bench cannot {call}")
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers)
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        nonlocal bench
+        match question["call"]:
+            case "load":
+                bench = LlamaBench(program, question["model"], question["threads"])
+                return {"seconds": 0.0}
+            case "usage":
+                return usage()
+            case "prefill" if bench is not None:
+                return {"seconds": bench.prefill(question["tokens"], question["timed"])}
+            case "generate" if bench is not None:
+                return {"seconds": bench.generate(question["count"])}
+            case call:
+                raise UsageError(f"llama-bench cannot {call}")
+
+    answer_each(answer)
 
 
 if __name__ == "__main__":

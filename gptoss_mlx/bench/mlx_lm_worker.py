@@ -19,8 +19,6 @@ from mlx_lm.utils import load_model
 
 from gptoss_mlx.bench.answering import serve
 
-DTYPES = {"bfloat16": mx.bfloat16, "float32": mx.float32}
-
 PART = 2048
 """Positions of a prompt that are read at a time: ``prefill_step_size`` of mlx-lm's ``generate_step``."""
 
@@ -29,7 +27,7 @@ class MlxLm:
     """A checkpoint in Hugging Face's layout."""
 
     def __init__(self, model: str, options: dict[str, Any]) -> None:
-        dtype = DTYPES[options["dtype"]]
+        dtype = getattr(mx, options["dtype"])
         if mx.metal.is_available():
             mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
         self._model, _ = load_model(Path(model))

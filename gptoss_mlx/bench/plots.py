@@ -10,6 +10,7 @@ from gptoss_mlx.bench.measuring import Measured
 from gptoss_mlx.bench.report import Report, heading
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.figures import GREY, in_grey, save
+from gptoss_mlx.model.weights import DTYPES, usual_dtype
 from gptoss_mlx.prediction.published_speeds import GB
 from gptoss_mlx.prediction.speed import known_bandwidth, token_bytes
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#3b7dd8", "#d9822b")
-WIDTH = {"metal": 2, "cpu": 4, "plain": 4}
-"""Bytes of a key's or value's number, by backend."""
 
 
 def draw(report: Report, config: ModelConfig, dense: str, folder: Path) -> list[Path]:
@@ -38,7 +37,7 @@ def _decode(report: Report, found: list[Measured], config: ModelConfig, dense: s
     bandwidth = known_bandwidth(report.machine.get("chip")) or report.machine.get("memory_speed")
     if bandwidth:
         measured = "" if known_bandwidth(report.machine.get("chip")) else ", as measured here"
-        width = WIDTH[report.machine["backend"]]
+        width = DTYPES[usual_dtype(report.machine["backend"] == "metal")].size  # of a key's or value's number
         depths = np.linspace(0, max(each.depth for each in found) or 1, 50)
         roof = [bandwidth / token_bytes(config, dense, int(depth), width) for depth in depths]
         name = f"roofline: {bandwidth / GB:.0f} GB/s{measured}"

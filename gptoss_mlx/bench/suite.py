@@ -22,6 +22,7 @@ from gptoss_mlx.errors import UsageError
 from gptoss_mlx.machine import memory_speed, spendable_bytes, this_machine
 from gptoss_mlx.memory.here import backend_here, plan_here
 from gptoss_mlx.memory.plan import MemoryPlan, cache_bytes
+from gptoss_mlx.model.weights import DTYPES, usual_dtype
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.traits import model_hash
 
@@ -69,7 +70,7 @@ def _too_large(work: Work, folder: ModelFolder, plan: MemoryPlan) -> str | None:
     """Return why a piece of work does not fit the plan, or None."""
     if work.positions > plan.context:
         return f"it takes {work.positions:,} positions, and the context holds {plan.context:,}"
-    dtype = mx.bfloat16 if plan.backend == "metal" else mx.float32
+    dtype = DTYPES[usual_dtype(plan.backend == "metal")]
     needed = work.rows * cache_bytes(folder.config, work.positions, dtype)
     room = plan["caches"] + plan.room
     if needed > room:
@@ -79,8 +80,9 @@ def _too_large(work: Work, folder: ModelFolder, plan: MemoryPlan) -> str | None:
 
 def own_program(folder: ModelFolder, memory: int | None) -> tuple[Program, str]:
     """Return this runtime on a model folder, and how it stores and computes."""
-    dtype = "bfloat16" if backend_here() == "metal" else "float32"
-    how = f"MXFP4 experts, dense weights in {folder.dense}, computed in {dtype} ({backend_here()})"
+    backend = backend_here()
+    dtype = usual_dtype(backend == "metal")
+    how = f"MXFP4 experts, dense weights in {folder.dense}, computed in {dtype} ({backend})"
     return Program(ours(OWN), folder.path, {"memory": memory}), how
 
 
@@ -90,7 +92,7 @@ def beside_mlx_lm(checkpoint: Path) -> tuple[Program, str]:
         raise UsageError("mlx-lm is not installed here; run: pip install 'gptoss-mac[compare]'")
     if not (checkpoint / "config.json").is_file():
         raise UsageError(f"{checkpoint}: no checkpoint that mlx-lm loads; give one in Hugging Face's layout")
-    dtype = "bfloat16" if mx.metal.is_available() else "float32"
+    dtype = usual_dtype(mx.metal.is_available())
     how = f"version {version('mlx-lm')}, MXFP4 experts, dense weights in bf16, computed in {dtype}"
     return Program(mlx_lm("mlx-lm"), checkpoint, {"dtype": dtype}), how
 

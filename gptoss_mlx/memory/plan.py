@@ -17,6 +17,7 @@ from gptoss_mlx.engine.context import PREFILL_CHUNK
 from gptoss_mlx.errors import MemoryBudgetError
 from gptoss_mlx.memory.caches import cache_bytes, sequence_bytes
 from gptoss_mlx.memory.transient import Backend, transient_bytes
+from gptoss_mlx.model.weights import DTYPES, usual_dtype
 from gptoss_mlx.model_folder.layout import TensorSpec, align, shards
 from gptoss_mlx.model_folder.safetensors import nbytes_of
 
@@ -148,7 +149,7 @@ def plan(
     anonymous bytes of the process before it loads. ``threads`` are the native library's. Raises MemoryBudgetError,
     which names the smallest budget that works.
     """
-    dtype = dtype or (mx.bfloat16 if backend == "metal" else mx.float32)
+    dtype = dtype or DTYPES[usual_dtype(backend == "metal")]
     process = PROCESS if process is None else process
     need = _Need(
         config, backend, dtype, rows, chunk, process, threads, _Weights.of(config, dense, backend, dtype), budget

@@ -9,6 +9,7 @@ from typing import Literal
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model.cache import GROWTH, SHARE
+from gptoss_mlx.model.weights import DTYPES, usual_dtype
 
 Backend = Literal["metal", "cpu", "plain"]
 """Where a model runs: Metal, the native CPU library, or plain MLX on its CPU backend."""
@@ -49,7 +50,7 @@ def _reading(config: ModelConfig, backend: Backend, chunk: int, context: int) ->
     H, inter = config.hidden_size, config.intermediate_size
     E, K = config.num_local_experts, config.num_experts_per_tok
     N, M, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    size = 2 if backend == "metal" else FLOAT  # of keys, values and what experts are given
+    size = DTYPES[usual_dtype(backend == "metal")].size  # of keys, values and what experts are given
     rows = chunk * H * FLOAT
     # The residual stream, that of the chunk before, which is dropped when this one is done, and cos and sin.
     stream = 2 * rows + chunk * D * FLOAT

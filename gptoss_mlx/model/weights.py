@@ -22,6 +22,11 @@ STORED = {mx.float32: "F32", mx.bfloat16: "BF16"}
 """What safetensors calls a model's dtype."""
 
 
+def usual_dtype(on_metal: bool) -> str:
+    """Return the name of the dtype of dense weights, keys and values where nobody chooses one."""
+    return "bfloat16" if on_metal else "float32"
+
+
 @dataclass
 class LayerWeights:
     """One decoder layer. Float arrays have the model's dtype, except that a norm stored in float32 stays so, and that
