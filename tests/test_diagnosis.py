@@ -89,6 +89,14 @@ def test_on_a_mac_the_risk_of_the_wired_limit_is_said(mac):
     assert "power mode: automatic" in out
 
 
+def test_headings_of_what_was_not_measured_say_so(mac, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    code, out, _ = run_cli("doctor")
+    assert code == 0
+    assert "predicted tokens/s" in out
+    assert "predicted GB" in out
+
+
 def test_json_has_all_of_it_and_null_where_nothing_is_known(home):
     code, out, err = run_cli("doctor", "--json", "--memory", "7GB", "--context", "3000")
     assert (code, err) == (0, "")

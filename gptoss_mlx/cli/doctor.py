@@ -155,7 +155,7 @@ def _plan_table(found: "Diagnosis") -> "Table":
 
     firsts = {fit.model: fit.plan for fit in reversed(found.fits) if fit.plan is not None}
     names = list(firsts)[::-1]
-    table = Table("GB", *names)
+    table = Table("predicted GB" if found.backend == "metal" else "GB", *names)
     for part in PARTS:
         table.add_row(part, *(_part(firsts[name], part) for name in names))
     table.add_row("in all", *(f"{firsts[name].peak / 1e9:.2f}" for name in names))

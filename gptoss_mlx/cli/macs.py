@@ -34,7 +34,9 @@ def show_macs(text: str, context: int | None, as_json: bool) -> None:
         if isinstance(joined, str):
             console.print(f"{name}: {joined}", markup=False)
             continue
-        table = Table("rank", "Mac", "layers", "GB", "of", "experts in memory", "prediction, ms a token", title=name)
+        table = Table(
+            "rank", "Mac", "layers", "GB", "of", "experts in memory", "ms a token", title=f"Predictions for {name}"
+        )
         for rank, (mac, share) in enumerate(zip(joined.macs, joined.shares, strict=True)):
             plan = share.plan
             held = "all" if plan.slots is None else f"{plan.slots} of {PUBLISHED[name].num_local_experts} a layer"

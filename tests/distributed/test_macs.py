@@ -52,6 +52,10 @@ def test_doctor_shows_the_plan_and_says_that_speeds_are_predictions():
     code, out, err = run_cli("doctor", "--macs", "M4 Max 64GB, M4 Max 64GB")
     assert (code, err) == (0, "")
     assert "18 to 35" in out
+    assert [line.strip() for line in out.splitlines() if line.startswith(" ")] == [
+        "Predictions for 20b",
+        "Predictions for 120b",
+    ]
     assert out.count("prediction, Thunderbolt, TCP") == 2
     assert "Nothing of this was measured on a Mac" in out
     code, out, _ = run_cli("doctor", "--macs", "M4 Max 64GB, M4 Max 64GB", "--json")
