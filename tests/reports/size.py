@@ -14,7 +14,7 @@ from pathlib import Path
 
 MOST = 200_000_000
 
-LISTED = 0.002
+LISTED = 0.015
 """The least part of the whole that has a row of its own."""
 
 SIZES = """
