@@ -5,6 +5,7 @@ paper of its own.
 """
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMS = (".png", ".svg", ".pdf")
+ELSEWHERE = "name another place with --out"
 GREY = "#7f7f7f"
 PAPER, INK, LIGHT_INK = "#fbfaf7", "#262626", "#ffffff"
 MOST_BITS = 12.0
@@ -28,7 +30,8 @@ COLUMNS, LINES = 96, 60
 
 
 def check_picture(path: Path) -> None:
-    """Raise UsageError where no picture can be drawn: without matplotlib, or to a file of another kind."""
+    """Raise UsageError where no picture can be drawn: without matplotlib, or to a file of another kind. Raise
+    StorageError where none can be written."""
     if path.suffix.lower() not in FORMS:
         raise UsageError(f"{path}: pictures are written as {', '.join(FORMS)}; give a file that ends so")
     try:
@@ -37,6 +40,10 @@ def check_picture(path: Path) -> None:
         raise UsageError(
             "pictures need matplotlib, which is not installed; run: pip install 'gptoss-mac[plots]'"
         ) from error
+    folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        what = "is a folder" if path.is_dir() else f"{folder} is no folder in which you may write"
+        raise StorageError(f"{path}: cannot be written ({what}); {ELSEWHERE}")
 
 
 def draw_experts(use: ExpertUse, title: str, path: Path) -> None:
@@ -137,4 +144,4 @@ def _save(figure: "Figure", path: Path) -> None:
             partial.write_bytes(data.getvalue())
         path.chmod(0o644)
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); {ELSEWHERE}") from error

@@ -16,7 +16,7 @@ def show_macs(text: str, context: int | None, as_json: bool) -> None:
 
     from gptoss_mlx.config import PUBLISHED
     from gptoss_mlx.distributed.macs import PASSAGE, join_macs, read_macs
-    from gptoss_mlx.errors import MemoryBudgetError
+    from gptoss_mlx.errors import MemoryBudgetError, UsageError
     from gptoss_mlx.prediction.speed import WORST_ERROR
 
     macs = read_macs(text)
@@ -24,7 +24,7 @@ def show_macs(text: str, context: int | None, as_json: bool) -> None:
     for name, config in PUBLISHED.items():
         try:
             found[name] = join_macs(config, "q8", macs, context)
-        except MemoryBudgetError as error:
+        except (MemoryBudgetError, UsageError) as error:
             found[name] = str(error)
     if as_json:
         print_json({name: _as_json(joined) for name, joined in found.items()})

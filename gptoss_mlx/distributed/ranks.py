@@ -135,7 +135,7 @@ class Ranks:
         try:
             listener = socket.create_server((ip, 0), backlog=len(self.hosts))
         except OSError as error:
-            problem = f"{ip} is no address of this machine ({error.strerror})"
+            problem = f"{ip} is no address of this machine ({os.strerror(error.errno or 0)})"
             raise RankError(f"{problem}; the first host must be this one") from error
         with listener:
             self._guards.append(_guard([sys.executable, *GUARD], {"pid": os.getpid()}))
