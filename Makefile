@@ -41,7 +41,7 @@ GPU_BUNDLE = build/gpu-bundle-$(ARCHITECTURE)
 GPU_SOURCES = $(wildcard metal_kernels/*.* metal_kernels/*/*.py metal_kernels/cuda/native/* tests/gpu/*.py \
 	tests/gpu/native/* tests/metal_kernels/shaders/*.py gptoss_mlx/*.py gptoss_mlx/*/*.py)
 
-.PHONY: batch-kill-test chat check clean compare compare-full cpu-report engine-report format fuzz-report goldens \
+.PHONY: batch-kill-test bench-peers bench-report chat check clean compare compare-full cpu-report engine-report format fuzz-report goldens \
 	goldens-harmony goldens-tiny oracle sequence-report test test-20b test-long test-wheel tiny-eval tiny-train
 
 define environment
@@ -265,6 +265,16 @@ tiny-eval: $(VENV)/.ready $(ORACLE_VENV)/.ready
 compare: $(VENV)/.ready-compare $(LLAMA_VENV)/.ready-$(LLAMA_VERSION)
 	$(VENV)/bin/python -m tests.compare $(LLAMA_VENV)/bin/python $(if $(KEEP),--keep $(KEEP))
 
+# Run `gptoss-mac bench` beside llama.cpp and mlx-lm on the weights of `make compare`, and write bench-report.md. An hour
+# with 10 GB of disk and 16 GB of memory. KEEP=FOLDER keeps the weights for the next run.
+bench-peers: $(VENV)/.ready-compare $(LLAMA_VENV)/.ready-$(LLAMA_VERSION)
+	$(VENV)/bin/python -m tests.reports.peers $(LLAMA_VENV)/bin/python $(if $(KEEP),--keep $(KEEP))
+
+# Run every target that a number in README and docs comes from, keep their output in out/reports, and say which failed.
+# A day, with 40 GB of disk, best on an idle machine. ONLY="compare engine-report" chooses.
+bench-report: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m tests.reports.everything $(ONLY)
+
 # Run all 24 layers once, in ours and in llama.cpp, with 30 GB of disk. Many minutes.
 compare-full: $(VENV)/.ready-compare $(LLAMA_VENV)/.ready-$(LLAMA_VERSION)
 	$(VENV)/bin/python -m tests.compare.full $(LLAMA_VENV)/bin/python
@@ -361,8 +371,8 @@ formula: $(INSTALL_VENV)/.ready
 size-report: dist
 	$(INSTALL_VENV)/bin/python -m tests.reports.size $(INSTALL_VENV)/bin/python dist/*.whl
 
-# Measure what a turn reads, how fast a context is restored, and batches beside mlx-lm's. Minutes, with 7 GB of disk.
-engine-report: $(VENV)/.ready-compare
+# Measure what a turn reads, how fast a context is restored, and what a batch gains. Minutes, with 7 GB of disk.
+engine-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.engine --large
 
 # Measure the native CPU library beside this machine's memory, and the bundled model. A minute, best on an idle machine.
@@ -415,6 +425,11 @@ distributed-report: $(VENV)/.ready-dev
 # Print the speed model's fit to published speeds, what it predicts of rates held out, and 20b on a Mac with 16 GB.
 speed-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.speeds
+
+.PHONY: predictions
+# Write docs/predictions.md, and the file of a new number in benchmarks/predictions.
+predictions: $(VENV)/.ready
+	$(VENV)/bin/python -m tests.support.predictions
 
 .PHONY: commands docs
 # Build the documentation into out/site, without a network, and check every link, anchor and resource of it.

@@ -16,19 +16,18 @@ from pathlib import Path
 
 from convert.assembly import Assembly
 from convert.atomic_folder import check_space, resumable_folder
-from convert.conversion import ByteProgress, Report, finish, losses, nbytes_in, tokenizer_of
+from convert.conversion import Report, finish, losses, tokenizer_of
 from convert.journal import JOURNAL, Line, read_journal, write_line
-from convert.pieces import REDOWNLOAD, Piece, Reader
+from convert.pieces import REDOWNLOAD, ByteProgress, Piece, Reader
 from convert.remote import Remote
 from convert.sources import Checkpoint, open_planned
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
-from gptoss_mlx.files import nbytes_on_disk
+from gptoss_mlx.files import nbytes_in, nbytes_on_disk, storage_errors
 from gptoss_mlx.home import DOWNLOAD
 from gptoss_mlx.hub import HubFile, Settings, fetch
 from gptoss_mlx.hub.fetch import DEFAULTS
 from gptoss_mlx.model_folder import ModelFolder, layout
 from gptoss_mlx.model_folder.safetensors import read_header
-from gptoss_mlx.model_folder.writer import storage_errors
 
 _POLL_SECONDS = 0.1
 

@@ -5,8 +5,6 @@ the hidden folder, which the next run for the same destination empties or, if it
 it shows whether its process is alive.
 """
 
-import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,8 +13,8 @@ from pathlib import Path
 
 from convert.journal import JOURNAL, read_journal
 from gptoss_mlx.errors import StorageError
+from gptoss_mlx.files import opened_locked, storage_errors, sync_folder
 from gptoss_mlx.home import DOWNLOAD, hidden_folder, models_dir
-from gptoss_mlx.model_folder.writer import storage_errors, sync_folder
 
 
 @contextmanager
@@ -130,22 +128,14 @@ def _make_parents(folder: Path, made: list[Path]) -> None:
 
 def _lock(partial: Path, destination: Path) -> int:
     """Make the hidden folder or take over a dead process's. Return its descriptor, locked until this process ends."""
-    while True:
-        partial.mkdir(exist_ok=True)
-        folder = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if partial.exists() and os.path.samestat(os.fstat(folder), partial.stat()):
+    try:
+        while True:
+            partial.mkdir(exist_ok=True)
+            folder = opened_locked(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            if folder is not None:
                 return folder
-        except BlockingIOError:
-            os.close(folder)
-            raise StorageError(f"{destination}: another process is converting to it; wait for it to end") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOTSUP, errno.ENOLCK):
-                os.close(folder)
-                raise
-            return folder  # some network volumes have no locks: two processes are then not detected
-        os.close(folder)  # its owner has renamed or removed it meanwhile
+    except BlockingIOError:
+        raise StorageError(f"{destination}: another process is converting to it; wait for it to end") from None
 
 
 def _empty(partial: Path) -> None:

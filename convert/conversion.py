@@ -6,25 +6,24 @@ matrices become q8 or stay bf16.
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convert.assembly import ROUNDED, Assembly
 from convert.atomic_folder import atomic_folder
-from convert.pieces import Reader
+from convert.pieces import ByteProgress, Reader, counting
 from convert.sources import Checkpoint, open_checkpoint
 from convert.sources.checkpoint import check_lfs_pointer
 from gptoss_mlx import __version__
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, UsageError
+from gptoss_mlx.files import nbytes_in
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder, layout
 from gptoss_mlx.model_folder.writer import shard_nbytes, write_metadata
 from gptoss_mlx.tokenizer_files.formats import O200K_NAMED
-
-ByteProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -65,15 +64,7 @@ def convert(
     start = time.monotonic()
     check_dense(dense)
     checkpoint = open_checkpoint(Path(source))
-    read = 0
-
-    def count(nbytes: int) -> None:
-        nonlocal read
-        read += nbytes
-        if progress:
-            progress(read, checkpoint.nbytes)
-
-    reader = Reader(count)
+    reader = Reader(counting(progress, checkpoint.nbytes))
     tokenizer = tokenizer_of(checkpoint)
     with atomic_folder(Path(destination), converted_nbytes(checkpoint.config, dense)) as folder:
         with Assembly(folder, checkpoint.config, checkpoint.pieces, dense) as assembly:
@@ -103,6 +94,7 @@ def convert(
 
 
 def check_dense(dense: str) -> None:
+    """Raise UsageError for what dense weights cannot be stored as."""
     if dense not in layout.DENSE_CHOICES:
         raise UsageError(f"dense is {dense!r}; use one of {', '.join(layout.DENSE_CHOICES)}")
 
@@ -110,10 +102,6 @@ def check_dense(dense: str) -> None:
 def converted_nbytes(config: ModelConfig, dense: str) -> int:
     """Return about how many bytes a model folder takes on disk."""
     return sum(map(shard_nbytes, layout.shards(config, dense)))
-
-
-def nbytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
 def finish(

@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 
 from convert.atomic_folder import atomic_folder
-from convert.conversion import nbytes_in
-from convert.pieces import BLOCK_BYTES
+from convert.pieces import BLOCK_BYTES, counting
 from convert.repack import dequantize_rows, round_to_bf16
 from convert.sources import huggingface
 from convert.sources.checkpoint import TOKENIZER_JSON
 from gptoss_mlx.errors import ModelFolderError
+from gptoss_mlx.files import nbytes_in, storage_errors, sync
 from gptoss_mlx.harmony import Tokenizer
 from gptoss_mlx.model_folder import ModelFolder, layout
 from gptoss_mlx.model_folder.reader import RECONVERT
 from gptoss_mlx.model_folder.safetensors import header_bytes, nbytes_of
-from gptoss_mlx.model_folder.writer import storage_errors, sync
 
 SHARD_BYTES = 5 * 10**9
 """The most that a file holds, as in transformers' ``save_pretrained`` of version 4. A larger tensor is alone in one."""
@@ -89,13 +88,7 @@ def export(model: ModelFolder, destination: str | Path, progress: Callable[[int,
     start = time.monotonic()
     tensors = _tensors(model)
     total = sum(tensor.nbytes for tensor in tensors)
-    done = 0
-
-    def count(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress:
-            progress(done, total)
+    count = counting(progress, total)
 
     tokenizer, lost = _tokenizer_json(model)
     texts = {layout.CONFIG: _json_bytes(config_json(model)), layout.GENERATION: _json_bytes(model.generation)}

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gptoss_mlx.files import storage_errors, sync
 from gptoss_mlx.home import models_dir, name_for_hub_id
-from gptoss_mlx.model_folder.writer import storage_errors, sync
 from gptoss_mlx.published import published_name
 
 JOURNAL = "journal.jsonl"

@@ -28,6 +28,23 @@ FLOATS = ("BF16", "F16", "F32")
 """Dtypes of weights in full. All of them are exact in float32."""
 
 
+ByteProgress = Callable[[int, int], None]
+"""Is told (bytes done, bytes in all)."""
+
+
+def counting(progress: ByteProgress | None, total: int) -> Callable[[int], None]:
+    """Return what takes numbers of bytes, adds them up and tells ``progress``."""
+    done = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(done, total)
+
+    return count
+
+
 class Q8Rows(NamedTuple):
     """Rows of a dense matrix in MLX's affine mode, 8 bits in groups of 64, as a q8 model folder has them.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from convert.assembly import ROUNDED
 from convert.conversion import losses
-from convert.pieces import NUMPY_DTYPE, Piece, Q8Rows, Reader
+from convert.pieces import NUMPY_DTYPE, Piece, Q8Rows, Reader, counting
 from convert.repack import blocks_from_words, dequantize_rows, q8_error, round_to_bf16, widen_bf16
 from convert.sources import Checkpoint, open_checkpoint
 from convert.sources.checkpoint import bit_for_bit
@@ -61,15 +61,7 @@ def compare(model: ModelFolder, source: str | Path, progress: Callable[[int, int
     """
     checkpoint = open_checkpoint(Path(source))
     _compare_configs(model, checkpoint)
-    read = 0
-
-    def count(nbytes: int) -> None:
-        nonlocal read
-        read += nbytes
-        if progress:
-            progress(read, checkpoint.nbytes)
-
-    reader = Reader(count)
+    reader = Reader(counting(progress, checkpoint.nbytes))
     found = _Found()
     for _, pieces in groupby(checkpoint.pieces, key=lambda piece: piece.targets[0]):
         group = list(pieces)

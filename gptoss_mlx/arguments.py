@@ -1,6 +1,7 @@
 """Checking numbers that a Python caller gives: their type and their range. Knows no option; the caller names it."""
 
 import math
+from collections.abc import Iterable
 from numbers import Real
 from operator import index
 from typing import Any
@@ -18,6 +19,14 @@ def whole(name: str, value: Any, least: int | None = None, allowed: str = "a who
     if number is None or (least is not None and number < least):
         raise UsageError(f"{name} is {quoted(value, 40)}; it must be {allowed}")
     return number
+
+
+def token_ids(name: str, given: Iterable[int]) -> list[int]:
+    """Return token ids, given as argument ``name``, as Python's integers. Raises UsageError."""
+    try:
+        return [whole(f"an id of {name}", id) for id in given]
+    except TypeError as error:  # of iteration
+        raise UsageError(f"{name} is {quoted(given, 40)}; it must be a list of token ids") from error
 
 
 def real(name: str, value: Any, low: float, high: float, allowed: str) -> float:

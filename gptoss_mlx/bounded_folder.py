@@ -5,8 +5,6 @@ process that is killed leaves nothing to repair. Writers take turns by a lock. R
 whole and never changes. Each file ends in a digest of its name and of all that it holds.
 """
 
-import errno
-import fcntl
 import hashlib
 import os
 import time
@@ -14,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from gptoss_mlx.files import lock, write_all
 
 DIGEST_BYTES = 32
 """Bytes of the SHA-256 at a file's end. It replaces syncing: what a power cut tears is found when it is read."""
@@ -70,7 +70,7 @@ class BoundedFolder:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
                 with open(os.open(partial, flags, 0o600), "wb", buffering=0) as file:
                     for part in (*parts, memoryview(digest)):
-                        _write_all(file.fileno(), part.cast("B"))
+                        write_all(file.fileno(), part.cast("B"))
                 os.replace(partial, self.path / name)
             except BaseException:
                 with suppress(OSError):
@@ -103,15 +103,13 @@ class BoundedFolder:
     def _locked(self) -> Iterator[None]:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         deadline = time.monotonic() + PATIENCE
-        with open(os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as lock:
+        with open(os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as file:
             while True:
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock(file.fileno())
                     break
-                except OSError as error:
-                    if error.errno in (errno.ENOTSUP, errno.ENOLCK):  # some network volumes have no locks
-                        break
-                    if error.errno not in (errno.EWOULDBLOCK, errno.EINTR) or time.monotonic() > deadline:
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
                         raise
                     time.sleep(0.005)
             yield
@@ -122,8 +120,3 @@ def _digest(name: str, parts: Iterable[memoryview]) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.digest()
-
-
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data.nbytes:
-        data = data[os.write(descriptor, data) :]

@@ -3,8 +3,6 @@
 Knows where the model lies and how to install it. Loads no weights.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
+from gptoss_mlx.files import lock
 from gptoss_mlx.home import BUNDLED, models_dir
 
 
@@ -52,15 +51,14 @@ def installing() -> Iterator[None]:
     path = models_dir() / f".{BUNDLED}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("wb")
+        file = path.open("wb")
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({error.strerror}); choose another GPTOSS_MAC_HOME") from error
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(file.fileno(), wait=True)
         except OSError as error:
-            if error.errno not in (errno.ENOTSUP, errno.ENOLCK):  # some network volumes have no locks
-                raise StorageError(f"{path}: cannot be locked ({error.strerror})") from error
+            raise StorageError(f"{path}: cannot be locked ({error.strerror})") from error
         yield
 
 

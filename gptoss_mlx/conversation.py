@@ -6,42 +6,23 @@ finished turn, and the context rewinds to before it. So a turn reads only what i
 """
 
 import weakref
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import date as Date
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, get_args
 
+from gptoss_mlx import forms
 from gptoss_mlx.arguments import whole
 from gptoss_mlx.errors import UsageError, quoted
-from gptoss_mlx.events import (
-    Done,
-    DoneReason,
-    ReplyEvent,
-    Text,
-    Thought,
-    ToolCall,
-    ToolError,
-    ToolResult,
-)
-from gptoss_mlx.harmony import (
-    Developer,
-    Function,
-    Message,
-    Namespace,
-    ResponseFormat,
-    System,
-    render,
-    render_messages,
-    tool_result,
-)
+from gptoss_mlx.events import Done, DoneReason, ReplyEvent, Text, Thought, ToolCall, ToolError, ToolResult
+from gptoss_mlx.harmony import Developer, Function, Message, Namespace, System, render, render_messages, tool_result
 from gptoss_mlx.harmony.messages import Effort
 from gptoss_mlx.reply import CallPiece, Ended, Piece, Reply, ReplyReader
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.text_input import without_surrogates
 from gptoss_mlx.tools.declarations import read_arguments, read_declaration
 from gptoss_mlx.tools.tool import NOT_ALLOWED, Outcome, Tool, perform
+from gptoss_mlx.turns import Turns
 from gptoss_mlx.usage import Meter
 
 if TYPE_CHECKING:
@@ -54,17 +35,6 @@ always handed out, because the caller who answers them decides when to stop."""
 
 TOOL_REPLIES = 25
 """Replies with calls of tools to one user message. One more ends the turn."""
-
-
-@dataclass
-class _Turn:
-    """The state a reply began from: the history, the pending calls and the number of calls before its message.
-    It is restored if the reply ends before it is ``finished`` and the user saw no answer text."""
-
-    history: list[Message]
-    pending: list[ToolCall]
-    call_count: int
-    finished: bool = False
 
 
 class Conversation:
@@ -132,12 +102,10 @@ class Conversation:
         self.schema = schema
         self.think_tokens = None if think_tokens is None else whole("think_tokens", think_tokens, 0, "0 or more")
         self.repeat_guard = repeat_guard
-        self.messages: list[Message] = []
+        self._turns = Turns(runtime.tokenizer)
         self.context: Any = runtime.context()  # the runtime's own kind
-        self._pending: list[ToolCall] = []  # calls of the last reply that have no result yet
-        self._call_count = 0  # since the last user message
         self._cancelled = False
-        self._turn = _Turn([], [], 0)
+        self._turn = self._turns.state()  # of the last reply
         self._under_way: Callable[[], Generator[ReplyEvent] | None] = lambda: None
         render(self._head(), runtime.tokenizer)  # raises now what the first message would raise
         if self._reply_grammar() is not None:
@@ -151,7 +119,7 @@ class Conversation:
         if not text.strip():
             raise UsageError("the message is empty")
         self._end_reply()
-        return self._begin_reply(Message("user", without_surrogates(text)), self._pending)
+        return self._begin_reply(Message("user", without_surrogates(text)), self._turns.pending)
 
     def send_tool_result(self, call: ToolCall, output: str) -> Iterator[ReplyEvent]:
         """Answer a pending call of the last reply and return the events of what the model says to it. There are no
@@ -159,16 +127,16 @@ class Conversation:
         before an answered one are removed from the history. Raises UsageError for any other call."""
         if call in self._turn.pending:
             self._end_reply()  # the reply under way may be the one to this call, which is then pending again
-        if call not in self._pending:
+        if call not in self._turns.pending:
             raise UsageError(f"the call of '{call.name}' is not the one awaiting a result")
         result = tool_result(call.message, without_surrogates(output))
-        at = self._pending.index(call)
-        skipped = self._pending[:at]
-        later = self._pending[at + 1 :]
+        at = self._turns.pending.index(call)
+        skipped = self._turns.pending[:at]
+        later = self._turns.pending[at + 1 :]
         if not later:
             return self._begin_reply(result, skipped)
-        self.messages = [*self._without([one.message for one in skipped]), result]
-        self._pending = later
+        self.messages = [*self._turns.without([one.message for one in skipped]), result]
+        self._turns.pending = later
         return iter(())
 
     def cancel(self) -> None:
@@ -184,7 +152,7 @@ class Conversation:
         """Forget all messages."""
         self._end_reply()
         self.messages = []
-        self._pending = []
+        self._turns.pending = []
 
     def to_read(self) -> tuple[int, int]:
         """Return how many tokens so far the next message has to read, and how many there are.
@@ -195,9 +163,18 @@ class Conversation:
         prompt = self.next_prompt()
         return len(prompt) - self.runtime.reusable(self.context, prompt), len(prompt)
 
+    @property
+    def messages(self) -> list[Message]:
+        """The history, without the system and developer messages."""
+        return self._turns.messages
+
+    @messages.setter
+    def messages(self, messages: list[Message]) -> None:
+        self._turns.messages = messages
+
     def settled_messages(self) -> list[Message]:
         """Return the history without the pending calls, which is what the next user message follows."""
-        return self._without([call.message for call in self._pending])
+        return self._turns.settled()
 
     def next_prompt(self) -> list[int]:
         """Return the prompt for an empty user message."""
@@ -209,7 +186,7 @@ class Conversation:
             raise UsageError(f"reasoning is '{self.reasoning}'; use low, medium or high")
         builtins = tuple(tool.declared for tool in self.tools if isinstance(tool.declared, Namespace))
         head = [Message("system", System(self.reasoning, self.date, tools=builtins))]
-        shown = self._shown_schema()
+        shown = forms.shown_schema(self.schema)
         functions = self._functions()
         if self.instructions or functions or shown:
             head.append(Message("developer", Developer(self.instructions or None, functions, shown)))
@@ -218,37 +195,13 @@ class Conversation:
     @property
     def answer_grammar(self) -> "Grammar | None":
         """Return what every answer is held to. Raises GrammarError and UsageError."""
-        if self.schema is None:
-            return None
-        from gptoss_mlx.grammars import Grammar, from_schema
-
-        return self.schema if isinstance(self.schema, Grammar) else from_schema(_json_schema(self.schema))
-
-    def _shown_schema(self) -> ResponseFormat | None:
-        """Return the schema that the model reads."""
-        schema = None if self.schema is None else _json_schema(self.schema)
-        if not isinstance(schema, dict):
-            return None
-        title = schema.get("title")
-        return ResponseFormat(title if isinstance(title, str) and title.isprintable() else "answer", schema)
-
-    def _fault(self, reply: Reply) -> str | None:
-        """Return what is wrong with an answer in JSON that has ended."""
-        if self._shown_schema() is None:
-            return None
-        from gptoss_mlx.grammars.finished import fault
-
-        return fault(reply.text)
+        return None if self.schema is None else forms.answer_grammar(self.schema)
 
     def _reply_grammar(self) -> "Grammar | None":
         """Return what a whole reply is held to, None where it is free."""
         if self.schema is None and not self.functions and not self.tools and self.think_tokens is None:
             return None
-        from gptoss_mlx.grammars.reply import PYTHON, function, reply
-
-        tools = [function(one) for one in self._functions()]
-        tools += [replace(PYTHON, recipient=name) for name in self._builtins()]
-        return replace(reply(self.answer_grammar, tools), thought=self.think_tokens)
+        return forms.reply_grammar(self.answer_grammar, self._functions(), self._builtins(), self.think_tokens)
 
     def _begin_reply(self, message: Message, unanswered: list[ToolCall]) -> Iterator[ReplyEvent]:
         """Return the events of the reply to ``message``. The calls ``unanswered`` will get no result."""
@@ -267,7 +220,7 @@ class Conversation:
         it is kept, and the whole turn forgotten if that is nothing."""
         meter = Meter()
         first = message
-        before = _Turn(list(self.messages), self._pending, self._call_count, finished=True)
+        before = self._turns.state(finished=True)
         try:
             for _ in range(TOOL_REPLIES):
                 called = False
@@ -288,34 +241,24 @@ class Conversation:
                     return
                 *others, message = results
                 self.messages += others
-                self._pending = unanswered = []
+                self._turns.pending = unanswered = []
             self.messages.append(message)
             before.finished = True
             yield Done("tool_limit", meter.usage(), repairs=meter.repairs())
         finally:
             if not before.finished:
-                self._forget_since(before, first)
-
-    def _forget_since(self, before: _Turn, first: Message) -> None:
-        """Keep of the messages since ``before`` the ``first`` and those that the user saw, or none."""
-        old = {id(message) for message in before.history}
-        new = [message for message in self.messages if id(message) not in old]
-        self._pending = []
-        if any(map(_is_visible, new)):
-            self.messages = self._without([one for one in new if one is not first and not _is_visible(one)])
-        else:
-            self.messages, self._pending, self._call_count = before.history, before.pending, before.call_count
+                self._turns.forget_since(before, first)
 
     def _runnable(self) -> bool:
         """Return whether all pending calls are of tools. Otherwise the caller answers them all, in their order."""
         names = {tool.name for tool in self.tools}
-        return all(call.name in names for call in self._pending)
+        return all(call.name in names for call in self._turns.pending)
 
     def _results(self) -> Generator[ReplyEvent, None, list[Message] | None]:
         """Run the tools that were called, in order. Return what the model is told, or None if the user cancels."""
         results = []
         tools = {tool.name: tool for tool in self.tools}
-        for call in self._pending:
+        for call in self._turns.pending:
             tool = tools[call.name]
             outcome: Outcome | None = NOT_ALLOWED
             if tool.trusted or self.confirm is None or self.confirm(tool, call):
@@ -329,7 +272,9 @@ class Conversation:
     def _reply(self, message: Message, unanswered: list[ToolCall], meter: Meter) -> Generator[ReplyEvent]:
         """Generate until there is an answer, a call to make, or a reason to stop."""
         reason: DoneReason = "cancelled"
-        with self._turn_of(message, unanswered) as turn:
+        self._cancelled = False
+        with self._turns.reply_to(message, unanswered) as turn:
+            self._turn = turn
             while True:
                 reply = yield from self._generate(meter)
                 if self._cancelled:
@@ -339,58 +284,22 @@ class Conversation:
                     reason = reply.reason if reply.cut_off else "stop"
                     break
                 calls, errors = self._check_calls(reply)
-                self._pending = calls
+                self._turns.pending = calls
                 turn.finished = bool(calls)
                 yield from errors
                 yield from calls
                 if calls:
                     reason = "tool_calls"
                     break
-                if self._call_count >= TOOL_ROUNDS:
+                if self._turns.calls >= TOOL_ROUNDS:
                     turn.finished = True
                     reason = "tool_limit"
                     break
         cut_in_thought = reply.cut_in_thought and reason in ("length", "repetition", "cancelled")
         context_full = reason == "length" and len(self.context.ids) + 1 >= self.runtime.config.max_position_embeddings
-        invalid = self._fault(reply) if reason == "stop" else None
+        invalid = forms.fault(self.schema, reply.text) if reason == "stop" else None
         yield Done(reason, meter.usage(), cut_in_thought, context_full, reply.no_answer, invalid, meter.repairs())
         self.runtime.save(self.context)  # when the reader has the whole reply
-
-    @contextmanager
-    def _turn_of(self, message: Message, unanswered: list[ToolCall]) -> Iterator[_Turn]:
-        """Add ``message`` to the history. After a reply that does not finish, keep what the user saw of it. Restore the
-        state before it if that is nothing."""
-        turn = self._turn = _Turn(list(self.messages), self._pending, self._call_count)
-        self.messages = self._without([call.message for call in unanswered])
-        start = len(self.messages)
-        self.messages.append(message)
-        self._pending = []
-        self._cancelled = False
-        if message.role == "user":
-            self._call_count = 0
-        try:
-            yield turn
-        finally:
-            if not turn.finished:
-                last = takewhile(lambda message: message.role == "assistant", reversed(self.messages))
-                self.messages = self._without([call for call in last if call.recipient])  # they will get no result
-                if not any(map(_is_visible, self.messages[start:])):
-                    self.messages = turn.history
-                    self._pending = turn.pending
-                    self._call_count = turn.call_count
-
-    def _without(self, removed: Collection[Message]) -> list[Message]:
-        """Return the history without ``removed``. A message that the model began in a removed one is rendered again."""
-        ids = {id(message) for message in removed}
-        start = self.runtime.tokenizer.special["<|start|>"]
-        kept: list[Message] = []
-        for number, message in enumerate(self.messages):
-            if id(message) in ids:
-                continue
-            if message.ids and message.ids[0] != start and number and id(self.messages[number - 1]) in ids:
-                message = replace(message, ids=None)
-            kept.append(message)
-        return kept
 
     def _generate(self, meter: Meter) -> Generator[ReplyEvent, None, Reply]:
         """Generate one reply to the history. Add its messages to the history however generation ends."""
@@ -439,7 +348,7 @@ class Conversation:
         calls = []
         errors = []
         for call in (*reply.calls, *reply.unknown_calls):
-            self._call_count += 1
+            self._turns.calls += 1
             try:
                 calls.append(ToolCall(call.name, read_arguments(call, self._names()), call.message))
             except ValueError as error:
@@ -470,19 +379,7 @@ def _function_tool(function: Callable[..., Any]) -> Tool:
     return function_tool(function)
 
 
-def _json_schema(schema: Any) -> Any:
-    """Return the JSON Schema that ``schema`` is, or that it has as a Pydantic model. A Grammar is returned as it is."""
-    made = getattr(schema, "model_json_schema", None)
-    return made() if callable(made) else schema
-
-
 def _events(pieces: Iterable[Piece | CallPiece]) -> Iterator[Thought | Text]:
     for piece in pieces:
         if isinstance(piece, Piece):
             yield Thought(piece.joined) if piece.section == "thought" else Text(piece.joined)
-
-
-def _is_visible(message: Message) -> bool:
-    """Return whether the user saw ``message`` in a reply."""
-    to_user = message.role == "assistant" and message.channel != "analysis" and message.recipient is None
-    return to_user and bool(message.content)

@@ -56,6 +56,11 @@ class ContextLengthError(GptOssError):
 
     exit_code = 6
 
+    @classmethod
+    def of(cls, tokens: int, limit: int, what: str = "prompt") -> "ContextLengthError":
+        """Return the error of a text of ``tokens`` where the context holds ``limit``."""
+        return cls(f"the {what} has {tokens:,} tokens, the model's context holds {limit:,}; shorten it")
+
 
 class MemoryBudgetError(GptOssError):
     """A model or a row needs more memory than is allowed."""

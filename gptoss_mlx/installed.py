@@ -4,8 +4,6 @@ A model is found by its path, its name under ``home.models_dir``, or a published
 file names are looked at.
 """
 
-import errno
-import fcntl
 import os
 import re
 import shlex
@@ -13,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from gptoss_mlx.errors import ModelNotInstalledError, NotConvertedError, StorageError
-from gptoss_mlx.files import replaced_whole
+from gptoss_mlx.files import lock, replaced_whole
 from gptoss_mlx.home import (
     BUNDLED,
     DOWNLOAD,
@@ -110,12 +108,9 @@ def _is_void(path: Path) -> bool:
 def _remove_unfinished(hidden: Path) -> None:
     descriptor = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor)
     except BlockingIOError:
         raise StorageError(f"{hidden}: another process is filling it; stop that first") from None
-    except OSError as error:
-        if error.errno not in (errno.ENOTSUP, errno.ENOLCK):  # some network volumes have no locks
-            raise
     finally:
         os.close(descriptor)
     shutil.rmtree(hidden)

@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 MARGIN = 0.04
 """The part of the memory on offer that is left alone: for what a plan does not count, such as Metal's own buffers. On a
@@ -24,11 +26,21 @@ Mac with 16 GB it leaves macOS 5 GB."""
 READ_BYTES = 256 << 20
 """The most bytes that are read to measure the disk."""
 
+SPEED_BYTES = 256 << 20
+"""Bytes that are read to measure the memory, more than a cache holds."""
+
 BLOCK = 8 << 20
 """Bytes of a read: about an expert of a published model."""
 
 POWER_MODES = {"0": "automatic", "1": "low power", "2": "high power"}
 """What ``pmset -g`` means by ``powermode``."""
+
+THERMAL_PRESSURE = "com.apple.system.thermalpressurelevel"
+"""macOS's notification of the thermal pressure, whose state ``notifyutil -g`` tells. What ``pmset -g therm`` says of it
+is empty on Apple chips (stats issue 749)."""
+
+THERMAL_PRESSURES = {"0": "nominal", "1": "moderate", "2": "heavy", "3": "trapping", "4": "sleeping"}
+"""Its levels, as mactop and others name them."""
 
 WIRED_LIMIT = "iogpu.wired_limit_mb"
 """macOS's setting for the most memory that the GPU may hold, in MiB. 0 is its own default."""
@@ -37,7 +49,8 @@ WIRED_LIMIT = "iogpu.wired_limit_mb"
 @dataclass(frozen=True)
 class Machine:
     """What is known of a machine. Sizes are bytes. ``working_set`` is what Metal recommends. ``wired_limit`` is the
-    setting that raises it, 0 for macOS's own."""
+    setting that raises it, 0 for macOS's own. ``power_source`` is "AC Power" or "Battery Power", ``thermal_pressure``
+    one of THERMAL_PRESSURES."""
 
     system: str
     chip: str | None
@@ -47,6 +60,8 @@ class Machine:
     power_mode: str | None
     wired_limit: int | None
     available: int
+    power_source: str | None = None
+    thermal_pressure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,7 @@ def this_machine() -> Machine:
     power = _said("pmset", "-g") if mac else None
     displays = _said("system_profiler", "SPDisplaysDataType") if mac else None
     wired = _said("sysctl", "-n", WIRED_LIMIT) if mac else None
+    battery = _said("pmset", "-g", "batt") if mac else None
     version = platform.mac_ver()[0] if mac else platform.release()
     return Machine(
         system=f"{'macOS' if mac else platform.system()} {version}, {platform.machine()}",
@@ -74,7 +90,15 @@ def this_machine() -> Machine:
         power_mode=power_mode(power) if power else None,
         wired_limit=int(wired) << 20 if wired and wired.isdecimal() else None,
         available=available_bytes(),
+        power_source=power_source(battery) if battery else None,
+        thermal_pressure=thermal_pressure_now(),
     )
+
+
+def thermal_pressure_now() -> str | None:
+    """Return by how much macOS slows the chip because it is hot, one of THERMAL_PRESSURES, or None if unknown."""
+    said = _said("notifyutil", "-g", THERMAL_PRESSURE) if sys.platform == "darwin" else None
+    return thermal_pressure(said) if said else None
 
 
 def memory_bytes() -> int | None:
@@ -137,6 +161,18 @@ def power_mode(settings: str) -> str | None:
     return POWER_MODES.get(found[1]) if found else None
 
 
+def power_source(battery: str) -> str | None:
+    """Return the power source by what ``pmset -g batt`` says."""
+    found = re.search(r"^Now drawing from '([^']+)'", battery, re.MULTILINE)
+    return found[1] if found else None
+
+
+def thermal_pressure(state: str) -> str | None:
+    """Return the thermal pressure by what ``notifyutil -g`` says: the notification's name and its level."""
+    name, _, level = state.strip().rpartition(" ")
+    return THERMAL_PRESSURES.get(level) if name == THERMAL_PRESSURE else None
+
+
 def read_speed(files: Sequence[Path]) -> DiskSpeed | None:
     """Read up to READ_BYTES of the largest of ``files``, and return how fast that went, or None if nothing can be read.
 
@@ -160,6 +196,18 @@ def read_speed(files: Sequence[Path]) -> DiskSpeed | None:
     except OSError:
         return None
     return DiskSpeed(done / max(seconds, 1e-9), done, cold) if done else None
+
+
+def memory_speed(threads: int) -> float:
+    """Return the bytes a second at which so many threads read memory that is in no cache: the most of three times."""
+    parts = [np.ones(SPEED_BYTES // 8 // threads, np.int64) for _ in range(threads)]
+    speeds = []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(3):
+            begin = time.perf_counter()
+            list(pool.map(np.sum, parts))
+            speeds.append(sum(part.nbytes for part in parts) / (time.perf_counter() - begin))
+    return max(speeds)
 
 
 def _uncached(descriptor: int, nbytes: int) -> bool:

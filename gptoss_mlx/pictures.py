@@ -4,46 +4,19 @@ They show on white and on black: a map has no background of its own, and greys o
 paper of its own.
 """
 
-import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptoss_mlx.errors import StorageError, UsageError
-from gptoss_mlx.files import replaced_whole
+from gptoss_mlx.figures import GREY, in_grey, save
 from gptoss_mlx.inspection import ExpertUse, Seen
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-FORMS = (".png", ".svg", ".pdf")
-ELSEWHERE = "name another place with --out"
-GREY = "#7f7f7f"
 PAPER, INK, LIGHT_INK = "#fbfaf7", "#262626", "#ffffff"
 MOST_BITS = 12.0
 """Surprise that is drawn in the strongest colour."""
 COLUMNS, LINES = 96, 60
 """Characters of a line of a page of tokens, and lines of the longest page."""
-
-
-def check_picture(path: Path) -> None:
-    """Raise UsageError where no picture can be drawn: without matplotlib, or to a file of another kind. Raise
-    StorageError where none can be written."""
-    if path.suffix.lower() not in FORMS:
-        raise UsageError(f"{path}: pictures are written as {', '.join(FORMS)}; give a file that ends so")
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "pictures need matplotlib, which is not installed; run: pip install 'gptoss-mac[plots]'"
-        ) from error
-    folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        what = "is a folder" if path.is_dir() else f"{folder} is no folder in which you may write"
-        raise StorageError(f"{path}: cannot be written ({what}); {ELSEWHERE}")
 
 
 def draw_experts(use: ExpertUse, title: str, path: Path) -> None:
@@ -66,8 +39,8 @@ def draw_experts(use: ExpertUse, title: str, path: Path) -> None:
     bars.barh(np.arange(layers), use.choice_bits, color="#5b8fb9")
     bars.axvline(np.log2(experts), color=GREY, linestyle="dotted")
     bars.set(xlabel=f"bits, {np.log2(experts):.1f} at most", title="routing entropy", xlim=(0, np.log2(experts) * 1.05))
-    _in_grey(figure)
-    _save(figure, path)
+    in_grey(figure)
+    save(figure, path)
 
 
 def draw_tokens(tokens: Sequence[Seen], title: str, path: Path) -> None:
@@ -96,7 +69,7 @@ def draw_tokens(tokens: Sequence[Seen], title: str, path: Path) -> None:
         page.add_patch(Rectangle((step, lines + 0.9), 1, 0.5, color=colours(3 * step / COLUMNS), lw=0))
     said = f"0 to {MOST_BITS:.0f} bits of surprise" + (f"; {left:,} more tokens are not drawn" if left else "")
     page.text(COLUMNS // 3 + 1, lines + 1.15, said, fontsize=8, va="center", color=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _placed(tokens: Sequence[Seen]) -> tuple[list[tuple[int, int, str, float | None]], int, int]:
@@ -118,30 +91,3 @@ def _placed(tokens: Sequence[Seen]) -> tuple[list[tuple[int, int, str, float | N
         if token.text.endswith("\n"):
             row, column = row + 1, 0
     return placed, row + 1, 0
-
-
-def _in_grey(figure: "Figure") -> None:
-    """Give text and lines a grey that shows on any ground, and leave the ground out."""
-    from matplotlib.text import Text
-
-    figure.patch.set_alpha(0)
-    for axes in figure.axes:
-        axes.patch.set_alpha(0)
-        axes.tick_params(colors=GREY)
-        for spine in axes.spines.values():
-            spine.set_color(GREY)
-    for text in figure.findobj(Text):
-        text.set_color(GREY)
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    """Write a figure whole or not at all, in a folder that is made if it is missing."""
-    data = io.BytesIO()
-    figure.savefig(data, format=path.suffix[1:].lower())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_whole(path) as partial:
-            partial.write_bytes(data.getvalue())
-        path.chmod(0o644)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); {ELSEWHERE}") from error

@@ -11,6 +11,7 @@ from typing import Literal
 
 from gptoss_mlx.harmony import Delta, Message, MessageEnd, MessageStart, ParserEvent, ReplyEnd, StreamParser, Tokenizer
 from gptoss_mlx.repetition import Repetition
+from gptoss_mlx.stop_strings import StopStrings
 
 FinishReason = Literal["stop", "length", "tool_calls", "repetition"]
 """``repetition``: the reply only repeated itself, so it was ended."""
@@ -129,20 +130,16 @@ class ReplyReader:
         self.tokens = self.thought_tokens = 0
         self._parser = StreamParser(tokenizer)
         self._prompt_tokens = prompt_tokens
-        self._stop = stop
+        self._stop = StopStrings(stop)
         self._functions = functions
         self._custom = custom
         self._repetition = Repetition() if guarded else None
         self._sections: dict[ReplySection, str] = {"thought": "", "preamble": "", "answer": ""}
         self._content = ""
         self._between = ""  # precedes the next piece of this message
-        self._held = ""  # the end of the answer so far, which may begin a stop string
-        self._stopped_by: str | None = None
         self._messages: list[Message] = []
         self._left_out = False  # the last message was empty
-        self._special = tokenizer.special
-        self._encode = tokenizer.encode
-        self._start = tokenizer.special["<|start|>"]
+        self._tokenizer = tokenizer
         self._calls: list[Call] = []
         self._called = 0  # calls of functions on offer that have begun
         self._calling: CallPiece | None = None  # the call that is being written, if it is of a function on offer
@@ -155,8 +152,10 @@ class ReplyReader:
     def expect_text(self) -> None:
         """Read what follows as the text of an answer, as if its header had come. Call it before ``feed``, for text in
         which the model was not asked for harmony."""
-        header = [self._special["<|channel|>"], *self._encode("final"), self._special["<|message|>"]]
-        for event in self._parser.feed(header):
+        special = self._tokenizer.special
+        for event in self._parser.feed(
+            [special["<|channel|>"], *self._tokenizer.encode("final"), special["<|message|>"]]
+        ):
             self._take(event)
 
     def feed(self, id: int) -> list[Piece | CallPiece]:
@@ -194,7 +193,7 @@ class ReplyReader:
             calls=calls,
             unknown_calls=tuple(call for call in self._calls if not call.offered),
             reason="tool_calls" if calls else "repetition" if repeated else "length" if cut_off else "stop",
-            stopped_by=self._stopped_by,
+            stopped_by=self._stop.found,
             cut_in_thought=cut_off
             and not calls
             and not answer
@@ -222,7 +221,9 @@ class ReplyReader:
             case Delta("thought" | "preamble" as section, text):
                 return self._add(section, text)
             case Delta("answer", text):
-                return self._add_answer(text)
+                text = self._stop.before(text)
+                self.over |= self._stop.found is not None
+                return self._add("answer", text)
             case Delta("call", text):
                 return self._add_arguments(text)
             case MessageEnd("call", message, complete):
@@ -231,9 +232,7 @@ class ReplyReader:
             case MessageEnd(kind, message, complete):
                 self._thinking = self._saying = False
                 self._keep(kind, message, complete)
-                held = self._held
-                self._held = ""
-                return self._add("answer", held)
+                return self._add("answer", self._stop.rest())
             case ReplyEnd():
                 self._end = event
         return []
@@ -284,23 +283,6 @@ class ReplyReader:
             self._parts.append(Piece(section, text))
         return [piece]
 
-    def _add_answer(self, text: str) -> list[Piece | CallPiece]:
-        """Add text of an answer, up to a stop string. Hold back its end while that may begin a stop string. The stop
-        string that is complete first counts, and the longest of several. So it does not matter how the text is cut into
-        pieces."""
-        if self._stopped_by is not None:
-            return []
-        text = self._held + text
-        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
-        if found:
-            at, self._stopped_by = min(found, key=lambda one: (one[0] + len(one[1]), one[0]))
-            self._held = ""
-            self.over = True
-            return self._add("answer", text[:at])
-        kept = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - kept :]
-        return self._add("answer", text[: len(text) - kept])
-
     def _keep(self, kind: str, message: Message, complete: bool) -> None:
         # A model folder may have stop ids that are no markers. A call that one of them ends is complete too.
         if kind == "call" and (complete or (self._stopped and not self.over)):
@@ -310,7 +292,7 @@ class ReplyReader:
             if call.offered:
                 self._parts.append(call)
         elif kind not in ("call", "other"):
-            if self._left_out and message.ids and message.ids[0] != self._start:
+            if self._left_out and message.ids and message.ids[0] != self._tokenizer.special["<|start|>"]:
                 message = replace(message, ids=None)  # it began in the message that was left out
             self._left_out = not message.content
             if message.content:
@@ -346,8 +328,3 @@ def _unglued(name: str) -> Iterator[str]:
     while word := next((word for word in GLUED if name.endswith(word)), None):
         name = name.removesuffix(word)
         yield name
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Return how many characters at the end of ``text`` begin ``stop``."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

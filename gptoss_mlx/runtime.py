@@ -1,6 +1,6 @@
 """A loaded model: the one object that the command line, conversations and batches hold. Knows no messages."""
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
-from gptoss_mlx.arguments import whole
+from gptoss_mlx.arguments import token_ids, whole
 from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.constraint import Constraint
@@ -29,12 +29,12 @@ from gptoss_mlx.memory.allocators import limit_allocators
 from gptoss_mlx.memory.here import plan_here
 from gptoss_mlx.memory.plan import MemoryPlan
 from gptoss_mlx.model.decoder import Decoder
-from gptoss_mlx.model.weights import load_weights, loaded_nbytes
+from gptoss_mlx.model.weights import DTYPES, load_weights
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.prediction.expert_trace import About, TraceWriter
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.score import Score
-from gptoss_mlx.scorer import Scorer
+from gptoss_mlx.scorer import Scorer, logits_of, scores_of
 from gptoss_mlx.tracing import SMALL, Trace, Tracer, What, traced
 from gptoss_mlx.traits import default_sampling, load_tokenizer, model_hash, stop_ids
 from metal_kernels import launch
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from gptoss_mlx.distributed.hosts import Backend
     from gptoss_mlx.engine.batching import Batch
     from gptoss_mlx.grammars import Grammar, Vocabulary
-
-DENSE_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 
 @dataclass
@@ -60,8 +58,8 @@ class Runtime:
 
     @property
     def config(self) -> ModelConfig:
-        """Return the model's sizes."""
-        return self.model.config
+        """Return the sizes of the whole model, of which this process may hold a part. Its context is what fits."""
+        return replace(self.folder.config, max_position_embeddings=self.model.config.max_position_embeddings)
 
     @property
     def chunk(self) -> int:
@@ -76,7 +74,9 @@ class Runtime:
     @cached_property
     def model_key(self) -> str:
         """Return the name of these weights in this dtype. A cache read under another name cannot be used here."""
-        return f"{self.hash} {self.model.weights.dtype}"
+        layers = self.model.config.num_hidden_layers
+        part = "" if layers == self.folder.config.num_hidden_layers else f" the first {layers} layers"
+        return f"{self.hash} {self.model.weights.dtype}{part}"
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -98,12 +98,9 @@ class Runtime:
     def constraint(self, grammar: "Grammar") -> Constraint:
         """Return what holds one row to ``grammar``. Waits for ``vocabulary``. Raises GrammarError where following the
         grammar takes too much work, and ModelFolderError without a tokenizer."""
-        matcher = self.vocabulary.constraint(grammar)
-        if grammar.thought is None:
-            return matcher
-        from gptoss_mlx.grammars.budget import ThoughtBudget
+        from gptoss_mlx.grammars.budget import constraint
 
-        return ThoughtBudget.of(matcher, grammar.thought, self.tokenizer)
+        return constraint(self.vocabulary, grammar, self.tokenizer)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -182,11 +179,7 @@ class Runtime:
     def score(self, ids: list[int], top: int) -> list[Score]:
         """Return how likely each of ``ids`` but the first is, as a natural logarithm, and the ``top`` likeliest ids at
         its place with theirs. Raises EngineError."""
-        scorer = Scorer(self.context(), ids, top, self.chunk)
-        scores: list[Score] = []
-        while not scorer.done:
-            scores += scorer.read()
-        return scores
+        return scores_of(Scorer(self.context(), ids, top, self.chunk))
 
     def trace(
         self, ids: list[int], *, layers: Sequence[int] | None = None, what: Collection[What] = SMALL, top: int = 5
@@ -198,7 +191,7 @@ class Runtime:
         MemoryBudgetError for arrays that do not fit the memory plan."""
         if self.model.config.num_hidden_layers != self.folder.config.num_hidden_layers:
             raise UsageError("a trace needs all layers in this process; load the model without distributed")
-        tracer = Tracer(self.context(), _ids("ids", ids), layers, what, top, self.chunk)
+        tracer = Tracer(self.context(), token_ids("ids", ids), layers, what, top, self.chunk)
         return traced(tracer, self.row_memory)
 
     @property
@@ -225,20 +218,7 @@ class Runtime:
         may follow the ids up to t. All rows have one length. All logits are in memory at once: 0.8 MB for each token of
         a published model. Raises UsageError if ``tokens`` is not such an array or holds an id outside the
         vocabulary."""
-        try:
-            ids = mx.array(tokens)
-        except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: an id that no integer type holds
-            raise UsageError("tokens must be rows of ids, all of one length") from error
-        if ids.ndim != 2 or ids.size == 0 or not mx.issubdtype(ids.dtype, mx.integer):
-            raise UsageError(f"tokens must be integers of shape [batch, length]; they are {ids.dtype} {ids.shape}")
-        if mx.min(ids).item() < 0 or mx.max(ids).item() >= self.config.vocab_size:  # type: ignore[operator]
-            raise UsageError(f"a token lies outside the vocabulary of {self.config.vocab_size}")
-        context = self.context()
-        parts = []
-        for start in range(0, ids.shape[1], self.chunk):
-            parts.append(self.model.logits(self.model(ids[:, start : start + self.chunk], context.cache)))
-            mx.eval(parts[-1], context.cache.arrays())
-        return mx.concatenate(parts, axis=1)
+        return logits_of(self.context(), tokens, self.chunk)
 
     def warm_up(self) -> None:
         """Write two tokens that nobody reads, so that the first reply does not wait for shaders to be compiled. What
@@ -267,12 +247,12 @@ class Runtime:
         once for an argument of the wrong type or out of range, and what ``Runtime.constraint`` raises. The iterator
         raises ContextLengthError, EngineError, ConstraintError, and ModelFolderError where experts cannot be read.
         """
-        prompt = _ids("tokens", tokens)
+        prompt = token_ids("tokens", tokens)
         if not prompt or not all(0 <= token < self.config.vocab_size for token in prompt):
             raise UsageError("the prompt is empty or holds an id outside the vocabulary")
         limit = whole("max_tokens", max_tokens, 1, "a whole number, 1 or more")
         sampling = Sampling(temperature, top_p, top_k, min_p, seed)
-        stops = self.stop_ids if stop is None else frozenset(_ids("stop", stop))
+        stops = self.stop_ids if stop is None else frozenset(token_ids("stop", stop))
         return generate(
             self.context(),
             prompt,
@@ -312,7 +292,7 @@ def load(
     except ValueError as error:
         raise UsageError(str(error)) from error
     if distributed is not None:
-        if slots is not None or trace_experts is not None or on_disk:
+        if slots is not None or trace_experts is not None or on_disk or (prefixes is not None and prefixes.snapshots):
             raise UsageError("slots, traces of experts and prefixes on disk do not go with distributed; leave them out")
         from gptoss_mlx.distributed.starting import start
 
@@ -334,17 +314,8 @@ def load(
         slots = folder.config.num_local_experts if slots is None else slots
         watch = TraceWriter(Path(trace_experts), About.of(folder, slots))
     limit_allocators(planned["allocator cache"])
-    total = loaded_nbytes(folder, chosen, slots)
-    read = 0
-
-    def advance(count: int) -> None:
-        nonlocal read
-        read += count
-        if progress is not None:
-            progress(read, total)
-
     config = replace(folder.config, max_position_embeddings=planned.context)
-    decoder = Decoder(config, load_weights(folder, chosen, advance, slots=slots, watch=watch))
+    decoder = Decoder(config, load_weights(folder, chosen, progress, slots=slots, watch=watch))
     replace_wrong_shaders(decoder)
     if prefixes is None:
         snapshots = Snapshots(BoundedFolder(snapshots_dir(), on_disk)) if on_disk else None
@@ -352,18 +323,10 @@ def load(
     return Runtime(folder, decoder, planned, prefixes)
 
 
-def _ids(name: str, given: Iterable[int]) -> list[int]:
-    """Return the token ids given as argument ``name``, as Python's integers. Raises UsageError."""
-    try:
-        return [whole(f"an id of {name}", id) for id in given]
-    except TypeError as error:  # of iteration
-        raise UsageError(f"{name} is {quoted(given, 40)}; it must be a list of token ids") from error
-
-
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if dtype is None:
         return mx.bfloat16 if mx.metal.is_available() else mx.float32
-    chosen = DENSE_DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen is None or chosen not in DENSE_DTYPES.values():
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DTYPES.values():
         raise UsageError(f"dtype is {quoted(dtype, 40)}; use float32 or bfloat16")
     return chosen

@@ -13,11 +13,13 @@ from typing import Literal, get_args
 import mlx.core as mx
 import numpy as np
 
+from gptoss_mlx.arguments import whole
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.context import PREFILL_CHUNK, Context, sequence_bytes
+from gptoss_mlx.engine.context import PREFILL_CHUNK, Context
 from gptoss_mlx.engine.sampling import NOT_FINITE
 from gptoss_mlx.engine.scoring import scored
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError, quoted
+from gptoss_mlx.memory.caches import sequence_bytes
 from gptoss_mlx.model.attention import Rope, attend_prompt, project
 from gptoss_mlx.model.cache import LayerCache
 from gptoss_mlx.model.moe import mix, route
@@ -73,7 +75,8 @@ BY_LAYER = ("router_logits", "experts", "expert_weights", "hidden", "sink_mass")
 @dataclass
 class Tracer:
     """Traces ``ids``, at most ``chunk`` of them at each :meth:`read`. ``layers`` None are all. ``top`` is how many
-    candidates are wanted. Making one raises UsageError for what cannot be traced, and ContextLengthError."""
+    candidates are wanted. Making one raises UsageError for what cannot be traced, and ContextLengthError. One that has
+    raised something later is of no more use."""
 
     context: Context
     ids: list[int]
@@ -86,20 +89,19 @@ class Tracer:
     def __post_init__(self) -> None:
         config = self.context.model.config
         count = config.num_hidden_layers
-        self.layers = tuple(range(count)) if self.layers is None else tuple(self.layers)
+        given = range(count) if self.layers is None else self.layers
+        self.layers = tuple(whole("a layer", number, 0, "the number of one") for number in given)
         if unknown := [name for name in self.what if name not in get_args(What)]:
             raise UsageError(f"{quoted(unknown[0])} cannot be traced; these can: {', '.join(get_args(What))}")
         if not self.layers or self.layers != tuple(number for number in range(count) if number in self.layers):
             raise UsageError(f"layers are {quoted(self.layers)}; give numbers from 0 to {count - 1}, in rising order")
-        if not 1 <= self.top <= config.vocab_size:
+        self.top = whole("top", self.top, 1, "1 or more")
+        if self.top > config.vocab_size:
             raise UsageError(f"top is {self.top}; it must be from 1 to {config.vocab_size}")
         if not self.ids or not all(0 <= id < config.vocab_size for id in self.ids):
             raise UsageError("the text is empty, or holds an id outside the vocabulary")
         if len(self.ids) > config.max_position_embeddings:
-            raise ContextLengthError(
-                f"the text has {len(self.ids):,} tokens, the model's context holds {config.max_position_embeddings:,}; "
-                "shorten it"
-            )
+            raise ContextLengthError.of(len(self.ids), config.max_position_embeddings, "text")
         self._inverse_frequencies = mx.array(inverse_frequencies(config))
 
     @property

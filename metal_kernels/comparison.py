@@ -10,9 +10,9 @@ from importlib.metadata import version
 import mlx.core as mx
 import numpy as np
 
-from metal_kernels import dispatches, reference
+from metal_kernels import dispatches, operands, reference
 from metal_kernels.dispatches import Dispatch
-from metal_kernels.reference import Attention, CacheView, Dense, Experts
+from metal_kernels.operands import Attention, CacheView, Dense, Experts
 
 ALLOWED = {mx.float32: 1e-5, mx.float16: 1e-3, mx.bfloat16: 8e-3}
 """The largest error by dtype, as a part of the largest value of a row. A Mac's exp and rsqrt are right to a few units
@@ -53,7 +53,7 @@ class Shapes:
     @property
     def handed(self) -> mx.Dtype:
         """The dtype of the rows that experts and the output projection take."""
-        return reference.input_dtype(self.dtype)
+        return operands.input_dtype(self.dtype)
 
     @property
     def row_counts(self) -> tuple[int, ...]:
@@ -121,7 +121,7 @@ def fp4_codes(run: Run) -> Comparison:
     slots = mx.arange(8, dtype=mx.int32)
     decoded = []
     for start in (0, 8):
-        picked = reference.chunk_major(mx.eye(8, 32, k=start)[:, None], mx.float32)
+        picked = operands.chunk_major(mx.eye(8, 32, k=start)[:, None], mx.float32)
         made = dispatches.expert_down_residual(picked, logits, slots, one, mx.zeros((8, 32)))
         assert made is not None
         decoded.append(np.array(run(made)[0])[:, 0])
@@ -174,7 +174,7 @@ def _experts(run: Run, shapes: Shapes) -> Iterator[Comparison]:
             normed,
             logits,
         )
-        activated = reference.chunk_major(reference.natural(activated), handed)
+        activated = operands.chunk_major(operands.natural(activated), handed)
         yield from _compared(f"expert_gate_up {where}", run, made, [activated])
 
         made = dispatches.expert_down_residual(activated, logits, slots, down, some)

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from metal_kernels import reference
-from metal_kernels.reference import Attention, Dense, Experts
+from metal_kernels.operands import Attention, Dense, Experts
 
 MANY_ROWS = 4
 """From this many rows on, a quantized product costs more than decoding the weight once."""

@@ -24,7 +24,7 @@ from metal_kernels import cpu_draws, dispatches, draws, float32_sums, reference
 from metal_kernels.cpu import operations as cpu
 from metal_kernels.cpu.library import library
 from metal_kernels.dispatches import FEW_ROWS, FOLDER, Dispatch
-from metal_kernels.reference import Attention, CacheView, Dense, Pass, input_dtype  # noqa: F401  (used through this module)
+from metal_kernels.operands import Attention, CacheView, Dense, Pass, input_dtype  # noqa: F401  (used through this module)
 from metal_kernels.source import MetalSource
 
 VARIABLE = "GPTOSS_MAC_KERNELS"

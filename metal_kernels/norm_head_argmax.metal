@@ -35,11 +35,9 @@ template <typename N = bfloat, typename W = bfloat, typename S = bfloat, int COL
   Best best = {-INFINITY, first};
 #pragma unroll
   for (int b = 0; b < PAIRS / 4; b++) {
-    if (own) {
-      uint n = first + 4 * b + lane % 4;
-      best = better(best, {comparable(pairs.of[b].x * scale), n});
-      best = better(best, {comparable(pairs.of[b].y * scale), n + PAIRS});
-    }
+    uint n = first + 4 * b + lane % 4;
+    best = better(best, {comparable(pairs.of[b].x * scale), n});
+    best = better(best, {comparable(pairs.of[b].y * scale), n + PAIRS});
   }
 #pragma unroll
   for (ushort step = 1; step < 4; step *= 2) {

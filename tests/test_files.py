@@ -1,10 +1,12 @@
-"""A file replaced whole: nothing beside it is touched, and nothing is left behind. The room that files take."""
+"""A file replaced whole: nothing beside it is touched, and nothing is left behind. Locks. The room that files take."""
 
+import errno
+import fcntl
 import os
 
 import pytest
 
-from gptoss_mlx.files import nbytes_on_disk, replaced_whole
+from gptoss_mlx.files import lock, nbytes_on_disk, opened_locked, replaced_whole
 
 
 def test_the_file_is_replaced_private_and_alone(tmp_path):
@@ -50,3 +52,45 @@ def test_the_room_of_files_counts_each_once_holes_not_and_those_that_vanish_not(
     (tmp_path / "in" / "it").unlink()
     monkeypatch.setattr(os, "walk", lambda folder: walk)
     assert nbytes_on_disk(tmp_path) == 0
+
+
+def test_one_at_a_time_has_the_lock_of_a_file(tmp_path):
+    path = tmp_path / "it"
+    first = opened_locked(path, os.O_RDWR | os.O_CREAT)
+    assert first is not None
+    with pytest.raises(BlockingIOError):
+        opened_locked(path, os.O_RDWR)
+    os.close(first)
+    second = opened_locked(path, os.O_RDWR)
+    assert second is not None
+    os.close(second)
+
+
+def test_a_file_that_its_owner_has_moved_away_is_not_taken_for_the_one_at_its_path(tmp_path, monkeypatch):
+    path = tmp_path / "it"
+    path.touch()
+    real = fcntl.flock
+
+    def moved(descriptor, operation):
+        real(descriptor, operation)
+        path.rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(fcntl, "flock", moved)
+    before = len(os.listdir("/dev/fd"))
+    assert opened_locked(path, os.O_RDWR) is None
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_volume_without_locks_locks_nothing_and_other_errors_are_raised(tmp_path, monkeypatch):
+    def refused(number):
+        def flock(descriptor, operation):
+            raise OSError(number, os.strerror(number))
+
+        return flock
+
+    monkeypatch.setattr(fcntl, "flock", refused(errno.ENOLCK))
+    with open(tmp_path / "it", "wb") as file:
+        lock(file.fileno())
+        monkeypatch.setattr(fcntl, "flock", refused(errno.EIO))
+        with pytest.raises(OSError, match="Input/output"):
+            lock(file.fileno(), wait=True)

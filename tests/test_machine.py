@@ -70,6 +70,26 @@ def test_the_power_mode_is_read(line, mode):
     assert machine.power_mode(f"{SETTINGS}{line}\n") == mode
 
 
+BATTERY = """\
+Now drawing from 'Battery Power'
+ -InternalBattery-0 \t89%; discharging; 4:47 remaining present: true
+"""
+"""As in imwally/battstat issue 2."""
+
+
+def test_the_power_source_is_read():
+    assert machine.power_source(BATTERY) == "Battery Power"
+    assert machine.power_source("Now drawing from 'AC Power'\n") == "AC Power"  # a Mac without a battery
+    assert machine.power_source("") is None
+
+
+def test_the_thermal_pressure_is_read():
+    assert machine.thermal_pressure("com.apple.system.thermalpressurelevel 0\n") == "nominal"
+    assert machine.thermal_pressure("com.apple.system.thermalpressurelevel 2") == "heavy"
+    assert machine.thermal_pressure("com.apple.system.thermalpressurelevel 17") is None
+    assert machine.thermal_pressure("0") is None
+
+
 def test_the_smallest_limit_of_a_control_group_and_those_above_it_counts(tmp_path):
     inner = tmp_path / "outer" / "inner"
     inner.mkdir(parents=True)

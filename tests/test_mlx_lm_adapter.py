@@ -10,6 +10,7 @@ import pytest
 
 from gptoss_mlx.errors import StorageError
 from gptoss_mlx.mlx_lm_adapter import Model, ModelArgs, write_folder
+from gptoss_mlx.runtime import load
 from tests.support.measure import relative_l2
 
 ROWS = [[(7 * i + 13 * row + 5) % 900 for i in range(length)] for row, length in enumerate((150, 40, 97))]
@@ -71,6 +72,19 @@ def test_copies_extracts_and_extensions_do_not_share_what_they_read_later(model,
     taken.extend(both)
     found = np.array(model(mx.array([[1], [ROWS[2][-1]]]), [taken]))
     assert relative_l2(found[1, 0], wanted[2][-1]) <= 1e-5
+
+
+def test_rows_go_on_together_where_experts_are_read_from_disk(model, wanted, monkeypatch):
+    paged = load(model.args.path, slots=4)
+    assert paged.model.may_miss
+    monkeypatch.setattr(model, "runtime", paged)
+    cache = model.make_cache()[0].merge([model.make_cache()[0] for _ in ROWS[:2]])
+    cache.prepare(lengths=[90, 39], right_padding=[0, 51])
+    model(mx.array([ROWS[0][:90], ROWS[1][:39] + [0] * 51]), [cache])
+    cache.finalize()
+    found = np.array(model(mx.array([[ROWS[0][90]], [ROWS[1][39]]]), [cache]))[:, 0]
+    for got, want in zip(found, (wanted[0][90], wanted[1][39]), strict=True):
+        assert relative_l2(got, want) <= 1e-5
 
 
 def test_a_cache_says_what_it_holds(model):

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from gptoss_mlx.cli.commands import app
-from tests.support.quoted_commands import ROOT, all_commands, unmarked
+from tests.support.quoted_commands import ROOT, all_commands, commands_of, unmarked, unread
 
 COMMANDS = all_commands()
 
@@ -100,6 +100,23 @@ def test_a_quoted_command_is_understood(command):
 
 def test_no_message_quotes_a_command_that_is_not_checked():
     assert unmarked() == []
+
+
+def test_every_example_is_read():
+    assert unread() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "commands"),
+    [
+        ("git diff | A=1 gptoss-mac run 'a | b' > out.txt", [("git", "diff"), ("gptoss-mac", "run", "a | b")]),
+        ("$ gptoss-mac chat --continue  # the last one", [("gptoss-mac", "chat", "--continue")]),
+        ("ls && .venv/bin/gptoss-mac doctor 2>&1", [("gptoss-mac", "doctor")]),
+        ('gptoss-mac run "one', []),
+    ],
+)
+def test_a_line_is_read_as_a_shell_does(line, commands):
+    assert list(commands_of(line)) == commands
 
 
 def test_every_program_is_met():

@@ -227,6 +227,7 @@ def stored_parts(specs: Mapping[str, SourceSpec]) -> Iterator[Part]:
 
 
 def stored_part(name: str, spec: SourceSpec, start: int, whole: bool) -> Part:
+    """Return the part that one tensor of the source makes, as it is, of rows from ``start`` on of its target."""
     return Part({name: spec}, lambda found: as_stored(spec.target, start, found[0], whole))
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class GgmlType:
+    """A format of GGUF files: how many values a block has, and how many bytes."""
+
     name: str
     block: int
     nbytes: int

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from gptoss_mlx.bench.peer import Peer
 
@@ -66,7 +67,7 @@ class Spread:
 @dataclass(frozen=True)
 class Timing:
     """The turns that count. ``idle`` is how many cores each program kept busy while others had their turn. A program is
-    not in it that had a single turn, and so was never between two."""
+    not in it that had a single turn, or no other beside it."""
 
     turns: Sequence[Turn]
     idle: Mapping[str, float]
@@ -78,6 +79,10 @@ class Timing:
     def ratio(self, name: str, to: str) -> Spread:
         """Return how many times as long as program ``to`` a program took, turn by turn."""
         return Spread.of(turn.seconds[name] / turn.seconds[to] for turn in self.turns)
+
+    def rate(self, name: str, tokens: int) -> Spread:
+        """Return the tokens a second of a program that reads or writes ``tokens`` in a turn."""
+        return Spread.of(tokens / turn.seconds[name] for turn in self.turns)
 
     @property
     def waiting(self) -> float | None:
@@ -92,38 +97,85 @@ def take_turns(
     *,
     turns: int,
     warm_up: int = 1,
+    least: int = 1,
     limit: float = float("inf"),
-    prepare: Callable[[Peer], object] = lambda peer: None,
+    ready: Callable[[Peer], object] = lambda peer: None,
     pause: float = PAUSE,
 ) -> Timing:
     """Let every program do ``step``, in turns, and return the timing of ``turns`` turns.
 
-    ``prepare`` comes first, once for each program, and then ``warm_up`` turns that are not timed. Turns are timed until
-    ``turns`` of them were calm, or until ``limit`` seconds have passed and there is one. The calmest count. Raises
-    PeerError.
+    ``warm_up`` turns come first and are not timed. ``ready`` comes right before each step, and is not timed. Turns are
+    timed until ``turns`` of them were calm, or until ``limit`` seconds have passed and there are ``least``. The calmest
+    count. Raises PeerError.
     """
-    for peer in peers:
-        prepare(peer)
     rest = _Rest(pause)
     begin = time.monotonic()
     taken: list[Turn] = []
     for number in itertools.count():
-        turn = _turn(peers[number % len(peers) :] + peers[: number % len(peers)], step, rest)
+        turn = _turn(in_turn(peers, number), step, ready, rest)
         if number < warm_up:
             continue
         taken.append(turn)
-        if sum(turn.calm for turn in taken) == turns or time.monotonic() - begin > limit:
+        late = time.monotonic() - begin > limit and len(taken) >= least
+        if late or sum(turn.calm for turn in taken) == turns:
             break
     taken.sort(key=lambda turn: turn.waiting or 0.0)
     return Timing(taken[:turns], rest.shares())
 
 
-def _turn(peers: Sequence[Peer], step: Step, rest: "_Rest") -> Turn:
+Started = TypeVar("Started", bound="Named")
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+def take_turns_apart(
+    programs: Sequence[Started], run: Callable[[Started], Mapping[str, float]], *, turns: int
+) -> dict[str, Timing]:
+    """Let programs that are not all in memory at a time take turns: ``run`` starts and ends one. Return the timings of
+    the figures, in seconds and by name, that it returns. Raises PeerError."""
+    taken: dict[str, list[Turn]] = {}
+    for number in range(turns):
+        found: dict[str, dict[str, float]] = {}
+        for program in in_turn(programs, number):
+            for figure, seconds in run(program).items():
+                found.setdefault(figure, {})[program.name] = seconds
+        for figure, each in found.items():
+            taken.setdefault(figure, []).append(Turn(each))
+    return {figure: Timing(each, {}) for figure, each in taken.items()}
+
+
+def actions_in_turns(
+    actions: Mapping[str, Callable[[], object]], *, turns: int, ready: Callable[[], object] = lambda: None
+) -> Timing:
+    """Let actions of this process take turns, after one that does not count. ``ready`` comes before each, untimed."""
+    taken = []
+    for number in range(turns + 1):
+        seconds = {}
+        for name in in_turn(list(actions), number):
+            ready()
+            begin = time.perf_counter()
+            actions[name]()
+            seconds[name] = time.perf_counter() - begin
+        taken.append(Turn(seconds))
+    return Timing(taken[1:], {})
+
+
+def in_turn(programs: Sequence[Any], number: int) -> list[Any]:
+    """Return the programs in the order of turn ``number``: each is first as often as the others."""
+    first = number % len(programs)
+    return [*programs[first:], *programs[:first]]
+
+
+def _turn(peers: Sequence[Peer], step: Step, ready: Callable[[Peer], object], rest: "_Rest") -> Turn:
     seconds = {}
     waited = 0.0
     known = True
     for peer in peers:
         rest.ends(peer)
+        ready(peer)
         before = _waited()
         seconds[peer.name] = step(peer)
         after = _waited()
@@ -156,6 +208,8 @@ class _Rest:
             self._cpu[peer.name] = self._cpu.get(peer.name, 0.0) + peer.usage().cpu - cpu
 
     def shares(self) -> dict[str, float]:
+        if len(self._seconds) < 2:
+            return {}
         return {name: self._cpu[name] / seconds for name, seconds in self._seconds.items() if seconds > 0}
 
 

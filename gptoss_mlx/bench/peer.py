@@ -3,14 +3,18 @@
 A question is a line of JSON on the program's standard input, an answer a line of JSON on its standard output:
 
     {"call": "load", "model": PATH, "threads": N, "rows": N, "positions": N, "options": {...}}  -> {"seconds": S}
-    {"call": "prefill", "tokens": [[id, ...], ...], "logits": PATH or null}                     -> {"seconds": S}
+    {"call": "prefill", "tokens": [[id, ...], ...], "logits": PATH or null, "timed": BOOL}      -> {"seconds": S}
     {"call": "decode", "tokens": [id, ...], "logits": PATH or null}                             -> {"seconds": S}
+    {"call": "generate", "count": N}                                                            -> {"seconds": S}
     {"call": "usage"}                                                    -> {"cpu": SECONDS, "memory": BYTES}
 
 ``load`` loads a model for at most ``rows`` sequences of ``positions`` each. ``prefill`` forgets every sequence and
 reads one for each list, all of one length. ``decode`` reads the next id of each. Both compute the logits of the last
 position of each sequence, and write them to a path as float32 [sequences, vocabulary], outside the time that they
-report. ``usage`` is the CPU time and the high-water mark of the resident memory. An answer ``{"error": LINE}`` stands
+report. What is not ``timed`` only comes before something else, so a program that measures itself may leave it to that.
+``generate`` follows a prefill: the program's own loop computes ``count`` steps for every sequence, each of which reads
+what was drawn before it. ``usage`` is the CPU time and the most memory that was in use: the high-water mark of what was
+resident, or of what MLX had on a GPU if that is more. An answer ``{"error": LINE}`` stands
 for any other. The program ends when its input does. What it writes to standard error is its own.
 
 Knows no program.
@@ -36,7 +40,7 @@ END_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has used: seconds of CPU time, and the most bytes that were resident."""
+    """What a process has used: seconds of CPU time, and the most bytes of memory."""
 
     cpu: float
     memory: int
@@ -46,9 +50,9 @@ class Usage:
 class Peer:
     """A program called ``name`` in messages, started by ``command``. ``environment`` is added to this process's own.
 
-    A context manager: the process runs inside the block. ``timeout`` is in seconds and for each answer. Every method
-    raises PeerError, in one line, when the program reports an error, ends, answers nonsense, or does not answer in
-    time. It is then killed.
+    A context manager: the process runs inside the block, a new one each time. ``timeout`` is in seconds and for each
+    answer. Every method raises PeerError, in one line, when the program reports an error, ends, answers nonsense, or
+    does not answer in time. It is then killed.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Peer:
     _received: bytes = field(default=b"", init=False, repr=False)
 
     def __enter__(self) -> "Peer":
+        self._received = b""
         self._errors = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
@@ -104,13 +109,19 @@ class Peer:
         given = {"threads": threads, "rows": rows, "positions": positions, "options": dict(options or {})}
         return self._seconds("load", model=str(model), **given)
 
-    def prefill(self, tokens: Sequence[Sequence[int]], logits: Path | None = None) -> float:
-        """Forget everything, read one sequence for each list of ids, all of one length, and return the seconds."""
-        return self._seconds("prefill", tokens=[list(row) for row in tokens], logits=logits and str(logits))
+    def prefill(self, tokens: Sequence[Sequence[int]], logits: Path | None = None, *, timed: bool = True) -> float:
+        """Forget everything, read one sequence for each list of ids, all of one length, and return the seconds. Where
+        they are not wanted (``timed``) they may be those of less."""
+        rows = [list(row) for row in tokens]
+        return self._seconds("prefill", tokens=rows, logits=logits and str(logits), timed=timed)
 
     def decode(self, tokens: Sequence[int], logits: Path | None = None) -> float:
         """Read the next id of each sequence, and return the seconds."""
         return self._seconds("decode", tokens=list(tokens), logits=logits and str(logits))
+
+    def generate(self, count: int) -> float:
+        """Let the program's own loop compute ``count`` steps for every sequence, and return the seconds."""
+        return self._seconds("generate", count=count)
 
     def usage(self) -> Usage:
         """Return what the process has used until now."""

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import gptoss_mlx
-from gptoss_mlx.cli import batch, chat, completion, convert, doctor, inspect, launch, logs, models, run, serve
+from gptoss_mlx.cli import batch, bench, chat, completion, convert, doctor, inspect, launch, logs, models, run, serve
 from gptoss_mlx.cli.signals import code, hang_up
 from gptoss_mlx.errors import EngineError, GptOssError, StorageError, shown
 
@@ -32,6 +32,7 @@ app.command()(serve.serve)
 app.command()(launch.launch)
 app.command()(convert.convert)
 app.command()(doctor.doctor)
+app.command()(bench.bench)
 app.add_typer(inspect.app, name="inspect")
 app.add_typer(models.app, name="models")
 app.add_typer(logs.app, name="logs")

@@ -128,7 +128,7 @@ def _opened(
     if question is not None and not question.strip():
         raise UsageError("the question is empty")
     if out is not None:
-        from gptoss_mlx.pictures import check_picture
+        from gptoss_mlx.figures import check_picture
 
         check_picture(out)
     text = None if file is None else _read(file)

@@ -89,6 +89,7 @@ def _unfinished(name: str) -> str:
 
 
 def _listed(name: str, default: str) -> Listed:
+    from gptoss_mlx.files import nbytes_in
     from gptoss_mlx.home import models_dir
     from gptoss_mlx.model_folder import read_manifest
     from gptoss_mlx.records import read_record
@@ -101,7 +102,7 @@ def _listed(name: str, default: str) -> Listed:
     record = read_record(folder)
     return Listed(
         name=name,
-        bytes=_size(folder),
+        bytes=nbytes_in(folder),
         dense=manifest["quantization"]["dense"],
         source=origin,
         last_used=record.last_used.isoformat() if record.last_used else None,
@@ -188,7 +189,7 @@ def remove(
 
     from gptoss_mlx.cli.terminal import agreed
     from gptoss_mlx.errors import UsageError
-    from gptoss_mlx.files import nbytes_on_disk
+    from gptoss_mlx.files import nbytes_in, nbytes_on_disk
     from gptoss_mlx.home import hidden_folder, models_dir
     from gptoss_mlx.installed import check_installed, remove_model
     from gptoss_mlx.published import published_name
@@ -197,7 +198,7 @@ def remove(
     check_installed(name)
     folder = models_dir() / name
     if os.path.lexists(folder):
-        size = 0 if folder.is_symlink() else _size(folder)
+        size = 0 if folder.is_symlink() else nbytes_in(folder)
     else:
         folder = hidden_folder(folder)
         size = nbytes_on_disk(folder)
@@ -275,7 +276,3 @@ def _compare(folder: "ModelFolder", source: str) -> str:
     if found.q8:
         parts.append(f"{found.q8} matrices in q8 within their bound (largest error {found.largest:.3f} of it)")
     return "\n".join((f"as in {shown(source)}: {', '.join(parts)}", *map(shown, found.losses)))
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())

@@ -94,10 +94,17 @@ OwnModel = Annotated[
     ),
 ]
 
+
+def _hosts(value: str | None) -> str | None:
+    """Return the whole path of a file of hosts: a server that is installed has another folder."""
+    return value if value is None or value.isdecimal() else os.path.abspath(os.path.expanduser(value))
+
+
 Distributed = Annotated[
     str | None,
     typer.Option(
         metavar="N|HOSTFILE",
+        callback=_hosts,
         help="Divide the layers among N processes here, or the Macs of a JSON file. Loads the model even if a server "
         "has it, keeps no prefixes on disk, and --memory is then what each may take.",
     ),

@@ -26,6 +26,7 @@ from gptoss_mlx.model.cache import KVCache, LayerCache
 from gptoss_mlx.model.decoder import Decoder, Step
 
 LOSS_SECONDS = 3.0
+"""How long the thread that has lost a rank may take to say so and to end this process."""
 
 
 @dataclass(eq=False)
@@ -39,7 +40,7 @@ class Orders:
     _numbers: Iterator[int] = field(default_factory=count, init=False)
 
     def new(self, *how: Any) -> int:
-        """Note that a cache is made, by the name and the arguments of a step of ``follower``. Return its number."""
+        """Note that a cache is made, by the name and the arguments of a step of ``following``. Return its number."""
         number = next(self._numbers)
         self.note(*how, number)
         return number
@@ -62,6 +63,8 @@ class Orders:
             self.ranks.tell([*noted, *dropped, [name, numbers, x.shape]])
             passed = ring.received(x.shape, self.group)
             mx.async_eval(passed)  # even if nobody wants it in the end, because the next reception comes after it
+        if name == "read":
+            ring.wait_for(passed)
         return passed
 
 

@@ -26,7 +26,6 @@ def main() -> int:
     job = json.loads(sys.stdin.readline())
     wire = Wire(socket.create_connection(tuple(job["address"]), timeout=SILENT_SECONDS))
     wire.send({"token": job["token"], "rank": job["rank"]})
-    print("connected", flush=True)
     threading.Thread(target=_beat, args=(wire,), name="beats", daemon=True).start()
     try:
         from gptoss_mlx.distributed.following import take_part

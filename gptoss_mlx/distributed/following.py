@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 import metal_kernels  # noqa: F401  (loads a BLAS before mlx is imported)
-from gptoss_mlx.distributed.group import free_address, join, received, sent_on
+from gptoss_mlx.distributed.group import free_address, join, received, sent_on, wait_for
 from gptoss_mlx.distributed.parts import Part, about, opened
 from gptoss_mlx.errors import RankError
 from gptoss_mlx.model.cache import KVCache
@@ -64,6 +64,7 @@ def _pass_on(
 ) -> None:
     x = received(shape, group)
     if prompt:
+        wait_for(x)
         x = decoder.read(x, caches[0])
     else:
         step = decoder.step(x, caches)

@@ -29,9 +29,12 @@ def free_address(ip: str) -> str:
 
 
 def check_backend(backend: Backend) -> None:
-    """Raise UsageError where MLX was built without ``backend``, and where this process has joined a group before."""
+    """Raise UsageError where MLX was built without ``backend``, where a setting lets ranks hang, and where this process
+    has joined a group before."""
     if not mx.distributed.is_available(backend):
         raise UsageError(f"MLX {mx.__version__} has no {backend} here; use ring")  # type: ignore[attr-defined]
+    if os.environ.get("MLX_METAL_FAST_SYNCH", "0") != "0":
+        raise UsageError("unset MLX_METAL_FAST_SYNCH: with it ranks may hang until the Mac restarts (mlx issue 3830)")
     if _joined.is_set():
         raise UsageError("this process has joined its ranks before, and MLX joins once only; use a new process")
 
@@ -69,6 +72,12 @@ def received(shape: Sequence[int], group: mx.distributed.Group) -> mx.array:
     """Return float32 of ``shape`` that the rank before sends, the last one to rank 0. Receptions are evaluated in the
     order of what is sent."""
     return mx.distributed.recv(tuple(shape), mx.float32, (group.rank() - 1) % group.size(), group=group)
+
+
+def wait_for(x: mx.array) -> None:
+    """Wait for what is received before the GPU is given work on it. Metal ends a command buffer that waits for 5 s
+    (mlx issue 3830), and a long prompt takes a rank so long. A step of decoding does not, and waiting costs it time."""
+    mx.eval(x)
 
 
 @contextmanager

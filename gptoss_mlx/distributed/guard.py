@@ -15,17 +15,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
-LIMIT = 7.0
+LIMIT = 8.0
 """Seconds without a beat: a little more than ``wire.SILENT_SECONDS``, so that the ranks can say why first."""
 
-CONNECT = 5.0
-"""Seconds that a rank has to connect to rank 0, before it imports anything slow."""
+STOPPED = 6.0
+"""Seconds that a rank may be stopped, by a signal. Before it has connected to rank 0 nobody else notices."""
 
 GRACE = 1.0
 """Seconds that a rank has to end by itself once rank 0 has ended."""
 
 POLL = 0.1
+NEVER = float("inf")
 
 
 def main() -> int:
@@ -37,34 +39,32 @@ def main() -> int:
         return 1
     if "pid" in job:
         return _watch(job["pid"])
-    rank = subprocess.Popen(
-        [sys.executable, "-m", "gptoss_mlx.distributed.follower"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    rank = subprocess.Popen([sys.executable, "-m", "gptoss_mlx.distributed.follower"], stdin=subprocess.PIPE)
     assert rank.stdin is not None
-    assert rank.stdout is not None
-    try:
+    with suppress(OSError):  # of a rank that has ended
         rank.stdin.write(json.dumps(job).encode() + b"\n")
         rank.stdin.flush()
-        heard = begun = time.monotonic()
-        connected = False
-        while rank.poll() is None:
-            beats = _beats()
-            now = time.monotonic()
-            if beats == b"":
-                rank.wait(GRACE)
-                break
-            if beats:
-                heard = now
-            connected = connected or bool(select.select([rank.stdout], [], [], 0)[0])
-            if now - heard > LIMIT or (now - begun > CONNECT and not connected):
-                break
-    except (OSError, subprocess.TimeoutExpired):
-        pass
-    if rank.poll() is None:
-        rank.kill()
-        rank.wait()
-        return 1
-    return rank.returncode if rank.returncode >= 0 else 1
+    if sys.platform == "darwin":  # an idle Mac falls asleep, and is missed
+        with suppress(OSError):
+            subprocess.Popen(["caffeinate", "-i", "-w", str(rank.pid)])
+    heard = time.monotonic()
+    until = stopped = NEVER
+    while time.monotonic() < min(until, heard + LIMIT, stopped + STOPPED):
+        changed, status = os.waitpid(rank.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+        if changed and (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
+            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1
+        if changed:
+            stopped = time.monotonic() if os.WIFSTOPPED(status) else NEVER
+        if until != NEVER:
+            time.sleep(POLL)
+        elif beats := _beats(POLL):
+            heard = time.monotonic()
+        elif beats == b"":
+            until = time.monotonic() + GRACE
+    if stopped != NEVER:
+        print("it was stopped", file=sys.stderr)
+    rank.kill()
+    return 1
 
 
 def _watch(pid: int) -> int:
@@ -90,7 +90,7 @@ def _first_line() -> "dict[str, int] | None":
     return found
 
 
-def _beats(seconds: float = POLL) -> bytes | None:
+def _beats(seconds: float) -> bytes | None:
     """Return what has come, nothing at the end of the input, or None if nothing came in so many seconds."""
     return os.read(0, 4096) if select.select([0], [], [], seconds)[0] else None
 

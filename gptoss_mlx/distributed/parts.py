@@ -15,13 +15,11 @@ from gptoss_mlx.kernel_check import replace_wrong_shaders
 from gptoss_mlx.memory.allocators import limit_allocators
 from gptoss_mlx.memory.here import backend_here
 from gptoss_mlx.model.decoder import Decoder
-from gptoss_mlx.model.weights import load_weights, loaded_nbytes
+from gptoss_mlx.model.weights import DTYPES, load_weights
 from gptoss_mlx.model_folder import ModelFolder
 from gptoss_mlx.traits import model_hash
 from metal_kernels import launch
 from metal_kernels.cpu.library import cores
-
-DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -41,17 +39,8 @@ class Part:
         limit_allocators(self.cache)
         part = folder.part(range(*self.layers), ends=ends)
         dtype = DTYPES[self.dtype]
-        total = loaded_nbytes(part, dtype, self.slots)
-        read = 0
-
-        def advance(count: int) -> None:
-            nonlocal read
-            read += count
-            if progress is not None:
-                progress(read, total)
-
         config = replace(part.config, max_position_embeddings=self.context)
-        decoder = Decoder(config, load_weights(part, dtype, advance, slots=self.slots))
+        decoder = Decoder(config, load_weights(part, dtype, progress, slots=self.slots))
         replace_wrong_shaders(decoder)
         return decoder
 

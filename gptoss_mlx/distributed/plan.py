@@ -11,7 +11,8 @@ import mlx.core as mx
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import MemoryBudgetError, UsageError
-from gptoss_mlx.memory.plan import PROCESS, MemoryPlan, cache_bytes, plan, sequence_bytes
+from gptoss_mlx.memory.caches import cache_bytes, sequence_bytes
+from gptoss_mlx.memory.plan import PROCESS, MemoryPlan, plan
 from gptoss_mlx.memory.transient import Backend
 
 UNLIMITED = 1 << 62

@@ -2,7 +2,7 @@
 
 Once the ranks work together the loss of one is the end of all, because a process that waits in a collective cannot be
 woken: threads here notice it, say which rank it was, and end this process with a code of ``errors``. Before that an
-error is raised. What a rank may know, and what it does, is in ``follower``; this knows no model.
+error is raised. What a rank does is in ``following``; this knows no model.
 """
 
 import atexit
@@ -33,6 +33,7 @@ STALLED = f"has not answered for {SILENT_SECONDS:.0f} s: it is stopped, or the n
 
 GUARD = ("-m", "gptoss_mlx.distributed.guard")
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+SHOW_CURSOR = "\x1b[?25h"
 KEPT_TO_ITSELF = ("GPTOSS_MAC_API_KEY", "HF_TOKEN")
 """Variables that no other rank gets. Those of MLX are rank 0's own, too."""
 
@@ -208,6 +209,8 @@ class Ranks:
             for guard in self._guards[1:]:
                 guard.release()
             with suppress(OSError, ValueError):
+                if sys.stderr.isatty():
+                    sys.stderr.write(SHOW_CURSOR)  # which a progress bar has hidden
                 print(f"gptoss-mac: {self._loss}; all ranks are ended", file=sys.stderr, flush=True)
             os._exit(self._loss.exit_code)
 

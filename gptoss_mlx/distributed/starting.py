@@ -10,13 +10,14 @@ import mlx.core as mx
 from gptoss_mlx.distributed import group as ring
 from gptoss_mlx.distributed.first import FirstRank, Orders
 from gptoss_mlx.distributed.hosts import Backend, Host, read_hosts
-from gptoss_mlx.distributed.parts import DTYPES, Part, likeness, room
+from gptoss_mlx.distributed.parts import Part, likeness, room
 from gptoss_mlx.distributed.plan import Room, joint_plan, shares
 from gptoss_mlx.distributed.ranks import Ranks
 from gptoss_mlx.errors import RankError
 from gptoss_mlx.installed import lasting_name
 from gptoss_mlx.memory.plan import MemoryPlan
 from gptoss_mlx.model.decoder import Decoder
+from gptoss_mlx.model.weights import DTYPES
 from gptoss_mlx.model_folder import ModelFolder
 
 

@@ -13,7 +13,7 @@ from typing import Any
 BEAT_SECONDS = 1.0
 """How often each end says that it lives."""
 
-SILENT_SECONDS = 5.0
+SILENT_SECONDS = 6.0
 """How long a connection may be silent before its other end counts as stalled. All ranks are to end within 10 s."""
 
 BEAT = "beat"

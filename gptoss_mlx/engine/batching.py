@@ -13,7 +13,7 @@ from gptoss_mlx.engine.context import PREFILL_CHUNK
 from gptoss_mlx.engine.prefix_cache import PrefixView
 from gptoss_mlx.engine.stepping import Failed, Produced, Row, Stepper
 from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
-from gptoss_mlx.model.cache import cache_bytes
+from gptoss_mlx.memory.caches import cache_bytes
 from gptoss_mlx.model.decoder import Decoder
 
 
@@ -47,9 +47,7 @@ class Batch:
         if not row.prompt:
             raise UsageError("a row needs a prompt")
         if len(row.prompt) >= limit:
-            raise ContextLengthError(
-                f"the prompt has {len(row.prompt):,} tokens, the model's context holds {limit:,}; shorten it"
-            )
+            raise ContextLengthError.of(len(row.prompt), limit)
         row.max_tokens = min(row.max_tokens, limit - len(row.prompt))
         needed = self._bytes(row)
         if self.memory is not None and needed > self.memory:

@@ -20,29 +20,23 @@ class Constraint(Protocol):
     @property
     def end(self) -> int:
         """The id that ends a sequence that is complete."""
-        ...
 
     @property
     def length(self) -> int:
         """How many ids have been accepted."""
-        ...
 
     def accept(self, id: int) -> None:
         """Go on by an id, which must be allowed."""
-        ...
 
     def forced(self) -> list[int]:
         """Return the ids that must follow, before anything is to be chosen. None of them has been accepted."""
-        ...
 
     def mask(self) -> np.ndarray:
         """Return which ids may follow: uint32 words, of which the first's lowest bit is that of id 0. Ids past the
         last word may not."""
-        ...
 
     def rewind(self, length: int) -> None:
         """Forget all ids but the first ``length``."""
-        ...
 
 
 def follow(constraint: Constraint, id: int | None) -> list[int]:

@@ -1,4 +1,4 @@
-"""Prefixes of prompts that were read once and need not be read again: a trie from exact ids to marks.
+"""Prefixes of prompts that were read once and need not be read again, found by their exact ids.
 
 A prefix is found by the model that read it and by its ids alone, so another row of a batch, another conversation, or a
 chat that returns to an earlier setting can resume from it. Nothing kept here is ever overwritten, because a context
@@ -10,7 +10,7 @@ and differ in their sliding windows only. So memory is counted, and freed, by wh
 With ``snapshots`` what is dropped goes to disk, and a prompt resumes from there too, in this process or a later one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gptoss_mlx.engine.context import Context, common_length
@@ -25,8 +25,8 @@ loads 60,000 tokens a second, and no Mac reads 2,000."""
 
 @dataclass(eq=False)
 class _Trunk:
-    """A cache that has read ``ids``, and its marks by their length. ``nbytes`` are those of all its arrays. ``saved``
-    says that it was handed over to the disk."""
+    """A cache that has read ``ids``, and its marks by their length, in rising order. ``nbytes`` are those of all its
+    arrays. ``saved`` says that it was handed over to the disk."""
 
     model_key: str
     ids: list[int]
@@ -35,15 +35,9 @@ class _Trunk:
     nbytes: int
     saved: bool = False
 
-
-@dataclass(eq=False)
-class _Node:
-    """A node of the trie. ``ids`` lead to it from its parent. ``children`` are keyed by their first id. ``trunk`` has a
-    mark here. It is None for a node that is only a fork, and where the trunk was dropped."""
-
-    ids: list[int] = field(default_factory=list)
-    children: "dict[int, _Node]" = field(default_factory=dict)
-    trunk: _Trunk | None = None
+    def longest_mark(self, length: int) -> int:
+        """Return the length of the last mark up to ``length``, 0 if there is none."""
+        return max((at for at in self.marks if at <= length), default=0)
 
 
 @dataclass
@@ -53,7 +47,6 @@ class PrefixCache:
 
     budget: int
     snapshots: Snapshots | None = None
-    _roots: dict[str, _Node] = field(default_factory=dict)
     _trunks: list[_Trunk] = field(default_factory=list)  # least recently used first
 
     @property
@@ -66,11 +59,10 @@ class PrefixCache:
 
     def _find(self, model_key: str, prompt: list[int]) -> tuple[int, _Trunk | None]:
         """Return the length of the longest proper prefix of ``prompt`` that has a mark, and the trunk of that mark."""
-        found: tuple[int, _Trunk | None] = 0, None
-        for length, node in _walk(self._roots.get(model_key, _Node()), prompt[:-1]):
-            if node.trunk is not None:
-                found = length, node.trunk
-        return found
+        wanted = prompt[:-1]
+        own = [trunk for trunk in self._trunks if trunk.model_key == model_key]
+        found = [(length, one) for one in own if (length := one.longest_mark(common_length(one.ids, wanted)))]
+        return max(found, key=lambda each: each[0], default=(0, None))
 
     def _add(self, model_key: str, context: Context, cache: KVCache) -> bool:
         """Take ``cache``, which is in the state of ``context.cache``, as a trunk, rewound to the last mark. Drop the
@@ -85,20 +77,17 @@ class PrefixCache:
             return False
         last = context.marks[-1]
         cache.rewind(last)
-        trunk = _Trunk(model_key, context.ids[: last.length], cache, {}, nbytes)
-        root = self._roots.setdefault(model_key, _Node())
-        for mark in context.marks:
-            # A node belongs to the latest trunk through it. A trunk that has lost all its nodes can never be found.
-            node = _node_at(root, trunk.ids[: mark.length])
-            if node.trunk is not None:
-                del node.trunk.marks[mark.length]
-                if not node.trunk.marks:
-                    self._trunks.remove(node.trunk)
-            node.trunk = trunk
-            trunk.marks[mark.length] = mark
+        marks = {mark.length: mark for mark in context.marks}
+        trunk = _Trunk(model_key, context.ids[: last.length], cache, marks, nbytes)
+        for other in [other for other in self._trunks if other.model_key == model_key]:
+            # A prefix belongs to the latest trunk that has a mark there. One without marks can never be found.
+            common = common_length(other.ids, trunk.ids)
+            other.marks = {at: mark for at, mark in other.marks.items() if at > common or at not in trunk.marks}
+            if not other.marks:
+                self._trunks.remove(other)
         self._trunks.append(trunk)
         while self.nbytes > self.budget:
-            self._drop(self._trunks.pop(0))
+            self._save_trunk(self._trunks.pop(0))
         return True
 
     def write(self) -> bool:
@@ -125,19 +114,7 @@ class PrefixCache:
         return self.snapshots is None or self.snapshots.save(model_key, ids, cache, marks, wait=wait)
 
     def _save_trunk(self, trunk: _Trunk, *, wait: bool = True) -> bool:
-        marks = [trunk.marks[length] for length in sorted(trunk.marks)]
-        return self._save(trunk.model_key, trunk.ids, trunk.cache, marks, wait=wait)
-
-    def _drop(self, trunk: _Trunk) -> None:
-        """Move ``trunk`` to disk. Remove it from the trie, with the nodes that then lead nowhere."""
-        self._save_trunk(trunk)
-        path = [(0, self._roots[trunk.model_key]), *_walk(self._roots[trunk.model_key], trunk.ids)]
-        for _, node in path:
-            if node.trunk is trunk:
-                node.trunk = None
-        for (_, parent), (_, node) in zip(path[-2::-1], path[:0:-1], strict=True):
-            if node.trunk is None and not node.children:
-                del parent.children[node.ids[0]]
+        return self._save(trunk.model_key, trunk.ids, trunk.cache, list(trunk.marks.values()), wait=wait)
 
 
 @dataclass(frozen=True)
@@ -199,32 +176,3 @@ class PrefixView:
             return []
         lengths = self.prefixes.snapshots.lengths(self.model_key, prompt)
         return [length for length in lengths if (length - known) * LOADING > length]
-
-
-def _walk(node: _Node, ids: list[int]) -> Iterator[tuple[int, _Node]]:
-    """Yield each node along ``ids`` below ``node``, with how many ids lead to it."""
-    length = 0
-    while length < len(ids):
-        child = node.children.get(ids[length])
-        if child is None or child.ids != ids[length : length + len(child.ids)]:
-            return
-        node = child
-        length += len(child.ids)
-        yield length, node
-
-
-def _node_at(root: _Node, ids: list[int]) -> _Node:
-    """Return the node that ``ids`` lead to. Make it, and a node where it parts from others, if there is none."""
-    node = root
-    while ids:
-        child = node.children.get(ids[0])
-        if child is None:
-            child = node.children[ids[0]] = _Node(ids)
-        same = common_length(child.ids, ids)
-        if same < len(child.ids):
-            upper = node.children[ids[0]] = _Node(child.ids[:same], {child.ids[same]: child})
-            child.ids = child.ids[same:]
-            child = upper
-        node = child
-        ids = ids[same:]
-    return node

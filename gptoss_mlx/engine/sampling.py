@@ -61,7 +61,7 @@ def adjusted(logits: mx.array, sampling: Sampling, counts: Mapping[int, int]) ->
     change = dict(sampling.logit_bias)
     if sampling.penalizes:
         for id, count in counts.items():
-            penalty = sampling.frequency_penalty * count + sampling.presence_penalty * (count > 0)
+            penalty = sampling.frequency_penalty * count + sampling.presence_penalty
             change[id] = change.get(id, 0.0) - penalty
     if not change:
         return logits

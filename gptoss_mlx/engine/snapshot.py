@@ -126,7 +126,7 @@ class Snapshots:
         blocks = names.files(last)[:-1]
         order = [*map(names.snapshot, sorted(points, reverse=True)), *reversed(blocks)]  # a shared beginning goes last
         self.folder.touch(order)  # lest writing some removes others
-        there = self.writer.waiting | self.folder.names()
+        there = self.writer.waiting.copy() | self.folder.names()  # a file leaves the first when it is in the second
         parts = [(name, state.full_rows(at * BLOCK, (at + 1) * BLOCK)) for at, name in enumerate(blocks)]
         parts += [(names.snapshot(length), arrays) for length, arrays in points.items()]
         for name, arrays in parts:

@@ -35,7 +35,7 @@ class Row:
     and None until reading begins. ``produced`` of ``max_tokens`` ids have been given out; those of the last time are
     ``unread`` until the next step. ``constraint`` is None where every id may be drawn. Its end is added to ``stop``.
     ``likeliest`` is None where nobody wants to know how likely its ids are, else how many others shall be told of. The
-    ids ``given`` out and their ``counts`` are kept where a penalty needs them."""
+    ids ``given`` out are kept where a penalty needs them."""
 
     id: Hashable
     prompt: list[int]
@@ -51,7 +51,6 @@ class Row:
     unread: list[int] = field(default_factory=list, init=False)
     points: Iterator[mx.array] = field(init=False)
     given: list[int] = field(default_factory=list, init=False)
-    counts: Counter[int] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         self.points = points(self.sampling)
@@ -59,13 +58,21 @@ class Row:
             self.stop |= {self.constraint.end}
 
     @property
-    def waits(self) -> str | None:
-        """Return why the row's next step must wait until the host has seen this one, or None."""
+    def waits(self) -> bool:
+        """Return whether the row's next step must wait until the host has seen this one."""
+        return self.constraint is not None or self.sampling.penalizes or self.context.model.may_miss
+
+    @property
+    def followed(self) -> int:
+        """Return how far the constraint has come."""
+        return 0 if self.constraint is None else self.constraint.length
+
+    def take_back(self, produced: int, unread: list[int], followed: int) -> None:
+        """Take back what it has given out since it had ``produced`` and ``followed`` so much, and was ``unread``."""
+        self.produced, self.unread = produced, unread
+        del self.given[produced:]
         if self.constraint is not None:
-            return "constraint"
-        if self.sampling.penalizes:
-            return "penalties"
-        return "misses" if self.context.model.may_miss else None
+            self.constraint.rewind(followed)
 
 
 @dataclass(frozen=True)
@@ -102,28 +109,9 @@ class _Mark:
 
     def undo(self) -> None:
         """Rewind the row's context, and give its point back to be drawn at again."""
-        row = self._row
-        row.context.cache.rewind(self._cache)
-        del row.context.ids[self._cache.length :]
-        row.points = chain((self.point,), row.points)
-
-
-class _Given:
-    """What a row had given out."""
-
-    def __init__(self, row: Row) -> None:
-        self._row = row
-        self._out = (row.produced, row.unread)
-        self._followed = row.constraint.length if row.constraint is not None else 0
-
-    def undo(self) -> None:
-        """Take back what it has given out since, and rewind its constraint."""
-        row = self._row
-        row.produced, row.unread = self._out
-        row.counts.subtract(row.given[row.produced :])
-        del row.given[row.produced :]
-        if self._row.constraint is not None:
-            self._row.constraint.rewind(self._followed)
+        self._row.context.cache.rewind(self._cache)
+        del self._row.context.ids[self._cache.length :]
+        self._row.points = chain((self.point,), self._row.points)
 
 
 Masks = list[mx.array | None]
@@ -187,12 +175,12 @@ class Stepper:
             return []
         following = None
         rows = list(self.rows)
-        given = [_Given(row) for row in rows]
+        given = [(row.produced, row.unread, row.followed) for row in rows]
         flight = self._ahead
         self._ahead = None
         try:
             if flight is None:
-                flight = self._launch(list(self.rows), None)
+                flight = self._launch(rows, None)
             following = self._launch_ahead(flight)
             ids = self._wait(flight)
             self._ahead = following
@@ -205,11 +193,11 @@ class Stepper:
                 if begun is not None:
                     begun.undo()
             self.rows = rows
-            for before in given:
-                before.undo()
-            if isinstance(error, Exception):
-                return self._singly(error)
-            raise
+            for row, before in zip(rows, given, strict=True):
+                row.take_back(*before)
+            if not isinstance(error, Exception):
+                raise
+            return self._singly(error)
 
     def _launch(self, rows: list[Row], before: _Flight | None) -> _Flight:
         """Launch a step of ``rows``. Those in the step ``before`` read what that one draws, the others what they have
@@ -312,13 +300,9 @@ class Stepper:
         for id in ids:
             row.produced += 1
             if row.sampling.penalizes:
-                row.counts[id] += 1
                 row.given.append(id)
-            finished: Finish | None = None
-            if id in row.stop:
-                finished = "stop"
-            elif row.produced == row.max_tokens:
-                finished = "length"
+            last = row.produced == row.max_tokens
+            finished: Finish | None = "stop" if id in row.stop else "length" if last else None
             outcomes.append(Produced(row.id, id, finished, score))
             score = None
             if finished:
@@ -334,22 +318,26 @@ class Stepper:
         done: list[tuple[Row, _Flight, list[int | None]]] = []
         failed: list[tuple[Row, Exception]] = []
         for row in self.rows:
-            flight = None
             try:
-                flight = self._launch([row], None)
-                done.append((row, flight, self._wait(flight)))
-            except BaseException as own:
-                if flight is not None:
-                    flight.undo()
-                if not isinstance(own, Exception):
-                    for _, other, _ in done:
-                        other.undo()
-                    raise
+                done.append((row, *self._alone(row)))
+            except Exception as own:
                 failed.append((row, own))
+            except BaseException:
+                for _, other, _ in done:
+                    other.undo()
+                raise
         if not done:
             raise EngineError(f"the model cannot be run: {one_line(error)}") from error
         outcomes: list[Produced | Failed] = [self._fail(row, own) for row, own in failed]
         return outcomes + [one for _, flight, ids in done for one in self._land(flight, ids)]
+
+    def _alone(self, row: Row) -> tuple[_Flight, list[int | None]]:
+        flight = self._launch([row], None)
+        try:
+            return flight, self._wait(flight)
+        except BaseException:
+            flight.undo()
+            raise
 
     def _let_go(self) -> None:
         """Drop a step that no row will read. It would hold their caches until a row begins."""
@@ -370,7 +358,7 @@ def _is_plain(row: Row) -> bool:
 
 def _drawn(row: Row, logits: mx.array, point: mx.array, mask: mx.array | None) -> tuple[Drawn, Scored | None]:
     """Return a draw for a row from logits [1, V], and how likely it is if the row wants that."""
-    among = adjusted(logits, row.sampling, row.counts) if row.sampling.adjusts else logits
+    among = adjusted(logits, row.sampling, Counter(row.given)) if row.sampling.adjusts else logits
     drawn = draw_token(among, row.sampling, point, mask)
     return drawn, None if row.likeliest is None else scored(logits, drawn.token, row.likeliest)
 

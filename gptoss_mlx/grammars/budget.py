@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gptoss_mlx.grammars.vocabulary import Matcher
+from gptoss_mlx.grammars.grammar import Grammar
+from gptoss_mlx.grammars.vocabulary import Matcher, Vocabulary
 from gptoss_mlx.harmony import Tokenizer
 
 
@@ -52,3 +53,10 @@ class ThoughtBudget:
 
     def rewind(self, length: int) -> None:
         self.matcher.rewind(length)
+
+
+def constraint(vocabulary: Vocabulary, grammar: Grammar, tokenizer: Tokenizer) -> Matcher | ThoughtBudget:
+    """Return what holds one row to ``grammar``, and its thought to what that allows. Raises GrammarError where it takes
+    too much work."""
+    matcher = vocabulary.constraint(grammar)
+    return matcher if grammar.thought is None else ThoughtBudget.of(matcher, grammar.thought, tokenizer)

@@ -10,14 +10,14 @@ asks for that. Formats that only annotate are ignored with a warning.
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
-from gptoss_mlx.errors import GrammarError, quoted
-from gptoss_mlx.grammars import numbers, scalars, strings
+from gptoss_mlx.errors import GrammarError
+from gptoss_mlx.grammars import scalars, strings
+from gptoss_mlx.grammars.containers import COLON, array, chain, longer_array, mapping
 from gptoss_mlx.grammars.grammar import Grammar, matches_something
 from gptoss_mlx.grammars.keywords import (
     OF_TYPE,
@@ -30,11 +30,13 @@ from gptoss_mlx.grammars.keywords import (
     content,
     counts,
     disjoint,
+    has_name,
     is_a,
     nested_deeper,
     types,
     values,
 )
+from gptoss_mlx.grammars.references import resolve
 from gptoss_mlx.grammars.rules import Rules, Way
 
 MOST_TEXT = 1 << 20
@@ -54,9 +56,6 @@ MOST_COMPARED = 20_000
 """Pairs of branches of oneOf, which are compared in a thirtieth of a millisecond each."""
 MOST_NAME = 64
 """Characters of a property's name that is not declared."""
-_INDENT = r"(?:\n {0,12}| )?"
-_OPEN, _CLOSE, _COMMA, _COLON = rf"\{{{_INDENT}", rf"{_INDENT}\}}", rf",{_INDENT}", ": ?"
-_OPEN_ARRAY, _CLOSE_ARRAY = rf"\[{_INDENT}", rf"{_INDENT}\]"
 
 
 def from_schema(schema: Any, *, lenient: bool = False) -> Grammar:
@@ -170,7 +169,7 @@ class _Compiler:
             schema["unevaluatedProperties"] = False
         if "$ref" in schema:
             rest = {k: v for k, v in schema.items() if k != "$ref"}
-            target, place = self._resolve(schema["$ref"], f"{path}/$ref")
+            target, place = resolve(self.root, schema["$ref"], f"{path}/$ref")
             if not rest:
                 return self._one(target, place)
             return self._one(self._both(checked(target, place), rest, path), path)
@@ -193,25 +192,6 @@ class _Compiler:
         name = self.value(schema, path)
         return [Way(name, (name,))]
 
-    def _resolve(self, ref: str, path: str) -> tuple[Any, str]:
-        """Return what a $ref points to, and its path."""
-        if not ref.startswith("#"):
-            raise GrammarError(f"{quoted(ref)} lies outside the schema; put it into $defs", path)
-        found: Any = self.root
-        if not ref.startswith("#/") and ref != "#":
-            anchored = [one for one in _schemas(self.root) if one.get("$anchor") == ref[1:] or one.get("$id") == ref]
-            if anchored:
-                return anchored[0], ref
-            raise GrammarError(f"{quoted(ref)} points to nothing", path)
-        for step in ref[2:].split("/") if ref != "#" else ():
-            step = re.sub("%([0-9A-Fa-f]{2})", lambda m: chr(int(m[1], 16)), step)
-            step = step.replace("~1", "/").replace("~0", "~")
-            try:
-                found = found[int(step)] if isinstance(found, list) else found[step]
-            except (KeyError, IndexError, ValueError, TypeError):
-                raise GrammarError(f"{quoted(ref)} points to nothing", path) from None
-        return found, ref
-
     def _expanded(self, schema: Schema, path: str, depth: int = 0) -> Schema:
         """Return ``schema`` with what its $ref and allOf at its top say, to be compared or combined."""
         if isinstance(schema, bool) or not ("$ref" in schema or "allOf" in schema):
@@ -220,7 +200,7 @@ class _Compiler:
             raise GrammarError("the $refs lead in a circle without a value between them", path)
         out: Schema = {k: v for k, v in schema.items() if k not in ("$ref", "allOf")}
         if "$ref" in schema:
-            target, place = self._resolve(schema["$ref"], f"{path}/$ref")
+            target, place = resolve(self.root, schema["$ref"], f"{path}/$ref")
             out = self._both(self._expanded(checked(target, place), place, depth + 1), out, path)
         for number, part in enumerate(schema.get("allOf", ())):
             place = f"{path}/allOf/{number}"
@@ -272,23 +252,7 @@ class _Compiler:
                 if keyword in schema:
                     self._refuse(keyword, path, "beside const or enum cannot be enforced")
             return True
-        if isinstance(value, str):
-            least, most = schema.get("minLength", 0), schema.get("maxLength", len(value))
-            return least <= len(value) <= most and (
-                "pattern" not in schema or bool(re.search(schema["pattern"], value))
-            )
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            limits = scalars.limits(schema, path)
-            exact = numbers.decimal(value)
-            inside = (limits.minimum is None or exact >= limits.minimum) and (
-                limits.maximum is None or exact <= limits.maximum
-            )
-            return (
-                inside
-                and not (limits.above is not None and exact <= limits.above)
-                and not (limits.below is not None and exact >= limits.below)
-            )
-        return True
+        return scalars.admits(schema, value, path)
 
     def _by_type(self, schema: dict[str, Any], path: str) -> list[Way]:
         makers: dict[str, Callable[[dict[str, Any], str], list[Way]]] = {
@@ -327,13 +291,11 @@ class _Compiler:
         least, most = counts(schema, "Items", path)
         if schema.get("uniqueItems") and (most is None or most > 1):
             self._refuse("uniqueItems", path, "cannot be enforced for more than one item")
-        comma, close = self.rules.terminal(_COMMA), self.rules.terminal(_CLOSE_ARRAY)
-        opened = self.rules.terminal(_OPEN_ARRAY)
         ways: list[Way] = []
         items: list[str] = []
         for number, one in enumerate(first):
             if least <= number and (most is None or number <= most):
-                ways.append(Way(f"{opened} {f' {comma} '.join(items)} {close}", tuple(items)))
+                ways.append(array(self.rules, items))
             try:
                 items.append(self.value(one, f"{path}/items/{number}"))
             except Nothing:
@@ -342,22 +304,15 @@ class _Compiler:
         if most is not None and most < count:
             return self._some(ways, path)
         if least <= count:
-            ways.append(Way(f"{opened} {f' {comma} '.join(items)} {close}", tuple(items)))
+            ways.append(array(self.rules, items))
         if most is not None and most == count:
             return self._some(ways, path)
         try:
             item = self.value(rest, f"{path}/items")
         except Nothing:
             return self._some(ways, path)
-        low, high = max(least - count, 1), None if most is None else most - count
-        if count:
-            ways.append(
-                Way(f"{opened} {f' {comma} '.join(items)} ({comma} {item}){_times(low, high)} {close}", (*items, item))
-            )
-        else:
-            more = f"({comma} {item}){_times(low - 1, None if high is None else high - 1)}" if high != 1 else ""
-            ways.append(Way(f"{opened} {item} {more} {close}", (item,)))
-        return self._some(ways, path)
+        most = None if most is None else most - count
+        return [*ways, longer_array(self.rules, items, item, max(least - count, 1), most)]
 
     def _some(self, ways: list[Way], path: str) -> list[Way]:
         if not ways:
@@ -375,7 +330,7 @@ class _Compiler:
         for name in dict.fromkeys([*declared, *required]):
             place = f"{path}/properties/{name}"
             held: Schema = checked(declared[name], place) if name in declared else True
-            matching = [pattern for pattern in by_name if _found(pattern, name, path)]
+            matching = [pattern for pattern in by_name if has_name(pattern, name, path)]
             for pattern in matching:
                 held = self._both(held, checked(by_name[pattern], place), place)
             if name not in declared and not matching:
@@ -389,11 +344,11 @@ class _Compiler:
                 continue
             except ValueError as error:
                 raise GrammarError(f"has a name that is not JSON ({error})", place) from error
-            members.append((f"{key} {self.rules.terminal(_COLON)} {rule}", rule, name in required))
+            members.append((f"{key} {self.rules.terminal(COLON)} {rule}", rule, name in required))
         extras = self._extras(additional, by_name, [*declared, *required], path)
         count = sum(needed for *_, needed in members)
         if not members:
-            return self._map(extras, least, most, path)
+            return self._some(mapping(self.rules, extras, least, most), path)
         if least > max(count, 1):
             self._refuse("minProperties", path, "above the number of required properties cannot be enforced")
         if most is not None and (extras or most < len(members)):
@@ -403,43 +358,11 @@ class _Compiler:
                 raise Nothing(path)
             else:
                 members, extras = [member for member in members if member[2]], []
-        return self._chain(members, extras, least > 0)
-
-    def _chain(self, members: list[tuple[str, str, bool]], extras: list[Way], filled: bool) -> list[Way]:
-        """Return an object of ``members`` in their order, each its text, its rule and whether it is required, and then
-        of ``extras``; with at least one property if ``filled``."""
-        comma, close = self.rules.terminal(_COMMA), self.rules.terminal(_CLOSE)
-        after = self.rules.name()  # what may follow the last property
-        self.rules.ways[after] = [Way(close)]
-        self.rules.ways[after] += [Way(f"{comma} {one.text} {after}", (*one.needs, after)) for one in extras]
-        begin = [Way(f"{one.text} {after}", (*one.needs, after)) for one in extras] + ([] if filled else [Way(close)])
-        for text, rule, needed in reversed(members):
-            first = [Way(f"{text} {after}", (rule, after))]
-            begin = first if needed else first + begin
-            before = self.rules.name()
-            self.rules.ways[before] = [Way(f"{comma} {text} {after}", (rule, after))]
-            if not needed:
-                self.rules.ways[before].append(Way(after, (after,)))
-            after = before
-        opened = self.rules.terminal(_OPEN)
-        return [Way(f"{opened} {way.text}", way.needs) for way in begin]
-
-    def _map(self, extras: list[Way], least: int, most: int | None, path: str) -> list[Way]:
-        """Return an object without declared properties."""
-        opened, comma, close = (self.rules.terminal(text) for text in (_OPEN, _COMMA, _CLOSE))
-        ways = [] if least else [Way(f"{opened} {close}")]
-        if extras and most != 0:
-            entry = self.rules.name()
-            self.rules.ways[entry] = extras
-            more = (
-                f"({comma} {entry}){_times(max(least - 1, 0), None if most is None else most - 1)}" if most != 1 else ""
-            )
-            ways.append(Way(f"{opened} {entry} {more} {close}", (entry,)))
-        return self._some(ways, path)
+        return chain(self.rules, members, extras, least > 0)
 
     def _extras(self, additional: Schema, by_name: dict[str, Any], taken: list[str], path: str) -> list[Way]:
         """Return the properties whose names are not ``taken``. A name that matches two patterns is left out."""
-        colon = self.rules.terminal(_COLON)
+        colon = self.rules.terminal(COLON)
         # Beside patterns no name has an escape, because a pattern is matched with the name as it is spelled.
         shape = strings.by_length(0, MOST_NAME, strings.PLAIN if by_name else strings.CHARACTER)
         names = [strings.literal(strings.quoted_text(name)) for name in taken]
@@ -469,29 +392,3 @@ class _Compiler:
             key = self.rules.terminal(*parts, other_than=[*names, *others])
             ways.append(Way(f"{key} {colon} {rule}", (rule,)))
         return ways
-
-
-def _times(least: int, most: int | None) -> str:
-    if most is None:
-        return "*" if least == 0 else f"{{{least},}}"
-    return f"{{{least},{most}}}"
-
-
-def _found(pattern: str, name: str, path: str) -> bool:
-    try:
-        return re.search(pattern, name) is not None
-    except (re.error, RecursionError) as error:
-        raise GrammarError(f"is no regex ({error})", f"{path}/patternProperties/{pattern}") from error
-
-
-def _schemas(root: Any) -> list[dict[str, Any]]:
-    """Return every object in a schema."""
-    found, left = [], [root]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict):
-            found.append(one)
-            left += one.values()
-        elif isinstance(one, list):
-            left += one
-    return found

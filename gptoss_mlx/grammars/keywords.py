@@ -1,6 +1,7 @@
 """The keywords of JSON Schema, read and combined: which there are, which types they speak of, and the schema that asks
 for what two ask for. Makes no grammar."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -263,6 +264,14 @@ def _certain_types(schema: dict[str, Any]) -> list[Any]:
 
 def _overlap(one: str, other: str) -> bool:
     return one == other or {one, other} == {"integer", "number"}
+
+
+def has_name(pattern: str, name: str, path: str) -> bool:
+    """Return whether a pattern of patternProperties is in a name. Raises GrammarError where it is no regex."""
+    try:
+        return re.search(pattern, name) is not None
+    except (re.error, RecursionError) as error:
+        raise GrammarError(f"is no regex ({error})", f"{path}/patternProperties/{pattern}") from error
 
 
 def content(schema: Any) -> str:

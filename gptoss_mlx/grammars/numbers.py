@@ -29,6 +29,10 @@ class Range:
         """Return those there are."""
         return [bound for bound in (self.minimum, self.maximum, self.above, self.below) if bound is not None]
 
+    def __contains__(self, value: Decimal) -> bool:
+        low = (self.minimum is None or value >= self.minimum) and (self.above is None or value > self.above)
+        return low and (self.maximum is None or value <= self.maximum) and (self.below is None or value < self.below)
+
 
 def integer(limits: Range, multiple: int = 1) -> list[str] | None:
     """Return regexes of which an integer matches all, or None if no integer does. Raises ValueError for multiples that

@@ -3,6 +3,7 @@
 ``refuse`` is called with a keyword, its path and why it cannot be enforced. It raises, or the keyword is dropped.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,16 @@ def limits(schema: dict[str, Any], path: str) -> numbers.Range:
         if schema.get(flag) is True and keyword in found:  # as drafts up to 4 have it
             found[flag] = found.pop(keyword)
     return numbers.Range(*(found.get(name) for name in BOUNDS))
+
+
+def admits(schema: dict[str, Any], value: Any, path: str) -> bool:
+    """Return whether the keywords for strings and numbers admit ``value``. Those of others are not looked at."""
+    if isinstance(value, str):
+        long_enough = schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
+        return long_enough and ("pattern" not in schema or bool(re.search(schema["pattern"], value)))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return numbers.decimal(value) in limits(schema, path)
+    return True
 
 
 def integer(schema: dict[str, Any], path: str, refuse: Refuse) -> tuple[str, ...] | None:

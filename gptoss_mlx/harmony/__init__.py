@@ -13,8 +13,8 @@ from gptoss_mlx.harmony.messages import (
     tool_result,
 )
 from gptoss_mlx.harmony.parser import Delta, MessageEnd, MessageStart, ParserEvent, ReplyEnd, StreamParser
-from gptoss_mlx.harmony.render import render, render_messages, reply_start
-from gptoss_mlx.harmony.tokenizer import TextDecoder, Tokenizer
+from gptoss_mlx.harmony.render import render, render_messages, reply_start, without
+from gptoss_mlx.harmony.tokenizer import Tokenizer
 
 __all__ = [
     "Delta",
@@ -29,7 +29,6 @@ __all__ = [
     "ResponseFormat",
     "StreamParser",
     "System",
-    "TextDecoder",
     "Tokenizer",
     "drop_thoughts",
     "render",
@@ -38,4 +37,5 @@ __all__ = [
     "text_call",
     "tool_call",
     "tool_result",
+    "without",
 ]

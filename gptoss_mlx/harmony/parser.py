@@ -4,6 +4,7 @@ Knows the markers and the state between them. Does not know how a header is read
 makes the parser raise. Text is decoded from ordinary tokens alone, so it never contains a marker.
 """
 
+import codecs
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Literal
 from gptoss_mlx.harmony.header import CHANNELS, HeaderPart, read_header
 from gptoss_mlx.harmony.messages import Message
 from gptoss_mlx.harmony.render import reply_start
-from gptoss_mlx.harmony.tokenizer import TextDecoder, Tokenizer
+from gptoss_mlx.harmony.tokenizer import Tokenizer
 
 MessageKind = Literal["thought", "preamble", "answer", "call", "other"]
 """``preamble`` is visible text on the commentary channel. ``other`` is a message the model wrote in another role."""
@@ -88,7 +89,7 @@ class StreamParser:
         self._special = {name: id for name, id in ids.items() if id is not None}
         self._name_of = {id: name for name, id in self._special.items()}
         self._tokenizer = tokenizer
-        self._decoder = TextDecoder(tokenizer)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")  # a character may lie in several tokens
         self._events: list[ParserEvent] = []
         self._stop: Literal["return", "call", "limit"] | None = None
         self._finished = False
@@ -114,7 +115,7 @@ class StreamParser:
         cut_off: MessageKind | Literal["header"] | None = None
         if self._stop is None:
             self._stop = "limit"
-            self._add_text(self._decoder.finish())
+            self._add_text(self._utf8.decode(b"", final=True))
             in_header = self._preceding == "start" or len(self._parts) > 1
             if self._message is None and not in_header:
                 self._open_text_alone()
@@ -127,14 +128,13 @@ class StreamParser:
         return self._take_events()
 
     def _take_events(self) -> list[ParserEvent]:
-        events = self._events
-        self._events = []
+        events, self._events = self._events, []
         return events
 
     def _step(self, id: int) -> None:
         name = self._name_of.get(id)
         if name is not None:
-            self._add_text(self._decoder.finish())
+            self._add_text(self._utf8.decode(b"", final=True))
         in_header = self._message is None
         match name:
             case "start":
@@ -164,7 +164,7 @@ class StreamParser:
                 if name is not None:
                     self.repairs["a marker inside a body"] += 1
                 self._ids.append(id)
-                self._add_text(self._decoder.feed(id))
+                self._add_text(self._utf8.decode(self._tokenizer.token_bytes(id)))
 
     def _expect_header(self, preceding: Preceding, *, channel: str | None = None) -> None:
         """Begin a header. ``channel`` is the default, taken from a message that had no ``<|end|>``."""
@@ -237,14 +237,8 @@ class StreamParser:
         """End the message or header: at a marker, where the next message begins, or at the end of generation."""
         if self._message is None and how != "limit":
             self._open_unfinished(how)
-        match how:
-            case "end":
-                closing = [self._special["end"]]
-            case "next":
-                closing = []
-            case _:
-                closing = [self._special["call" if self._kind == "call" else "end"]]
-        self._ids += closing
+        if how != "next":
+            self._ids.append(self._special["call" if self._kind == "call" and how != "end" else "end"])
         if self._message is not None:
             message = replace(self._message, content="".join(self._text), ids=tuple(self._ids))
             self._events.append(MessageEnd(self._kind, message, complete=how != "limit"))

@@ -1,6 +1,6 @@
 """Render messages as token ids. Markers are written as ids. Text is encoded separately and never becomes a marker."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -25,19 +25,21 @@ def render(messages: Iterable[Message], tokenizer: Tokenizer, *, limit: int | No
     its content does not fit its role. Raises ContextLengthError for a prompt far longer than ``limit`` ids, before all
     of it is encoded. A prompt slightly longer than ``limit`` is returned, because the engine refuses it.
     """
-    return [*render_messages(_without_thoughts(messages, tokenizer), tokenizer, limit=limit), *reply_start(tokenizer)]
-
-
-def _without_thoughts(messages: Iterable[Message], tokenizer: Tokenizer) -> list[Message]:
-    """Drop thoughts. A message that began without ``<|start|>`` after a dropped thought loses its generated ids."""
     messages = list(messages)
-    kept = drop_thoughts(messages)
-    there = {id(message) for message in kept}
-    loose = {id(message) for before, message in pairwise(messages) if id(before) not in there}
+    there = {id(message) for message in drop_thoughts(messages)}
+    kept = without(messages, [message for message in messages if id(message) not in there], tokenizer)
+    return [*render_messages(kept, tokenizer, limit=limit), *reply_start(tokenizer)]
+
+
+def without(messages: Iterable[Message], removed: Collection[Message], tokenizer: Tokenizer) -> list[Message]:
+    """Return messages without those ``removed``. One that the model began in a removed one, without ``<|start|>``,
+    loses its generated ids, so that it is rendered again."""
+    gone = {id(message) for message in removed}
     start = tokenizer.special["<|start|>"]
     return [
-        replace(message, ids=None) if id(message) in loose and message.ids and message.ids[0] != start else message
-        for message in kept
+        replace(message, ids=None) if id(before) in gone and message.ids and message.ids[0] != start else message
+        for before, message in pairwise((None, *messages))
+        if message is not None and id(message) not in gone
     ]
 
 

@@ -155,5 +155,5 @@ def _comment_lines(text: str) -> list[str]:
 
 def _lines(text: str) -> list[str]:
     """Split as Rust's ``str::lines`` does: a final newline begins no further line."""
-    lines = text.replace("\r\n", "\n").split("\n")
+    lines = _comment_lines(text)
     return lines if lines[-1] else lines[:-1]

@@ -6,12 +6,7 @@ text encodes to a marker, and a marker decodes to text only on request. An added
 is text, unless it is one of harmony's markers.
 """
 
-import codecs
-import hashlib
-import json
-import lzma
 import re
-from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,22 +16,16 @@ from gptoss_mlx.errors import CheckpointError, ModelFolderError, StorageError
 from gptoss_mlx.tokenizer_files.added_tokens import AddedToken, AddedTokens
 from gptoss_mlx.tokenizer_files.checks import check_ids, check_pattern, ranks_of, reason, refused
 from gptoss_mlx.tokenizer_files.formats import (
-    MAGIC,
-    O200K_NAMED,
+    CHECKSUM,
     O200K_PATTERN,
-    VERSION,
     pack,
-    read_tokenizer_json,
+    read_file,
+    read_ranks,
     tokenizer_json,
     unpack,
 )
 
-O200K_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
-"""Of the bundled ranks. tiktoken checks o200k_base against the same value."""
-
 _TOKENIZER_REMEDY = "get the model's tokenizer.json again and convert it again"
-_MAX_FILE = 1 << 28
-"""Bytes. The published tokenizer.json has 28 MB."""
 _BLANKS = 500_000
 """Longest run of blanks encoded at once, because tiktoken's regex engine fails on about a million."""
 _BLANK_RUN = re.compile(rf"(?<!\s)\s{{{_BLANKS + 1},}}")
@@ -81,41 +70,30 @@ class Tokenizer:
         """Read a checkpoint's ``tokenizer.json``. Raises CheckpointError when it is damaged or no gpt-oss tokenizer."""
         path = Path(tokenizer_json)
         with refused(path, CheckpointError, "no gpt-oss tokenizer", "get the file again"):
-            if path.stat().st_size > _MAX_FILE:
-                raise ValueError("the file is too large for a tokenizer")
-            return cls(*read_tokenizer_json(json.loads(path.read_bytes())))
+            return cls(*read_file(path))
 
     @classmethod
     def bundled(cls) -> "Tokenizer":
         """Load the published vocabulary (o200k_harmony) from the bundled ranks. Raises ModelFolderError if damaged."""
         path = Path(__file__).with_name("o200k_base.tiktoken.xz")
         with refused(path, ModelFolderError, "damaged", "install gptoss-mac again"):
-            ranks = lzma.decompress(path.read_bytes())
-            if hashlib.sha256(ranks).hexdigest() != O200K_SHA256:
-                raise ValueError("checksum does not match")
-            tokens = [b64decode(line.split()[0]) for line in ranks.splitlines()]
-        special = {f"<|reserved_{id}|>": id for id in range(200000, 200018) if id not in O200K_NAMED.values()}
-        return cls(tokens, O200K_NAMED | special, O200K_PATTERN)
+            return cls(*read_ranks(path))
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Load the compact form that ``save`` wrote. Raises ModelFolderError when it is missing, damaged or newer."""
-        path = Path(path)
-        with refused(path, ModelFolderError, "damaged", "convert the model again"):
-            packed = path.read_bytes()
-            if packed.startswith(MAGIC) and not packed.startswith(MAGIC + VERSION):
-                raise ModelFolderError(f"{path}: written by another version of gptoss-mac; update it, or convert again")
-            if hashlib.sha256(packed[:-32]).digest() != packed[-32:]:
-                raise ValueError("checksum does not match")
-            return cls(*unpack(packed[:-32]))
+        with refused(Path(path), ModelFolderError, "damaged", "convert the model again"):
+            return cls(*unpack(Path(path).read_bytes()))
 
     def save(self, path: str | Path) -> None:
-        """Write the compact form, followed by its SHA-256. Raises StorageError when the file cannot be written."""
-        packed = pack(self._tokens, self.special, self._pattern, self._added.tokens)
+        """Write the compact form. Raises StorageError when the file cannot be written."""
         try:
-            Path(path).write_bytes(packed + bytes.fromhex(self.digest))
+            Path(path).write_bytes(self._packed())
         except OSError as error:
             raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+
+    def _packed(self) -> bytes:
+        return pack(self._tokens, self.special, self._pattern, self._added.tokens)
 
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary as a parsed ``tokenizer.json``. Raises ValueError when that form cannot hold it."""
@@ -124,7 +102,7 @@ class Tokenizer:
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of the compact form, in hex. It is equal for equal tokens, markers and split pattern."""
-        return hashlib.sha256(pack(self._tokens, self.special, self._pattern, self._added.tokens)).hexdigest()
+        return self._packed()[-CHECKSUM:].hex()
 
     def encode(self, text: str) -> list[int]:
         """Return the ordinary token ids of ``text``, never a marker's. An unpaired surrogate is encoded as U+FFFD.
@@ -179,19 +157,3 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], *, markers: bool = False) -> str:
         """Return ``decode_bytes`` as text. Each broken UTF-8 sequence becomes U+FFFD."""
         return self.decode_bytes(ids, markers=markers).decode("utf-8", "replace")
-
-
-class TextDecoder:
-    """Decodes ids as they arrive. The texts returned add up to ``Tokenizer.decode`` of all the ids."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def feed(self, id: int) -> str:
-        """Add one id, and return the text that is complete now: ``""`` while a character is incomplete."""
-        return self._utf8.decode(self._tokenizer.token_bytes(id))
-
-    def finish(self) -> str:
-        """Return the remaining text, U+FFFD for an incomplete character, and reset the decoder."""
-        return self._utf8.decode(b"", final=True)

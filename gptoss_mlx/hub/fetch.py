@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gptoss_mlx.errors import HubError, StorageError, shown
+from gptoss_mlx.files import storage_errors
 from gptoss_mlx.hub.part import tidy, unfinished
 from gptoss_mlx.hub.plan import HubFile, Plan
 from gptoss_mlx.hub.transfer import ChangedError, OnProgress, Settings, Transfer
-from gptoss_mlx.model_folder.writer import storage_errors
 
 _CHANGES = 3
 """How often a file may change while it is fetched, before this is an error."""

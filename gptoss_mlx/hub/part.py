@@ -6,8 +6,6 @@ it has read last, and none are counted that are not there. A power cut may lose 
 it. Knows nothing of where bytes come from, or whether they are right.
 """
 
-import errno
-import fcntl
 import json
 import os
 import struct
@@ -17,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gptoss_mlx.errors import StorageError
-from gptoss_mlx.model_folder.writer import storage_errors, sync, sync_folder
+from gptoss_mlx.files import opened_locked, storage_errors, sync, sync_folder
 
 _HEADER = 1024
 """Bytes of the state before its counts: JSON, and spaces up to there."""
@@ -178,21 +176,12 @@ def tidy(target: Path) -> None:
 
 def _locked(path: Path, flags: int) -> int:
     """Open a file and lock it until it is closed. Raises StorageError if another process holds the lock."""
-    while True:
-        descriptor = os.open(path, flags, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            raise StorageError(f"{path}: another process is downloading it; wait for it to end") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOTSUP, errno.ENOLCK):
-                os.close(descriptor)
-                raise
-            return descriptor  # some network volumes have no locks: two processes are then not detected
-        os.close(descriptor)  # its owner has finished or removed it meanwhile
+    try:
+        while (descriptor := opened_locked(path, flags)) is None:
+            pass
+        return descriptor
+    except BlockingIOError:
+        raise StorageError(f"{path}: another process is downloading it; wait for it to end") from None
 
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:

@@ -248,9 +248,7 @@ class RemoteRows:
         window = self.runtime.config
         limit = window.max_position_embeddings
         if len(row.prompt) >= limit:
-            raise ContextLengthError(
-                f"the prompt has {len(row.prompt):,} tokens, the model's context holds {limit:,}; shorten it"
-            )
+            raise ContextLengthError.of(len(row.prompt), limit)
         row.max_tokens = min(row.max_tokens, limit - len(row.prompt))
         if len(row.prompt) + row.max_tokens > window.row_tokens:
             raise MemoryBudgetError(

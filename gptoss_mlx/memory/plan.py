@@ -13,10 +13,10 @@ from typing import Literal
 import mlx.core as mx
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.context import PREFILL_CHUNK, sequence_bytes
+from gptoss_mlx.engine.context import PREFILL_CHUNK
 from gptoss_mlx.errors import MemoryBudgetError
+from gptoss_mlx.memory.caches import cache_bytes, sequence_bytes
 from gptoss_mlx.memory.transient import Backend, transient_bytes
-from gptoss_mlx.model.cache import cache_bytes
 from gptoss_mlx.model_folder.layout import TensorSpec, align, shards
 from gptoss_mlx.model_folder.safetensors import nbytes_of
 

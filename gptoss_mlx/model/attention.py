@@ -12,7 +12,7 @@ from gptoss_mlx.model.cache import LayerCache
 from gptoss_mlx.model.rope import attention_scale
 from gptoss_mlx.model.weights import LayerWeights
 from metal_kernels import launch
-from metal_kernels.reference import Attention
+from metal_kernels.operands import Attention
 
 Rope = tuple[mx.array, mx.array]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
-from gptoss_mlx.config import FULL, SLIDING, ModelConfig
-from metal_kernels.reference import CacheView
+from gptoss_mlx.config import SLIDING, ModelConfig
+from metal_kernels.operands import CacheView
 
 TAIL = 64
 """Rows of a tail."""
@@ -212,21 +212,6 @@ class KVCache:
     def arrays(self) -> list[mx.array]:
         """Return all arrays, for evaluation: an unevaluated cache keeps a graph that grows with every step."""
         return [array for layer in self.layers for array in (layer.body, layer.tail) if array is not None]
-
-
-def cache_bytes(config: ModelConfig, positions: int, dtype: mx.Dtype) -> int:
-    """Return the bytes of the keys and values of one sequence of ``positions``: all of them in full layers, the window
-    in sliding ones, and a tail in each. A full layer allocates ahead, so that a cache may hold a 24th, or 256
-    positions, more."""
-    full = config.layer_types.count(FULL)
-    sliding = config.num_hidden_layers - full
-    rows = full * positions + sliding * min(positions, config.sliding_window - 1) + (full + sliding) * TAIL
-    return rows * row_bytes(config, dtype)
-
-
-def row_bytes(config: ModelConfig, dtype: mx.Dtype) -> int:
-    """Return the bytes of one position's keys and values in one layer."""
-    return 2 * config.num_key_value_heads * config.head_dim * dtype.size
 
 
 def _copied(tail: mx.array | None) -> mx.array | None:

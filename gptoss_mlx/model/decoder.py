@@ -106,6 +106,7 @@ class Decoder:
         return launch.norm_head_argmax(x, self.weights.norm, self.config.rms_norm_eps, self.weights.head)
 
 
+@dataclass(eq=False)
 class Step:
     """A decode step of ``each`` positions of every one of ``caches``, and its residual stream ``x`` [T, H] float32.
 
@@ -113,18 +114,17 @@ class Step:
     its experts.
     """
 
-    def __init__(
-        self, model: Decoder, caches: Sequence[KVCache], rope: Rope, each: int, x: mx.array, tally: Tally | None
-    ) -> None:
-        paged = model.weights.paged
-        self.x = x
-        self._model = model
-        self._caches = caches
-        self._rope = rope
-        self._each = each
-        self._tally = tally
-        self._paged = paged if paged is not None and not paged.complete and paged.can_run_ahead(len(x)) else None
-        self.ahead = self._paged is not None and self._paged.ahead[len(x)].choose()
+    _model: Decoder
+    _caches: Sequence[KVCache]
+    _rope: Rope
+    _each: int
+    x: mx.array
+    _tally: Tally | None
+
+    def __post_init__(self) -> None:
+        paged = self._model.weights.paged
+        self._paged = paged if paged is not None and not paged.complete and paged.can_run_ahead(len(self.x)) else None
+        self.ahead = self._paged is not None and self._paged.ahead[len(self.x)].choose()
         self._routed: list[Routed] = []
         self._settled = 0  # layers whose choice has been read back, and whose experts were there
         self._begun = time.perf_counter()

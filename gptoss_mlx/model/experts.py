@@ -8,13 +8,13 @@ steps miss, the second where a repeat takes longer than those waits. Which it is
 text, so both are tried now and then, and the faster one is used. Prompts go layer by layer, because a chunk wants most
 experts of a layer; each is read once for the chunk.
 
-Slots are MLX arrays that the host writes where they lie. Nothing may still read them then: ``fetch`` waits for the
+Slots are MLX arrays that the host writes where they lie. Nothing may still read them then, so it first waits for the
 device. Knows logits, memory and files; which expert goes is in ``slots``. Knows no attention and no cache.
 """
 
 import ctypes
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
@@ -24,49 +24,13 @@ import numpy as np
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.fastest import Fastest
-from gptoss_mlx.model.slots import Place, SlotTable, Tally
-from gptoss_mlx.model_folder import ModelFolder, Stretch, layout
+from gptoss_mlx.model.slots import Fill, Place, SlotTable, Tally
+from gptoss_mlx.model_folder import ModelFolder, Stretch
+from gptoss_mlx.model_folder.expert_slots import holds_experts, is_read, part_nbytes
 from gptoss_mlx.model_folder.part_reader import Part, PartReader
 from gptoss_mlx.model_folder.safetensors import nbytes_of
 from metal_kernels import launch
-from metal_kernels.reference import Pass
-
-STORED = {mx.float32: "F32", mx.bfloat16: "BF16"}
-"""How a slot's biases are kept, by the model's dtype."""
-
-
-def slot_stretch(stretch: Stretch, slots: int, dtype: mx.Dtype) -> Stretch:
-    """Return where the parts of ``slots`` experts lie in a layer's buffer, as a stretch of such a file would have them.
-
-    Biases have the model's dtype, which on the CPU is not the stored one.
-    """
-    inside = {}
-    at = 0
-    for name, (_, stored, shape) in stretch.tensors.items():
-        kept = STORED[dtype] if name.endswith(".bias") else stored
-        inside[name] = (at, kept, (slots, *shape[1:]))
-        at = layout.align(at + nbytes_of(kept, inside[name][2]))
-    return Stretch(stretch.file, 0, at, inside)
-
-
-def paged_nbytes(stretch: Stretch, slots: int, dtype: mx.Dtype) -> int:
-    """Return the bytes of memory that a layer's experts take: its slots, and the biases of all experts."""
-    biases = (shape for name, (_, _, shape) in stretch.tensors.items() if not _is_read(name))
-    return slot_stretch(stretch, slots, dtype).nbytes + sum(nbytes_of(STORED[dtype], shape) for shape in biases)
-
-
-def expert_nbytes(stretch: Stretch) -> int:
-    """Return the bytes that are read for one expert: its matrices and scales, 13,219,200 for the published models."""
-    return sum(_one(stored, shape) for name, (_, stored, shape) in stretch.tensors.items() if _is_read(name))
-
-
-def _is_read(name: str) -> bool:
-    """Return whether a tensor is read expert by expert. Biases are small and stay in memory for all experts."""
-    return not name.endswith(".bias")
-
-
-def _one(stored: str, shape: tuple[int, ...]) -> int:
-    return nbytes_of(stored, shape[1:])
+from metal_kernels.operands import Pass
 
 
 class LayerSlots(NamedTuple):
@@ -82,9 +46,9 @@ class LayerSlots(NamedTuple):
         file = self.stretch.file
         begin = self.stretch.offset
         return [
-            Part(file, begin + offset + id * _one(stored, shape), self.parts[name][slot].data)
+            Part(file, begin + offset + id * part_nbytes(stored, shape), self.parts[name][slot].data)
             for name, (offset, stored, shape) in self.stretch.tensors.items()
-            if _is_read(name)
+            if is_read(name)
         ]
 
 
@@ -143,9 +107,7 @@ class PagedExperts:
     def add_layer(self, stretch: Stretch, arrays: dict[str, mx.array]) -> mx.array:
         """Take ``arrays`` as the next layer's slots, by the names of ``slot_stretch``. Return its table, [E] int32."""
         table = mx.array(np.full(self.config.num_local_experts, -1, np.int32))
-        biases = {
-            name: self._biases(stretch, name, array.dtype) for name, array in arrays.items() if not _is_read(name)
-        }
+        biases = {name: self._biases(stretch, name, array.dtype) for name, array in arrays.items() if not is_read(name)}
         parts = {name: memory_of(array).reshape(self.slots, -1) for name, array in arrays.items()}
         self.layers.append(LayerSlots(stretch, memory_of(table).view(np.int32), parts, biases))
         return table
@@ -165,46 +127,28 @@ class PagedExperts:
     def first_miss(self, first: int, logits: Sequence[mx.array], tally: Tally) -> int | None:
         """Read back what a step chose by the router logits [T, E] of each layer from ``first`` on, which may be none,
         and read what was absent. Return the first layer that missed an expert, or None."""
-        values = self._read_back(logits)
-        chosen = self._choice(values)
-        missed = self.table.first_miss(first, chosen, tally, lambda places: self._fill(places, tally))
+        values, chosen = self._read_back(logits)
+        missed = self.table.first_miss(first, chosen, tally, self.filling(tally))
         self._saw("step", tally, first, missed, chosen, values)
         return missed
 
-    def passes(self, layer: int, logits: mx.array, tally: Tally) -> Iterator[Pass]:
-        """Yield passes over all experts that rows choose by their logits [T, E], each expert once, those first that are
-        in slots. Its experts are in their slots when a pass is yielded."""
-        values = self._read_back([logits])
-        chosen = self._choice(values)
-        self._saw("groups", tally, layer, None, chosen, values)
-        pairs = np.bincount(chosen.reshape(-1), minlength=logits.shape[1])
-        for group in self.table.groups(layer, chosen[0], tally, lambda places: self._fill(places, tally)):
-            slots = np.full(logits.shape[1], -1, np.int32)
-            slots[group] = self.layers[layer].table[group]
-            yield Pass(mx.array(slots), int(pairs[group].sum()))
+    def choice(self, way: Way, layer: int, logits: mx.array, tally: Tally) -> np.ndarray:
+        """Read back what the rows of one layer choose by their logits [T, E], [T, K]."""
+        values, chosen = self._read_back([logits])
+        self._saw(way, tally, layer, None, chosen, values)
+        return chosen[0]
 
-    def row_groups(self, layer: int, logits: mx.array, tally: Tally) -> Iterator[list[int]]:
-        """Yield groups of rows of logits [T, E] whose experts fit into the slots, and are there when the group is
-        yielded. What it takes to compute a group must be under way before the next is asked for."""
-        values = self._read_back([logits])
-        chosen = self._choice(values)
-        self._saw("rows", tally, layer, None, chosen, values)
-        yield from self.table.row_groups(layer, chosen[0], tally, lambda places: self._fill(places, tally))
-
-    def fetch(self, wanted: Iterable[tuple[int, list[int]]], tally: Tally) -> None:
-        """Read the experts of (layer, ids) that are absent. Raises ModelFolderError."""
-        self.table.fetch(wanted, tally, lambda places: self._fill(places, tally))
-
-    def _read_back(self, logits: Sequence[mx.array]) -> np.ndarray:
-        """Wait for the logits [T, E] of layers, and return them, [layers, T, E]."""
+    def _read_back(self, logits: Sequence[mx.array]) -> tuple[np.ndarray, np.ndarray]:
+        """Wait for the logits [T, E] of layers. Return them, [layers, T, E], and what they choose, [layers, T, K], as
+        ``reference.top_experts`` does: of equal ones the lower."""
         mx.eval(logits)
-        values = [np.array(one, copy=False) for one in logits]
-        return np.stack(values) if values else np.empty((0, 1, self.config.num_local_experts), np.float32)
+        each = [np.array(one, copy=False) for one in logits]
+        values = np.stack(each) if each else np.empty((0, 1, self.config.num_local_experts), np.float32)
+        return values, np.argsort(-values, axis=-1, kind="stable")[..., : self.config.num_experts_per_tok]
 
-    def _choice(self, values: np.ndarray) -> np.ndarray:
-        """Return what logits [layers, T, E] choose, [layers, T, K], as ``reference.top_experts`` does: of equal ones
-        the lower."""
-        return np.argsort(-values, axis=-1, kind="stable")[..., : self.config.num_experts_per_tok]
+    def filling(self, tally: Tally) -> Fill:
+        """Return what reads experts into their slots, and counts that in ``tally``. It raises ModelFolderError."""
+        return lambda places: self._fill(places, tally)
 
     def _fill(self, places: list[Place], tally: Tally) -> None:
         """Read experts into their slots. The tables that kernels read say so when it returns, and nothing else if it
@@ -242,17 +186,21 @@ class Visit:
     tally: Tally
 
     def passes(self, logits: mx.array) -> Iterator[Pass]:
-        """Run :meth:`PagedExperts.passes`."""
-        return self.experts.passes(self.layer, logits, self.tally)
+        """Yield passes over all experts that rows choose by their logits [T, E], each expert once, those first that are
+        in slots. Its experts are in their slots when a pass is yielded."""
+        own, layer, tally = self.experts, self.layer, self.tally
+        chosen = own.choice("groups", layer, logits, tally)
+        pairs = np.bincount(chosen.reshape(-1), minlength=logits.shape[1])
+        for group in own.table.groups(layer, chosen, tally, own.filling(tally)):
+            slots = np.full(logits.shape[1], -1, np.int32)
+            slots[group] = own.layers[layer].table[group]
+            yield Pass(mx.array(slots), int(pairs[group].sum()))
 
     def row_groups(self, logits: mx.array) -> Iterator[list[int]]:
-        """Run :meth:`PagedExperts.row_groups`."""
-        return self.experts.row_groups(self.layer, logits, self.tally)
-
-
-def holds_experts(stretch: Stretch) -> bool:
-    """Return whether a stretch holds a layer's experts."""
-    return any(layout.is_expert(name) for name in stretch.tensors)
+        """Yield groups of rows of logits [T, E] whose experts fit into the slots, and are there when the group is
+        yielded. What it takes to compute a group must be under way before the next is asked for."""
+        own, layer, tally = self.experts, self.layer, self.tally
+        yield from own.table.row_groups(layer, own.choice("rows", layer, logits, tally), tally, own.filling(tally))
 
 
 def memory_of(array: mx.array) -> np.ndarray:

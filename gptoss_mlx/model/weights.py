@@ -9,10 +9,17 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.model.experts import Look, PagedExperts, holds_experts, memory_of, paged_nbytes, slot_stretch
+from gptoss_mlx.model.experts import Look, PagedExperts, memory_of
 from gptoss_mlx.model_folder import ModelFolder, Stretch
+from gptoss_mlx.model_folder.expert_slots import holds_experts, paged_nbytes, slot_stretch
 from metal_kernels import launch
-from metal_kernels.reference import Dense, Experts
+from metal_kernels.operands import Dense, Experts
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+"""What a model can be loaded in."""
+
+STORED = {mx.float32: "F32", mx.bfloat16: "BF16"}
+"""What safetensors calls a model's dtype."""
 
 
 @dataclass
@@ -50,14 +57,14 @@ class Weights:
 def load_weights(
     folder: ModelFolder,
     dtype: mx.Dtype,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     *,
     slots: int | None = None,
     watch: Callable[[Look], None] | None = None,
 ) -> Weights:
     """Read every tensor, but with ``slots`` no experts: each layer then has room for so many. Call ``progress`` with
-    the bytes that each stretch takes, after it is read, and later ``watch`` with what layers with slots choose. Raises
-    ModelFolderError, and UsageError for a number of slots that does not fit the model.
+    (bytes there, of all), and later ``watch`` with what layers with slots choose. Raises ModelFolderError, and
+    UsageError for a number of slots that does not fit the model.
 
     A layer has two buffers, one for its dense tensors and one for its experts. On Metal they are the mapped file
     itself, except for slots. The embedding is, too, but no GPU reads it (``launch.embed``), so its pages are the
@@ -67,30 +74,33 @@ def load_weights(
     arrays: dict[str, mx.array] = {}
     paged = None if slots is None else PagedExperts.open(folder, slots, watch)
     tables: list[mx.array] = []
+    total = loaded_nbytes(folder, dtype, slots)
+    done = 0
     for stretch in folder.stretches():
         if paged is not None and holds_experts(stretch):
-            room = slot_stretch(stretch, paged.slots, dtype)
+            room = slot_stretch(stretch, paged.slots, STORED[dtype])
             own = tensors(launch.room(room.nbytes), room, dtype)
             tables.append(paged.add_layer(stretch, own))
-            arrays |= own
-            if progress is not None:
-                progress(paged_nbytes(stretch, paged.slots, dtype))
-            continue
-        buffer = _adopted(folder.stretch_bytes(stretch)) if mx.metal.is_available() else _read(folder, stretch)
-        found = tensors(buffer, stretch, dtype)
-        mx.eval(found)  # so that a cast's source is freed before the next stretch is read
-        arrays |= found
+        else:
+            buffer = _adopted(folder.stretch_bytes(stretch)) if mx.metal.is_available() else _read(folder, stretch)
+            own = tensors(buffer, stretch, dtype)
+            mx.eval(own)  # so that a cast's source is freed before the next stretch is read
+        arrays |= own
+        done += _taken(stretch, dtype, slots)
         if progress is not None:
-            progress(stretch.nbytes)
+            progress(done, total)
     return assembled(folder.config, arrays, tables, paged)
 
 
 def loaded_nbytes(folder: ModelFolder, dtype: mx.Dtype, slots: int | None = None) -> int:
     """Return the bytes that ``load_weights`` reads or makes room for, by shapes alone."""
-    return sum(
-        stretch.nbytes if slots is None or not holds_experts(stretch) else paged_nbytes(stretch, slots, dtype)
-        for stretch in folder.stretches()
-    )
+    return sum(_taken(stretch, dtype, slots) for stretch in folder.stretches())
+
+
+def _taken(stretch: Stretch, dtype: mx.Dtype, slots: int | None) -> int:
+    if slots is None or not holds_experts(stretch):
+        return stretch.nbytes
+    return paged_nbytes(stretch, slots, STORED[dtype])
 
 
 def _adopted(data: np.ndarray) -> mx.array:

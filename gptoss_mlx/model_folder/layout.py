@@ -57,10 +57,12 @@ def layer_file(layer: int) -> str:
 
 
 def is_expert(name: str) -> bool:
+    """Return whether a tensor has a part for each expert."""
     return ".experts." in name
 
 
 def align(offset: int) -> int:
+    """Return the first boundary of a page from ``offset`` on, in bytes."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 

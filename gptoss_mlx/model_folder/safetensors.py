@@ -39,6 +39,7 @@ class StoredTensor:
 
 
 def nbytes_of(dtype: str, shape: Iterable[int]) -> int:
+    """Return the bytes of a tensor of one of DTYPE_BYTES."""
     return DTYPE_BYTES[dtype] * math.prod(shape)
 
 

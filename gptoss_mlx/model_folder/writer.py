@@ -3,25 +3,21 @@
 Everything is synced to disk on return. A failed write raises StorageError. The caller makes and names the folder.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.errors import StorageError
+from gptoss_mlx.files import storage_errors, sync, sync_folder, write_all
 from gptoss_mlx.model_folder import layout
 from gptoss_mlx.model_folder.safetensors import header_bytes, nbytes_of
 
 _READ_BYTES = 8 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass
@@ -109,7 +105,7 @@ class ShardWriter:
         with storage_errors(self.path):
             self._fd = os.open(self.path, flags, 0o644)
             try:
-                _write_all(self._fd, header)
+                write_all(self._fd, header)
                 for name, (dtype, shape) in self._tensors.items():
                     nbytes = nbytes_of(dtype, shape)
                     self.streams[name] = TensorStream(self._fd, self.path, name, offset, nbytes)
@@ -186,47 +182,10 @@ def write_metadata(
         sync_folder(folder)
 
 
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Raise an OSError of the context as a StorageError with a remedy, in one line."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "free some space and try again" if error.errno in _FULL else "choose another place"
-        raise StorageError(f"{error.filename or path}: cannot be written ({error.strerror}); {remedy}") from error
-
-
-def sync(fd: int) -> None:
-    """Wait until a file's bytes are on the medium. macOS needs F_FULLFSYNC: its fsync stops at the drive's cache."""
-    full_sync = getattr(fcntl, "F_FULLFSYNC", None)
-    if full_sync is None:
-        os.fsync(fd)
-        return
-    try:
-        fcntl.fcntl(fd, full_sync)
-    except OSError:  # network volumes do not support it
-        os.fsync(fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until a folder's file names are on the medium."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     try:
-        _write_all(fd, json.dumps(value, indent=2).encode() + b"\n")
+        write_all(fd, json.dumps(value, indent=2).encode() + b"\n")
         sync(fd)
     finally:
         os.close(fd)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    block = memoryview(data)
-    while block:
-        block = block[os.write(fd, block) :]

@@ -20,8 +20,9 @@ from typing import Any, get_args
 import numpy as np
 
 from gptoss_mlx.errors import StorageError, UsageError
-from gptoss_mlx.model.experts import Look, Way, expert_nbytes, holds_experts
+from gptoss_mlx.model.experts import Look, Way
 from gptoss_mlx.model_folder import ModelFolder
+from gptoss_mlx.model_folder.expert_slots import expert_nbytes, holds_experts
 
 FORMAT = "expert trace"
 VERSION = 1

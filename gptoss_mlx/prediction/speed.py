@@ -103,16 +103,22 @@ def known_chip(name: str | None) -> str | None:
     return short if short in BANDWIDTH else None
 
 
-def token_bytes(config: ModelConfig, dense: str, context: int = 0) -> float:
+def known_bandwidth(name: str | None) -> float | None:
+    """Return the bytes a second of the memory of what macOS calls the chip, or None if that is not known here."""
+    chip = known_chip(name)
+    return None if chip is None else BANDWIDTH[chip] * GB
+
+
+def token_bytes(config: ModelConfig, dense: str, context: int = 0, width: int = 2) -> float:
     """Return the bytes that a decoded token reads: its experts, all dense tensors but the embedding, and the keys and
-    values, in 16 bits, that it sees. ``dense`` is "q8", "bf16" or "q4"."""
+    values, of ``width`` bytes a number, that it sees. ``dense`` is "q8", "bf16" or "q4"."""
     _, *layers, head = shards(config, "q8" if dense == "q4" else dense)
     matrices = [spec for shard in (*layers, head) for spec in shard.dense_tensors.values()]
     weights = sum(nbytes_of(spec.dtypes[0], spec.shape) for spec in matrices) * (Q4_SHARE if dense == "q4" else 1.0)
     experts = expert_bytes(config) * config.num_experts_per_tok * config.num_hidden_layers
     full = config.layer_types.count(FULL)
     seen = full * context + (config.num_hidden_layers - full) * min(context, config.sliding_window)
-    return weights + experts + seen * 2 * config.num_key_value_heads * config.head_dim * 2
+    return weights + experts + seen * 2 * config.num_key_value_heads * config.head_dim * width
 
 
 def expert_bytes(config: ModelConfig) -> float:
@@ -240,20 +246,36 @@ def fit(rows: Sequence[Published] = FIT_ROWS) -> Parameters:
     return _parameters(point)
 
 
-def left_out_errors(rows: Sequence[Published] = FIT_ROWS) -> dict[str, float]:
-    """Return for each chip by which factor its rates are mispredicted by a fit to the other chips' rows: the root of
-    the mean square of the logarithms, as a factor. A class or M5 that is left without rows is not predicted."""
-    found = {}
+def left_out(rows: Sequence[Published] = FIT_ROWS) -> list[tuple[Published, float]]:
+    """Return rows with the rate that a fit to the other chips' rows predicts for them. A class or M5 that is left
+    without rows is not predicted."""
+    found = []
     for chip in dict.fromkeys(row.chip for row in rows):
         others = [row for row in rows if row.chip != chip]
         if class_of(chip) not in {class_of(row.chip) for row in others}:
             continue
         if chip.startswith("M5") and not any(row.chip.startswith("M5") for row in others):
             continue
-        fitted = fit(others)
-        errors = _errors([_Row.of(row) for row in rows if row.chip == chip], fitted)
-        found[chip] = float(np.exp(np.sqrt(np.mean(errors**2))))
+        own = [row for row in rows if row.chip == chip]
+        errors = _errors([_Row.of(row) for row in own], fit(others))
+        found += [(row, row.rate / math.exp(error)) for row, error in zip(own, errors, strict=True)]
     return found
+
+
+def left_out_errors(rows: Sequence[Published] = FIT_ROWS) -> dict[str, float]:
+    """Return for each chip of ``left_out`` by which factor its rates are mispredicted: the root of the mean square of
+    the logarithms, as a factor."""
+    found = left_out(rows)
+    return {
+        chip: math.exp(math.sqrt(np.mean([math.log(rate / row.rate) ** 2 for row, rate in found if row.chip == chip])))
+        for chip in dict.fromkeys(row.chip for row, _ in found)
+    }
+
+
+def roofline(config: ModelConfig, dense: str, chip: str, context: int = 0) -> float:
+    """Return the tokens a second that no program can exceed which decodes one sequence: the whole bandwidth over the
+    bytes that a token reads."""
+    return BANDWIDTH[chip] * GB / token_bytes(config, dense, context)
 
 
 @dataclass(frozen=True)

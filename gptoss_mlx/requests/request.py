@@ -156,6 +156,7 @@ def read_effort(body: JsonObject, name: str) -> Effort | None:
 
 
 def read_stop(body: JsonObject) -> tuple[str, ...]:
+    """Read ``stop``, in the forms of both of OpenAI's endpoints."""
     value = body.any("stop")
     stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops) or len(stops) > MAX_STOPS:

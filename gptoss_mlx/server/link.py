@@ -33,7 +33,7 @@ from gptoss_mlx.link.protocol import (
     socket_path,
     to_line,
 )
-from gptoss_mlx.model.cache import cache_bytes
+from gptoss_mlx.memory.caches import cache_bytes
 from gptoss_mlx.reply import Ended as Reason
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.server.exchange import log_failure

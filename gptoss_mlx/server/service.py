@@ -15,7 +15,7 @@ from gptoss_mlx.engine.batching import Row
 from gptoss_mlx.errors import ContextLengthError, EngineError, GptOssError, one_line
 from gptoss_mlx.harmony import Tokenizer, render, render_messages
 from gptoss_mlx.harmony.render import reply_start
-from gptoss_mlx.model.cache import cache_bytes
+from gptoss_mlx.memory.caches import cache_bytes
 from gptoss_mlx.reply import CallPiece, Piece, Reply
 from gptoss_mlx.requests import Defaults, Request
 from gptoss_mlx.requests.history import recalled
@@ -218,7 +218,7 @@ class Service:
         runtime = loaded.runtime
         limit = runtime.config.max_position_embeddings
         if len(ids) > limit:
-            raise ContextLengthError(f"the prompt has {len(ids):,} tokens, the model's context holds {limit:,}")
+            raise ContextLengthError.of(len(ids), limit)
         scorer = Scorer(runtime.context(), ids, top, runtime.chunk)
         scores: list[Score | None] = [None]
         while not scorer.done:

@@ -1,15 +1,19 @@
-"""The two file formats of a vocabulary: Hugging Face's ``tokenizer.json``, and our compact form.
+"""The file formats of a vocabulary: Hugging Face's ``tokenizer.json``, tiktoken's ranks, and our compact form.
 
 The compact form is magic and version, one line of JSON, a byte per id for the token's length (0: no ordinary token),
-all token bytes, and the SHA-256 of everything before it. The caller adds and checks the SHA-256. Damaged input raises
-ValueError, TypeError, KeyError, IndexError, AttributeError or RecursionError, which the caller turns into one line.
+all token bytes, and the SHA-256 of everything before it. Damaged input raises ValueError, TypeError, KeyError,
+IndexError, AttributeError, RecursionError or LZMAError, which the caller turns into one line (``checks.refused``).
 """
 
+import hashlib
 import json
+import lzma
 import re
+from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 from gptoss_mlx.tokenizer_files.added_tokens import AddedToken
@@ -41,10 +45,33 @@ O200K_NAMED = {
 """The markers of the published tokenizer.json and their ids. Unused ones are called ``<|reserved_N|>``."""
 MAGIC = b"gptoss-mac tokenizer "
 VERSION = b"1\n"
+CHECKSUM = 32
+"""Bytes of a SHA-256."""
 MAX_IDS = 1 << 24
+MAX_FILE = 1 << 28
+"""Bytes of a ``tokenizer.json``. The published one has 28 MB."""
+O200K_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
+"""Of o200k_base's ranks. tiktoken checks them against the same value."""
 
 VocabularyParts = tuple[list[bytes], dict[str, int], str, list[AddedToken]]
 """The arguments of ``Tokenizer``: tokens by id, marker ids, split pattern, added tokens."""
+
+
+def read_file(path: Path) -> VocabularyParts:
+    """Return the parts of a ``tokenizer.json``."""
+    if path.stat().st_size > MAX_FILE:
+        raise ValueError("the file is too large for a tokenizer")
+    return read_tokenizer_json(json.loads(path.read_bytes()))
+
+
+def read_ranks(path: Path) -> VocabularyParts:
+    """Return the parts of the published vocabulary from its ranks in tiktoken's form, compressed."""
+    ranks = lzma.decompress(path.read_bytes())
+    if hashlib.sha256(ranks).hexdigest() != O200K_SHA256:
+        raise ValueError("checksum does not match")
+    tokens = [b64decode(line.split()[0]) for line in ranks.splitlines()]
+    reserved = {f"<|reserved_{id}|>": id for id in range(200000, 200018) if id not in O200K_NAMED.values()}
+    return tokens, O200K_NAMED | reserved, O200K_PATTERN, []
 
 
 def read_tokenizer_json(raw: Any) -> VocabularyParts:
@@ -169,19 +196,25 @@ def checked_id(id: Any) -> int:
 
 
 def pack(tokens: Sequence[bytes], special: dict[str, int], pattern: str, added: Sequence[AddedToken]) -> bytes:
-    """Return the compact form of a vocabulary, without its SHA-256."""
+    """Return the compact form of a vocabulary."""
     head: dict[str, Any] = {"ids": len(tokens), "pattern": pattern, "special": special}
     if added:
         head["added"] = [asdict(token) for token in added]
     line = json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\n"
-    return b"".join((MAGIC, VERSION, line, bytes(map(len, tokens)), *tokens))
+    packed = b"".join((MAGIC, VERSION, line, bytes(map(len, tokens)), *tokens))
+    return packed + hashlib.sha256(packed).digest()
 
 
 def unpack(packed: bytes) -> VocabularyParts:
-    """Return the parts of a vocabulary from its compact form, without its SHA-256."""
+    """Return the parts of a vocabulary from its compact form."""
     start = len(MAGIC + VERSION)
-    if packed[:start] != MAGIC + VERSION:
+    if packed.startswith(MAGIC) and packed[:start] != MAGIC + VERSION:
+        raise ValueError("it was written by another version of gptoss-mac; update that")
+    if not packed.startswith(MAGIC):
         raise ValueError("it does not begin as a tokenizer does")
+    packed, checksum = packed[:-CHECKSUM], packed[-CHECKSUM:]
+    if hashlib.sha256(packed).digest() != checksum:
+        raise ValueError("checksum does not match")
     lengths = packed.index(b"\n", start) + 1
     head = json.loads(packed[start:lengths])
     first = lengths + checked_id(head["ids"])

@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from metal_kernels.cpu.library import FORMATS, STRIDES, Cache, Heads, Library, Matrix, Routing, library
-from metal_kernels.reference import Attention, CacheView, Dense, Experts, Pass
+from metal_kernels.operands import Attention, CacheView, Dense, Experts, Pass
 
 GROUP = 32
 """Columns come in whole groups of so many, and so do the dimensions of a head."""

@@ -6,7 +6,7 @@ import math
 import mlx.core as mx
 
 from metal_kernels.dispatches.dispatch import FEW_ROWS, FLOATS, ArraySpec, Dispatch, all_of, bits, dispatch, made_once
-from metal_kernels.reference import Attention, CacheView
+from metal_kernels.operands import Attention, CacheView
 from metal_kernels.source import CONSTANT_BELOW
 
 SPLIT_KEYS = 256

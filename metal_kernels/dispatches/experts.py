@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 
 from metal_kernels.dispatches.dispatch import FEW_ROWS, FLOATS, ArraySpec, Dispatch, all_of, bits, dispatch, made_once
-from metal_kernels.reference import Dense, Experts, input_dtype
+from metal_kernels.operands import Dense, Experts, input_dtype
 from metal_kernels.source import CONSTANT_BELOW
 
 MAX_CHOICES = 8

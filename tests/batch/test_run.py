@@ -12,7 +12,7 @@ from gptoss_mlx.conversation import Conversation
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.errors import EngineError
 from gptoss_mlx.events import Done, Text, Thought
-from gptoss_mlx.model.cache import cache_bytes
+from gptoss_mlx.memory.caches import cache_bytes
 from gptoss_mlx.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)

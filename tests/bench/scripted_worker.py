@@ -1,7 +1,7 @@
 """A program for the harness that does what it is told. Its arguments are SECONDS and, if it is to fail, THEN.
 
 It sleeps SECONDS for each piece of work. THEN is what becomes of the first decode: ``die``, ``crash``, ``hang``,
-``error``, ``nonsense`` or ``nothing``.
+``error``, ``nonsense`` or ``nothing``. With ``generate`` it is the first generation that is an error.
 """
 
 import json
@@ -20,6 +20,8 @@ for line in sys.stdin:
     begin = time.perf_counter()
     time.sleep(seconds)
     answer = json.dumps({"seconds": time.perf_counter() - begin})
+    if question["call"] == then == "generate":
+        answer = json.dumps({"error": "no room\nfor it"})
     if question["call"] == "decode":
         match then:
             case "die":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from gptoss_mlx.bench import harness
-from gptoss_mlx.bench.harness import Spread, Timing, Turn, take_turns
+from gptoss_mlx.bench.harness import Spread, Timing, Turn, actions_in_turns, take_turns, take_turns_apart
 from gptoss_mlx.bench.peer import Peer, Usage
 from tests.bench.test_peer import WORKER
 
@@ -46,13 +46,13 @@ def test_the_ratio_of_two_sleeping_programs_comes_out():
         Peer("slow", [sys.executable, str(WORKER), "0.06"]) as slow,
         Peer("fast", [sys.executable, str(WORKER), "0.02"]) as fast,
     ):
-        timing = take_turns([slow, fast], lambda peer: peer.decode([1]), turns=7, pause=0)
+        timing = take_turns([slow, fast], lambda peer: peer.decode([1]), turns=7, least=7, limit=0, pause=0)
     assert timing.seconds("slow").count == 7
     assert timing.seconds("slow").median == pytest.approx(0.06, rel=0.3)
     ratio = timing.ratio("slow", to="fast")
-    assert ratio.median == pytest.approx(3, rel=0.3)
+    assert ratio.median == pytest.approx(3, rel=0.4)
     assert ratio.low <= ratio.median <= ratio.high
-    assert timing.ratio("fast", to="slow").median == pytest.approx(1 / 3, rel=0.3)
+    assert timing.ratio("fast", to="slow").median == pytest.approx(1 / 3, rel=0.5)
 
 
 def test_what_a_program_computes_while_another_works_is_noted():
@@ -64,27 +64,82 @@ def test_what_a_program_computes_while_another_works_is_noted():
         time.sleep(0.03)
         return 0.03
 
-    timing = take_turns([Spinning("spinning"), Still("still")], step, turns=4, pause=0.01)
+    timing = take_turns([Spinning("spinning"), Still("still")], step, turns=4, least=4, limit=0, pause=0.01)
     assert timing.idle["spinning"] == pytest.approx(1.0, abs=0.1)
     assert timing.idle["still"] == 0.0
-    work = take_turns([Working("working", names), Still("still")], step, turns=4, pause=0.01)
+    work = take_turns([Working("working", names), Still("still")], step, turns=4, least=4, limit=0, pause=0.01)
     assert work.idle["working"] == 0.0
 
 
 def test_every_program_works_once_a_turn_and_none_is_always_first():
     order = []
-    prepared = []
 
     def step(peer):
         order.append(peer.name)
         return 1.0
 
-    timing = take_turns(
-        [Still("a"), Still("b")], step, turns=3, warm_up=1, pause=0, prepare=lambda peer: prepared.append(peer.name)
-    )
-    assert prepared == ["a", "b"]
+    timing = take_turns([Still("a"), Still("b")], step, turns=3, warm_up=1, pause=0)
     assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]
     assert len(timing.turns) == 3
+
+
+def test_what_comes_before_each_step_is_not_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "PRESSURE", tmp_path / "cpu")
+    waited = 0
+    calls = []
+
+    def wait(seconds):
+        nonlocal waited
+        waited += seconds
+        harness.PRESSURE.write_text(f"some avg10=0.00 total={waited * 1e6:.0f}\n")
+
+    def ready(peer):
+        calls.append("ready")
+        wait(30)
+
+    def step(peer):
+        calls.append("step")
+        wait(1)
+        return 4.0
+
+    timing = take_turns([Still("a")], step, turns=1, warm_up=1, pause=0, limit=0.0, ready=ready)
+    assert calls == ["ready", "step"] * 2
+    assert [turn.seconds["a"] for turn in timing.turns] == [4.0]
+    assert timing.waiting == 0.25
+
+
+def test_a_busy_machine_is_measured_at_least_as_often_as_asked(waits):
+    step = waits(0.5, 0.6, 0.7, 0.4)
+    timing = take_turns([Still("a")], step, turns=9, least=3, warm_up=0, limit=0.0, pause=0)
+    assert [turn.seconds["a"] for turn in timing.turns] == [1.0, 2.0, 3.0]
+
+
+def test_actions_of_one_process_take_turns_after_one_that_does_not_count():
+    order = []
+    timing = actions_in_turns(
+        {"a": lambda: time.sleep(0.02), "b": lambda: time.sleep(0.06)}, turns=3, ready=lambda: order.append("ready")
+    )
+    assert len(order) == 8
+    assert len(timing.turns) == 3
+    assert timing.ratio("b", to="a").median == pytest.approx(3, rel=0.5)
+    assert list(timing.turns[0].seconds) == ["b", "a"]
+
+
+def test_programs_that_are_never_in_memory_together_take_turns_too():
+    order = []
+
+    def run(program):
+        order.append(program.name)
+        return {"load": float(len(order)), "first": 1.0}
+
+    timings = take_turns_apart([Still("a"), Still("b")], run, turns=3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert [*map(dict, (turn.seconds for turn in timings["load"].turns))] == [
+        {"a": 1.0, "b": 2.0},
+        {"b": 3.0, "a": 4.0},
+        {"a": 5.0, "b": 6.0},
+    ]
+    assert timings["first"].seconds("b") == Spread(1.0, 1.0, 1.0, 3)
 
 
 def test_turns_before_the_programs_are_warm_are_not_timed():
@@ -150,6 +205,11 @@ def test_without_a_count_of_waiting_threads_every_turn_is_calm(tmp_path, monkeyp
 def test_a_spread_is_the_median_and_the_quartiles():
     assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0, 5)
     assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0, 1)
+
+
+def test_a_rate_is_taken_turn_by_turn():
+    timing = Timing([Turn({"a": 1.0}), Turn({"a": 2.0}), Turn({"a": 4.0})], {})
+    assert timing.rate("a", 128) == Spread(64.0, 48.0, 96.0, 3)
 
 
 def test_ratios_are_taken_turn_by_turn():

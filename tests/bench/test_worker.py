@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gptoss_mlx.bench.peer import Peer
+from gptoss_mlx.bench.worker import Ours
 from gptoss_mlx.errors import PeerError
 from tests.support.checkpoints import SMALL
 from tests.support.measure import relative_l2
@@ -35,6 +36,19 @@ def test_prompts_and_the_ids_after_them_have_the_runtimes_logits(runtime, peer, 
             assert peer.decode([row[position] for row in ids[:rows]], tmp_path / "logits") > 0
             got = np.fromfile(tmp_path / "logits", np.float32).reshape(rows, -1)
             assert relative_l2(got, expected[:rows, position]) < 1e-5
+
+
+def test_generation_is_the_runtimes_own_loop(runtime):
+    """Each sequence goes on with what it draws, and the next piece of work begins anew."""
+    ours = Ours(str(runtime.folder.path), {"dtype": "float32"})
+    ids = np.random.default_rng(1).integers(0, SMALL["vocab_size"], (2, 5)).tolist()
+    ours.prefill(ids)
+    ours.generate(6)
+    for number, (context, prompt) in enumerate(zip(ours._contexts, ids, strict=True)):
+        drawn = list(runtime.generate(prompt, max_tokens=7, seed=number, stop=()))
+        assert context.ids[:11] == [*prompt, *drawn[:6]]
+    assert ours.prefill([[1]]).shape == (1, SMALL["vocab_size"])
+    assert len(ours._contexts) == 1
 
 
 def test_use_counts_the_process_and_not_its_parent(peer):

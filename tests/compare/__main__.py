@@ -9,20 +9,19 @@ Usage: python -m tests.compare LLAMA_PYTHON [--keep FOLDER]
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from convert import convert
-from gptoss_mlx.bench.peer import Peer
+from gptoss_mlx.bench.programs import THREADS, Program, llama_cpp, mlx_lm, ours
+from gptoss_mlx.bench.works import Prefill
 from gptoss_mlx.cli.progress import byte_progress
 from gptoss_mlx.cli.signals import ended_by_signals
 from gptoss_mlx.errors import GptOssError
-from tests.compare.measures import Decoding, Prefill, last_logits, measured
-from tests.compare.programs import THREADS, llama_cpp, mlx_lm, ours
+from tests.compare.measures import VOCABULARY, Decoding, Turns, last_logits, measured
 from tests.compare.report import LLAMA, MLX_BFLOAT16, MLX_FLOAT32, OURS_BF16, OURS_Q8, Group, missed, programs, times
 from tests.compare.same_weights import BOUND, worst_difference
 from tests.support.random_checkpoint import SHAPES, write_random_checkpoint
@@ -32,26 +31,17 @@ FLOAT32 = {"dtype": "float32"}
 CONSOLE = Console(width=130)
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A program, the weights that it loads, and its own options."""
-
-    peer: Peer
-    weights: Path
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
-def side_by_side(programs: Sequence[Loaded], works: Sequence[Decoding | Prefill], scratch: Path) -> Group:
+def side_by_side(programs: Sequence[Program], works: Sequence[Turns], scratch: Path) -> Group:
     """Measure programs that are all loaded at the same time, and print their times. Raises PeerError."""
-    group = Group(programs[0].peer.name)
+    group = Group(programs[0].name)
     with ExitStack() as stack:
         peers = [stack.enter_context(program.peer) for program in programs]
         for program in programs:
-            say(f"loading {program.peer.name}")
-            program.peer.load(program.weights, threads=THREADS, rows=8, positions=1024, options=program.options)
-        for work in works:
-            say(f"{work.name}, {' and '.join(peer.name for peer in peers)}")
-            group.timings[work.name] = measured(work, peers)
+            say(f"loading {program.name}")
+            program.load(rows=8, positions=1024)
+        for turns in works:
+            say(f"{turns.work.label}, {' and '.join(peer.name for peer in peers)}")
+            group.timings[turns.work.label] = measured(turns, peers)
         for peer in peers:
             group.logits[peer.name] = last_logits(peer, scratch)
             group.memory[peer.name] = peer.usage().memory
@@ -82,18 +72,23 @@ def compare(llama_python: str, folder: Path) -> int:
         return 1
     made = weights(folder)
     beside_llama = side_by_side(
-        (Loaded(ours(OURS_Q8), made["q8"]), Loaded(llama_cpp(LLAMA, llama_python), made["gguf"])),
-        (Decoding(1, turns=30), Decoding(8, turns=20), Prefill(128, turns=8), Prefill(512, turns=5)),
+        (Program(ours(OURS_Q8), made["q8"]), Program(llama_cpp(LLAMA, llama_python), made["gguf"])),
+        (
+            Turns(Decoding(1), 30, warm_up=2),
+            Turns(Decoding(8), 20, warm_up=2),
+            Turns(Prefill(128, VOCABULARY), 8),
+            Turns(Prefill(512, VOCABULARY), 5),
+        ),
         folder / "logits",
     )
     beside_mlx = side_by_side(
         (
-            Loaded(ours(OURS_BF16), made["bf16"], FLOAT32),
-            Loaded(mlx_lm(MLX_FLOAT32), made["checkpoint"], FLOAT32),
-            Loaded(mlx_lm(MLX_BFLOAT16), made["checkpoint"], {"dtype": "bfloat16"}),
+            Program(ours(OURS_BF16), made["bf16"], FLOAT32),
+            Program(mlx_lm(MLX_FLOAT32), made["checkpoint"], FLOAT32),
+            Program(mlx_lm(MLX_BFLOAT16), made["checkpoint"], {"dtype": "bfloat16"}),
         ),
         # mlx-lm takes minutes for 128 ids in bf16 on a CPU, and decoding has warmed up prefill.
-        (Decoding(1, turns=8, before=8), Prefill(128, turns=1, warm_up=0)),
+        (Turns(Decoding(1, before=8), 8, warm_up=2), Turns(Prefill(128, VOCABULARY), 1, warm_up=0)),
         folder / "logits",
     )
     groups = (beside_llama, beside_mlx)

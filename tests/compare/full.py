@@ -22,10 +22,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from gptoss_mlx.bench.programs import THREADS, llama_cpp
+from gptoss_mlx.bench.works import random_ids
 from gptoss_mlx.cli.signals import ended_by_signals
 from gptoss_mlx.errors import CutOffError, GptOssError, NoAnswerError, PeerError
-from tests.compare.measures import random_ids
-from tests.compare.programs import THREADS, llama_cpp
+from tests.compare.measures import VOCABULARY
 from tests.compare.report import LLAMA
 
 PROMPT = "Write a long story about a lighthouse keeper who finds a letter in a bottle. " * 8
@@ -73,9 +74,9 @@ def llama(folder: Path, layers: int, python: str, prompt: int) -> Run:
     begin = time.perf_counter()
     with llama_cpp(LLAMA, python) as peer:
         peer.load(gguf, threads=THREADS)
-        peer.prefill([random_ids(0, prompt)])
+        peer.prefill([random_ids(0, prompt, VOCABULARY)])
         first = time.perf_counter() - begin
-        each = statistics.median(peer.decode([id]) for id in random_ids(1, REPLY - 1))
+        each = statistics.median(peer.decode([id]) for id in random_ids(1, REPLY - 1, VOCABULARY))
         memory = peer.usage().memory
     gguf.unlink()
     return Run(LLAMA, prompt, first, each, memory)

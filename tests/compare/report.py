@@ -7,6 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from gptoss_mlx.bench.harness import CALM, Spread, Timing
+from gptoss_mlx.bench.report import MAY_COMPUTE_IDLE
 from tests.support.measure import relative_l2
 
 OURS_Q8 = "gptoss-mac, q8"
@@ -29,14 +30,11 @@ class Goal:
 GOALS = (
     Goal("decode", LLAMA, OURS_Q8, 1.0),
     Goal("decode 8 sequences", LLAMA, OURS_Q8, 1.0),
-    Goal("prefill 128", LLAMA, OURS_Q8, 1 / 1.2),
-    Goal("prefill 512", LLAMA, OURS_Q8, 1 / 1.2),
+    Goal("pp128", LLAMA, OURS_Q8, 1 / 1.2),
+    Goal("pp512", LLAMA, OURS_Q8, 1 / 1.2),
     Goal("decode", MLX_FLOAT32, OURS_BF16, 1.0),
-    Goal("prefill 128", MLX_FLOAT32, OURS_BF16, 3.0),
+    Goal("pp128", MLX_FLOAT32, OURS_BF16, 3.0),
 )
-
-MAY_COMPUTE_IDLE = 0.05
-"""Cores that a program may keep busy while another is measured."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ import numpy as np
 
 from convert import convert
 from gptoss_mlx.bench.peer import Peer
-from tests.compare.programs import THREADS
+from gptoss_mlx.bench.programs import THREADS
 from tests.support.checkpoints import SMALL, hf_config
 from tests.support.measure import relative_l2
 from tests.support.random_checkpoint import write_random_checkpoint

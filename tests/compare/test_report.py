@@ -37,14 +37,14 @@ def test_prefill_may_take_a_fifth_longer_than_llama_cpp_takes():
     assert {goal.work: goal.times for goal in GOALS if goal.other == LLAMA} == {
         "decode": 1.0,
         "decode 8 sequences": 1.0,
-        "prefill 128": pytest.approx(1 / 1.2),
-        "prefill 512": pytest.approx(1 / 1.2),
+        "pp128": pytest.approx(1 / 1.2),
+        "pp512": pytest.approx(1 / 1.2),
     }
 
 
 def test_a_program_that_computes_while_others_are_measured_is_named():
-    (line,) = missed(groups(**{f"prefill 512 {OURS_Q8}": {"factor": 1.0, "idle": 0.3}}))
-    assert line == f"prefill 512: {LLAMA} kept 30% of a core busy while others were measured"
+    (line,) = missed(groups(**{f"pp512 {OURS_Q8}": {"factor": 1.0, "idle": 0.3}}))
+    assert line == f"pp512: {LLAMA} kept 30% of a core busy while others were measured"
 
 
 def test_figures_from_a_busy_machine_are_not_believed():
@@ -60,8 +60,8 @@ def test_tables_have_a_line_for_each_program_and_work():
 
 def test_a_work_of_a_single_turn_says_nothing_of_what_programs_computed_between_turns():
     found = groups()
-    found[1].timings["prefill 128"] = Timing([Turn({OURS_BF16: 2.0, MLX_FLOAT32: 60.0}, 0.0)], {})
+    found[1].timings["pp128"] = Timing([Turn({OURS_BF16: 2.0, MLX_FLOAT32: 60.0}, 0.0)], {})
     assert programs(found).row_count == 4
     assert missed(found) == []
-    found[1].timings = {"prefill 128": found[1].timings["prefill 128"]}
+    found[1].timings = {"pp128": found[1].timings["pp128"]}
     assert [*programs(found).columns[3].cells][2:] == ["not measured"] * 2

@@ -58,6 +58,7 @@ def compared(spread: Runtime, alone: Runtime) -> dict[str, Any]:
         "drawn": same(lambda runtime: list(runtime.generate(ids[:40], max_tokens=30, temperature=1.3, seed=7))),
         "removed": same(removed),
         "resumed": same(resumed),
+        "prefixes_apart": spread.model_key != alone.model_key,
         "scores": same(lambda runtime: runtime.score(ids[:100], 2)),
     }
 

@@ -45,20 +45,32 @@ class Ended:
         return f"{what}: {took}, exit code {self.code}; {last}"
 
 
-def lose(folder: Path, ranks: int, number: int, after: float, rank_0: bool | None = None) -> Ended:
-    """Start a batch on so many ranks, send one of them the signal ``number`` ``after`` so many seconds, and wait. Which
-    one is drawn, unless ``rank_0`` says it. A batch that has not begun yet is waited for."""
+def lose(folder: Path, ranks: int, number: int, after: float | None, rank_0: bool | None = None) -> Ended:
+    """Start a batch on so many ranks, send one of them the signal ``number``, and wait. Which one is drawn, unless
+    ``rank_0`` says it. It is sent ``after`` so many seconds from when there are as many processes, or for None once an
+    answer is written."""
     tag = secrets.token_hex(8)
     lines = folder / f"{tag}.txt"
     lines.write_text("".join(f"What is {n} + {n + 1}?\n" for n in range(3000)))
     command = [sys.executable, "-m", "gptoss_mlx.cli", "batch", lines, "--model", "tiny", "--distributed", str(ranks)]
     with (folder / f"{tag}.said").open("w+b") as said:
-        batch = subprocess.Popen(command, cwd=ROOT, env=os.environ | {TAG: tag}, stdout=said, stderr=said)
+        batch = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {TAG: tag},
+            stdout=said,
+            stderr=said,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background has it ignored
+        )
         begun = time.monotonic()
-        while (found := _followers(tag)) is None or (len(found) < ranks - 1 and not (rank_0 and after == 0)):
+        while len(found := _followers(tag)) < ranks - 1:
             assert batch.poll() is None, (folder / f"{tag}.said").read_text()
             time.sleep(0.02)
-        time.sleep(after)
+        answers = lines.with_suffix(".answers.jsonl")
+        while after is None and not (answers.exists() and answers.stat().st_size):
+            assert batch.poll() is None, (folder / f"{tag}.said").read_text()
+            time.sleep(0.02)
+        time.sleep(after or 0)
         hit = batch.pid if rank_0 or (rank_0 is None and random.random() < 1 / ranks) else random.choice(found)
         late = time.monotonic() - begun
         os.kill(hit, number)

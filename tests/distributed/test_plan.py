@@ -6,8 +6,8 @@ import pytest
 from gptoss_mlx.config import PUBLISHED
 from gptoss_mlx.distributed.plan import Room, joint_plan, part_of, shares
 from gptoss_mlx.errors import MemoryBudgetError, UsageError
+from gptoss_mlx.memory.caches import cache_bytes
 from gptoss_mlx.memory.plan import plan
-from gptoss_mlx.model.cache import cache_bytes
 
 GB = 10**9
 CONFIG = PUBLISHED["20b"]

@@ -68,7 +68,7 @@ def fresh(path: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
+@pytest.mark.skipif(not all(map(shutil.which, ("bash", "curl"))), reason="bash or curl is not installed")
 @pytest.mark.parametrize("page", RUNNING, ids=lambda page: page.name)
 def test_what_a_page_tells_to_type_works(page, tmp_path, request):
     if page.name in ALONE:

@@ -13,7 +13,7 @@ from gptoss_mlx.engine.batching import Batch, Failed, Row
 from gptoss_mlx.engine.generate import generate
 from gptoss_mlx.errors import ContextLengthError, EngineError, MemoryBudgetError, UsageError
 from gptoss_mlx.harmony import Message, System, render
-from gptoss_mlx.model.cache import cache_bytes
+from gptoss_mlx.memory.caches import cache_bytes
 from gptoss_mlx.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)

@@ -252,7 +252,7 @@ def test_a_disk_that_takes_nothing_is_told_once_and_costs_nothing_else(runtime, 
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("gptoss_mlx.bounded_folder._write_all", full)
+        monkeypatch.setattr("gptoss_mlx.bounded_folder.write_all", full)
     else:
         folder.path.write_text("in the way")
     context = own.resume(runtime.context(), whole)
@@ -332,6 +332,34 @@ def test_what_memory_holds_is_written_without_waiting_and_once(runtime, view, mo
     assert own.prefixes.write()
     assert view().reusable(runtime.context(), [*context.ids, 1]) == len(context.ids)
     assert view().reusable(runtime.context(), [*ids(1, 100), 1]) == 100
+
+
+def test_a_file_that_is_written_while_the_folder_is_listed_is_not_written_again(runtime, view, monkeypatch):
+    own = view()
+    writer = own.prefixes.snapshots.writer
+    context = read(runtime, ids(1, 100))
+    go = threading.Event()
+    written = []
+    write, names = BoundedFolder.write, BoundedFolder.names
+
+    def slow(self, name, parts):
+        go.wait()
+        written.append(name)
+        write(self, name, parts)
+
+    def before_it_is_there(self):
+        found = names(self)
+        go.set()
+        while writer.waiting:
+            time.sleep(0.001)
+        return found
+
+    monkeypatch.setattr(BoundedFolder, "write", slow)
+    own.save(context)
+    monkeypatch.setattr(BoundedFolder, "names", before_it_is_there)
+    own.save(context)
+    writer.close()
+    assert len(written) == 1
 
 
 def test_memory_that_runs_out_while_copying_is_no_error_of_the_reply(runtime, view, monkeypatch):

@@ -66,7 +66,7 @@ def test_where_a_row_waits_for_the_host_nothing_runs_ahead(runtime, launched):
     own = gptoss_mlx.load(runtime.folder.path, dtype="float32", slots=5)
     stepper = Stepper(own.model)
     row, said = begun(own, stepper, 0, most=5)
-    assert row.waits == "misses"
+    assert row.waits
     counts = []
     while stepper.rows:
         said += [one.token for one in stepper.step()]
@@ -82,7 +82,7 @@ def test_with_every_expert_in_a_slot_no_row_waits(runtime):
     row, said = begun(own, stepper, 0)
     assert finish(stepper, {0: said})[0] == alone(runtime, 0)
     assert own.model.weights.paged.complete
-    assert row.waits is None
+    assert not row.waits
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN])

@@ -12,7 +12,7 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model.rope import attention_scale
 from metal_kernels import dispatches
 from metal_kernels.comparison import Shapes
-from metal_kernels.reference import Attention, CacheView, Dense, Experts
+from metal_kernels.operands import Attention, CacheView, Dense, Experts
 from tests.gpu.plan import Array, Plan
 
 F16, BF16, F32, U32, U8, I32 = mx.float16, mx.bfloat16, mx.float32, mx.uint32, mx.uint8, mx.int32

@@ -8,9 +8,9 @@ import gptoss_mlx
 from gptoss_mlx import machine
 from gptoss_mlx.errors import ContextLengthError, MemoryBudgetError, UsageError
 from gptoss_mlx.limits import context_limit, memory_limit
+from gptoss_mlx.memory.caches import cache_bytes
 from gptoss_mlx.memory.here import plan_here
 from gptoss_mlx.memory.plan import LEAST_CONTEXT
-from gptoss_mlx.model.cache import cache_bytes
 from gptoss_mlx.model_folder import ModelFolder
 from tests.support.checkpoints import SMALL
 from tests.support.models import random_model

@@ -12,8 +12,8 @@ from gptoss_mlx.bundled import install_tiny
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import MemoryBudgetError
 from gptoss_mlx.installed import find_model
+from gptoss_mlx.memory.caches import cache_bytes
 from gptoss_mlx.memory.plan import AGENT_CONTEXT, LEAST_CHUNK, LEAST_CONTEXT, MemoryPlan, plan
-from gptoss_mlx.model.cache import cache_bytes
 from gptoss_mlx.model_folder import ModelFolder
 from tests.support.checkpoints import TWO_LAYERS_OF_20B, hf_config, write_checkpoint
 from tests.support.memory_peak import peaks

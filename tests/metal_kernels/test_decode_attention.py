@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from metal_kernels import launch
-from metal_kernels.reference import Attention, CacheView
+from metal_kernels.operands import Attention, CacheView
 
 N = 8
 M = 2

@@ -12,7 +12,7 @@ import pytest
 
 from metal_kernels import dispatches, launch, reference
 from metal_kernels.emulator import FindingKind
-from metal_kernels.reference import CacheView
+from metal_kernels.operands import CacheView
 from tests.metal_kernels.shaders.common import (
     BF16,
     F16,

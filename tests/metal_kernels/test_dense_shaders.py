@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metal_kernels import dispatches, launch
-from metal_kernels.reference import Dense
+from metal_kernels.operands import Dense
 from tests.metal_kernels.shaders.common import EPS, F32, ROUNDING, error, exact, in_range, retiled, run, same
 from tests.metal_kernels.shaders.dense import (
     CASES,

@@ -9,7 +9,7 @@ import pytest
 
 from metal_kernels import dispatches
 from metal_kernels.emulator.report import FindingKind
-from metal_kernels.reference import Experts
+from metal_kernels.operands import Experts
 from tests.metal_kernels.shaders.common import (
     FLOAT32_ERROR,
     ROUNDING,

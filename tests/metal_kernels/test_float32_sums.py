@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import launch, reference
-from metal_kernels.reference import Attention, CacheView, Dense, Experts
+from metal_kernels import launch, operands
+from metal_kernels.operands import Attention, CacheView, Dense, Experts
 
 pytestmark = pytest.mark.skipif(not launch.on_cpu(), reason="for the CPU backend")
 
@@ -119,7 +119,7 @@ def test_the_router():
     norm = 1 + normal(rng, H)
     handed_on, got = launch.norm_router(x, norm, EPS, router, mx.float16)
     close(got, normed(x, norm) @ values.T + exact(router.bias))
-    close(reference.natural(handed_on), normed(x, norm))
+    close(operands.natural(handed_on), normed(x, norm))
 
 
 def activated(out):
@@ -141,9 +141,9 @@ def test_experts_one_by_one_and_grouped(rows):
     slots = mx.arange(4, dtype=mx.int32)
     chosen = np.argsort(-exact(logits), axis=-1)[:, :k]
     inner = activated(np.einsum("tkrc,tc->tkr", up_values[chosen], exact(x)) + exact(gate_up.bias)[chosen])
-    handed = reference.chunk_major(x, mx.float16)
+    handed = operands.chunk_major(x, mx.float16)
     got = launch.expert_gate_up(handed, logits, slots, gate_up, k, LIMIT)
-    close(reference.natural(got), inner)
+    close(operands.natural(got), inner)
 
     share = np.exp(np.take_along_axis(exact(logits), chosen, axis=-1))
     share /= share.sum(-1, keepdims=True)
@@ -152,7 +152,7 @@ def test_experts_one_by_one_and_grouped(rows):
         each = np.einsum("tkrc,tkc->tkr", down_values[chosen], inner) + exact(down.bias)[chosen]
         return exact(residual) + (each * share[..., None]).sum(1)
 
-    close(launch.expert_down_residual(got, logits, slots, down, residual), mixed(exact(reference.natural(got))))
+    close(launch.expert_down_residual(got, logits, slots, down, residual), mixed(exact(operands.natural(got))))
     close(launch.expert_mlp_grouped(handed, logits, slots, gate_up, down, residual, k=k, limit=LIMIT), mixed(inner))
 
 

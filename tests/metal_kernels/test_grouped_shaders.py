@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metal_kernels import dispatches, launch
-from metal_kernels.reference import Dense, Experts
+from metal_kernels.operands import Dense, Experts
 from tests.metal_kernels.shaders.common import BF16, F32, ROUNDING, error, exact, run, same
 from tests.metal_kernels.shaders.grouped import CASES, OPERATIONS, Case, defined, dispatch, edges
 

@@ -22,7 +22,7 @@ from metal_kernels.dispatches import FEW_ROWS
 from metal_kernels.emulator import ToolchainError, toolchain
 from metal_kernels.emulator.kernel import function_of
 from metal_kernels.launch import Kernel
-from metal_kernels.reference import Dense
+from metal_kernels.operands import Dense
 from metal_kernels.source import MetalSource
 from tests.metal_kernels.shaders import decode_attention
 from tests.metal_kernels.shaders.common import run

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from metal_kernels import reference
-from metal_kernels.reference import Attention
+from metal_kernels.operands import Attention
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine.generate import generate
-from gptoss_mlx.model.cache import TAIL, KVCache, LayerCache, cache_bytes
+from gptoss_mlx.memory.caches import cache_bytes
+from gptoss_mlx.model.cache import TAIL, KVCache, LayerCache
 from gptoss_mlx.sampling import Sampling
 from tests.support.checkpoints import SMALL
 from tests.support.models import random_model

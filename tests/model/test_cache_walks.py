@@ -13,7 +13,7 @@ import pytest
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.model.cache import TAIL, KVCache
 from metal_kernels import launch
-from metal_kernels.reference import Attention
+from metal_kernels.operands import Attention
 from tests.metal_kernels.cpu.trials.attention import attention
 from tests.metal_kernels.shaders.common import F32
 from tests.support.native import architectures

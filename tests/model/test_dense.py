@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import float32_sums, reference
+from metal_kernels import float32_sums, operands, reference
 
 ROWS = 96
 COLUMNS = 128
@@ -19,7 +19,7 @@ def stored():
     scales = rng.uniform(0.001, 0.003, (ROWS, COLUMNS // GROUP)).astype(np.float32)
     offsets = rng.uniform(-0.3, -0.1, scales.shape).astype(np.float32)
     out_bias = rng.standard_normal(ROWS).astype(np.float32)
-    layer = reference.Dense(mx.array(codes.view("<u4")), mx.array(out_bias), mx.array(scales), mx.array(offsets))
+    layer = operands.Dense(mx.array(codes.view("<u4")), mx.array(out_bias), mx.array(scales), mx.array(offsets))
     scale, offset = (np.repeat(each.astype(np.float64), GROUP, axis=1) for each in (scales, offsets))
     return layer, codes * scale + offset, out_bias
 

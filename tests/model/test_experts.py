@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import launch, reference
-from metal_kernels.reference import Experts
+from metal_kernels import launch, operands, reference
+from metal_kernels.operands import Experts
 
 E = 6
 H = 64
@@ -67,7 +67,7 @@ def test_both_ways_agree_with_the_definition_and_honour_the_slot_table(layer, ro
     logits = rng.standard_normal((rows, E), np.float32)
     slots = rng.permutation(E).astype(np.int32)
     want = by_definition(x, logits, slots, gate_up, down)
-    args = reference.chunk_major(mx.array(x), mx.float32), mx.array(logits), mx.array(slots)
+    args = operands.chunk_major(mx.array(x), mx.float32), mx.array(logits), mx.array(slots)
     residual = mx.zeros((rows, H))
     activated = launch.expert_gate_up(*args, gate_up, K, LIMIT)
     few = launch.expert_down_residual(activated, args[1], args[2], down, residual)
@@ -88,7 +88,7 @@ def test_an_absent_expert_adds_nothing_and_leaves_the_others_their_shares(layer,
     best = int(logits[0].argmax())
     slots[[best, (best + 2) % E]] = -1
     want = by_definition(x, logits, slots, gate_up, down)
-    args = reference.chunk_major(mx.array(x), mx.float32), mx.array(logits), mx.array(slots)
+    args = operands.chunk_major(mx.array(x), mx.float32), mx.array(logits), mx.array(slots)
     activated = launch.expert_gate_up(*args, gate_up, K, LIMIT)
     got = launch.expert_down_residual(activated, args[1], args[2], down, mx.zeros((rows, H)))
     np.testing.assert_allclose(np.array(got), want, rtol=0, atol=3e-6 * np.abs(want).max())
@@ -103,7 +103,7 @@ def test_passes_over_experts_have_the_bits_of_one_pass_over_all(layer, kernels, 
     rows = 40
     x = mx.array(rng.standard_normal((rows, H), np.float32))
     logits = mx.array(rng.standard_normal((rows, E), np.float32))
-    handed = reference.chunk_major(x, mx.float32)
+    handed = operands.chunk_major(x, mx.float32)
     whole = launch.expert_mlp_grouped(handed, logits, mx.arange(E, dtype=mx.int32), gate_up, down, x, k=K, limit=LIMIT)
     chosen = np.array(reference.top_experts(logits, K)[0])
     held = [[mx.array(np.array(part[:2])) for part in both] for both in (gate_up, down)]
@@ -116,7 +116,7 @@ def test_passes_over_experts_have_the_bits_of_one_pass_over_all(layer, kernels, 
                     np.array(array, copy=False)[:] = np.array(part[first : first + 2])
             table = np.full(E, -1, np.int32)
             table[first : first + 2] = (0, 1)
-            yield reference.Pass(mx.array(table), int(((chosen >= first) & (chosen < first + 2)).sum()))
+            yield operands.Pass(mx.array(table), int(((chosen >= first) & (chosen < first + 2)).sum()))
 
     few = [Experts(*arrays) for arrays in held]
     got = launch.expert_mlp_in_passes(handed, logits, passes(), *few, x, k=K, limit=LIMIT)
@@ -141,6 +141,6 @@ def test_on_metal_mlx_s_sorted_product_is_kept_from_rows_it_gets_wrong(layer, mo
     monkeypatch.setattr(mx, "gather_qmm", recorded)
     x = mx.random.normal((20, H))
     slots = mx.arange(E, dtype=mx.int32)
-    rows = reference.chunk_major(x, mx.float32)
+    rows = operands.chunk_major(x, mx.float32)
     reference.expert_mlp_grouped(rows, mx.random.normal((20, E)), slots, *layer, x, k=K, limit=LIMIT)
     assert seen == [(H, True), (INTER, False)]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.model.cache import KVCache, cache_bytes
+from gptoss_mlx.memory.caches import cache_bytes
+from gptoss_mlx.model.cache import KVCache
 from gptoss_mlx.model.rope import inverse_frequencies
 from tests.support.checkpoints import DEFAULTS, from_bf16, hf_tensors
 from tests.support.measure import relative_l2

@@ -11,10 +11,11 @@ import pytest
 import gptoss_mlx
 from gptoss_mlx.errors import ModelFolderError, UsageError
 from gptoss_mlx.fastest import AGAIN, Fastest
-from gptoss_mlx.model.experts import PagedExperts, expert_nbytes, holds_experts
+from gptoss_mlx.model.experts import PagedExperts
 from gptoss_mlx.model.slots import Tally
 from gptoss_mlx.model.weights import loaded_nbytes
 from gptoss_mlx.model_folder import ModelFolder
+from gptoss_mlx.model_folder.expert_slots import expert_nbytes, holds_experts
 from metal_kernels import launch
 from tests.support.checkpoints import SMALL, WINDOW_64
 from tests.support.models import always_ahead, random_model
@@ -236,7 +237,7 @@ def test_no_slot_is_written_while_a_pending_evaluation_reads_it(resident, fenced
     own = paged(resident, 4)
     paging = experts(own)
     layer = own.model.weights.layers[0]
-    paging.fetch([(0, [0, 1, 2, 3])], Tally())
+    paging.table.fetch([(0, [0, 1, 2, 3])], Tally(), paging.filling(Tally()))
     long = mx.random.normal((400, 400))
     mx.eval(long)
     rows = mx.random.normal((8, 128))
@@ -255,7 +256,7 @@ def test_no_slot_is_written_while_a_pending_evaluation_reads_it(resident, fenced
     mx.async_eval(got)
     if not fenced:
         monkeypatch.setattr(mx, "synchronize", lambda *_: None)
-    paging.fetch([(0, [4, 5, 6, 7])], Tally())
+    paging.table.fetch([(0, [4, 5, 6, 7])], Tally(), paging.filling(Tally()))
     assert np.array_equal(np.array(got), want) == fenced
 
 

@@ -23,7 +23,7 @@ from gptoss_mlx.runtime import Runtime
 from gptoss_mlx.sampling import Sampling
 from metal_kernels import launch
 from metal_kernels.cpu.library import cores, library
-from metal_kernels.reference import Dense, Experts
+from metal_kernels.operands import Dense, Experts
 
 H = 2880
 EXPERTS = 32

@@ -76,6 +76,17 @@ def stalls(options: argparse.Namespace) -> bool:
     return _losses(signal.SIGSTOP, options.stalls)
 
 
+def interrupts(options: argparse.Namespace) -> bool:
+    """Send rank 0 Ctrl-C and SIGTERM while a batch starts and while it answers."""
+    fine = True
+    with tempfile.TemporaryDirectory() as folder:
+        for ranks, number, after in ((2, signal.SIGINT, 0.0), (2, signal.SIGINT, 3.0), (4, signal.SIGTERM, 3.0)):
+            ended = lose(Path(folder), ranks, number, after, rank_0=True)
+            print(f"  of {ranks} ranks {ended}", flush=True)
+            fine &= ended.fine and ended.code == 128 + number
+    return fine
+
+
 def _losses(number: signal.Signals, times: int) -> bool:
     found: list[Ended] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +107,7 @@ def _output(*arguments: object) -> str:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {
-    part.__name__: part for part in (same, commands, kills, stalls)
+    part.__name__: part for part in (same, commands, kills, stalls, interrupts)
 }
 
 

@@ -27,8 +27,8 @@ from rich.table import Table
 from convert import convert
 from gptoss_mlx.bench.replay import hits_table, rates_table, results_of, sizes_of
 from gptoss_mlx.config import PUBLISHED
-from gptoss_mlx.model.experts import expert_nbytes, holds_experts
 from gptoss_mlx.model_folder import ModelFolder
+from gptoss_mlx.model_folder.expert_slots import expert_nbytes, holds_experts
 from gptoss_mlx.prediction.replay import POLICIES, invented
 from tests.reports import paging, speeds
 from tests.support.memory_group import Ran, run_limited

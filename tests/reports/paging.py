@@ -11,11 +11,8 @@ only its ratios mean anything. It exits with 1 if a goal is missed.
 import argparse
 import itertools
 import os
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -25,10 +22,12 @@ from rich.table import Table
 
 import gptoss_mlx
 from convert import convert
+from gptoss_mlx.bench.harness import actions_in_turns
 from gptoss_mlx.bundled import checkpoint
-from gptoss_mlx.model.experts import PagedExperts, expert_nbytes
+from gptoss_mlx.model.experts import PagedExperts
 from gptoss_mlx.model.slots import Tally
 from gptoss_mlx.model_folder import ModelFolder
+from gptoss_mlx.model_folder.expert_slots import expert_nbytes
 from gptoss_mlx.runtime import Runtime
 from metal_kernels import launch
 from tests.support.models import always_ahead
@@ -97,22 +96,6 @@ def stress(steps: int) -> int:
     return 0
 
 
-def in_turns(actions: list[Callable[[], object]], turns: int) -> list[list[float]]:
-    """Return the seconds of each action in so many turns, after one that does not count. Each begins a turn in turn."""
-    found: list[list[float]] = [[] for _ in actions]
-    for turn in range(turns + 1):
-        for number in sorted(range(len(actions)), key=lambda n: (n - turn) % len(actions)):
-            start = time.perf_counter()
-            actions[number]()
-            if turn:
-                found[number].append(time.perf_counter() - start)
-    return found
-
-
-def ratio(own: list[float], other: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(own, other, strict=True))
-
-
 def overhead(model: Path, tokens: int) -> tuple[list[list[str]], bool]:
     """Measure decoding with every expert in a slot, as it is and where the host looks for misses all the same."""
     whole, full, looking = (gptoss_mlx.load(model, slots=slots) for slots in (None, *[_experts(model)] * 2))
@@ -128,11 +111,12 @@ def overhead(model: Path, tokens: int) -> tuple[list[list[str]], bool]:
         return list(runtime.generate(prompt, max_tokens=tokens, temperature=0, stop=()))
 
     assert said(whole) == said(full) == said(looking)
-    resident, slots, looked = in_turns([lambda r=r: said(r) for r in (whole, full, looking)], TURNS)
-    cost = ratio(slots, resident)
+    runtimes = {"in memory": whole, "slots": full, "looking": looking}
+    timing = actions_in_turns({name: lambda r=r: said(r) for name, r in runtimes.items()}, turns=TURNS)
+    cost, looked = (timing.ratio(name, to="in memory").median for name in ("slots", "looking"))
     lines = [
         [f"{model.name}: every expert in a slot", f"{cost:.3f} of the time in memory", f"at most {OVERHEAD}"],
-        [f"{model.name}: and the host looks for misses", f"{ratio(looked, resident):.3f} of the time in memory", ""],
+        [f"{model.name}: and the host looks for misses", f"{looked:.3f} of the time in memory", ""],
     ]
     return lines, cost <= OVERHEAD
 
@@ -166,16 +150,9 @@ def throughput(model: Path) -> tuple[list[list[str]], bool]:
     with layer.stretch.file.open("rb") as file:
         descriptor = file.fileno()
         for name, before in (("warm", lambda: None), ("cold", forget)):
-            seconds: list[list[float]] = [[], []]
-            for turn in range(READS + 1):
-                for number in (0, 1) if turn % 2 else (1, 0):
-                    before()
-                    start = time.perf_counter()
-                    (fill, loop)[number]()
-                    if turn:
-                        seconds[number].append(time.perf_counter() - start)
-            share = 1 / ratio(*seconds)
-            rates = [8 * size / statistics.median(each) / 1e9 for each in seconds]
+            timing = actions_in_turns({"slots": fill, "plain loop": loop}, turns=READS, ready=before)
+            share = timing.ratio("plain loop", to="slots").median
+            rates = [timing.rate(name, 8 * size).median / 1e9 for name in ("slots", "plain loop")]
             lines.append(
                 [
                     f"{model.name}: filling slots, {name}",

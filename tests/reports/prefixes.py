@@ -30,13 +30,14 @@ from gptoss_mlx import sessions
 from gptoss_mlx.bounded_folder import BoundedFolder
 from gptoss_mlx.config import PUBLISHED
 from gptoss_mlx.conversation import Conversation
-from gptoss_mlx.engine.context import Context, sequence_bytes
+from gptoss_mlx.engine.context import Context
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.events import Done
 from gptoss_mlx.history import opened_history
 from gptoss_mlx.home import snapshots_dir
 from gptoss_mlx.machine import MARGIN
+from gptoss_mlx.memory.caches import sequence_bytes
 from gptoss_mlx.memory.plan import plan
 from gptoss_mlx.model.decoder import Decoder
 from gptoss_mlx.runtime import Runtime
@@ -128,15 +129,15 @@ class Host:
 def watched() -> Iterator[dict[str, int]]:
     """Count what the decoder reads of prompts, and what goes to disk and comes back."""
     seen = {"read": 0, "evicted": 0, "loaded": 0}
-    reals = Decoder.__call__, PrefixCache._drop, Snapshots.load
+    reals = Decoder.__call__, PrefixCache._save_trunk, Snapshots.load
 
     def call(self, tokens, cache):
         seen["read"] += tokens.shape[1]
         return reals[0](self, tokens, cache)
 
-    def drop(self, trunk):
-        seen["evicted"] += 1
-        return reals[1](self, trunk)
+    def save(self, trunk, **how):
+        seen["evicted"] += all(other is not trunk for other in self._trunks)  # others are saved while they stay
+        return reals[1](self, trunk, **how)
 
     def load(self, *rest):
         loaded = reals[2](self, *rest)
@@ -145,7 +146,7 @@ def watched() -> Iterator[dict[str, int]]:
 
     with (
         mock.patch.object(Decoder, "__call__", call),
-        mock.patch.object(PrefixCache, "_drop", drop),
+        mock.patch.object(PrefixCache, "_save_trunk", save),
         mock.patch.object(Snapshots, "load", load),
     ):
         yield seen

@@ -31,10 +31,10 @@ import openai
 
 import gptoss_mlx
 from gptoss_mlx.bounded_folder import BoundedFolder
-from gptoss_mlx.engine.context import sequence_bytes
 from gptoss_mlx.engine.prefix_cache import PrefixCache
 from gptoss_mlx.engine.snapshot import Snapshots
 from gptoss_mlx.harmony import Tokenizer
+from gptoss_mlx.memory.caches import sequence_bytes
 from gptoss_mlx.server.residence import Loaded
 from tests.reports.prefixes import MACS, budgets, opening
 from tests.server.said import ENDLESS

@@ -10,6 +10,7 @@ from rich.table import Table
 from gptoss_mlx.config import PUBLISHED
 from gptoss_mlx.errors import MemoryBudgetError
 from gptoss_mlx.memory.plan import plan
+from gptoss_mlx.prediction.macs import predictions
 from gptoss_mlx.prediction.published_speeds import (
     GB,
     MLX_VLM,
@@ -144,6 +145,9 @@ def main() -> None:
     console.print(table)
     left_out = ", ".join(f"{chip} {factor:.2f}" for chip, factor in left_out_errors().items())
     console.print(f"off by a factor, each chip left out of its fit: {left_out}")
+    error = predictions()["error"]
+    goal = f"the goal was {error['goal']:.0%}"
+    console.print(f"median error of these {error['figures']} published speeds: {error['median']:.1%}; {goal}")
 
     low, high = pr_1588()
     console.print(f"held out: mlx-lm PR 1588, {PR_1588} tokens/s, predicted {low:.1f} to {high:.1f}")
@@ -156,15 +160,15 @@ def main() -> None:
             f"held out: oMLX at {resident:.1%}, {ratio:.2f} of its whole speed, predicted {low:.2f} to {high:.2f}"
         )
 
-    predictions = sixteen()[1] | sixteen(context=8192)[1]
-    whole = predictions["all resident"]
-    terms = dict.fromkeys(term for found in predictions.values() for term in found.terms)
-    table = Table("20b on 16 GB, ms a token", *predictions)
+    slower = sixteen()[1] | sixteen(context=8192)[1]
+    whole = slower["all resident"]
+    terms = dict.fromkeys(term for found in slower.values() for term in found.terms)
+    table = Table("20b on 16 GB, ms a token", *slower)
     for term in terms:
-        table.add_row(term, *(f"{1000 * found.terms.get(term, 0):.1f}" for found in predictions.values()))
-    table.add_row("in all", *(f"{1000 * found.seconds:.1f}" for found in predictions.values()))
-    table.add_row("tokens/s", *(f"{found.rate:.1f}" for found in predictions.values()))
-    table.add_row("of all resident", *(f"{found.rate / whole.rate:.0%}" for found in predictions.values()))
+        table.add_row(term, *(f"{1000 * found.terms.get(term, 0):.1f}" for found in slower.values()))
+    table.add_row("in all", *(f"{1000 * found.seconds:.1f}" for found in slower.values()))
+    table.add_row("tokens/s", *(f"{found.rate:.1f}" for found in slower.values()))
+    table.add_row("of all resident", *(f"{found.rate / whole.rate:.0%}" for found in slower.values()))
     console.print(table)
     console.print(
         "The first slots are those of a context of 48,000 tokens and as many in the prefix cache, the second those of "

@@ -14,7 +14,7 @@ from gptoss_mlx.cli.completion import PROGRAM
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "commands.md"
 MARKER = "<!-- What follows is made by `make commands`. -->\n"
-COLUMNS = 88
+COLUMNS = 78
 
 
 def contexts():

@@ -15,9 +15,10 @@ import mlx.core as mx
 from gptoss_mlx.config import FULL, SLIDING, ModelConfig
 from gptoss_mlx.model.cache import TAIL, KVCache
 from gptoss_mlx.model.decoder import Decoder
-from gptoss_mlx.model.experts import PagedExperts, holds_experts, slot_stretch
-from gptoss_mlx.model.weights import assembled, tensors
+from gptoss_mlx.model.experts import PagedExperts
+from gptoss_mlx.model.weights import STORED, assembled, tensors
 from gptoss_mlx.model_folder import Stretch, layout
+from gptoss_mlx.model_folder.expert_slots import holds_experts, slot_stretch
 from gptoss_mlx.model_folder.part_reader import PartReader
 from gptoss_mlx.model_folder.safetensors import nbytes_of
 from metal_kernels import launch
@@ -83,7 +84,7 @@ def record(
     output too. A step that waited in its midst could not be recorded."""
     parts = stretches(config, dense)
     if slots is not None:
-        parts = [slot_stretch(part, slots, dtype) if holds_experts(part) else part for part in parts]
+        parts = [slot_stretch(part, slots, STORED[dtype]) if holds_experts(part) else part for part in parts]
     tables = [mx.zeros(config.num_local_experts, mx.int32) for _ in range(config.num_hidden_layers if slots else 0)]
     buffers = [mx.zeros((part.nbytes,), mx.uint8) for part in parts]
     cache = KVCache.empty(config)

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from metal_kernels.cpu import build, library, operations
-from metal_kernels.reference import Dense
+from metal_kernels.operands import Dense
 
 WIDTH = 2880
 ROWS = 64

@@ -5,6 +5,7 @@ line of an example. What is inserted into a message at run time is an ``x`` here
 """
 
 import ast
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def all_commands() -> list[Command]:
     found: dict[tuple[str, ...], str] = {}
     for file, texts in (*_python(), *_documents(), *_scripts()):
         for text in texts:
-            for words in _commands_of(text):
+            for words in commands_of(text):
                 found.setdefault(words, str(file.relative_to(ROOT)))
     return [Command(words, file) for words, file in found.items()]
 
@@ -42,14 +43,29 @@ def unmarked() -> list[str]:
     ]
 
 
-def _commands_of(text: str) -> Iterator[tuple[str, ...]]:
-    for part in re.split(r"&&|\|", text):
-        try:
-            words = shlex.split(re.split(r" [<>]", part)[0], comments=True)
-        except ValueError:  # a quotation mark of prose
-            continue
-        if words and (program := words[0].removeprefix(".venv/bin/")) in PROGRAMS:
-            yield (program, *words[1:])
+def commands_of(text: str) -> Iterator[tuple[str, ...]]:
+    """Yield the commands of a line, without assignments before them and without redirections."""
+    reader = shlex.shlex(text, posix=True, punctuation_chars="|&;<>")
+    reader.whitespace_split = True
+    try:
+        words = list(reader)
+    except ValueError:  # a quotation mark of prose
+        return
+    for joined, part in itertools.groupby(words, lambda word: word in ("|", "||", "&&", ";")):
+        if not joined and (command := _command(list(part))):
+            yield command
+
+
+def _command(words: list[str]) -> tuple[str, ...]:
+    while words and (words[0] == "$" or re.fullmatch(r"[A-Z_]+=.*", words[0])):
+        words = words[1:]
+    end = next((n for n, word in enumerate(words) if word[:1] in ("<", ">")), len(words))
+    if end < len(words) and words[end - 1 : end] == ["2"]:  # standard error, which is redirected
+        end -= 1
+    words = words[:end]
+    if words and (program := words[0].removeprefix(".venv/bin/")) in PROGRAMS:
+        return (program, *words[1:])
+    return ()
 
 
 def _marked(text: str) -> list[str]:
@@ -84,9 +100,24 @@ def strings_of(file: Path) -> Iterator[str]:
 def _documents() -> Iterator[tuple[Path, list[str]]]:
     for file in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "gptoss_mlx").rglob("*.md")]:
         text = file.read_text()
-        blocks = re.findall(r"^```text\n(.*?)^```$", text, re.M | re.S)  # the tests of pages run those of sh
-        examples = [line for block in blocks for line in block.splitlines()] + re.findall(r"^    (\S.*)$", text, re.M)
+        examples = [*_lines(text), *re.findall(r"^    (\S.*)$", text, re.M)]
         yield file, _marked(re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)) + examples
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines of a document's ``text`` blocks, continued ones as one. Tests of the pages run ``sh`` blocks."""
+    for block in re.findall(r"^```text\n(.*?)^```$", text, re.M | re.S):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def unread() -> list[str]:
+    """Lines of examples that begin with a command of ours and are not understood as one."""
+    return [
+        line
+        for file in (ROOT / "docs").rglob("*.md")
+        for line in _lines(file.read_text())
+        if re.search(r"(^|[|;&$] *)gptoss-mac [a-z-]", line) and not list(commands_of(line))
+    ]
 
 
 def _scripts() -> Iterator[tuple[Path, list[str]]]:

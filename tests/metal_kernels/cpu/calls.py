@@ -7,8 +7,8 @@ from types import ModuleType
 import mlx.core as mx
 import numpy as np
 
-from metal_kernels import launch, reference
-from metal_kernels.reference import Attention, CacheView, Dense, Experts
+from metal_kernels import launch, operands, reference
+from metal_kernels.operands import Attention, CacheView, Dense, Experts
 from tests.metal_kernels.cpu.trials.common import F32, Draw
 from tests.metal_kernels.shaders.common import EPS
 from tests.metal_kernels.shaders.experts import LIMIT
@@ -41,13 +41,13 @@ def arrays(rows: int) -> Arrays:
         "scales": scales,
         "offsets": offsets,
         "head": draw.normal(V, H),
-        "normed": reference.chunk_major(draw.normal(rows, H), F32),
+        "normed": operands.chunk_major(draw.normal(rows, H), F32),
         "logits": draw.normal(rows, E),
         "slots": mx.array(draw.rng.permutation(E).astype(np.int32)),
         "up": up.weight,
         "up scales": up.scales,
         "up bias": up.bias,
-        "activated": reference.chunk_major(draw.normal(rows, K, 32), F32),
+        "activated": operands.chunk_major(draw.normal(rows, K, 32), F32),
         "down": down.weight,
         "down scales": down.scales,
         "down bias": down.bias,
@@ -82,7 +82,7 @@ def decode(m: ModuleType, a: Arrays):
 
 def gate_up(m: ModuleType, a: Arrays) -> mx.array | None:
     out = m.expert_gate_up(a["normed"], a["logits"], a["slots"], experts(a, "up"), K, LIMIT)
-    return None if out is None else reference.natural(out)
+    return None if out is None else operands.natural(out)
 
 
 def greedy(m: ModuleType, a: Arrays) -> mx.array | None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from gptoss_mlx.model.experts import memory_of
-from metal_kernels import launch, reference
+from metal_kernels import launch, operands
 from metal_kernels.cpu import operations
-from metal_kernels.reference import Attention, CacheView, Dense
+from metal_kernels.operands import Attention, CacheView, Dense
 from tests.metal_kernels.cpu.calls import CALLS, arrays
 from tests.metal_kernels.cpu.trials.common import F32, Draw
 from tests.metal_kernels.shaders.experts import LIMIT
@@ -140,7 +140,7 @@ def test_experts_of_no_whole_groups_are_not_taken(width):
     """Of 48 activated values 32 would have room."""
     draw = Draw(width)
     up = draw.mixture(4, 2 * width, 64)
-    x = reference.chunk_major(draw.normal(2, 64), F32)
+    x = operands.chunk_major(draw.normal(2, 64), F32)
     logits, slots, stream = draw.normal(2, 4), mx.arange(4), mx.zeros((2, 64))
     assert operations.expert_gate_up(x, logits, slots, up, 2, LIMIT) is None
     down = draw.mixture(4, 64, 64)

@@ -17,7 +17,7 @@ import metal_kernels
 import mlx.core as mx
 import numpy as np
 from metal_kernels.cpu import library, operations
-from metal_kernels.reference import Dense
+from metal_kernels.operands import Dense
 
 opened = library.library()
 opened.set_threads(1)

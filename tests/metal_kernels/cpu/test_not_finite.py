@@ -9,7 +9,7 @@ import pytest
 
 from metal_kernels import reference
 from metal_kernels.cpu import operations
-from metal_kernels.reference import Dense
+from metal_kernels.operands import Dense
 from tests.metal_kernels.cpu.calls import BODY, CALLS, TAIL, arrays
 from tests.metal_kernels.cpu.trials.common import Draw
 from tests.metal_kernels.shaders.common import EPS

@@ -7,9 +7,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import reference
+from metal_kernels import operands
 from metal_kernels.cpu import library, operations
-from metal_kernels.reference import Attention, CacheView, Dense, Experts
+from metal_kernels.operands import Attention, CacheView, Dense, Experts
 from tests.metal_kernels.cpu.trials import OPERATIONS
 from tests.metal_kernels.cpu.trials.attention import TAIL
 from tests.metal_kernels.cpu.trials.common import Draw
@@ -42,7 +42,7 @@ def through_one_expert(codes: np.ndarray, scale: int, x: np.ndarray) -> np.ndarr
         -1, dtype=np.uint32
     )
     down = Experts(mx.array(words), mx.full((1, 32, 1), scale, mx.uint8), mx.zeros((1, 32)))
-    activated = reference.chunk_major(mx.array(x.astype(np.float32))[:, None], F32)
+    activated = operands.chunk_major(mx.array(x.astype(np.float32))[:, None], F32)
     logits, slots = mx.zeros((len(x), 1)), mx.array([0], mx.int32)
     out = operations.expert_down_residual(activated, logits, slots, down, mx.zeros((len(x), 32)))
     return np.array(out)
@@ -116,12 +116,12 @@ def products(T: int, kind: str):
     head = layer(draw, 203, H, kind, biased=False)
     residual = draw.normal(T, 90)
     attended = draw.normal(T, H)
-    handed = reference.chunk_major(draw.normal(T, H), F32)
+    handed = operands.chunk_major(draw.normal(T, H), F32)
     logits = draw.normal(T, E)
     slots = mx.array(draw.rng.permutation(E).astype(np.int32))
     up = draw.mixture(E, 2 * inner, H)
     down = draw.mixture(E, 96, inner)
-    activated = reference.chunk_major(draw.normal(T, k, inner), F32)
+    activated = operands.chunk_major(draw.normal(T, k, inner), F32)
     stream = draw.normal(T, 96)
     mx.eval(x, norm, cos, sin, residual, attended, handed, logits, activated, stream)
 

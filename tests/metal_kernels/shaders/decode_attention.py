@@ -10,7 +10,7 @@ import numpy as np
 from metal_kernels import dispatches
 from metal_kernels.dispatches import Dispatch
 from metal_kernels.emulator import Report
-from metal_kernels.reference import Attention, CacheView
+from metal_kernels.operands import Attention, CacheView
 from tests.metal_kernels.shaders.common import BF16, F16, F32, ROUNDING, exact, run
 
 OPERATIONS = ("decode_attention", "decode_attention_combine")

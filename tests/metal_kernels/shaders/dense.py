@@ -9,7 +9,7 @@ import numpy as np
 
 from metal_kernels import dispatches
 from metal_kernels.dispatches import Dispatch
-from metal_kernels.reference import Dense
+from metal_kernels.operands import Dense
 from tests.metal_kernels.shaders.common import BF16, EPS, F16, F32, exact, run
 
 

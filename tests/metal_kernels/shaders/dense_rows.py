@@ -12,7 +12,7 @@ from metal_kernels import dispatches, reference
 from metal_kernels.emulator import BFloat16, Report
 from metal_kernels.emulator.kernel import run_function
 from metal_kernels.emulator.runner import Buffer
-from metal_kernels.reference import Dense
+from metal_kernels.operands import Dense
 from tests.metal_kernels.shaders.common import BF16, EPS, F32, Error, exact, run
 from tests.metal_kernels.shaders.dense import Case, defined, dispatch, of_20b
 from tests.metal_kernels.shaders.row import SEVERAL, Row, Several

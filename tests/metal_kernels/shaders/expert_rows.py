@@ -12,7 +12,7 @@ from metal_kernels import dispatches, reference
 from metal_kernels.emulator import Report
 from metal_kernels.emulator.kernel import run_function
 from metal_kernels.emulator.runner import Buffer
-from metal_kernels.reference import Experts
+from metal_kernels.operands import Experts
 from tests.metal_kernels.shaders.common import Error, exact, run
 from tests.metal_kernels.shaders.experts import (
     LIMIT,

@@ -8,7 +8,7 @@ import numpy as np
 
 from metal_kernels import dispatches
 from metal_kernels.dispatches import Dispatch
-from metal_kernels.reference import Dense, Experts
+from metal_kernels.operands import Dense, Experts
 from tests.metal_kernels.shaders.common import BF16, EPS, F16, F32, exact
 
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])

@@ -7,7 +7,7 @@ import numpy as np
 
 from metal_kernels import reference
 from metal_kernels.cpu import operations as native
-from metal_kernels.reference import Attention, CacheView
+from metal_kernels.operands import Attention, CacheView
 from tests.metal_kernels.cpu.trials.common import F32, ROWS, Draw, Made, Trial, results
 from tests.metal_kernels.shaders.common import exact
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from metal_kernels.reference import Dense, Experts
+from metal_kernels.operands import Dense, Experts
 from tests.metal_kernels.shaders.common import exact
 
 F32 = mx.float32

@@ -5,7 +5,7 @@ import numpy as np
 
 from metal_kernels import reference
 from metal_kernels.cpu import operations as native
-from metal_kernels.reference import Dense
+from metal_kernels.operands import Dense
 from tests.metal_kernels.cpu.trials.common import COLUMNS, F32, KINDS, Draw, Trial, made, results
 from tests.metal_kernels.shaders import dense, experts
 from tests.metal_kernels.shaders.common import EPS, exact

@@ -5,9 +5,9 @@ from types import ModuleType
 import mlx.core as mx
 import numpy as np
 
-from metal_kernels import reference
+from metal_kernels import operands, reference
 from metal_kernels.cpu import operations as native
-from metal_kernels.reference import Experts, Pass
+from metal_kernels.operands import Experts, Pass
 from tests.metal_kernels.cpu.trials.common import COLUMNS, F32, MANY, Draw, Trial, made, results
 from tests.metal_kernels.shaders import experts
 from tests.metal_kernels.shaders.common import exact
@@ -44,7 +44,7 @@ def expert_gate_up(draw: Draw) -> Trial:
     logits, slots, k = routing(draw, T)
     up = draw.mixture(logits.shape[1], 2 * inner, H)
     x = draw.normal(T, H)
-    handed = reference.chunk_major(x, F32)
+    handed = operands.chunk_major(x, F32)
     arguments = handed, logits, slots, up, k, LIMIT
 
     def natural(out: mx.array | None) -> list[np.ndarray]:
@@ -67,7 +67,7 @@ def expert_down_residual(draw: Draw) -> Trial:
     down = draw.mixture(logits.shape[1], H, inner)
     activated = draw.normal(T, k, inner)
     residual = draw.normal(T, H, scale=5)
-    arguments = reference.chunk_major(activated, F32), logits, slots, down, residual
+    arguments = operands.chunk_major(activated, F32), logits, slots, down, residual
     slot, share = choice(logits, slots, k)
     return Trial(
         f"T={T} H={H} I={inner} E={logits.shape[1]} K={k}",
@@ -105,7 +105,7 @@ def _mixture(draw: Draw, count: int) -> Trial:
     down = draw.mixture(logits.shape[1], H, inner)
     x = draw.normal(T, H)
     residual = draw.normal(T, H, scale=5)
-    handed = reference.chunk_major(x, F32)
+    handed = operands.chunk_major(x, F32)
     slot, share = choice(logits, slots, k)
     passes = in_passes(slots, count, slot)
 

@@ -1,16 +1,19 @@
 """llama.cpp as a program to be measured. Runs in an environment of its own, and imports only llama_cpp.
 
 ``gptoss_mlx/bench/peer.py`` describes the questions. The settings are llama.cpp's defaults: flash attention where the
-backend has it, and weights repacked at load for this CPU's instructions. With option ``exact`` keys and values are
+backend has it, and weights repacked at load for this CPU's instructions. Generation reads random ids, as llama-bench
+does. With option ``exact`` keys and values are
 float32 instead of float16, and attention is not flash attention, which rounds to float16.
 """
 
 import ctypes
 import json
 import os
+import random
 import resource
 import sys
 import time
+from typing import Any
 
 import llama_cpp as llama
 
@@ -65,6 +68,11 @@ class Model:
         self._read([(id, self.lengths[sequence], sequence, True) for sequence, id in enumerate(tokens)], keep)
         self.lengths = [length + 1 for length in self.lengths]
 
+    def generate(self, count: int) -> None:
+        """Read ``count`` random ids of each sequence, one at a time."""
+        for _ in range(count):
+            self.decode([random.randrange(self.vocabulary) for _ in self.lengths], False)
+
     def _read(self, places: list[tuple[int, int, int, bool]], keep: bool) -> None:
         """Read ids, each at a position of a sequence, and wait for the logits of those that want them."""
         batch = llama.llama_batch_init(len(places), 0, 1)
@@ -101,17 +109,22 @@ def main() -> None:
     for line in sys.stdin:
         question = json.loads(line)
         call = question["call"]
+        answer: dict[str, Any]
         begin = time.perf_counter()
         try:
             if call == "load":
                 model = Model(*(question[name] for name in ("model", "threads", "rows", "positions", "options")))
-            elif call == "usage":
-                print(json.dumps({"cpu": time.process_time(), "memory": most_resident()}), file=answers)
-                continue
-            else:
-                assert model is not None, "no model is loaded"
-                {"prefill": model.prefill, "decode": model.decode}[call](question["tokens"], bool(question["logits"]))
+            elif call == "generate" and model is not None:
+                model.generate(question["count"])
+            elif call == "prefill" and model is not None:
+                model.prefill(question["tokens"], bool(question["logits"]))
+            elif call == "decode" and model is not None:
+                model.decode(question["tokens"], bool(question["logits"]))
+            elif call != "usage":
+                raise ValueError(f"{call!r} is no question, or no model is loaded")
             answer = {"seconds": time.perf_counter() - begin}
+            if call == "usage":
+                answer = {"cpu": time.process_time(), "memory": most_resident()}
             if model is not None and question.get("logits"):
                 with open(question["logits"], "wb") as file:
                     file.writelines(model.logits)
