@@ -1,19 +1,17 @@
 """Figures of matplotlib, which extra ``plots`` installs, as files that show on white and on black."""
 
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptoss_mlx.errors import StorageError, UsageError
-from gptoss_mlx.files import replaced_whole
+from gptoss_mlx.errors import UsageError
+from gptoss_mlx.files import check_place, replaced_whole, storage_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMS = (".png", ".svg", ".pdf")
 GREY = "#7f7f7f"
-ELSEWHERE = "name another place with --out"
 
 
 def check_picture(path: Path) -> None:
@@ -22,10 +20,7 @@ def check_picture(path: Path) -> None:
     if path.suffix.lower() not in FORMS:
         raise UsageError(f"{path}: pictures are written as {', '.join(FORMS)}; give a file that ends so")
     check_matplotlib()
-    folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        what = "is a folder" if path.is_dir() else f"{folder} is no folder in which you may write"
-        raise StorageError(f"{path}: cannot be written ({what}); {ELSEWHERE}")
+    check_place(path)
 
 
 def check_matplotlib() -> None:
@@ -56,10 +51,8 @@ def save(figure: "Figure", path: Path) -> None:
     """Write a figure whole or not at all, in a folder that is made if it is missing. Raises StorageError."""
     data = io.BytesIO()
     figure.savefig(data, format=path.suffix[1:].lower())
-    try:
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_whole(path) as partial:
             partial.write_bytes(data.getvalue())
         path.chmod(0o644)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); {ELSEWHERE}") from error

@@ -83,7 +83,7 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     (tmp_path / "file.txt").touch()
     code, _, err = run_cli("inspect", "experts", "--model", "missing", "--out", tmp_path / out)
     assert code == 5
-    assert "name another place with --out" in err
+    assert "choose another place" in err
 
 
 def test_a_map_shows_busy_experts_red_and_idle_ones_blue(tmp_path):

@@ -29,6 +29,7 @@ from gptoss_mlx.prediction.speed import (
     fit,
     hit_rate,
     known_chip,
+    left_out,
     left_out_errors,
     own_paging,
     predict,
@@ -64,7 +65,9 @@ def test_a_chip_left_out_is_mispredicted_by_no_more_than_is_said():
     errors = left_out_errors()
     assert {"M1 Pro", "M2 Max", "M4 Max", "M1 Ultra", "M3 Ultra"} <= set(errors)
     assert "M5 Max" not in errors  # M5's factor rests on it alone
-    assert max(errors.values()) == pytest.approx(WORST_ERROR, rel=0.01)
+    assert max(errors.values()) < WORST_ERROR
+    factors = [max(rate / row.rate, row.rate / rate) for row, rate in left_out()]
+    assert max(factors) == pytest.approx(WORST_ERROR, rel=0.01)
     assert math.prod(errors.values()) ** (1 / len(errors)) < 1.3
 
 
