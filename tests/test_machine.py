@@ -90,6 +90,24 @@ def test_the_thermal_pressure_is_read():
     assert machine.thermal_pressure("0") is None
 
 
+def test_a_mac_is_known_by_what_its_commands_print(monkeypatch):
+    said = {
+        ("pmset", "-g"): f"{SETTINGS} powermode            2",
+        ("pmset", "-g", "batt"): BATTERY.strip(),
+        ("system_profiler", "SPDisplaysDataType"): DISPLAYS,
+        ("sysctl", "-n", "iogpu.wired_limit_mb"): "0",
+        ("sysctl", "-n", "machdep.cpu.brand_string"): "Apple M3",
+        ("notifyutil", "-g", "com.apple.system.thermalpressurelevel"): "com.apple.system.thermalpressurelevel 1",
+    }
+    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    monkeypatch.setattr(machine.platform, "mac_ver", lambda: ("15.5", ("", "", ""), "arm64"))
+    monkeypatch.setattr(machine, "_said", lambda *command: said[command])
+    known = machine.this_machine()
+    assert known.system.startswith("macOS 15.5")
+    assert (known.chip, known.gpu_cores, known.wired_limit) == ("Apple M3", 10, 0)
+    assert (known.power_mode, known.power_source, known.thermal_pressure) == ("high power", "Battery Power", "moderate")
+
+
 def test_the_smallest_limit_of_a_control_group_and_those_above_it_counts(tmp_path):
     inner = tmp_path / "outer" / "inner"
     inner.mkdir(parents=True)

@@ -11,6 +11,7 @@ import typer
 
 from gptoss_mlx.cli import options
 from gptoss_mlx.cli.awake import awake
+from gptoss_mlx.cli.terminal import table_console
 from gptoss_mlx.errors import UsageError, shown
 
 if TYPE_CHECKING:
@@ -238,11 +239,10 @@ def _progress(total: int) -> Iterator["Callable[[Measured | LeftOut], None]"]:
 
 def _give_out(report: "Report", folder: "ModelFolder", json_file: Path | None, plot: Path | None) -> None:
     """Print the tables, and write the files that are asked for."""
-    from rich.console import Console
 
     from gptoss_mlx.bench.report import heading, notes, rates_table, starts_table
 
-    console = Console(highlight=False)
+    console = table_console()
     console.print(heading(report), markup=False, soft_wrap=True)
     if any(measured.tokens for measured in report.found):
         console.print(rates_table(report))

@@ -40,7 +40,7 @@ def check_backend(backend: Backend) -> None:
 
 
 def join(
-    backend: Backend, rank: int, addresses: Sequence[Sequence[str]], rdma: Sequence[Sequence[str | None]]
+    backend: Backend, rank: int, addresses: Sequence[Sequence[str]], rdma: Sequence[Sequence[object]]
 ) -> mx.distributed.Group:
     """Join as ``rank``, and wait for the others. ``addresses`` are each rank's in the ring, or for jaccl those of rank
     0 alone; ``rdma`` are each rank's devices there. Raises RankError where MLX cannot join."""

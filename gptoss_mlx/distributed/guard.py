@@ -45,8 +45,9 @@ def main() -> int:
         rank.stdin.write(json.dumps(job).encode() + b"\n")
         rank.stdin.flush()
     if sys.platform == "darwin":  # an idle Mac falls asleep, and is missed
+        nowhere = subprocess.DEVNULL
         with suppress(OSError):
-            subprocess.Popen(["caffeinate", "-i", "-w", str(rank.pid)])
+            subprocess.Popen(["caffeinate", "-i", "-w", str(rank.pid)], stdin=nowhere, stdout=nowhere, stderr=nowhere)
     heard = time.monotonic()
     until = stopped = NEVER
     while time.monotonic() < min(until, heard + LIMIT, stopped + STOPPED):

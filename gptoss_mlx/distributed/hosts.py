@@ -2,7 +2,7 @@
 
 ``[{"ssh": "mac-1.local", "ips": ["10.0.0.1"]}, {"ssh": "mac-2.local", "ips": ["10.0.0.2"]}]``: the first host is this
 machine. For Thunderbolt's RDMA each also has ``rdma``, the device that leads to each host, null for itself. ``python``
-is where that host's Python is, if it is not where this one's is.
+is where that host's Python is, if it is not where this one's is. The list may also be the ``hosts`` of an object.
 """
 
 import json
@@ -28,7 +28,7 @@ class Host:
 
     ssh: str
     ips: tuple[str, ...]
-    rdma: tuple[str | None, ...] = ()
+    rdma: tuple[str | list[str] | None, ...] = ()
     python: str | None = None
 
     @property
@@ -58,6 +58,8 @@ def read_hosts(given: int | str | Path, backend: Backend = "ring") -> list[Host]
         raise UsageError(f"{given}: {problem}; give a number of ranks, or a file of hosts") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{given}: is no JSON; {FORM}") from error
+    if isinstance(raw, dict):  # as mlx.distributed_config writes it, with a backend and variables that are not ours
+        raw = raw.get("hosts")
     if not isinstance(raw, list) or not 2 <= len(raw) <= MOST:
         raise UsageError(f"{given}: must list from 2 to {MOST} hosts; {FORM}")
     hosts = [_host(str(given), number, entry, backend) for number, entry in enumerate(raw)]

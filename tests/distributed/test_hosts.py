@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from mlx._distributed_utils.common import Host as MlxHost
+from mlx._distributed_utils.common import Hostfile
 
 from gptoss_mlx.distributed.hosts import Host, read_hosts
 from gptoss_mlx.errors import UsageError
@@ -21,6 +23,17 @@ def test_a_file_of_mlx_launch_means_its_hosts(tmp_path):
     assert first == Host("mac-1", ("10.0.0.1", "10.0.1.1"))
     assert second.ips == ("10.0.0.2", "10.0.1.2")
     assert not second.here
+
+
+def test_a_file_that_mlx_writes_and_reads_means_the_same_hosts_here(tmp_path):
+    file = tmp_path / "macs.json"
+    written = Hostfile([MlxHost(n, f"mac-{n}", [f"10.0.0.{n}"], [None, "rdma_en5"][:: 1 - 2 * n]) for n in range(2)])
+    for content in (written.to_json(), written.to_json()["hosts"]):
+        file.write_text(json.dumps(content))
+        theirs = Hostfile.from_file(file).hosts
+        assert [(host.ssh, [*host.ips], [*host.rdma]) for host in read_hosts(file, "jaccl")] == [
+            (host.ssh_hostname, host.ips, host.rdma) for host in theirs
+        ]
 
 
 def test_jaccl_needs_the_devices_between_all_hosts(tmp_path):
