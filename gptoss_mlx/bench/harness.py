@@ -204,12 +204,12 @@ class _Rest:
     def ends(self, peer: Peer) -> None:
         if peer.name in self._since:
             cpu, begin = self._since.pop(peer.name)
+            if time.perf_counter() - begin < self._pause:
+                return  # the last of a turn is the first of the next: no other has worked since
             self._seconds[peer.name] = self._seconds.get(peer.name, 0.0) + time.perf_counter() - begin
             self._cpu[peer.name] = self._cpu.get(peer.name, 0.0) + peer.usage().cpu - cpu
 
     def shares(self) -> dict[str, float]:
-        if len(self._seconds) < 2:
-            return {}
         return {name: self._cpu[name] / seconds for name, seconds in self._seconds.items() if seconds > 0}
 
 

@@ -71,6 +71,13 @@ def test_what_a_program_computes_while_another_works_is_noted():
     assert work.idle["working"] == 0.0
 
 
+def test_between_two_turns_in_a_row_nothing_is_noted():
+    """The last of the first turn begins the second. What it computes in the instant between says nothing."""
+    timing = take_turns([Spinning("first"), Spinning("last")], lambda peer: 1.0, turns=1, least=1, limit=0, pause=0.05)
+    assert set(timing.idle) == {"first"}
+    assert timing.idle["first"] == pytest.approx(1.0, abs=0.2)
+
+
 def test_every_program_works_once_a_turn_and_none_is_always_first():
     order = []
 
