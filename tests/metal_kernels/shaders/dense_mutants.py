@@ -14,6 +14,8 @@ EQUIVALENT = {
     "for (uint round = 0; round < (GROUPS + 1); round += 8) {": NOTHING_LEFT,
     "dense.h: for (ushort step = 4; step < 32; step *= 2) sums[t][j] += simd_shuffle_xor(sums[t][j], step);  ->  "
     "for (ushort step = 4; step < (32 - 1); step *= 2) sums[t][j] += simd_shuffle_xor(sums[t][j], step);": DOUBLES,
+    "norm_head_argmax.metal: for (ushort step = 1; step < 4; step *= 2) {  ->  "
+    "for (ushort step = 1; step < (4 - 1); step *= 2) {": DOUBLES,
     "best.h: return {value, simd_min(mine.value == value ? mine.at : 0xFFFFFFFFu)};  ->  "
     "return {value, simd_min(mine.value == value ? mine.at : (0xFFFFFFFFu & (0xFFFFFFFFu - 1u)))};": BEYOND,
     "norm_head_argmax_combine.metal: Best best = {-INFINITY, 0xFFFFFFFFu};  ->  "
