@@ -127,9 +127,9 @@ def error_lines(found: Predictions) -> list[str]:
         f"({error['figures']} speeds; the goal of {error['goal']:.0%} is {met}). The mean is {error['mean']:.1%}, the "
         f"worst is off by a factor of {error['factor']}. The only M5 cannot be left out.",
         "The fit takes the least absolute errors, because programs on one chip differ by up to 1.5 times, which "
-        "squares would follow. It was chosen after the least squares of predictions number 1 had shown a median of 25.6%, and "
-        "losses between the two have medians between theirs. So expect of a chip that nobody has published about what "
-        "the mean says, rather than the median.",
+        "squares would follow. It was chosen after the least squares of predictions number 1 had shown a median of "
+        "25.6%, and losses between the two have medians between theirs. So expect of a chip that nobody has published "
+        "about what the mean says, rather than the median.",
         f"Other programs are taken to launch {PEER_DISPATCHES} dispatches a layer. Ours launches {OWN_DISPATCHES}, "
         "counted without a GPU: what is predicted of it above theirs rests on that count, and on nothing published.",
         "The roofline is the chip's bandwidth over the bytes that a token reads: nothing can be faster.",

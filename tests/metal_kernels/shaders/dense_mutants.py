@@ -2,7 +2,7 @@
 
 STEPS_OF_8 = "positions and the bound are multiples of 8, so one less cuts off none"
 NOTHING_LEFT = "in the extra turn no lane's group is within the matrix"
-DOUBLES = "steps 4, 8 and 16 are below 31 as they are below 32"
+DOUBLES = "steps double, and none is one less than the bound"
 THE_SAME_PLACE = "two places are equal only if they are one logit, and no logit that is compared is as low as the start"
 BEYOND = "one less is still beyond every position"
 EQUIVALENT = {
