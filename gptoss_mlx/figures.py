@@ -4,8 +4,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptoss_mlx.errors import StorageError, UsageError
-from gptoss_mlx.files import replaced_whole
+from gptoss_mlx.errors import UsageError
+from gptoss_mlx.files import check_place, replaced_whole, storage_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,10 +15,12 @@ GREY = "#7f7f7f"
 
 
 def check_picture(path: Path) -> None:
-    """Raise UsageError where no picture can be drawn: without matplotlib, or to a file of another kind."""
+    """Raise UsageError where no picture can be drawn: without matplotlib, or to a file of another kind. Raise
+    StorageError where none can be written."""
     if path.suffix.lower() not in FORMS:
         raise UsageError(f"{path}: pictures are written as {', '.join(FORMS)}; give a file that ends so")
     check_matplotlib()
+    check_place(path)
 
 
 def check_matplotlib() -> None:
@@ -49,10 +51,8 @@ def save(figure: "Figure", path: Path) -> None:
     """Write a figure whole or not at all, in a folder that is made if it is missing. Raises StorageError."""
     data = io.BytesIO()
     figure.savefig(data, format=path.suffix[1:].lower())
-    try:
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_whole(path) as partial:
             partial.write_bytes(data.getvalue())
         path.chmod(0o644)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error

@@ -35,6 +35,19 @@ def replaced_whole(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def check_place(path: Path) -> None:
+    """Raise StorageError where it is plain before any work that no file can be written at ``path``. Folders that are
+    missing could be made."""
+    folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if path.is_dir():
+        problem = "it is a folder"
+    elif not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"{folder} is no folder that you may write to"
+    else:
+        return
+    raise StorageError(f"{path}: cannot be written ({problem}); choose another place")
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Raise an OSError of the context as a StorageError with a remedy, in one line."""

@@ -293,7 +293,7 @@ def load(
         raise UsageError(str(error)) from error
     if distributed is not None:
         if slots is not None or trace_experts is not None or on_disk or (prefixes is not None and prefixes.snapshots):
-            raise UsageError("slots, traces of experts and prefixes on disk do not go with distributed")
+            raise UsageError("slots, traces of experts and prefixes on disk do not go with distributed; leave them out")
         from gptoss_mlx.distributed.starting import start
 
         if verify:

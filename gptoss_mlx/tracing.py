@@ -91,6 +91,8 @@ class Tracer:
         count = config.num_hidden_layers
         given = range(count) if self.layers is None else self.layers
         self.layers = tuple(whole("a layer", number, 0, "the number of one") for number in given)
+        if isinstance(self.what, str):
+            raise UsageError(f"what is {quoted(self.what)}; give a list, such as ['experts']")
         if unknown := [name for name in self.what if name not in get_args(What)]:
             raise UsageError(f"{quoted(unknown[0])} cannot be traced; these can: {', '.join(get_args(What))}")
         if not self.layers or self.layers != tuple(number for number in range(count) if number in self.layers):

@@ -101,6 +101,7 @@ def test_experts_in_slots_give_the_same_trace(small):
         ({"ids": [1, 2], "layers": [1, 1]}, "rising order"),
         ({"ids": [1, 2], "layers": []}, "rising order"),
         ({"ids": [1, 2], "what": ["attention"]}, "these can"),
+        ({"ids": [1, 2], "what": "experts"}, "give a list"),
         ({"ids": [1, 2], "layers": [1.5]}, "a layer is 1.5"),
         ({"ids": [1, 2], "top": 0}, "1 or more"),
         ({"ids": [1, 2], "top": 513}, "from 1 to 512"),

@@ -11,7 +11,8 @@ import typer
 
 from gptoss_mlx.cli import options
 from gptoss_mlx.cli.awake import awake
-from gptoss_mlx.errors import StorageError, UsageError, shown
+from gptoss_mlx.cli.terminal import table_console
+from gptoss_mlx.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from gptoss_mlx.bench.measuring import Effort, LeftOut, Measured
@@ -89,6 +90,8 @@ def bench(
     four sequences at once. Each runs in a process of its own. Ctrl-C prints what was measured until then.
     """
     if predict:
+        if quick or record or against or json_file or plot:
+            raise UsageError("--predict measures nothing; leave out --quick, --record, --against, --json and --plot")
         from gptoss_mlx.cli.predictions import print_predictions
 
         print_predictions()
@@ -101,6 +104,12 @@ def bench(
         check_matplotlib()
     if json_file is not None and not json_file.parent.is_dir():
         raise UsageError(f"--json {json_file}: its folder does not exist; make it first")
+    from gptoss_mlx.files import check_place
+
+    places = (json_file, None if plot is None else plot / "decode.png", Path("record.json") if record else None)
+    for place in places:
+        if place is not None:
+            check_place(place)
     other = None if against is None else Other(against, peer_model, peer_python)
     _check(other, peer_model, peer_python)
     from gptoss_mlx.bench.measuring import QUICK, Effort
@@ -232,11 +241,10 @@ def _progress(total: int) -> Iterator["Callable[[Measured | LeftOut], None]"]:
 
 def _give_out(report: "Report", folder: "ModelFolder", json_file: Path | None, plot: Path | None) -> None:
     """Print the tables, and write the files that are asked for."""
-    from rich.console import Console
 
     from gptoss_mlx.bench.report import heading, notes, rates_table, starts_table
 
-    console = Console(highlight=False)
+    console = table_console()
     console.print(heading(report), markup=False, soft_wrap=True)
     if any(measured.tokens for measured in report.found):
         console.print(rates_table(report))
@@ -254,14 +262,20 @@ def _give_out(report: "Report", folder: "ModelFolder", json_file: Path | None, p
             _say(f"drawn: {path}")
 
 
-def _record(report: "Report") -> None:
+def record_path(chip: str, model: str, day: str) -> Path:
+    """Return the name of a record that is not taken in this folder."""
+    import os
     import re
+    from itertools import chain, count
 
-    chip = report.machine.get("chip") or "unknown"
-    words = (chip.removeprefix("Apple "), report.model["name"], report.made[:10])
-    path = Path("-".join(re.sub(r"[^A-Za-z0-9.]+", "-", word).strip("-") for word in words).lower() + ".json")
-    if path.exists():
-        raise StorageError(f"{path} exists; move it away")
+    words = (chip.removeprefix("Apple "), model, day)
+    stem = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", word).strip("-") for word in words).lower()
+    names = (Path(f"{stem}{ending}.json") for ending in chain([""], (f"-{number}" for number in count(2))))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _record(report: "Report") -> None:
+    path = record_path(report.machine.get("chip") or "unknown", report.model["name"], report.made[:10])
     _write(path, report)
     print(
         f"{path} is a record of this machine: chip, system, versions, model and figures, and no names or paths.\n"
@@ -273,13 +287,10 @@ def _record(report: "Report") -> None:
 def _write(path: Path, report: "Report") -> None:
     import json
 
-    from gptoss_mlx.files import replaced_whole
+    from gptoss_mlx.files import replaced_whole, storage_errors
 
-    try:
-        with replaced_whole(path) as partial:
-            partial.write_text(json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+    with storage_errors(path), replaced_whole(path) as partial:
+        partial.write_text(json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _say(f"written: {path}")
 
 

@@ -8,7 +8,7 @@ import typer
 
 from gptoss_mlx import __version__
 from gptoss_mlx.cli import options
-from gptoss_mlx.cli.terminal import print_json
+from gptoss_mlx.cli.terminal import print_json, table_console
 from gptoss_mlx.errors import KernelError, UsageError, one_line, shown
 
 if TYPE_CHECKING:
@@ -87,9 +87,8 @@ def _show(found: "Diagnosis") -> None:
         print(f"{name}: {shown(value)}")
     for name, problem in found.unreadable.items():
         print(f"model {shown(name)}: {problem}")
-    from rich.console import Console
 
-    console = Console(highlight=False)
+    console = table_console()
     console.print(_fits_table(found))
     console.print(_plan_table(found))
     for notice in _notes(found):

@@ -125,6 +125,8 @@ def _opened(
     """Load the model and return its name, itself and what it shall read. Checks all that is quick to check before."""
     if question is not None and file is not None:
         raise UsageError("a question and --text do not go together; give one of them")
+    if question is not None and not question.strip():
+        raise UsageError("the question is empty")
     if out is not None:
         from gptoss_mlx.figures import check_picture
 
@@ -139,14 +141,18 @@ def _opened(
 
 def _read(file: str) -> str:
     """Return the text of a file, or what is piped in for a dash. Raises UsageError."""
+    from gptoss_mlx.attachments import MOST_BYTES
     from gptoss_mlx.text_input import decoded
 
-    if file == "-":
-        return decoded(sys.stdin.buffer.read(), "standard input")
+    name = "standard input" if file == "-" else file or "--text"
     try:
-        return decoded(Path(file).read_bytes(), file)
+        with sys.stdin.buffer if file == "-" else open(file, "rb") as source:
+            data = source.read(MOST_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
+        raise UsageError(f"{name}: cannot be read ({error.strerror}); give a text file") from error
+    if len(data) > MOST_BYTES:
+        raise UsageError(f"{name}: more than {MOST_BYTES:,} bytes are more than a model reads; give a part of it")
+    return decoded(data, name)
 
 
 @contextmanager

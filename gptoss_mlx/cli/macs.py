@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from gptoss_mlx.cli.terminal import print_json
+from gptoss_mlx.cli.terminal import print_json, table_console
 
 if TYPE_CHECKING:
     from gptoss_mlx.distributed.macs import Joined
@@ -11,12 +11,11 @@ if TYPE_CHECKING:
 
 def show_macs(text: str, context: int | None, as_json: bool) -> None:
     """Print a table for each published model, or all as JSON. Raises UsageError for what names no Macs."""
-    from rich.console import Console
     from rich.table import Table
 
     from gptoss_mlx.config import PUBLISHED
     from gptoss_mlx.distributed.macs import PASSAGE, join_macs, read_macs
-    from gptoss_mlx.errors import MemoryBudgetError
+    from gptoss_mlx.errors import MemoryBudgetError, UsageError
     from gptoss_mlx.prediction.speed import WORST_ERROR
 
     macs = read_macs(text)
@@ -24,12 +23,12 @@ def show_macs(text: str, context: int | None, as_json: bool) -> None:
     for name, config in PUBLISHED.items():
         try:
             found[name] = join_macs(config, "q8", macs, context)
-        except MemoryBudgetError as error:
+        except (MemoryBudgetError, UsageError) as error:
             found[name] = str(error)
     if as_json:
         print_json({name: _as_json(joined) for name, joined in found.items()})
         return
-    console = Console(highlight=False)
+    console = table_console()
     for name, joined in found.items():
         if isinstance(joined, str):
             console.print(f"{name}: {joined}", markup=False)

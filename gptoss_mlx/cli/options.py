@@ -311,6 +311,8 @@ def check_values(temperature: float | None, max_tokens: int | None, loading: Loa
         from gptoss_mlx.distributed.hosts import read_hosts
 
         read_hosts(loading.distributed, loading.distributed_backend)
+    elif loading.distributed_backend != "ring":
+        raise UsageError("--distributed-backend says how Macs are joined; give --distributed HOSTFILE, too")
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"--max-tokens is {max_tokens}; it must be 1 or more")
 

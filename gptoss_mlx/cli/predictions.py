@@ -1,14 +1,15 @@
 """``gptoss-mac bench --predict``: print what is predicted for each Mac."""
 
+from gptoss_mlx.cli.terminal import table_console
+
 
 def print_predictions() -> None:
     """Print a table for each model, the errors of the fit, and what they are."""
-    from rich.console import Console
     from rich.table import Table
 
     from gptoss_mlx.prediction.macs import error_lines, errors_rows, macs_rows, predictions
 
-    console = Console(highlight=False)
+    console = table_console()
     found = predictions()
     title = "Predictions of tokens/s, {}, beside published speeds"
     tables = {title.format(model): macs_rows(found, model) for model in found["models"]}

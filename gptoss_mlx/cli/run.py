@@ -89,8 +89,8 @@ def run(
     With --schema, --regex or --grammar the answer is printed when it is whole, and not at all if it is cut off.
 
     Exit codes: 0 answered, 2 bad usage, 3 the model is damaged, 4 the model is not installed, 6 the prompt is too long,
-    7 not enough memory, 8 stopped before an answer began or was whole, 13 the answer was cut off, 129, 130 and 143
-    ended by SIGHUP, Ctrl-C and SIGTERM.
+    7 not enough memory, 8 stopped before an answer began or was whole, 13 the answer was cut off, 14 a rank of
+    --distributed was lost, 129, 130 and 143 ended by SIGHUP, Ctrl-C and SIGTERM.
     """
     if no_log and (session is not None or last):
         raise UsageError("--no-log keeps nothing, so it does not go with --session or --continue")

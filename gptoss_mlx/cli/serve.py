@@ -143,7 +143,8 @@ def _key(command: typer.Context, key: str | None, file: Path | None, install: bo
             mode = os.fstat(opened.fileno()).st_mode
             found = opened.read().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--api-key-file {file}: cannot be read ({error}); give a file that holds the key") from error
+        why = error.strerror if isinstance(error, OSError) else "it is no ASCII text"
+        raise UsageError(f"--api-key-file {file}: cannot be read ({why}); give a file that holds the key") from error
     if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UsageError(f"--api-key-file {file}: others can read it; run: chmod 600 {file}")
     return found

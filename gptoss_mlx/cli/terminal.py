@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptoss_mlx.cli.signals import ENDING, code, hang_up, taken
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 OnProgress = Callable[[int, int], None]
+TABLE_COLUMNS = 80
+"""What the widest table needs."""
 
 
 def print_json(value: Any) -> None:
@@ -26,6 +31,15 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2)
     print(text, flush=True)
+
+
+def table_console() -> "Console":
+    """Return a console for tables. On a narrow terminal their lines wrap, because rich would leave figures out."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.width = max(console.width, TABLE_COLUMNS)
+    return console
 
 
 def at_terminal() -> bool:

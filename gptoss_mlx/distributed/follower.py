@@ -34,7 +34,7 @@ def main() -> int:
     except _Over:
         return 0
     except (GptOssError, RuntimeError, MemoryError, OSError, ImportError) as error:
-        if str(error).startswith(RING_ERROR):
+        if RING_ERROR in str(error):
             time.sleep(BEAT_SECONDS)  # so that the rank that is gone is named, and not this one
         with suppress(OSError):
             wire.send({"failed": one_line(error), "code": getattr(error, "exit_code", RankError.exit_code)})

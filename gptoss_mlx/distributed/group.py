@@ -14,15 +14,18 @@ from contextlib import ExitStack, closing, contextmanager
 import mlx.core as mx
 
 from gptoss_mlx.distributed.hosts import Backend
-from gptoss_mlx.errors import UsageError
+from gptoss_mlx.errors import RankError, UsageError, one_line
 
 _joined = threading.Event()
 
 
 def free_address(ip: str) -> str:
-    """Return the address with a port that nobody uses now. Raises OSError if the address is not this machine's."""
-    with closing(socket.create_server((ip, 0))) as server:
-        return f"{ip}:{server.getsockname()[1]}"
+    """Return the address with a port that nobody uses now. Raises RankError if the address is not this machine's."""
+    try:
+        with closing(socket.create_server((ip, 0))) as server:
+            return f"{ip}:{server.getsockname()[1]}"
+    except OSError as error:
+        raise RankError(f"{ip} is no address of this machine ({os.strerror(error.errno or 0)})") from error
 
 
 def check_backend(backend: Backend) -> None:
@@ -40,7 +43,7 @@ def join(
     backend: Backend, rank: int, addresses: Sequence[Sequence[str]], rdma: Sequence[Sequence[object]]
 ) -> mx.distributed.Group:
     """Join as ``rank``, and wait for the others. ``addresses`` are each rank's in the ring, or for jaccl those of rank
-    0 alone; ``rdma`` are each rank's devices there. Raises RuntimeError where MLX cannot join."""
+    0 alone; ``rdma`` are each rank's devices there. Raises RankError where MLX cannot join."""
     with ExitStack() as stack:
         if backend == "ring":
             variables = {"MLX_HOSTFILE": stack.enter_context(_file(addresses))}
@@ -53,6 +56,8 @@ def join(
         _joined.set()
         try:
             return mx.distributed.init(strict=True, backend=backend)
+        except (RuntimeError, ValueError) as error:
+            raise RankError(f"the ranks cannot be joined over {backend}: {one_line(error)}") from error
         finally:
             for name in (*variables, "MLX_RANK"):
                 del os.environ[name]

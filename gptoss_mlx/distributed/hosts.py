@@ -7,6 +7,7 @@ is where that host's Python is, if it is not where this one's is. The list may a
 
 import json
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +23,8 @@ FORM = 'it must be [{"ssh": HOST, "ips": [ADDRESS]}, ...], this machine first'
 
 @dataclass(frozen=True)
 class Host:
-    """One rank's place. ``ssh`` is what ``ssh`` calls it, or one of HERE. ``ips`` are its addresses on the network that
-    joins the ranks; several are used side by side."""
+    """One rank's place. ``ssh`` is what ``ssh`` calls it, or one of HERE. ``ips`` are its IPv4 addresses on the
+    network that joins the ranks; several are used side by side, as many of each host."""
 
     ssh: str
     ips: tuple[str, ...]
@@ -40,8 +41,10 @@ def read_hosts(given: int | str | Path, backend: Backend = "ring") -> list[Host]
     """Return the hosts of so many local ranks, or those of a file. Raises UsageError."""
     if isinstance(given, bool):
         raise UsageError(f"distributed is {given}; it must be a number of ranks, or a file of hosts")
-    if isinstance(given, str) and given.isdecimal() and len(given) < 9:
+    if isinstance(given, str) and given.removeprefix("-").isdecimal() and len(given) < 9:
         given = int(given)
+    if given == "":
+        raise UsageError("distributed is empty; give a number of ranks, or a file of hosts")
     if isinstance(given, int):
         if not 2 <= given <= MOST:
             raise UsageError(f"distributed is {given}; it must be from 2 to {MOST} ranks, or a file of hosts")
@@ -60,6 +63,8 @@ def read_hosts(given: int | str | Path, backend: Backend = "ring") -> list[Host]
     if not isinstance(raw, list) or not 2 <= len(raw) <= MOST:
         raise UsageError(f"{given}: must list from 2 to {MOST} hosts; {FORM}")
     hosts = [_host(str(given), number, entry, backend) for number, entry in enumerate(raw)]
+    if backend == "ring" and len({len(host.ips) for host in hosts}) > 1:
+        raise UsageError(f"{given}: the hosts have different numbers of ips; list as many for each")
     if backend == "jaccl" and any(
         len(host.rdma) != len(hosts) or host.rdma[number] is not None for number, host in enumerate(hosts)
     ):
@@ -78,7 +83,16 @@ def _host(where: str, number: int, entry: Any, backend: Backend) -> Host:
     # A name that begins with a dash would be an option to ssh.
     need(isinstance(name, str) and name.isprintable() and not name.startswith("-") and name != "", "has no ssh name")
     need(isinstance(ips, list) and all(isinstance(ip, str) for ip in ips), "has no list of ips")
+    need(all(_is_ipv4(ip) for ip in ips), "has an ip that is no IPv4 address, such as 10.0.0.1")
     need(bool(ips) or (backend == "jaccl" and number > 0), "has no address in ips")
     need(rdma is None or isinstance(rdma, list), "has an rdma that is no list")
     need(python is None or isinstance(python, str), "has a python that is no path")
     return Host(name, tuple(ips), tuple(rdma or ()), python)
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except ValueError:
+        return False
+    return True

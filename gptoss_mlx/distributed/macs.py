@@ -60,13 +60,16 @@ class Joined:
 
 
 def read_macs(text: str) -> list[Mac]:
-    """Return the Macs that a list names. Raises UsageError."""
+    """Return the two or more Macs that a list names. Raises UsageError."""
     macs = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(?:Apple )?(M\d+(?: (?:Pro|Max|Ultra))?)\s+(\d{1,4})\s*GB\s*", part)
-        if found is None or found[1] not in BANDWIDTH or not int(found[2]):
+        found = re.fullmatch(r"\s*(?:apple )?(m\d+(?: (?:pro|max|ultra))?)\s+(\d{1,4})\s*gb\s*", part.lower())
+        chip = "" if found is None else found[1].title()
+        if found is None or chip not in BANDWIDTH or not int(found[2]):
             raise UsageError(f"{quoted(part.strip(), 40)} is no Mac that is known here; {FORM}")
-        macs.append(Mac(found[1], int(found[2])))
+        macs.append(Mac(chip, int(found[2])))
+    if len(macs) < 2:
+        raise UsageError(f"{quoted(text.strip(), 40)} is one Mac, which `gptoss-mac doctor` plans for there; {FORM}")
     return macs
 
 

@@ -40,10 +40,12 @@ KEPT_TO_ITSELF = ("GPTOSS_MAC_API_KEY", "HF_TOKEN")
 
 @dataclass(eq=False)
 class _Guard:
-    """The process that ends a rank. ``said`` is what it and its rank wrote to standard error."""
+    """The process that ends a rank, here or at the other end of an ssh. ``said`` is what it and its rank wrote to
+    standard error."""
 
     process: "subprocess.Popen[bytes]"
     said: IO[bytes]
+    remote: bool
 
     def beat(self) -> None:
         with suppress(OSError):
@@ -55,6 +57,8 @@ class _Guard:
         with suppress(OSError):
             assert self.process.stdin is not None
             self.process.stdin.close()
+        if self.remote:
+            self.process.terminate()  # an ssh that has not got through reads no input; a guard sees its end either way
 
     def last_words(self) -> str:
         """Return the last line that was written to standard error, which most often says what was wrong."""
@@ -136,7 +140,7 @@ class Ranks:
         try:
             listener = socket.create_server((ip, 0), backlog=len(self.hosts))
         except OSError as error:
-            problem = f"{ip} is no address of this machine ({error.strerror})"
+            problem = f"{ip} is no address of this machine ({os.strerror(error.errno or 0)})"
             raise RankError(f"{problem}; the first host must be this one") from error
         with listener:
             self._guards.append(_guard([sys.executable, *GUARD], {"pid": os.getpid()}))
@@ -243,4 +247,4 @@ def _guard(command: list[str], job: dict[str, Any]) -> _Guard:
         process.stdin.write(json.dumps(job).encode() + b"\n")
         process.stdin.flush()
     os.set_blocking(process.stdin.fileno(), False)
-    return _Guard(process, said)
+    return _Guard(process, said, remote=command[0] == SSH[0])

@@ -13,7 +13,7 @@ from gptoss_mlx.distributed.hosts import Backend, Host, read_hosts
 from gptoss_mlx.distributed.parts import Part, likeness, room
 from gptoss_mlx.distributed.plan import Room, joint_plan, shares
 from gptoss_mlx.distributed.ranks import Ranks
-from gptoss_mlx.errors import RankError, one_line
+from gptoss_mlx.errors import RankError
 from gptoss_mlx.installed import lasting_name
 from gptoss_mlx.memory.plan import MemoryPlan
 from gptoss_mlx.model.decoder import Decoder
@@ -61,10 +61,7 @@ def start(
         rdma = [host.rdma for host in hosts]
         ranks.work_together()
         ranks.tell({"backend": backend, "addresses": addresses, "rdma": rdma, "parts": [asdict(part) for part in told]})
-        try:
-            joined = ring.join(backend, 0, addresses, rdma)
-        except RuntimeError as error:
-            raise RankError(f"the ranks cannot be joined over {backend}: {one_line(error)}") from error
+        joined = ring.join(backend, 0, addresses, rdma)
         decoder = told[0].load(folder, ends=True, progress=progress)
         ranks.answers()
     except BaseException:
@@ -76,10 +73,7 @@ def start(
 
 def _addresses(hosts: Sequence[Host], backend: Backend, found: Sequence[Any]) -> list[list[str]]:
     """Return where each rank listens in the ring, or for jaccl where rank 0 does."""
-    try:
-        own = [ring.free_address(ip) for ip in hosts[0].ips]
-    except OSError as error:
-        raise RankError(f"{', '.join(hosts[0].ips)}: no address of this machine ({error.strerror})") from error
+    own = [ring.free_address(ip) for ip in hosts[0].ips]
     return [own, *(said["addresses"] for said in found)] if backend == "ring" else [own[:1]]
 
 

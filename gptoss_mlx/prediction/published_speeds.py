@@ -56,9 +56,9 @@ ROWS = (
 """Left out are totals of several streams (Rapid-MLX's README), an M4 at 6.9 that stands alone, and what is held out:
 mlx-lm PR 1588 and oMLX, below."""
 
-FIT_ROWS = tuple(row for row in ROWS if row.doubt != WHOLE_REQUESTS)
+FIT_ROWS = tuple(row for row in ROWS if not row.doubt)
 """What the speed model is fitted to. An average over a request has its prompt in it, and no source says how long that
-was."""
+was. A likely chip and experts on the CPU are not what is predicted."""
 
 BANDWIDTH = {
     "M1": 68, "M1 Pro": 200, "M1 Max": 400, "M1 Ultra": 800,

@@ -41,7 +41,8 @@ def cell_of(multiple: float, wide: int, *, colours: bool) -> Span:
 def load_legend(*, colours: bool) -> list[Span]:
     """Return what the map's cells mean."""
     if not colours:
-        return [Span(f"load: {BARS[0]} below half of an even one, {BARS[2]} even, {BARS[-1]} 3.5 times or more", DIM)]
+        low, even, high = BARS[0], BARS[2], BARS[-1]
+        return [Span(f"load: blank none, {low} below half of an even one, {even} even, {high} 3.5 times or more", DIM)]
     names = ("below 1/4", "to 1/2", "to 4/5", "even", "to 2", "to 4", "more")
     spans = [Span("load, as a multiple of an even one: ", DIM)]
     for (_, shade), name in zip(LOADS, names, strict=True):

@@ -7,6 +7,7 @@ stops at once.
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -89,8 +90,10 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(address[:2], family=family)
     except OSError as error:
-        other = "--host" if isinstance(error, socket.gaierror) else "--port"
-        raise UsageError(f"{host} port {port} cannot be used ({error.strerror}); choose another {other}") from error
+        unknown = isinstance(error, socket.gaierror)
+        why = error.strerror if unknown else os.strerror(error.errno or 0)  # Python's own names the address again
+        other = "--host" if unknown else "--port"
+        raise UsageError(f"{host} port {port} cannot be used ({why}); choose another {other}") from error
     with listener:
         yield listener
 

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import jsonschema
 import pytest
 
 from gptoss_mlx.bench import measuring
 from gptoss_mlx.bundled import install_tiny
+from gptoss_mlx.cli.bench import record_path
 from tests.bench.test_report import SCHEMA
 from tests.docs.pages import ROOT
 from tests.support.cli import run_cli
@@ -70,6 +72,7 @@ def test_ctrl_c_prints_what_was_measured(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--predict", "--json", "x.json"), "--predict measures nothing"),
         (("--quick", "--record"), "--quick takes too few turns for --record"),
         (("--record", "--turns", "4"), "--turns 4 is too few for --record; give 5 or more"),
         (("--peer-model", "x.gguf"), "--peer-model and --peer-python go with --against"),
@@ -93,3 +96,22 @@ def test_predictions_say_in_every_heading_that_they_are_such():
     assert all("Prediction" in title for title in titles)
     for part in ("M4 Pro", "roofline", "median error of", "Five numbers"):
         assert part in out
+
+
+@pytest.mark.parametrize("words", [("--json", "file/x.json"), ("--json", "."), ("--plot", "file")])
+def test_a_place_that_takes_no_file_is_refused_before_any_work(words, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    code, out, err = run_cli("bench", "--model", "missing", *words)
+    assert code in (2, 5)
+    assert out == ""
+    assert "folder" in err
+
+
+def test_a_second_record_of_a_day_leaves_the_first_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = record_path("Apple M4 Pro", "gpt-oss-20b", "2026-11-27")
+    assert first == Path("m4-pro-gpt-oss-20b-2026-11-27.json")
+    first.touch()
+    assert record_path("Apple M4 Pro", "gpt-oss-20b", "2026-11-27") == Path("m4-pro-gpt-oss-20b-2026-11-27-2.json")

@@ -57,6 +57,9 @@ def test_a_files_tokens_and_perplexity_are_json_and_only_surprising_ones_are_lis
         (["Hello", "--text", "-"], "do not go together"),
         (["--text", "missing.txt"], "missing.txt: cannot be read"),
         (["--text", "-"], "two or more"),
+        (["--text", "/dev/zero"], "10,000,000 bytes are more than a model reads"),
+        (["--text", ""], "--text: cannot be read"),
+        (["  "], "the question is empty"),
         (["--out", "map.jpg"], "give a file that ends so"),
     ],
 )
@@ -71,6 +74,16 @@ def test_a_picture_without_matplotlib_is_refused_with_what_to_install(monkeypatc
     code, _, err = run_cli("inspect", "experts", "--model", "tiny", "--out", "map.png")
     assert code == 2
     assert "pip install 'gptoss-mac[plots]'" in err
+
+
+@pytest.mark.parametrize("out", ["folder.png", "file.txt/map.png", "file.txt/new/map.png"])
+def test_a_picture_that_cannot_be_written_is_refused_before_the_model_is_loaded(out, tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file.txt").touch()
+    code, _, err = run_cli("inspect", "experts", "--model", "missing", "--out", tmp_path / out)
+    assert code == 5
+    assert "choose another place" in err
 
 
 def test_a_map_shows_busy_experts_red_and_idle_ones_blue(tmp_path):

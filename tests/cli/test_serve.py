@@ -30,7 +30,7 @@ def test_a_port_in_use_is_refused_with_the_remedy():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, _, err = run_cli("serve", "--model", "tiny", "--port", taken.getsockname()[1])
     assert code == 2
-    assert "choose another --port" in err
+    assert "cannot be used (Address already in use); choose another --port" in err
 
 
 def test_without_its_packages_it_says_how_to_get_them():

@@ -9,7 +9,7 @@ from mlx._distributed_utils.common import Hostfile
 from gptoss_mlx.distributed.hosts import Host, read_hosts
 from gptoss_mlx.errors import UsageError
 
-TWO = [{"ssh": "mac-1", "ips": ["10.0.0.1"]}, {"ssh": "mac-2", "ips": ["10.0.0.2", "10.0.1.2"]}]
+TWO = [{"ssh": "mac-1", "ips": ["10.0.0.1", "10.0.1.1"]}, {"ssh": "mac-2", "ips": ["10.0.0.2", "10.0.1.2"]}]
 
 
 def test_a_number_means_ranks_on_this_machine():
@@ -20,7 +20,7 @@ def test_a_number_means_ranks_on_this_machine():
 def test_a_file_of_mlx_launch_means_its_hosts(tmp_path):
     (tmp_path / "macs.json").write_text(json.dumps(TWO))
     first, second = read_hosts(tmp_path / "macs.json")
-    assert first == Host("mac-1", ("10.0.0.1",))
+    assert first == Host("mac-1", ("10.0.0.1", "10.0.1.1"))
     assert second.ips == ("10.0.0.2", "10.0.1.2")
     assert not second.here
 
@@ -71,6 +71,8 @@ def test_no_other_number_and_no_missing_file_will_do(given, tmp_path, monkeypatc
         json.dumps([TWO[0], {"ssh": "a\nb", "ips": ["10.0.0.2"]}]),
         json.dumps([TWO[0], {"ssh": "mac-2", "ips": []}]),
         json.dumps([TWO[0], {"ssh": "mac-2", "ips": [7]}]),
+        json.dumps([TWO[0], {"ssh": "mac-2", "ips": ["fe80::1", "10.0.1.2"]}]),
+        json.dumps([TWO[0], {"ssh": "mac-2", "ips": ["mac-2", "10.0.1.2"]}]),
         json.dumps([TWO[0], TWO[1] | {"rdma": "rdma_en5"}]),
         json.dumps([TWO[0], TWO[1] | {"python": 3}]),
     ],
@@ -78,4 +80,10 @@ def test_no_other_number_and_no_missing_file_will_do(given, tmp_path, monkeypatc
 def test_what_is_no_list_of_hosts_is_refused_with_its_form(content, tmp_path):
     (tmp_path / "macs.json").write_text(content)
     with pytest.raises(UsageError, match=r'macs.json.*\[{"ssh": HOST'):
+        read_hosts(tmp_path / "macs.json")
+
+
+def test_hosts_with_different_numbers_of_addresses_cannot_be_joined_in_a_ring(tmp_path):
+    (tmp_path / "macs.json").write_text(json.dumps([TWO[0], {"ssh": "mac-2", "ips": ["10.0.0.2"]}]))
+    with pytest.raises(UsageError, match="different numbers of ips"):
         read_hosts(tmp_path / "macs.json")

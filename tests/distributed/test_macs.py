@@ -15,10 +15,11 @@ TWENTY = PUBLISHED["20b"]
 
 def test_a_list_names_chips_and_memory():
     assert read_macs("M4 Pro 24GB, Apple M2 16 GB") == [Mac("M4 Pro", 24), Mac("M2", 16)]
+    assert read_macs("m4 pro 24gb,m2 16gb") == [Mac("M4 Pro", 24), Mac("M2", 16)]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "M2", "16GB", "M9 16GB", "M4 Pro 0GB", "M4 Plus 16GB", "M4 24GB M2 16GB", "M2 16GB,"]
+    "text", ["", "M2", "16GB", "M9 16GB", "M4 Pro 0GB", "M4 Plus 16GB", "M4 24GB M2 16GB", "M2 16GB,", "M4 Max 64GB"]
 )
 def test_what_names_no_known_mac_is_refused_with_the_form(text):
     with pytest.raises(UsageError, match="M4 Pro 24GB, M2 16GB"):
@@ -70,3 +71,11 @@ def test_doctor_does_not_mix_other_macs_with_this_machine(option):
     code, _, err = run_cli("doctor", "--macs", "M2 16GB", *option)
     assert code == 2
     assert "--macs" in err
+
+
+def test_a_model_with_fewer_layers_than_macs_does_not_hide_the_plan_of_another():
+    code, out, err = run_cli("doctor", "--macs", ", ".join(["M4 Max 64GB"] * 30), "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert "use fewer" in found["20b"]["problem"]
+    assert len(found["120b"]["ranks"]) == 30

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,16 @@ def test_the_loss_of_a_rank_ends_all(tmp_path):
     assert ended.fine, str(ended)
     assert ended.code == RankError.exit_code, str(ended)
     assert "rank 1 (127.0.0.1) has ended" in ended.said
+
+
+def test_an_ssh_that_hangs_is_given_up_and_ended(macs, monkeypatch, tmp_path):
+    monkeypatch.setattr("gptoss_mlx.distributed.ranks.START_SECONDS", 0.5)
+    file = macs(f"echo $$ > {tmp_path}/pid; exec sleep 100")
+    with pytest.raises(RankError, match="has not connected"):
+        gptoss_mlx.load("tiny", distributed=file)
+    pid = int((tmp_path / "pid").read_text())
+    with suppress(ChildProcessError):  # somebody has waited for it before
+        assert os.waitpid(pid, 0)[1] == signal.SIGTERM
 
 
 def test_a_host_that_ssh_does_not_reach_is_named_with_what_ssh_says(macs):

@@ -10,7 +10,7 @@ from rich.table import Table
 from gptoss_mlx.config import PUBLISHED
 from gptoss_mlx.errors import MemoryBudgetError
 from gptoss_mlx.memory.plan import plan
-from gptoss_mlx.prediction.macs import predictions
+from gptoss_mlx.prediction.macs import errors_rows, predictions
 from gptoss_mlx.prediction.published_speeds import (
     GB,
     MLX_VLM,
@@ -29,7 +29,6 @@ from gptoss_mlx.prediction.speed import (
     Paging,
     Prediction,
     hit_rate,
-    left_out_errors,
     own_paging,
     predict,
     repeats,
@@ -143,11 +142,16 @@ def main() -> None:
         doubt = row.doubt or "yes"
         table.add_row(row.model, row.dense, row.chip, row.engine, f"{row.rate:.1f}", f"{found.rate:.1f}", doubt)
     console.print(table)
-    left_out = ", ".join(f"{chip} {factor:.2f}" for chip, factor in left_out_errors().items())
-    console.print(f"off by a factor, each chip left out of its fit: {left_out}")
-    error = predictions()["error"]
-    goal = f"the goal was {error['goal']:.0%}"
-    console.print(f"median error of these {error['figures']} published speeds: {error['median']:.1%}; {goal}")
+    found = predictions()
+    table = Table(*errors_rows(found)[0])
+    for row in errors_rows(found)[1]:
+        table.add_row(*row)
+    console.print(table)
+    error = found["error"]
+    console.print(
+        f"each chip left out of its fit, {error['figures']} published speeds: median error {error['median']:.1%} (the "
+        f"goal is {error['goal']:.0%}), mean {error['mean']:.1%}, at worst a factor of {error['factor']}"
+    )
 
     low, high = pr_1588()
     console.print(f"held out: mlx-lm PR 1588, {PR_1588} tokens/s, predicted {low:.1f} to {high:.1f}")

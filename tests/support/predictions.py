@@ -34,6 +34,8 @@ gptoss-mac bench --predict
 
 {5}
 
+{6}
+
 What slows a Mac is not in it: heat and power modes moved published speeds by up to 3.8 times. Where not all experts fit
 in memory, `gptoss-mac doctor` predicts what reading them costs ([memory and paging](memory.md)).
 """

@@ -2,7 +2,7 @@
 
 STEPS_OF_8 = "positions and the bound are multiples of 8, so one less cuts off none"
 NOTHING_LEFT = "in the extra turn no lane's group is within the matrix"
-DOUBLES = "steps 4, 8 and 16 are below 31 as they are below 32"
+DOUBLES = "steps double, and none is one less than the bound"
 THE_SAME_PLACE = "two places are equal only if they are one logit, and no logit that is compared is as low as the start"
 BEYOND = "one less is still beyond every position"
 EQUIVALENT = {
@@ -14,6 +14,8 @@ EQUIVALENT = {
     "for (uint round = 0; round < (GROUPS + 1); round += 8) {": NOTHING_LEFT,
     "dense.h: for (ushort step = 4; step < 32; step *= 2) sums[t][j] += simd_shuffle_xor(sums[t][j], step);  ->  "
     "for (ushort step = 4; step < (32 - 1); step *= 2) sums[t][j] += simd_shuffle_xor(sums[t][j], step);": DOUBLES,
+    "norm_head_argmax.metal: for (ushort step = 1; step < 4; step *= 2) {  ->  "
+    "for (ushort step = 1; step < (4 - 1); step *= 2) {": DOUBLES,
     "best.h: return {value, simd_min(mine.value == value ? mine.at : 0xFFFFFFFFu)};  ->  "
     "return {value, simd_min(mine.value == value ? mine.at : (0xFFFFFFFFu & (0xFFFFFFFFu - 1u)))};": BEYOND,
     "norm_head_argmax_combine.metal: Best best = {-INFINITY, 0xFFFFFFFFu};  ->  "

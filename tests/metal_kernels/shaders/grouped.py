@@ -11,6 +11,14 @@ from metal_kernels.dispatches import Dispatch
 from tests.metal_kernels.shaders.common import BF16, F16, F32, exact
 
 OPERATIONS = ("grouped_swiglu", "grouped_sum")
+EQUIVALENT = {
+    "grouped_swiglu.metal: Eight a = load_eight(product + (row * OUTPUTS + n) * 2), "
+    "b = load_eight(bias + (uint(slot[row]) * OUTPUTS + n) * 2);  ->  "
+    "Eight a = load_eight(product + (row * OUTPUTS + n) * 2), "
+    "b = load_eight(bias + (uint(row[slot]) * OUTPUTS + n) * 2);": "C++ defines a[b] as b[a]",
+}
+"""Mutants that compute the same."""
+
 SLOPE = 1.702
 """Of gpt-oss's SwiGLU."""
 

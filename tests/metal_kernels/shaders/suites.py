@@ -49,5 +49,5 @@ SUITES = (
         decode_attention_mutants.EQUIVALENT,
         decode_attention_rows.rows,
     ),
-    Suite(grouped.OPERATIONS, test_grouped_shaders.check_all, {}, lambda: ()),
+    Suite(grouped.OPERATIONS, test_grouped_shaders.check_all, grouped.EQUIVALENT, lambda: ()),
 )
