@@ -4,6 +4,7 @@ A page's ``sh`` blocks run in one shell, in a fresh folder, one after the other.
 ``text`` blocks do not run: their commands are parsed by ``tests/test_quoted_commands.py``.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -25,12 +26,15 @@ RUNNING = [page for page in all_pages() if "sh" in {block.language for block in 
 
 @pytest.fixture(scope="module")
 def server():
-    """A server of ``tiny``. Its home has this one model, which is then the default."""
+    """A server of ``tiny``. Its home has this one model, which is then the default, and which draws nothing: once in
+    many draws it would give no answer."""
     install_tiny()
     with serving("--model", "tiny") as there:
         (there.home / "models").unlink()
-        (there.home / "models").mkdir()
-        (there.home / "models" / "tiny").symlink_to(models_dir() / "tiny")
+        tiny = there.home / "models" / "tiny"
+        shutil.copytree(models_dir() / "tiny", tiny)
+        generation = json.loads((tiny / "generation_config.json").read_text())
+        (tiny / "generation_config.json").write_text(json.dumps(generation | {"do_sample": False}))
         yield there
 
 
