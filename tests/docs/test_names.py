@@ -21,7 +21,9 @@ def is_there(name):
         for length in range(len(path), 0, -1):
             try:
                 found = importlib.import_module(".".join(path[:length]))
-            except ImportError:
+            except ModuleNotFoundError as error:
+                if length == len(path) and not (error.name or "").startswith(PACKAGES) and error.name != path[0]:
+                    return True  # it is there, and imports another program that is not installed
                 continue
             for part in path[length:]:
                 found = getattr(found, part, None)
@@ -53,5 +55,7 @@ def test_a_name_that_is_gone_is_noticed():
     assert is_there("memory.plan")
     assert is_there("metal_kernels.launch")
     assert is_there("harmony.drop_thoughts")
+    assert is_there("bench.mlx_lm_worker")  # whether mlx-lm is installed or not
     assert not is_there("engine.memory_plan")
+    assert not is_there("bench.mlx_worker")
     assert not is_there("launch.no_such_operation")
