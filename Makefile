@@ -192,7 +192,8 @@ kernel-report: $(VENV)/.ready-dev $(CUDA_VENV)/.ready
 	$(VENV)/bin/python -m tests.metal_kernels.kernel_report
 
 # Change every barrier, bound, row offset, constant, term, guard and operand of the shaders, one at a time, and check that
-# the tests notice. An hour, best on an idle machine; KINDS="guard: term:" chooses among seven kinds.
+# the tests notice. Hours, best on an idle machine; KINDS="guard: term:" chooses among seven kinds. It goes on where an
+# interrupted run ended.
 mutate: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.metal_kernels.mutate $(KINDS)
 
@@ -271,7 +272,8 @@ bench-peers: $(VENV)/.ready-compare $(LLAMA_VENV)/.ready-$(LLAMA_VERSION)
 	$(VENV)/bin/python -m tests.reports.peers $(LLAMA_VENV)/bin/python $(if $(KEEP),--keep $(KEEP))
 
 # Run every target that a number in README and docs comes from, keep their output in out/reports, and say which failed.
-# A day, with 40 GB of disk, best on an idle machine. ONLY="compare engine-report" chooses.
+# A day, with 40 GB of disk, best on an idle machine. It goes on where an earlier run ended, unless the source has
+# changed. ONLY="compare engine-report" runs these, also again.
 bench-report: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m tests.reports.everything $(ONLY)
 

@@ -2,9 +2,12 @@
 
 Run as ``python -m tests.metal_kernels.mutate [WORD ...]``. With words, only mutants whose kind or description contains
 one of them run: ``guard:`` for a kind. ``mutations`` has the kinds. A suite lists mutants that compute the same as
-equivalent, with the reason.
+equivalent, with the reason. A run that was interrupted goes on where it ended, unless a shader or a test has changed
+since: ``out/mutants.jsonl`` keeps the verdicts until all are there.
 """
 
+import hashlib
+import json
 import os
 import shutil
 import sys
@@ -23,6 +26,8 @@ from tests.metal_kernels.mutations import Mutant, mutants
 from tests.metal_kernels.shaders.common import shader_files
 from tests.metal_kernels.shaders.suites import SUITES
 
+ROOT = Path(__file__).parent.parent.parent
+KEPT = ROOT / "out" / "mutants.jsonl"
 FILES = {shader: shader_files(shader) for suite in SUITES for shader in suite.operations}
 SPAWN = get_context("spawn")
 SECONDS = 600
@@ -88,6 +93,38 @@ class Worker:
         self._start()
 
 
+class Verdicts:
+    """Verdicts in a file, each with a hash of the shaders and tests that led to it."""
+
+    def __init__(self, file: Path, source: str) -> None:
+        self.file = file
+        self.source = source
+        self.known: dict[str, tuple[str, str]] = {}
+        for line in file.read_text().splitlines() if file.exists() else []:
+            try:
+                kept = json.loads(line)
+            except ValueError:  # a kill tore it, or it is the empty line that begins each
+                continue
+            if kept["source"] == source:
+                self.known[kept["mutant"]] = (kept["kind"], kept["said"])
+
+    def add(self, mutant: Mutant, kind: str, said: str) -> None:
+        """Keep a verdict."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a") as file:
+            kept = {"mutant": str(mutant), "kind": kind, "said": said, "source": self.source}
+            file.write(f"\n{json.dumps(kept)}")
+
+
+def source() -> str:
+    """Return a hash of the shaders and of what judges them."""
+    files = [path for name in ("metal_kernels", "tests/metal_kernels") for path in (ROOT / name).rglob("*")]
+    total = hashlib.sha256()
+    for path in sorted(path for path in files if path.suffix in (".py", ".metal", ".h")):
+        total.update(f"{path.relative_to(ROOT)} {path.stat().st_size} ".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
 def _serve(there: Connection) -> None:
     while True:
         try:
@@ -106,8 +143,11 @@ def main() -> None:
     chosen = [mutant for mutant in every if any(word in f"{mutant.kind}: {mutant}" for word in words)]
     counts: Counter[str] = Counter()
     workers: Queue[Worker] = Queue()
+    verdicts = Verdicts(KEPT, source())
 
     def judged(mutant: Mutant) -> tuple[str, str]:
+        if known := verdicts.known.get(str(mutant)):
+            return known
         worker = workers.get()
         try:
             return worker.judge(mutant)
@@ -122,7 +162,10 @@ def main() -> None:
         with ThreadPoolExecutor(count) as pool:
             for mutant, (kind, said) in zip(chosen, pool.map(judged, chosen), strict=True):
                 counts[kind] += 1
+                if str(mutant) not in verdicts.known:
+                    verdicts.add(mutant, kind, said)
                 print(f"{kind:<13} {mutant.file}:{mutant.line}: {mutant.what}\n              {said}", flush=True)
+    KEPT.unlink(missing_ok=True)
     print(", ".join(f"{kind} {count}" for kind, count in counts.items()))
     stale = set(EQUIVALENT) - {str(mutant) for mutant in every}
     for description in sorted(stale):

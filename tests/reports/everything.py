@@ -1,16 +1,19 @@
 """``make bench-report``: run every target that a number in README and docs comes from, and say which failed.
 
 Each target's output is kept under ``out/reports``. A target that fails does not stop the others. All of them take a
-day, 40 GB of disk, root and a compiler; ONLY="compare engine-report" chooses some.
+day, 40 GB of disk, root and a compiler, so a run goes on where an earlier one ended: it leaves out what succeeded on
+the same source. ONLY="compare engine-report" runs some, whether they ran or not.
 
 Usage: python -m tests.reports.everything [TARGET ...]
 """
 
+import hashlib
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -63,18 +66,33 @@ TARGETS = (
 """What ``make`` runs, in this order."""
 
 
+SOURCE = ("gptoss_mlx", "metal_kernels", "convert", "tests", "benchmarks", "packaging", "Makefile", "pyproject.toml")
+"""What a target's result rests on."""
+
+
 @dataclass(frozen=True)
 class Ran:
-    """How a target ended, and after how long."""
+    """How a target ended, when it began, in UTC, after how many seconds, and by which source."""
 
     target: str
     code: int
+    began: str
     seconds: float
+    source: str
 
 
-def run(target: str, out: Path, make: Sequence[str] = ("make",)) -> Ran:
+def source() -> str:
+    """Return a hash of the names and contents of the files that targets rest on."""
+    total = hashlib.sha256()
+    for path in sorted(path for name in SOURCE for path in (ROOT / name, *(ROOT / name).rglob("*"))):
+        if path.is_file() and path.suffix not in (".pyc", ".so"):
+            total.update(f"{path.relative_to(ROOT)} {path.stat().st_size} ".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def run(target: str, out: Path, by: str, make: Sequence[str] = ("make",)) -> Ran:
     """Run a target. Write what it prints to a file of its name, and let it be seen."""
-    begin = time.monotonic()
+    began, begin = time.strftime("%Y-%m-%d %H:%M", time.gmtime()), time.monotonic()
     with (
         (out / f"{target}.log").open("wb") as log,
         subprocess.Popen([*make, target], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running,
@@ -84,33 +102,50 @@ def run(target: str, out: Path, make: Sequence[str] = ("make",)) -> Ran:
             log.write(line)
             sys.stdout.buffer.write(line)
             sys.stdout.flush()
-    return Ran(target, running.returncode, time.monotonic() - begin)
+    return Ran(target, running.returncode, began, time.monotonic() - begin, by)
 
 
-def run_all(targets: Sequence[str], out: Path, make: Sequence[str] = ("make",)) -> int:
-    """Run targets one after the other, print how each ended, also after Ctrl-C, and return 1 if one failed."""
+def recorded(out: Path, by: str) -> dict[str, Ran]:
+    """Return how each target ended that ran to its end on this source."""
+    file = out / "ran.json"
+    every = [Ran(**each) for each in json.loads(file.read_text())] if file.exists() else []
+    return {ran.target: ran for ran in every if ran.source == by}
+
+
+def run_all(
+    targets: Sequence[str], out: Path, make: Sequence[str] = ("make",), again: bool = False, by: str | None = None
+) -> int:
+    """Run targets one after the other, print how each ended, also after Ctrl-C, and return 1 if one failed.
+
+    What succeeded before on the source ``by``, by default what is there, is left out unless ``again``.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    ran = []
+    by = by or source()
+    ran = recorded(out, by)
     try:
         for target in targets:
+            if not again and target in ran and not ran[target].code:
+                print(f"bench-report: make {target} succeeded at {ran[target].began}, on the same source", flush=True)
+                continue
             print(f"bench-report: make {target}", flush=True)
-            ran.append(run(target, out, make))
+            ran[target] = run(target, out, by, make)
+            (out / "ran.json").write_text(json.dumps([asdict(each) for each in ran.values()], indent=1))
     finally:
-        table = Table("target", "exit code", "minutes", "output")
-        for each in ran:
+        table = Table("target", "exit code", "began", "minutes", "output")
+        for each in (ran[target] for target in targets if target in ran):
             log = out / f"{each.target}.log"
             where = log.relative_to(ROOT) if log.is_relative_to(ROOT) else log
-            table.add_row(each.target, str(each.code), f"{each.seconds / 60:.1f}", str(where))
-        Console(width=100).print(table)
-    return int(any(each.code for each in ran))
+            table.add_row(each.target, str(each.code), each.began, f"{each.seconds / 60:.1f}", str(where))
+        Console(width=110).print(table)
+    return int(any(ran[target].code for target in targets))
 
 
 def main() -> int:
-    chosen = sys.argv[1:] or TARGETS
+    chosen = sys.argv[1:]
     if unknown := [target for target in chosen if target not in TARGETS]:
         print(f"bench-report: no target is {', '.join(unknown)}; they are {', '.join(TARGETS)}", file=sys.stderr)
         return 2
-    return run_all(chosen, OUT)
+    return run_all(chosen or TARGETS, OUT, again=bool(chosen))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import ROOT, all_pages
+from tests.reports import everything
 from tests.reports.everything import TARGETS, run_all
 
 MAKE = """\
@@ -59,3 +60,35 @@ def test_a_target_that_fails_does_not_stop_the_others_and_is_told(make, tmp_path
 
 def test_all_that_succeed_are_a_success(make, tmp_path):
     assert run_all(["good"], tmp_path / "out", make) == 0
+
+
+def made(capfd):
+    return [line.split()[-1] for line in capfd.readouterr().out.splitlines() if line.startswith("made ")]
+
+
+def test_a_run_goes_on_where_an_earlier_one_ended(make, tmp_path, capfd):
+    assert run_all(["good", "bad"], tmp_path, make, by="source") == 1
+    assert made(capfd) == ["good", "bad"]
+    assert run_all(["good", "bad", "other"], tmp_path, make, by="source") == 1
+    assert made(capfd) == ["bad", "other"], "what failed runs again"
+
+
+def test_targets_run_again_on_another_source_and_where_they_are_named(make, tmp_path, capfd):
+    run_all(["good"], tmp_path, make, by="source")
+    run_all(["good"], tmp_path, make, by="changed")
+    run_all(["good"], tmp_path, make, by="changed", again=True)
+    assert made(capfd) == ["good"] * 3
+
+
+def test_the_source_of_a_result_is_what_it_rests_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(everything, "ROOT", tmp_path)
+    (tmp_path / "convert").mkdir()
+    (tmp_path / "Makefile").write_text("all:")
+    (tmp_path / "convert" / "a.py").write_text("a = 1")
+    (tmp_path / "README.md").write_text("text")
+    first = everything.source()
+    (tmp_path / "README.md").write_text("another text")
+    (tmp_path / "convert" / "a.pyc").write_bytes(b"compiled")
+    assert everything.source() == first
+    (tmp_path / "convert" / "a.py").write_text("a = 2")
+    assert everything.source() != first
