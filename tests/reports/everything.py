@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,7 +65,6 @@ TARGETS = (
 )
 """What ``make`` runs, in this order."""
 
-
 SOURCE = ("gptoss_mlx", "metal_kernels", "convert", "tests", "benchmarks", "packaging", "Makefile", "pyproject.toml")
 """What a target's result rests on."""
 
@@ -85,7 +84,7 @@ def source() -> str:
     """Return a hash of the names and contents of the files that targets rest on."""
     total = hashlib.sha256()
     for path in sorted(path for name in SOURCE for path in (ROOT / name, *(ROOT / name).rglob("*"))):
-        if path.is_file() and path.suffix not in (".pyc", ".so"):
+        if path.is_file() and path.suffix not in (".pyc", ".so", ".dylib"):
             total.update(f"{path.relative_to(ROOT)} {path.stat().st_size} ".encode() + path.read_bytes())
     return total.hexdigest()
 
@@ -107,37 +106,44 @@ def run(target: str, out: Path, by: str, make: Sequence[str] = ("make",)) -> Ran
 
 def recorded(out: Path, by: str) -> dict[str, Ran]:
     """Return how each target ended that ran to its end on this source."""
-    file = out / "ran.json"
-    every = [Ran(**each) for each in json.loads(file.read_text())] if file.exists() else []
+    every = [Ran(**json.loads(file.read_text())) for file in out.glob("*.json")]
     return {ran.target: ran for ran in every if ran.source == by}
 
 
 def run_all(
-    targets: Sequence[str], out: Path, make: Sequence[str] = ("make",), again: bool = False, by: str | None = None
+    targets: Sequence[str],
+    out: Path,
+    make: Sequence[str] = ("make",),
+    again: bool = False,
+    by: Callable[[], str] = source,
 ) -> int:
     """Run targets one after the other, print how each ended, also after Ctrl-C, and return 1 if one failed.
 
-    What succeeded before on the source ``by``, by default what is there, is left out unless ``again``.
+    What succeeded before on the source that ``by`` names is left out unless ``again``.
     """
     out.mkdir(parents=True, exist_ok=True)
-    by = by or source()
-    ran = recorded(out, by)
+    ran: dict[str, Ran] = {}
     try:
         for target in targets:
-            if not again and target in ran and not ran[target].code:
-                print(f"bench-report: make {target} succeeded at {ran[target].began}, on the same source", flush=True)
+            now = by()
+            before = recorded(out, now).get(target)
+            if before and not before.code and not again:
+                print(f"bench-report: make {target} succeeded at {before.began}, on the same source", flush=True)
+                ran[target] = before
                 continue
             print(f"bench-report: make {target}", flush=True)
-            ran[target] = run(target, out, by, make)
-            (out / "ran.json").write_text(json.dumps([asdict(each) for each in ran.values()], indent=1))
+            ran[target] = run(target, out, now, make)
+            part = out / f"{target}.json.part"
+            part.write_text(json.dumps(asdict(ran[target])))
+            part.replace(out / f"{target}.json")
     finally:
         table = Table("target", "exit code", "began", "minutes", "output")
-        for each in (ran[target] for target in targets if target in ran):
+        for each in ran.values():
             log = out / f"{each.target}.log"
             where = log.relative_to(ROOT) if log.is_relative_to(ROOT) else log
             table.add_row(each.target, str(each.code), each.began, f"{each.seconds / 60:.1f}", str(where))
         Console(width=110).print(table)
-    return int(any(ran[target].code for target in targets))
+    return int(any(each.code for each in ran.values()))
 
 
 def main() -> int:

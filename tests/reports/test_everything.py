@@ -67,16 +67,16 @@ def made(capfd):
 
 
 def test_a_run_goes_on_where_an_earlier_one_ended(make, tmp_path, capfd):
-    assert run_all(["good", "bad"], tmp_path, make, by="source") == 1
+    assert run_all(["good", "bad"], tmp_path, make, by=lambda: "source") == 1
     assert made(capfd) == ["good", "bad"]
-    assert run_all(["good", "bad", "other"], tmp_path, make, by="source") == 1
+    assert run_all(["good", "bad", "other"], tmp_path, make, by=lambda: "source") == 1
     assert made(capfd) == ["bad", "other"], "what failed runs again"
 
 
 def test_targets_run_again_on_another_source_and_where_they_are_named(make, tmp_path, capfd):
-    run_all(["good"], tmp_path, make, by="source")
-    run_all(["good"], tmp_path, make, by="changed")
-    run_all(["good"], tmp_path, make, by="changed", again=True)
+    run_all(["good"], tmp_path, make, by=lambda: "source")
+    run_all(["good"], tmp_path, make, by=lambda: "changed")
+    run_all(["good"], tmp_path, make, by=lambda: "changed", again=True)
     assert made(capfd) == ["good"] * 3
 
 
