@@ -7,8 +7,9 @@
 constexpr int RT = 4;                                      // weight rows of a tile
 constexpr int XT = WIDTH == 16 ? 6 : WIDTH == 8 ? 3 : 2;   // rows of x of a tile: RT * XT sums, XT of x and one weight fill the registers
 constexpr int FEW = WIDTH == 16 ? 4 : WIDTH == 8 ? 3 : 2;  // rows of x beside which a weight is multiplied as it is opened
-constexpr long BLOCK = 64;       // weight rows of a task, which opened for a piece stay in the second cache
-constexpr long LEAST = 16;       // weight rows of a task where there are few tasks
+constexpr long BLOCK = 64;       // weight rows of a block, which opened for a piece stay in the second cache
+constexpr long LEAST = 16;       // weight rows of a block where there are few blocks
+constexpr long SPAN = 8;         // blocks that a task multiplies one after the other, so that it needs what it fetched ahead
 constexpr long FEW_TILES = 4;    // of rows of x, beside which a weight's tile is multiplied while it is in the first cache
 constexpr long MOST_ROWS = 512;  // rows of x of a task
 constexpr long SPLIT_ROWS = 96;  // the same, where the weight has too few rows to occupy all threads
@@ -177,13 +178,16 @@ bool multiply(const Matrix& m, const Job* jobs, long count, const float* const* 
     while (rows > LEAST && count * ((m.rows + rows - 1) / rows) < 4 * threads.count()) rows /= 2;
     const long blocks = (m.rows + rows - 1) / rows, groups = m.columns / GROUP, floats = BLOCK * GROUP * groups_of_piece(groups);
     if (!threads.reserve((floats + most * BLOCK) * sizeof(float))) return false;
-    parallel(count * blocks, work, [&](long task, int thread) {
-        const Job& job = jobs[task / blocks];
+    const long total = count * blocks, shared = total / (32 * threads.count()), span = shared < 1 ? 1 : lesser(shared, SPAN);
+    parallel((total + span - 1) / span, work, [&](long task, int thread) {
         float *opened = (float*)threads.own[thread].base, *sums = opened + floats;
-        const long r0 = task % blocks * rows, r1 = lesser(r0 + rows, m.rows), skip = job.slot * m.rows;
-        memset(sums, 0, job.n * BLOCK * sizeof(float));
-        with_opener(m, [&](const auto& w) { multiply_block<1>(w, skip + r0, skip + r1, groups, x + job.first, job.n, sums, opened); });
-        for (long j = 0; j < job.n; ++j) done(job.first + j, r0, r1, sums + j * BLOCK);
+        for (long block = task * span; block < lesser(task * span + span, total); ++block) {
+            const Job& job = jobs[block / blocks];
+            const long r0 = block % blocks * rows, r1 = lesser(r0 + rows, m.rows), skip = job.slot * m.rows;
+            memset(sums, 0, job.n * BLOCK * sizeof(float));
+            with_opener(m, [&](const auto& w) { multiply_block<1>(w, skip + r0, skip + r1, groups, x + job.first, job.n, sums, opened); });
+            for (long j = 0; j < job.n; ++j) done(job.first + j, r0, r1, sums + j * BLOCK);
+        }
     });
     return true;
 }

@@ -85,11 +85,11 @@ constexpr long PIECE = 768;  // columns added up at a time: rows of x beside an 
 
 // A row of each format. begin(from, to) comes before its groups of a piece; group(g, out) opens the 32 values from 32 * g on;
 // prefetch(g, ahead) fetches those that come `ahead` values later, each line once. Without that, reading from memory takes
-// twice as long; without the second cache, a tenth longer.
+// 1.6 times as long.
 template <class T>
 INLINE void fetch(const T* at, long ahead) {
     __builtin_prefetch(at + ahead);
-    __builtin_prefetch(at + 4 * ahead, 0, 2);
+    __builtin_prefetch(at + 3 * ahead, 0, 2);
 }
 
 struct Float32Row {
@@ -121,7 +121,8 @@ struct BFloat16Row {
 
 template <class Scale>
 struct Q8Row {
-    static constexpr long MOST = PIECE / 64 + 2;
+    static constexpr long MOST = 16;
+    static_assert(MOST >= PIECE / 64 + 2);
     const uint8_t* at;
     const Scale* scales;
     const Scale* offsets;
@@ -130,6 +131,14 @@ struct Q8Row {
 
     INLINE void begin(long from, long to) {
         first = from / 2;
+#if WIDTH == 16
+        if constexpr (sizeof(Scale) == 2) {
+            const __mmask16 in = (1 << ((to + 1) / 2 - first)) - 1;
+            store(scale, (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(in, scales + first)), 16));
+            store(offset, (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(in, offsets + first)), 16));
+            return;
+        }
+#endif
         for (long i = 0; i < (to + 1) / 2 - first; ++i) {
             scale[i] = widened(scales[first + i]);
             offset[i] = widened(offsets[first + i]);
