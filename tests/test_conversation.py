@@ -1,5 +1,6 @@
 """One chat: what reaches the user, what the model reads next, and what a cancelled turn leaves behind."""
 
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -279,7 +280,7 @@ def test_a_turn_after_a_cancelled_one_is_what_a_cold_cache_says(small):
     for stop_after in (1, 2, 7, 30):
         chat = Conversation(small, date="", sampling=greedy, max_tokens=40)
         first = list(chat.send("one"))
-        stream = chat.send("two")
+        stream: Generator = chat.send("two")
         for _, _event in zip(range(stop_after), stream, strict=False):
             pass
         stream.close()

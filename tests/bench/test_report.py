@@ -47,9 +47,9 @@ def report(*results, programs=("ours", "other"), **machine):
 
 
 def printed(table):
-    console = Console(file=StringIO(), width=150)
-    console.print(table)
-    return console.file.getvalue()
+    file = StringIO()
+    Console(file=file, width=150).print(table)
+    return file.getvalue()
 
 
 BOTH = Measured("pp512", 512, timing(1.0, 2.0), {"ours": 1_500_000_000, "other": 3_000_000})

@@ -51,6 +51,12 @@ def paged(runtime: Runtime) -> PagedExperts:
     return found
 
 
+def fetch(experts: PagedExperts, wanted: list[tuple[int, list[int]]]) -> None:
+    """Fill slots with experts of (layer, ids)."""
+    tally = Tally()
+    experts.table.fetch(wanted, tally, experts.filling(tally))
+
+
 def tiny(folder: Path) -> Path:
     return convert(checkpoint(), folder / "tiny").destination
 
@@ -101,7 +107,7 @@ def overhead(model: Path, tokens: int) -> tuple[list[list[str]], bool]:
     whole, full, looking = (gptoss_mlx.load(model, slots=slots) for slots in (None, *[_experts(model)] * 2))
     for runtime in (full, looking):
         layers = range(runtime.config.num_hidden_layers)
-        paged(runtime).fetch([(layer, list(range(runtime.config.num_local_experts))) for layer in layers], Tally())
+        fetch(paged(runtime), [(layer, list(range(runtime.config.num_local_experts))) for layer in layers])
     assert paged(full).complete
     prompt = np.random.default_rng(0).integers(0, 500, 16).tolist()
 
@@ -135,7 +141,7 @@ def throughput(model: Path) -> tuple[list[list[str]], bool]:
     groups = itertools.cycle([list(range(8)), list(range(8, 16))])
 
     def fill() -> None:
-        own.fetch([(0, next(groups))], Tally())
+        fetch(own, [(0, next(groups))])
 
     def loop() -> None:
         for slot, id in enumerate(next(groups)):

@@ -43,8 +43,8 @@ def measured(launches: Iterable[Dispatch]) -> Iterator[Registers]:
         key = made.shader, made.template
         threads[key] = max(threads.get(key, 0), prod(made.threadgroup))
     for (shader, template), most in threads.items():
-        made = cubins.of_shader(MetalSource.read(dispatches.FOLDER / f"{shader}.metal"), dict(template), most)
-        yield Registers(shader, template, most, made.registers, made.local_bytes)
+        compiled = cubins.of_shader(MetalSource.read(dispatches.FOLDER / f"{shader}.metal"), dict(template), most)
+        yield Registers(shader, template, most, compiled.registers, compiled.local_bytes)
 
 
 def table() -> str:
