@@ -13,6 +13,7 @@ Linux, root, 40 GB of disk, or 17 with ``--keep``, and 16 GB of memory. Exits wi
 import argparse
 import json
 import shutil
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -150,6 +151,10 @@ def costs(here: str, printed: dict[str, Any], size: int, found: Findings) -> Non
         right = readbacks == [1 + each for each in repeats] if steps is ahead else set(readbacks) <= {printed["layers"]}
         waits = f"{len(steps)} tokens, {sum(readbacks)} readbacks, {sum(repeats)} repeats"
         found.add(f"{here}, a token {name}", waits, goal, right)
+    shorter = statistics.median(step["seconds"] for step in waiting) / statistics.median(
+        step["seconds"] for step in ahead
+    )
+    found.add(f"{here}, a token that waits", f"{shorter:.2f} of the time of one that runs ahead", "", True)
     seconds = f"first {printed['first']:.2f} s, then {printed['token']:.2f}; loaded in {printed['loading']:.0f} s"
     found.add(f"{here}, times on this machine", seconds, "", True)
 
