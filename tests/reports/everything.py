@@ -30,6 +30,7 @@ TARGETS = (
     "oracle",
     "kernel-report",
     "test-20b",
+    "test-long",
     "cpu-report",
     # beside other programs, on two layers of 20b's shape
     "compare",
@@ -52,6 +53,7 @@ TARGETS = (
     "convert-report",
     "distributed-report",
     "size-report",
+    "test-wheel",
     # memory and paging
     "paging-report",
     "paging-stress",

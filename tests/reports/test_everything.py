@@ -46,6 +46,17 @@ def test_every_target_is_one_of_the_makefile():
     assert len(set(TARGETS)) == len(TARGETS)
 
 
+def test_every_slow_test_is_run_by_one_of_them():
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    slow = [str(path.relative_to(ROOT)) for path in files if "mark.slow" in path.read_text()]
+    makefile = (ROOT / "Makefile").read_text()
+    recipes = re.findall(r"^([\w-]+)(?: [\w-]+)*:(?!=).*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    made = "".join(recipe for name, recipe in recipes if name in {"download-kill-test", *TARGETS})
+    paths = tuple(path for paths in re.findall("-m slow (.+)", made) for path in paths.split())
+    assert len(slow) > 8
+    assert [name for name in slow if not name.startswith(paths)] == []
+
+
 def test_a_target_that_fails_does_not_stop_the_others_and_is_told(make, tmp_path, capfd):
     assert run_all(["good", "bad", "other"], tmp_path / "out", make) == 1
     said = capfd.readouterr().out
