@@ -6,7 +6,6 @@ equivalent, with the reason. A run that was interrupted goes on where it ended, 
 since: ``out/mutants.jsonl`` keeps the verdicts until all are there.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Queue
 
-from metal_kernels import dispatches
+from metal_kernels import build_cache, dispatches
 from metal_kernels.emulator import EmulatorError, LintError
 from metal_kernels.source import SourceError
 from tests.metal_kernels.mutations import Mutant, mutants
@@ -118,11 +117,7 @@ class Verdicts:
 
 def source() -> str:
     """Return a hash of the shaders and of what judges them."""
-    files = [path for name in ("metal_kernels", "tests/metal_kernels") for path in (ROOT / name).rglob("*")]
-    total = hashlib.sha256()
-    for path in sorted(path for path in files if path.suffix in (".py", ".metal", ".h")):
-        total.update(f"{path.relative_to(ROOT)} {path.stat().st_size} ".encode() + path.read_bytes())
-    return total.hexdigest()
+    return " ".join(build_cache.digest(ROOT / name) for name in ("metal_kernels", "tests/metal_kernels"))
 
 
 def _serve(there: Connection) -> None:
@@ -165,7 +160,8 @@ def main() -> None:
                 if str(mutant) not in verdicts.known:
                     verdicts.add(mutant, kind, said)
                 print(f"{kind:<13} {mutant.file}:{mutant.line}: {mutant.what}\n              {said}", flush=True)
-    KEPT.unlink(missing_ok=True)
+    if len(chosen) == len(every):
+        KEPT.unlink(missing_ok=True)
     print(", ".join(f"{kind} {count}" for kind, count in counts.items()))
     stale = set(EQUIVALENT) - {str(mutant) for mutant in every}
     for description in sorted(stale):

@@ -9,6 +9,7 @@ Usage: python -m tests.reports.everything [TARGET ...]
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from metal_kernels import build_cache
 
 ROOT = Path(__file__).parent.parent.parent
 OUT = ROOT / "out" / "reports"
@@ -67,8 +70,12 @@ TARGETS = (
 )
 """What ``make`` runs, in this order."""
 
-SOURCE = ("gptoss_mlx", "metal_kernels", "convert", "tests", "benchmarks", "packaging", "Makefile", "pyproject.toml")
+FOLDERS = ("gptoss_mlx", "metal_kernels", "convert", "tests", "benchmarks", "packaging")
+FILES = ("Makefile", "pyproject.toml")
 """What a target's result rests on."""
+
+NARROWING = ("KINDS", "MODEL", "PARTS", "SECONDS")
+"""Variables of make with which some targets do less, or something else. What ran so does not stand for the whole."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +91,8 @@ class Ran:
 
 def source() -> str:
     """Return a hash of the names and contents of the files that targets rest on."""
-    total = hashlib.sha256()
-    for path in sorted(path for name in SOURCE for path in (ROOT / name, *(ROOT / name).rglob("*"))):
-        if path.is_file() and path.suffix not in (".pyc", ".so", ".dylib"):
-            total.update(f"{path.relative_to(ROOT)} {path.stat().st_size} ".encode() + path.read_bytes())
-    return total.hexdigest()
+    parts = [*(build_cache.digest(ROOT / name) for name in FOLDERS), *((ROOT / name).read_text() for name in FILES)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def run(target: str, out: Path, by: str, make: Sequence[str] = ("make",)) -> Ran:
@@ -121,7 +125,8 @@ def run_all(
 ) -> int:
     """Run targets one after the other, print how each ended, also after Ctrl-C, and return 1 if one failed.
 
-    What succeeded before on the source that ``by`` names is left out unless ``again``.
+    What succeeded before on the source that ``by`` names is left out unless ``again``. How a target ended is kept for
+    later runs, unless a variable of make narrowed it.
     """
     out.mkdir(parents=True, exist_ok=True)
     ran: dict[str, Ran] = {}
@@ -135,6 +140,8 @@ def run_all(
                 continue
             print(f"bench-report: make {target}", flush=True)
             ran[target] = run(target, out, now, make)
+            if any(os.environ.get(name) for name in NARROWING):
+                continue
             part = out / f"{target}.json.part"
             part.write_text(json.dumps(asdict(ran[target])))
             part.replace(out / f"{target}.json")

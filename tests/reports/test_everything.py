@@ -91,10 +91,20 @@ def test_targets_run_again_on_another_source_and_where_they_are_named(make, tmp_
     assert made(capfd) == ["good"] * 3
 
 
+def test_what_a_variable_narrowed_does_not_stand_for_the_whole(make, tmp_path, capfd, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("PARTS", "20b")
+        assert run_all(["good"], tmp_path, make, by=lambda: "source") == 0
+    run_all(["good"], tmp_path, make, by=lambda: "source")
+    run_all(["good"], tmp_path, make, by=lambda: "source")
+    assert made(capfd) == ["good"] * 2
+
+
 def test_the_source_of_a_result_is_what_it_rests_on(tmp_path, monkeypatch):
     monkeypatch.setattr(everything, "ROOT", tmp_path)
     (tmp_path / "convert").mkdir()
     (tmp_path / "Makefile").write_text("all:")
+    (tmp_path / "pyproject.toml").write_text("[project]")
     (tmp_path / "convert" / "a.py").write_text("a = 1")
     (tmp_path / "README.md").write_text("text")
     first = everything.source()

@@ -51,8 +51,8 @@ def main() -> None:
             seconds.append(time.perf_counter() - start)
             np.array(logits).tofile(file)
             if paged is not None:
-                took = {"repeats": repeats, "readbacks": paged.decode.readbacks - waited, "seconds": seconds[-1]}
-                steps.append({"ahead": step.ahead} | took)
+                waited = paged.decode.readbacks - waited
+                steps.append({"ahead": step.ahead, "repeats": repeats, "readbacks": waited, "seconds": seconds[-1]})
     plan = runtime.plan
     found = {
         "slots": plan.slots,

@@ -178,7 +178,8 @@ bool multiply(const Matrix& m, const Job* jobs, long count, const float* const* 
     while (rows > LEAST && count * ((m.rows + rows - 1) / rows) < 4 * threads.count()) rows /= 2;
     const long blocks = (m.rows + rows - 1) / rows, groups = m.columns / GROUP, floats = BLOCK * GROUP * groups_of_piece(groups);
     if (!threads.reserve((floats + most * BLOCK) * sizeof(float))) return false;
-    const long total = count * blocks, shared = total / (32 * threads.count()), span = shared < 1 ? 1 : lesser(shared, SPAN);
+    const long total = count * blocks, even = total / (32 * threads.count());  // 32 tasks each, so that all end together
+    const long span = even < 1 ? 1 : lesser(even, SPAN);
     parallel((total + span - 1) / span, work, [&](long task, int thread) {
         float *opened = (float*)threads.own[thread].base, *sums = opened + floats;
         for (long block = task * span; block < lesser(task * span + span, total); ++block) {
