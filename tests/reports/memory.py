@@ -151,8 +151,8 @@ def costs(here: str, printed: dict[str, Any], size: int, found: Findings) -> Non
         right = readbacks == [1 + each for each in repeats] if steps is ahead else set(readbacks) <= {printed["layers"]}
         waits = f"{len(steps)} tokens, {sum(readbacks)} readbacks, {sum(repeats)} repeats"
         found.add(f"{here}, a token {name}", waits, goal, right)
-    waited, ran = (statistics.median(step["seconds"] for step in steps) for steps in (waiting, ahead))
-    found.add(f"{here}, a token that waits", f"{waited / ran:.2f} of the time of one that runs ahead", "", True)
+    waited, went_ahead = (statistics.median(step["seconds"] for step in steps) for steps in (waiting, ahead))
+    found.add(f"{here}, a token that waits", f"{waited / went_ahead:.2f} of the time of one that runs ahead", "", True)
     seconds = f"first {printed['first']:.2f} s, then {printed['token']:.2f}; loaded in {printed['loading']:.0f} s"
     found.add(f"{here}, times on this machine", seconds, "", True)
 
